@@ -1,0 +1,348 @@
+"""Teacher, student alone and student distilled on SQuAD: the runs behind RESULTS.md.
+
+Each finished run leaves one JSON file in ``results/``; what is there is not run again, so the
+program can be stopped at any time and started again, and several processes can share the work:
+
+    OMP_NUM_THREADS=1 python benchmarks/squad_distillation.py --data_dir DIR \
+        --teacher_encoder DIR --small_encoder DIR
+    python benchmarks/squad_distillation.py --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from memoised_teacher import MemoisedTeacher, load_logits, save_logits, teacher_logits
+from squad_table import write_table
+from torch import nn
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments
+from hf_distill.question_answering import (
+    QuestionAnsweringEvaluator,
+    load_question_answering_dataset,
+    prepare_eval_features,
+    prepare_train_features,
+)
+
+RESULTS = Path(__file__).parent / "results"
+CUT_LAYERS = (0, 2, 4)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run and all that it depends on."""
+
+    squad: str
+    """1.1 or 2.0."""
+    model: str
+    """teacher; cut (the teacher's encoder cut to CUT_LAYERS); small (another 3-layer encoder)."""
+    way: str
+    """alone or distilled."""
+    seed: int
+    epochs: float
+    learning_rate: float
+    hidden_dropout: float
+    temperature: float = 2.0
+    distillation_loss_weight: float = 0.0
+    distillation_loss: str = "kl_div"
+    batch_size: int = 24
+    max_length: int = 256
+    doc_stride: int = 64
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name of its result."""
+        return f"v{self.squad}-{self.model}-{self.way}-{self.seed}"
+
+
+class Material:
+    """Models and data, read and prepared when first asked for."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.work_dir = Path(options.work_dir)
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            options.teacher_encoder
+        )
+        self.collator = DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=8)
+
+    def data(self, run: Run) -> tuple[Dataset, Dataset, Dataset]:
+        """Training features, validation questions and their features."""
+        folder = Path(self.options.data_dir)
+        lengths = {"max_length": run.max_length, "doc_stride": run.doc_stride}
+        train = load_question_answering_dataset(folder / f"train-v{run.squad}.json.gz")
+        validation = load_question_answering_dataset(folder / f"validation-v{run.squad}.json.gz")
+        train_features = prepare_train_features(train, self.tokenizer, **lengths)
+        train_features = train_features.add_column(
+            "length", [len(row) for row in train_features["input_ids"]]
+        )
+        return (
+            train_features,
+            validation,
+            prepare_eval_features(validation, self.tokenizer, **lengths),
+        )
+
+    def model(self, run: Run) -> nn.Module:
+        """The model that a run starts from; its head is drawn with the run's seed."""
+        set_seed(run.seed)
+        options = self.options
+        model = AutoModelForQuestionAnswering.from_pretrained(
+            options.small_encoder if run.model == "small" else options.teacher_encoder,
+            attn_implementation="eager",
+            attention_probs_dropout_prob=0.0,
+            hidden_dropout_prob=run.hidden_dropout,
+        )
+        if run.model == "cut":
+            layers = model.base_model.encoder.layer
+            model.base_model.encoder.layer = nn.ModuleList(layers[i] for i in CUT_LAYERS)
+            model.config.num_hidden_layers = len(CUT_LAYERS)
+        return model
+
+    def teacher_dir(self, squad: str) -> Path:
+        """Where the fine-tuned teacher is kept."""
+        return self.work_dir / f"teacher-v{squad}"
+
+    def teacher(self, squad: str, features: Dataset) -> MemoisedTeacher:
+        """The fine-tuned teacher with the logits of all training features."""
+        folder = self.teacher_dir(squad)
+        stored = folder / "train_logits.safetensors"
+        live = AutoModelForQuestionAnswering.from_pretrained(folder, attn_implementation="eager")
+        inputs = features.select_columns(["input_ids", "attention_mask", "token_type_ids"])
+        rows = inputs.to_list()
+        if not stored.exists():
+            save_logits(stored, teacher_logits(live, rows, self.collator))
+        logits = load_logits(stored)
+        memoised = MemoisedTeacher(live.config, features["input_ids"], logits)
+        difference = _difference(memoised, live, self.collator(rows[:32]))
+        print(f"largest difference of memoised and live teacher logits: {difference:.3g}")
+        if difference > 0.5:
+            raise RuntimeError(f"{stored} is not of this teacher or this data; delete it")
+        return memoised
+
+
+def _difference(memoised: MemoisedTeacher, live: nn.Module, batch: dict[str, Any]) -> float:
+    live.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = live(**batch)
+    found = memoised(**batch)
+    valid = batch["attention_mask"].bool()
+    return max(
+        float((found[name] - expected[name].float()).abs()[valid].max())
+        for name in ("start_logits", "end_logits")
+    )
+
+
+def execute(run: Run, material: Material) -> dict[str, Any]:
+    """Train and evaluate; the teacher is saved, too."""
+    train_features, validation, validation_features = material.data(run)
+    model = material.model(run)
+    teacher = None
+    if run.distillation_loss_weight > 0:
+        teacher = material.teacher(run.squad, train_features)
+    trainer = DistillationTrainer(
+        model=model,
+        teacher_model=teacher,
+        args=DistillationTrainingArguments(
+            str(material.work_dir / run.name),
+            temperature=run.temperature,
+            distillation_loss_weight=run.distillation_loss_weight,
+            distillation_loss=run.distillation_loss,
+            eval_with_teacher=False,
+            learning_rate=run.learning_rate,
+            num_train_epochs=run.epochs,
+            per_device_train_batch_size=run.batch_size,
+            per_device_eval_batch_size=32,
+            warmup_steps=run.warmup,
+            weight_decay=run.weight_decay,
+            seed=run.seed,
+            use_cpu=True,
+            bf16=True,
+            train_sampling_strategy="group_by_length",
+            eval_strategy="epoch",
+            save_strategy="no",
+            logging_steps=50,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+            report_to="none",
+        ),
+        train_dataset=train_features,
+        eval_dataset=validation_features,
+        processing_class=material.tokenizer,
+        data_collator=material.collator,
+        compute_metrics=QuestionAnsweringEvaluator(validation, validation_features),
+    )
+    wall, cpu = time.perf_counter(), time.process_time()
+    trainer.train()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    if run.model == "teacher":
+        trainer.save_model(str(material.teacher_dir(run.squad)))
+    history = trainer.state.log_history
+    evaluations = [_metrics(entry) for entry in history if "eval_f1" in entry]
+    return {
+        "name": run.name,
+        "config": asdict(run),
+        "result": evaluations[-1],
+        "evaluations": evaluations,
+        "loss_curve": [
+            {key: entry[key] for key in ("step", "loss", "learning_rate")}
+            for entry in history
+            if "loss" in entry
+        ],
+        "train_features": len(train_features),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "wall_seconds": round(wall, 1),
+        "cpu_seconds": round(cpu, 1),
+        "threads": torch.get_num_threads(),
+        "machine": _machine(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "datasets")},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _metrics(entry: dict[str, Any]) -> dict[str, float]:
+    return {
+        name.removeprefix("eval_"): value
+        for name, value in entry.items()
+        if name in ("epoch", "step") or (name.startswith("eval_") and "per_second" not in name)
+    }
+
+
+def _machine() -> str:
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{len(names)} × {names[0]}, {platform.system()}"
+
+
+def plan(options: argparse.Namespace) -> list[Run]:
+    """All runs, in the order in which they are wanted."""
+    runs: list[Run] = []
+    for squad in options.squad:
+        seeds = options.seeds if squad == "1.1" else options.seeds[:1]
+        runs.append(
+            Run(
+                squad,
+                "teacher",
+                "alone",
+                seed=0,
+                epochs=options.teacher_epochs,
+                learning_rate=options.teacher_learning_rate,
+                hidden_dropout=options.teacher_dropout,
+            )
+        )
+        for model in options.students:
+            epochs = options.small_epochs if model == "small" else options.epochs
+            for seed in seeds:
+                common = {
+                    "seed": seed,
+                    "epochs": epochs,
+                    "learning_rate": options.learning_rate,
+                    "hidden_dropout": options.dropout,
+                }
+                runs.append(Run(squad, model, "alone", **common))
+                runs.append(
+                    Run(
+                        squad,
+                        model,
+                        "distilled",
+                        **common,
+                        temperature=options.temperature,
+                        distillation_loss_weight=options.distillation_loss_weight,
+                        distillation_loss=options.distillation_loss,
+                    )
+                )
+    return [run for run in runs if not options.only or any(o in run.name for o in options.only)]
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[bool]:
+    """Whether this process may do a run; the claim ends with the process, however it ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def work(options: argparse.Namespace) -> None:
+    """Do every run that has no result yet and that no other process is doing."""
+    material = Material(options)
+    RESULTS.mkdir(exist_ok=True)
+    for run in plan(options):
+        target = RESULTS / f"{run.name}.json"
+        with claim(material.work_dir / f"{run.name}.lock") as mine:
+            if not mine or target.exists():
+                continue
+            if run.way == "distilled" and not material.teacher_dir(run.squad).exists():
+                print(f"{run.name}: waits for its teacher; start this program again later")
+                continue
+            print(f"{run.name}: {asdict(run)}", flush=True)
+            result = execute(run, material)
+            partial = target.with_suffix(".tmp")
+            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            os.replace(partial, target)
+
+
+def main() -> None:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", action="store_true", help="only write the table, run nothing")
+    parser.add_argument("--data_dir", help="train-v1.1.json.gz, validation-v1.1.json.gz, …")
+    parser.add_argument("--teacher_encoder", help="a BERT encoder without head, 6 layers")
+    parser.add_argument("--small_encoder", help="a BERT encoder without head, 3 layers")
+    parser.add_argument("--work_dir", default="build/squad_distillation", help="teacher, locks")
+    parser.add_argument("--only", nargs="*", help="runs with one of these in their names")
+    parser.add_argument("--squad", nargs="+", default=["1.1", "2.0"], choices=["1.1", "2.0"])
+    parser.add_argument("--students", nargs="+", default=["cut", "small"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--teacher_epochs", type=float, default=2)
+    parser.add_argument("--teacher_learning_rate", type=float, default=1.5e-4)
+    parser.add_argument("--teacher_dropout", type=float, default=0.1)
+    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--small_epochs", type=float, default=8)
+    parser.add_argument("--learning_rate", type=float, default=3e-4)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--distillation_loss_weight", type=float, default=1.0)
+    parser.add_argument("--distillation_loss", default="kl_div")
+    options = parser.parse_args()
+    if options.table:
+        write_table(RESULTS, Path(__file__).parent / "RESULTS.md")
+        return
+    for name in ("data_dir", "teacher_encoder", "small_encoder"):
+        if getattr(options, name) is None:
+            parser.error(f"--{name} is needed to run anything")
+    work(options)
+
+
+if __name__ == "__main__":
+    main()

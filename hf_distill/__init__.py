@@ -1,0 +1,33 @@
+"""Knowledge distillation for the Hugging Face Trainer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from hf_distill._version import __version__
+
+if TYPE_CHECKING:
+    from hf_distill.question_answering.answering import QuestionAnswerer
+    from hf_distill.trainer import DistillationTrainer
+    from hf_distill.training_args import DistillationTrainingArguments
+
+__all__ = [
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "QuestionAnswerer",
+    "__version__",
+]
+
+# Imported when first used: `hf-distill --help` should not wait for torch.
+_HOMES = {
+    "DistillationTrainer": "hf_distill.trainer",
+    "DistillationTrainingArguments": "hf_distill.training_args",
+    "QuestionAnswerer": "hf_distill.question_answering.answering",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'hf_distill' has no attribute {name!r}")

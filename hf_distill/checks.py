@@ -1,0 +1,164 @@
+"""Checks of launch, data and teacher outputs: what would go wrong is said before it does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainingArguments
+
+from hf_distill.heads import TaskHead
+from hf_distill.teachers import LiveTeacher
+from hf_distill.training_args import DistillationTrainingArguments
+
+
+def check_launch(args: TrainingArguments) -> None:
+    """Refuse launches whose processes or devices would not train one model together.
+
+    Raises:
+        RuntimeError: with the command to use instead.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and "LOCAL_RANK" in os.environ and args.world_size == 1:
+        raise RuntimeError(
+            f"{launched} processes were launched (WORLD_SIZE={launched}), but each of them is "
+            "about to train alone, on all of the data. On a machine without GPU add --use_cpu "
+            "(use_cpu=True): `accelerate launch --multi_gpu --num_processes "
+            f"{launched} … --use_cpu`."
+        )
+    if args.n_gpu > 1:
+        raise RuntimeError(
+            f"{args.n_gpu} GPUs in one process would be driven by nn.DataParallel, which "
+            "distillation does not support and which is slower than one process a GPU; run "
+            f"`accelerate launch --num_processes {args.n_gpu} your_script.py …`, or make one GPU "
+            "visible (CUDA_VISIBLE_DEVICES=0)."
+        )
+
+
+def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
+    """Refuse data sets without rows.
+
+    Raises:
+        ValueError: names the data set.
+    """
+    datasets = {"train_dataset": train_dataset}
+    if isinstance(eval_dataset, dict):
+        datasets.update({f"eval_dataset[{key!r}]": value for key, value in eval_dataset.items()})
+    else:
+        datasets["eval_dataset"] = eval_dataset
+    for name, dataset in datasets.items():
+        if dataset is not None and hasattr(dataset, "__len__") and len(dataset) == 0:
+            raise ValueError(f"{name} is empty: it has no rows.")
+
+
+def check_labels(
+    columns: Iterable[str] | None, label_names: list[str], args: DistillationTrainingArguments
+) -> None:
+    """Refuse training data without labels where the label loss is mixed in.
+
+    Args:
+        columns: what the data set or a batch has; ``None`` if that is not known.
+        label_names: what the student takes its labels from.
+        args: the weight of the label loss.
+
+    Raises:
+        ValueError: names what is missing.
+    """
+    if columns is None or not args.needs_labels:
+        return
+    found = set(columns)
+    if found & {"label", "label_ids"}:  # the data collators of transformers rename them
+        found.add("labels")
+    missing = [name for name in label_names if name not in found]
+    if missing:
+        raise ValueError(
+            f"distillation_loss_weight={args.distillation_loss_weight} mixes in the label loss, "
+            f"but the training data has no {' and no '.join(missing)} (it has: "
+            f"{', '.join(sorted(found))}). Add the labels, name them in label_names, or set "
+            "distillation_loss_weight=1 to train without labels."
+        )
+
+
+def check_teacher_inputs(teacher: LiveTeacher, head: TaskHead, batch: Mapping[str, Any]) -> None:
+    """Look at the first batch with the teacher's eyes.
+
+    Raises:
+        ValueError: if an id is outside the teacher's vocabulary, or token types are missing.
+    """
+    config = getattr(teacher.model, "config", None)
+    vocabulary, ids = getattr(config, "vocab_size", None), batch.get("input_ids")
+    if vocabulary is not None and ids is not None and int(ids.max()) >= vocabulary:
+        raise ValueError(
+            f"The first batch has the input id {int(ids.max())}, but the teacher's vocabulary has "
+            f"only {vocabulary} entries: it was trained with another tokenizer. Choose a teacher "
+            "and a student that share one."
+        )
+    if (
+        head.needs_token_types
+        and "token_type_ids" in teacher.input_names
+        and "token_type_ids" not in batch
+        and getattr(config, "type_vocab_size", 0) > 1
+    ):
+        raise ValueError(
+            "The teacher was trained with token_type_ids, which tell question from context, and "
+            "the batches have none, so its predictions would be poor. Prepare the data with the "
+            "teacher's tokenizer and a data collator that keeps token_type_ids; a student that "
+            "does not take them is not given them."
+        )
+
+
+class TeacherGuard:
+    """Refuses teacher logits that are NaN or +inf; -inf is a legitimate "impossible".
+
+    On a CPU at once. Elsewhere the answer is fetched when something is logged anyway, so that no
+    step waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self._bad: Tensor | None = None
+        self._checked: list[str] = []
+
+    def check(self, logits: Tensor, mask: Tensor | None, where: str) -> None:
+        """Look at one batch.
+
+        Args:
+            logits: the teacher's, ``(rows, ..., classes)``.
+            mask: broadcastable bool; what is False may hold anything.
+            where: names the batch.
+
+        Raises:
+            ValueError: names the batch and the rows.
+        """
+        bad = torch.isnan(logits) | (logits == torch.inf)
+        if mask is not None:
+            bad = bad & mask
+        if logits.device.type == "cpu":
+            if bool(bad.any()):
+                rows = bad.flatten(1).any(dim=1).nonzero().flatten().tolist()
+                self._raise(f"{where}, rows {rows}")
+            return
+        index = torch.where(bad.any(), float(len(self._checked)), torch.inf)
+        self._bad = index if self._bad is None else torch.minimum(self._bad, index)
+        self._checked.append(where)
+
+    def raise_if_bad(self) -> None:
+        """Raise for the first bad batch since the last call, if there was one.
+
+        Raises:
+            ValueError: names the batch.
+        """
+        bad, checked = self._bad, self._checked
+        self._bad, self._checked = None, []
+        if bad is not None and bool(torch.isfinite(bad)):
+            self._raise(checked[int(bad)])
+
+    @staticmethod
+    def _raise(where: str) -> None:
+        raise ValueError(
+            f"The teacher's logits contain NaN or +inf in a batch of {where}. Check the "
+            "teacher's weights, and that its number format does not overflow (try "
+            "teacher_dtype='float32', or bf16 instead of fp16)."
+        )

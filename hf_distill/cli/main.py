@@ -1,0 +1,135 @@
+"""The program ``hf-distill``: finds the command, and turns errors into one clear message.
+
+A command is a module of this package with a function ``run(argv)``. It is imported when it is
+called for, so that ``hf-distill --help`` does not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from hf_distill._version import __version__
+
+COMMANDS = {
+    "train": "train a student with the help of a teacher, or without one (--baseline)",
+    "evaluate": "score a model on labelled data",
+    "compare": "teacher, student alone, student distilled: one table and one plot",
+    "answer": "ask a question-answering model about a text",
+    "demo": "see it all work in a few minutes on a small example",
+}
+
+EPILOG = """\
+`hf-distill COMMAND --help` explains the options of a command.
+
+first steps:
+  hf-distill demo
+  hf-distill train --task question-answering --baseline \\
+      --student_model BIG_MODEL --train_file train.json --output_dir teacher
+  hf-distill train --task question-answering --teacher_model teacher \\
+      --student_model SMALL_MODEL --train_file train.json --validation_file dev.json \\
+      --temperature 5 --distillation_loss_weight 1.0 --output_dir student
+  hf-distill answer --model student --question "Who wrote it?" --context_file book.txt
+
+on several GPUs: accelerate launch --num_processes 2 -m hf_distill train …
+"""
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+# A ValueError from one of these is about what the user asked for; from anywhere else it is a bug.
+_PACKAGES_THAT_CHECK_INPUT = frozenset(
+    ("hf_distill", "transformers", "datasets", "huggingface_hub", "accelerate")
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``hf-distill``.
+
+    Args:
+        argv: the arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0, or 2 for an error that the user can mend, or 130 after Ctrl-C.
+        An unforeseen error is raised, with its traceback.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # Everything before the command's name belongs to the program, everything after to the command.
+    position = next((i for i, word in enumerate(argv) if not word.startswith("-")), len(argv))
+    parser = _program_parser()
+    options = parser.parse_args(argv[:position])
+    if position == len(argv):
+        parser.print_help()
+        return USER_ERROR if argv else 0
+    command = argv[position]
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}."
+        parser.error(f"no command {command!r}: {hint}")
+    debug = options.debug or os.environ.get("HF_DISTILL_DEBUG", "0") not in ("", "0")
+    try:
+        importlib.import_module(f"hf_distill.cli.{command}").run(argv[position + 1 :])
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _complain(command, "stopped by Ctrl-C.")
+        return INTERRUPTED
+    except Exception as error:
+        if debug or not _is_user_error(error):
+            raise
+        message = str(error).strip() or type(error).__name__
+        _complain(command, f"error: {message}")
+        sys.stderr.write(
+            f"(The place in the code: HF_DISTILL_DEBUG=1, or `hf-distill --debug {command} …`.)\n"
+        )
+        return USER_ERROR
+    return 0
+
+
+def _program_parser() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="hf-distill",
+        usage="hf-distill [--version] [--debug] COMMAND …",
+        description="Knowledge distillation for the Hugging Face Trainer: make a big model's "
+        f"small twin and prove that it is as good.\n\ncommands:\n{commands}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"hf-distill {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of every error")
+    return parser
+
+
+def _is_user_error(error: Exception) -> bool:
+    """Whether the message alone says what to change.
+
+    True for files and downloads (OSError), for ValueErrors of the libraries that check what the
+    user passes, and for RuntimeErrors that this package raises itself.
+    """
+    if isinstance(error, OSError):
+        return True
+    package = _raised_in(error)
+    if isinstance(error, ValueError):
+        return package in _PACKAGES_THAT_CHECK_INPUT
+    return isinstance(error, RuntimeError) and package == "hf_distill"
+
+
+def _raised_in(error: Exception) -> str:
+    """The top-level package whose code raised the error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return str(module).partition(".")[0]
+
+
+def _complain(command: str, message: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    process = "" if rank == "0" else f" (process {rank})"
+    sys.stderr.write(f"hf-distill {command}{process}: {message}\n")

@@ -1,0 +1,234 @@
+"""The parser of a command: dataclasses in, help that can be read, ``--config`` files, good errors.
+
+Every option is defined once, as a field of a dataclass, and ``HfArgumentParser`` does the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import re
+import sys
+import typing
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from transformers import HfArgumentParser
+
+
+class Section(NamedTuple):
+    """A part of the help text."""
+
+    title: str
+    names: Collection[str]
+    """The options it lists, by field name, in the order in which they were defined."""
+    description: str | None = None
+
+
+class CommandParser(HfArgumentParser):
+    """``HfArgumentParser`` for a command of ``hf-distill``.
+
+    Args:
+        dataclass_types: what the options are read into.
+        sections: the parts of the help text, in this order.
+        rest: the title of the last part, with the options that no section names.
+        hidden: options that are accepted and not listed.
+        usage: the short form of the call; ``--help`` lists the rest.
+        **kwargs: as for ``argparse.ArgumentParser``.
+    """
+
+    def __init__(
+        self,
+        dataclass_types: Sequence[type],
+        *,
+        sections: Sequence[Section],
+        usage: str,
+        rest: str = "other options",
+        hidden: Collection[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            dataclass_types,
+            usage=usage,
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+            **kwargs,
+        )
+        self._sections = sections
+        self._rest = rest
+        self._hidden = hidden
+
+    def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
+        """Read the options into the dataclasses, in the order of ``dataclass_types``.
+
+        Options of a ``--config`` file come first, so those of the command line win. Whatever is
+        wrong ends the program with status 2 and one message.
+        """
+        words = self._with_config(argv)
+        _, unknown = self.parse_known_args(words)
+        if unknown:
+            self.error(self._describe_unknown(unknown))
+        try:
+            return self.parse_args_into_dataclasses(words, look_for_args_file=False)
+        except ValueError as error:
+            self.error(str(error))
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2 and a message that names the option once."""
+        message = re.sub(r"\bargument (--[\w-]+)(/--[\w-]+)+", r"argument \1", message)
+        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        sys.stderr.write(f"`{self.prog} --help` lists the options.\n")
+        raise SystemExit(2)
+
+    def format_help(self) -> str:
+        """The help text, in sections."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, [], [])
+        formatter.add_text(self.description)
+        listed = set(self._hidden)
+        for section in self._sections:
+            self._add_section(formatter, section, listed)
+        rest = {action.dest for action in self._actions} - listed
+        self._add_section(formatter, Section(self._rest, rest), listed)
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+    def _add_section(
+        self, formatter: argparse.HelpFormatter, section: Section, listed: set[str]
+    ) -> None:
+        actions = [
+            action
+            for action in self._actions
+            if action.dest in section.names and action.dest not in listed
+            # `--no_x` is named in the help of `--x`.
+            if not isinstance(action, argparse._StoreFalseAction)
+        ]
+        formatter.start_section(section.title)
+        formatter.add_text(section.description)
+        formatter.add_arguments(actions)
+        formatter.end_section()
+        listed.update(section.names)
+
+    def _describe_unknown(self, words: Sequence[str]) -> str:
+        first = words[0]
+        if not first.startswith("-"):
+            return f"{first!r} is no option and no value of the option before it."
+        name = first.lstrip("-").partition("=")[0].replace("-", "_")
+        return f"there is no option {first.partition('=')[0]}.{self._suggest(name, prefix='--')}"
+
+    def _suggest(self, name: str, prefix: str = "") -> str:
+        names = [action.dest for action in self._actions]
+        near = difflib.get_close_matches(name, names, n=1)
+        return f" Did you mean {prefix}{near[0]}?" if near else ""
+
+    # ---- config files --------------------------------------------------------------------------
+
+    def _with_config(self, argv: Sequence[str]) -> list[str]:
+        if "config" not in {action.dest for action in self._actions}:
+            return list(argv)
+        only_config = argparse.ArgumentParser(prog=self.prog, add_help=False, allow_abbrev=False)
+        only_config.add_argument("--config")
+        path = only_config.parse_known_args(argv)[0].config
+        return [*(self._words_of(path) if path else ()), *argv]
+
+    def _words_of(self, path: str) -> Iterator[str]:
+        """The options of a config file, as they would be written on the command line."""
+        types = _types_of(self.dataclass_types)
+        actions = {a.dest: a for a in reversed(self._actions) if a.dest in types}
+        for key, value in self._read_config(path).items():
+            name = str(key).replace("-", "_")
+            if name not in actions or name == "config":
+                self.error(f"{path}: there is no option {str(key)!r}.{self._suggest(name)}")
+            action = actions[name]
+            if value is None:
+                continue
+            if isinstance(value, list | dict):
+                if not _takes(types[name], type(value)):
+                    self.error(
+                        f"{path}: {name} takes one value, but it is a {type(value).__name__}: "
+                        f"{value!r}."
+                    )
+                if action.nargs == "+":
+                    yield from (f"--{name}", *map(str, value))
+                else:
+                    # What has no form on the command line reaches the dataclass as it is.
+                    self.set_defaults(**{name: value})
+            elif isinstance(value, bool) and not _takes(types[name], bool):
+                if value and action.nargs == "?":
+                    yield f"--{name}"
+                else:
+                    # YAML reads `eval_strategy: no` as false.
+                    yield f"--{name}={'yes' if value else 'no'}"
+            else:
+                yield f"--{name}={value}"
+
+    def _read_config(self, path: str) -> dict[object, Any]:
+        import yaml
+
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = yaml.safe_load(file)
+        except OSError as error:
+            self.error(f"--config {path} cannot be read: {error.strerror}.")
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            self.error(f"--config {path} is not a YAML file: {error}")
+        if not isinstance(content, dict):
+            self.error(
+                f"--config {path} must hold options, one `name: value` a line, but it holds a "
+                f"{type(content).__name__}."
+            )
+        return content
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """One spelling of each option, short placeholders, and only defaults that say something."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if action.nargs == 0:
+            return ", ".join(action.option_strings)
+        return f"{action.option_strings[0]} {_placeholder(action)}"
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if action.required:
+            return f"{text} (required)"
+        default = action.default
+        if isinstance(default, bool):
+            negative = f"; turn off: --no_{action.dest}" if default else ""
+            return f"{text} (default: {str(default).lower()}{negative})"
+        if default in (None, "", argparse.SUPPRESS) or default == []:
+            return text
+        return f"{text} (default: %(default)s)"
+
+
+def _placeholder(action: argparse.Action) -> str:
+    if action.metavar is not None:
+        return str(action.metavar)
+    if action.choices is not None:
+        word = "{" + ",".join(str(choice) for choice in action.choices) + "}"
+        word = word if len(word) < 40 else "NAME"
+    elif isinstance(action.default, bool) or getattr(action.type, "__name__", "").endswith("bool"):
+        return "[true|false]"
+    else:
+        word = {"int": "N", "float": "X"}.get(getattr(action.type, "__name__", ""), "TEXT")
+    return f"{word} …" if action.nargs == "+" else word
+
+
+def _types_of(dataclass_types: Sequence[type]) -> dict[str, Any]:
+    hints: dict[str, Any] = {}
+    for dataclass_type in dataclass_types:
+        resolved = typing.get_type_hints(dataclass_type)
+        hints |= {f.name: resolved[f.name] for f in dataclasses.fields(dataclass_type) if f.init}
+    return hints
+
+
+def _takes(hint: Any, kind: type) -> bool:
+    """Whether a value of type ``kind`` fits a type hint such as ``list[str] | str | None``."""
+    origin = typing.get_origin(hint) or hint
+    return origin is kind or any(
+        (typing.get_origin(part) or part) is kind for part in typing.get_args(hint)
+    )

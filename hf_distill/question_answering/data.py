@@ -1,0 +1,200 @@
+"""Question-answering data: files, saved folders and Hub data sets in one checked layout.
+
+Whatever the source, the result has the columns of the Hub's `squad` and `squad_v2`:
+`id`, `title`, `context`, `question` and `answers` (`text` and `answer_start`, two lists of equal
+length). A row without an answer is a question that its context does not answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    List,
+    Value,
+    load_dataset,
+    load_from_disk,
+)
+
+from hf_distill.question_answering.errors import QuestionAnsweringDataError
+from hf_distill.question_answering.records import Record, check_records, row_record
+from hf_distill.question_answering.squad_json import read_squad_json
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "title": Value("string"),
+        "context": Value("string"),
+        "question": Value("string"),
+        "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))},
+    }
+)
+REQUIRED_COLUMNS = ("id", "context", "question", "answers")
+_TABLE_READERS = {".jsonl": Dataset.from_json, ".parquet": Dataset.from_parquet}
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def load_question_answering_dataset(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+) -> Dataset:
+    """Load and check a question-answering data set.
+
+    Args:
+        source: One of
+            a `.json` or `.json.gz` file in the layout of SQuAD v1.1, SQuAD v2.0 or GermanQuAD;
+            a `.jsonl` or `.parquet` file with the columns of the Hub's `squad`;
+            a folder written by `Dataset.save_to_disk`;
+            the id of a data set on the Hub, such as `"squad"`.
+        split: The split to take. Needed when the source has several; a file has none.
+        config_name: The configuration of a Hub data set.
+        revision: The branch, tag or commit of a Hub data set.
+
+    Returns:
+        A data set with the columns `id` (unique, a string even where the source has numbers),
+        `title` (empty where the source has none), `context`, `question` and `answers`
+        (`text: list[str]`, `answer_start: list[int]`, counted in characters). In v2.0 files the
+        `plausible_answers` of impossible questions are left out.
+
+    Raises:
+        QuestionAnsweringDataError: The source is empty, malformed, truncated or not a
+            question-answering data set; an answer is not where `answer_start` says; an id occurs
+            twice; `is_impossible` contradicts the answers. The message names the record.
+        FileNotFoundError: `source` looks like a path and nothing is there.
+        ValueError: `split`, `config_name` or `revision` does not fit the source.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        if config_name is not None or revision is not None:
+            raise ValueError(
+                f"config_name={config_name!r} and revision={revision!r} are for data sets on the "
+                f"Hub, but {path} is on this machine; leave both out"
+            )
+        if path.is_file():
+            if split is not None:
+                raise ValueError(f"{path} is a file and has no splits; leave out split={split!r}")
+            return _load_file(path)
+        return _from_rows(_load_folder(path, split), str(path))
+    if not isinstance(source, str) or not _HUB_ID.fullmatch(source) or _has_file_suffix(path):
+        raise FileNotFoundError(
+            f"no file or folder {str(source)!r}; source must be an existing path or the id of a "
+            "data set on the Hub (name or owner/name)"
+        )
+    loaded = load_dataset(source, name=config_name, split=split, revision=revision)
+    return _from_rows(_one_split(loaded, source), source)
+
+
+def validate_answers(dataset: Dataset) -> None:
+    """Check that `dataset` is question-answering data whose answers are where they claim to be.
+
+    `load_question_answering_dataset` has done this for what it returns; it is for data from
+    elsewhere. Required columns: `id`, `context`, `question`, `answers`.
+
+    Args:
+        dataset: The data to check.
+
+    Raises:
+        QuestionAnsweringDataError: `dataset` is empty or lacks a column, a value has the wrong
+            type, `context[start : start + len(text)]` is not `text` for some answer (the message
+            counts the rows), or an id occurs twice.
+    """
+    check_records(_records(dataset, "the data set"), "the data set")
+
+
+def is_v2(dataset: Dataset) -> bool:
+    """Tell whether some question of `dataset` has no answer, as in SQuAD v2.0.
+
+    Args:
+        dataset: Data with the column `answers`.
+
+    Returns:
+        True if at least one row has an empty list of answers.
+    """
+    return any(not answers["text"] for answers in dataset["answers"])
+
+
+def _has_file_suffix(path: Path) -> bool:
+    return path.suffix in {".json", ".gz", ".csv", ".tsv", ".txt", ".arrow", *_TABLE_READERS}
+
+
+def _load_file(path: Path) -> Dataset:
+    name = path.name.lower()
+    if name.endswith((".json", ".json.gz")):
+        return _from_records(read_squad_json(path), str(path))
+    reader = _TABLE_READERS.get(path.suffix.lower())
+    if reader is None:
+        raise QuestionAnsweringDataError(
+            f"{path} is not a question-answering data set: the name must end in .json, .json.gz, "
+            ".jsonl or .parquet"
+        )
+    try:
+        rows = reader(str(path), keep_in_memory=True)
+    except Exception as error:  # datasets wraps the reason differently for each reader
+        reason = error.__cause__ or error
+        raise QuestionAnsweringDataError(f"{path} cannot be read: {reason}") from error
+    return _from_rows(rows, str(path))
+
+
+def _load_folder(path: Path, split: str | None) -> Dataset:
+    if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        raise QuestionAnsweringDataError(
+            f"the folder {path} holds no data set; source must be a folder written by "
+            "Dataset.save_to_disk, or a file inside the folder"
+        )
+    try:
+        loaded = load_from_disk(str(path))
+    except Exception as error:  # a damaged folder fails in many ways inside datasets
+        raise QuestionAnsweringDataError(
+            f"the data set in {path} cannot be read: {error}"
+        ) from error
+    if isinstance(loaded, DatasetDict) and split is not None:
+        if split not in loaded:
+            raise ValueError(f"split={split!r} is not in {path}; splits there: {sorted(loaded)}")
+        return loaded[split]
+    if split is not None:
+        raise ValueError(f"the data set in {path} has no splits; leave out split={split!r}")
+    return _one_split(loaded, str(path))
+
+
+def _one_split(loaded: Dataset | DatasetDict, source: str) -> Dataset:
+    if not isinstance(loaded, Mapping):
+        return loaded
+    if len(loaded) != 1:
+        raise ValueError(f"{source} has the splits {sorted(loaded)}; choose one with split=…")
+    return next(iter(loaded.values()))
+
+
+def _from_rows(rows: Dataset, source: str) -> Dataset:
+    return _from_records(_records(rows, source), source)
+
+
+def _records(rows: Dataset, source: str) -> Iterable[Record]:
+    missing = [name for name in REQUIRED_COLUMNS if name not in rows.column_names]
+    if missing:
+        raise QuestionAnsweringDataError(
+            f"{source} is not a question-answering data set: no column {', '.join(missing)}; "
+            f"it has {', '.join(rows.column_names)}"
+        )
+    wanted = [name for name in (*REQUIRED_COLUMNS, "title") if name in rows.column_names]
+    plain = rows.select_columns(wanted).with_format(None)
+    return (row_record(row, f"row {index}") for index, row in enumerate(plain))
+
+
+def _from_records(records: Iterable[Record], source: str) -> Dataset:
+    columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
+    for record in check_records(records, source):
+        columns["id"].append(record.id)
+        columns["title"].append(record.title)
+        columns["context"].append(record.context)
+        columns["question"].append(record.question)
+        columns["answers"].append({"text": record.texts, "answer_start": record.starts})
+    return Dataset.from_dict(columns, features=FEATURES)

@@ -1,0 +1,11 @@
+"""The error of question-answering data that cannot be used."""
+
+from __future__ import annotations
+
+
+class QuestionAnsweringDataError(ValueError):
+    """Question-answering data is missing, malformed or contradicts itself.
+
+    The message names the source, the record (`data[3].paragraphs[0].qas[2]` or `row 17`) and
+    what is wrong with it.
+    """

@@ -1,0 +1,1 @@
+"""The metric of SQuAD v2.0."""

@@ -1,0 +1,97 @@
+"""Plots of a comparison, drawn without a display."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hf_distill.reporting.comparison import ROLES, Comparison, ModelReport
+from hf_distill.reporting.files import write_atomically
+
+# Okabe and Ito's palette: told apart by people with any colour vision. The shape says it again.
+_COLORS = {"teacher": "#0072B2", "student_alone": "#7F7F7F", "student_distilled": "#D55E00"}
+_MARKERS = {"teacher": "s", "student_alone": "o", "student_distilled": "^"}
+
+
+class _Axis(NamedTuple):
+    label: str
+    value: Callable[[ModelReport], float | None]
+
+
+_AXES = (
+    _Axis("parameters (million)", lambda model: model.parameters / 1e6),
+    _Axis(
+        "latency of one example (ms, median)",
+        lambda model: None if model.latency is None else model.latency.median,
+    ),
+)
+
+
+def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
+    """Draw quality against parameters, and against latency where all models have one.
+
+    Args:
+        comparison: what to draw.
+        path: the image to write, replaced if it is there. The ending says the format (.png, .svg).
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    axes = [
+        axis for axis in _AXES if all(axis.value(model) is not None for model in comparison.models)
+    ]
+    figure = Figure(figsize=(4.8 * len(axes) + 0.6, 4.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
+    for panel, axis in zip(panels, axes, strict=True):
+        _draw(panel, comparison, axis)
+    metric = comparison.primary_metric
+    panels[0].set_ylabel(comparison.quality_labels[metric])
+    title = f"{comparison.task}, {comparison.data} ({comparison.examples} examples)"
+    share = comparison.gap_closed().get(metric)
+    if share is not None:
+        label = comparison.quality_labels[metric]
+        title += f"\ndistillation closed {share:.0%} of the gap in {label}"
+    figure.suptitle(title, fontsize=11)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return write_atomically(path, figure.savefig)
+
+
+def _draw(panel: Axes, comparison: Comparison, axis: _Axis) -> None:
+    metric = comparison.primary_metric
+    points = {
+        model.role: (axis.value(model) or 0.0, model.quality[metric]) for model in comparison.models
+    }
+    if "teacher" in points:
+        panel.axhline(points["teacher"][1], color=_COLORS["teacher"], linestyle=":", linewidth=1)
+    if "student_alone" in points and "student_distilled" in points:
+        panel.annotate(
+            "",
+            xy=points["student_distilled"],
+            xytext=points["student_alone"],
+            arrowprops={"arrowstyle": "->", "color": "#444444", "shrinkA": 7, "shrinkB": 7},
+        )
+    for role, (x, y) in points.items():
+        panel.scatter(
+            x, y, s=90, color=_COLORS[role], marker=_MARKERS[role], label=ROLES[role], zorder=3
+        )
+        panel.annotate(
+            f"{y:.1f}", (x, y), xytext=(9, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    panel.set_xlabel(axis.label)
+    panel.set_xlim(0, 1.2 * max(x for x, _ in points.values()))
+    panel.margins(y=0.15)
+    panel.grid(color="#DDDDDD", linewidth=0.6)
+    panel.set_axisbelow(True)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)

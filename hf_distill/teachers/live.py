@@ -1,0 +1,132 @@
+"""A teacher that runs beside the student, one forward pass a batch."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from accelerate import Accelerator, DistributedType
+from torch import Tensor, nn
+
+from hf_distill.heads import TaskHead, without_adapters
+
+
+def load_teacher(
+    source: nn.Module | str | os.PathLike[str],
+    head: TaskHead,
+    *,
+    dtype: str | None = None,
+    attn_implementation: str | None = None,
+) -> nn.Module:
+    """The fine-tuned teacher: a module as it is, or one loaded by Hub id or directory.
+
+    Args:
+        source: module, Hub id or local directory.
+        head: the student's head; it says which ``AutoModelFor…`` class loads the teacher.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``. By default as it was saved, and
+            a module as it is.
+        attn_implementation: as in ``from_pretrained``; the model's own choice by default.
+
+    Raises:
+        ValueError: if it cannot be found, has another task, or its head has no trained weights.
+    """
+    if isinstance(source, nn.Module):
+        model: Any = source
+        if dtype not in (None, "auto"):
+            model = model.to(getattr(torch, str(dtype)))
+        if attn_implementation is not None:
+            model.set_attn_implementation(attn_implementation)
+        return model
+    options: dict[str, Any] = {"dtype": dtype or "auto"}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    name = os.fspath(source)
+    try:
+        model, info = getattr(transformers, head.auto_model).from_pretrained(
+            name, output_loading_info=True, **options
+        )
+    except OSError as error:
+        raise ValueError(
+            f"teacher_model={name!r} cannot be loaded: it is neither a directory with a model nor "
+            f"a model that the Hub gives out. ({_first_line(error)})"
+        ) from error
+    if info["missing_keys"]:
+        raise ValueError(
+            f"teacher_model={name!r} is not fine-tuned for {head.task}: its weights lack "
+            f"{', '.join(sorted(info['missing_keys']))}, which would be random. Fine-tune it first "
+            "(`hf-distill train --baseline` does), or choose another teacher."
+        )
+    return model
+
+
+class LiveTeacher:
+    """A frozen model in evaluation mode, outside optimizer, checkpoint and DDP.
+
+    It is placed where the student trains when it is first called: on its device; sharded like the
+    student under FSDP2 and DeepSpeed. Quantised models and those with a ``device_map`` stay where
+    they are.
+
+    Args:
+        model: the fine-tuned teacher. Its parameters are frozen in place.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+        parameters = inspect.signature(without_adapters(model).forward).parameters
+        self.input_names = frozenset(
+            name
+            for name, parameter in parameters.items()
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            and "label" not in name
+            and name not in ("start_positions", "end_positions")
+        )
+        """What the teacher's forward takes, without labels: the teacher computes no loss."""
+        self._placed_for: Accelerator | None = None
+        self._placed: nn.Module = model
+
+    def __call__(self, batch: Mapping[str, Any], accelerator: Accelerator) -> Mapping[str, Tensor]:
+        """The teacher's outputs for a batch, without gradient, in the student's precision."""
+        if self._placed_for is not accelerator:
+            self._placed = _place(self.model, accelerator)
+            self._placed_for = accelerator
+        inputs = {name: value for name, value in batch.items() if name in self.input_names}
+        # Not inference_mode: an objective may save the teacher's tensors for its backward pass.
+        with torch.no_grad(), accelerator.autocast():
+            return self._placed(**inputs)
+
+
+def _place(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    if getattr(model, "hf_device_map", None) or getattr(model, "is_quantized", False):
+        return model
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return _deepspeed_engine(model, accelerator)
+    model = model.to(accelerator.device)
+    if accelerator.distributed_type == DistributedType.FSDP and accelerator.is_fsdp2:
+        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+        # Not accelerator.prepare_model: it would record the teacher as a model of the run, and
+        # `evaluate` before `train` would then leave the student unprepared.
+        return fsdp2_prepare_model(accelerator, model).eval()
+    return model
+
+
+def _deepspeed_engine(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """The teacher sharded by ZeRO-3 where the student is; otherwise one copy a process."""
+    import deepspeed
+
+    config = copy.deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    config["zero_optimization"] = {"stage": 3 if stage == 3 else 0}
+    for training_only in ("optimizer", "scheduler"):
+        config.pop(training_only, None)
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    return engine.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

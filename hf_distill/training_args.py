@@ -1,0 +1,191 @@
+"""Every option of a distillation run, on top of those of ``TrainingArguments``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from hf_distill.objectives import LOGITS_LOSSES
+from hf_distill.schedules import SCHEDULES, scheduled_value
+
+TEACHER_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """``TrainingArguments`` with the options of distillation.
+
+    The loss of a step is ``(1 - w) * task + w * prediction``, where ``task`` is the student's own
+    loss on the labels, ``prediction`` compares the logits of student and teacher, and ``w`` is
+    ``distillation_loss_weight`` (Hinton et al. 2015, *Distilling the Knowledge in a Neural
+    Network*, section 2). All values are read at every step, so ``hyperparameter_search`` and
+    callbacks may change them.
+
+    Raises:
+        ValueError: if a value is out of its range; the message names the argument.
+    """
+
+    temperature: float = field(
+        default=2.0,
+        metadata={
+            "help": "Softens the logits of student and teacher before they are compared: they are "
+            "divided by it. Above 0. 1 compares the plain probabilities, larger values give the "
+            "teacher's less likely answers more say. (The loss is multiplied by its square, so "
+            "that its gradients keep their size. Not used by the loss `mse`.)"
+        },
+    )
+    temperature_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "How the temperature goes from `temperature` to `temperature_end` over the "
+            "run: constant, linear or cosine.",
+            "choices": list(SCHEDULES),
+        },
+    )
+    temperature_end: float | None = field(
+        default=None,
+        metadata={"help": "The temperature at the end of a linear or cosine schedule."},
+    )
+    distillation_loss_weight: float = field(
+        default=0.5,
+        metadata={
+            "help": "w in loss = (1 - w) * label loss + w * distillation loss, from 0 (no "
+            "distillation: a plain Trainer run, the teacher is not even loaded) to 1 (labels are "
+            "not needed)."
+        },
+    )
+    distillation_loss_weight_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "How the weight goes from `distillation_loss_weight` to "
+            "`distillation_loss_weight_end` over the run: constant, linear or cosine.",
+            "choices": list(SCHEDULES),
+        },
+    )
+    distillation_loss_weight_end: float | None = field(
+        default=None,
+        metadata={"help": "The weight at the end of a linear or cosine schedule."},
+    )
+    distillation_loss: str = field(
+        default="kl_div",
+        metadata={
+            "help": "What compares the logits: kl_div (Hinton's, the student covers all that the "
+            "teacher finds likely), reverse_kl (the student concentrates on the teacher's best), "
+            "js_div (their symmetric middle), skew_kl (kl_div against a mix of both, DistiLLM) or "
+            "mse (squared distance of the logits themselves).",
+            "choices": sorted(LOGITS_LOSSES),
+        },
+    )
+    teacher_dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "The number format of the teacher's weights: auto (as they were saved), "
+            "float32, bfloat16 or float16. By default a teacher that is loaded by name is loaded "
+            "as it was saved, and one that is passed as a module is left alone.",
+            "choices": list(TEACHER_DTYPES),
+        },
+    )
+    teacher_attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "The teacher's attention implementation (sdpa, eager, flash_attention_2, …). "
+            "By default the model's own choice."
+        },
+    )
+    eval_with_teacher: bool = field(
+        default=True,
+        metadata={
+            "help": "Run the teacher during evaluation, too, for `eval_loss_prediction`. Turn it "
+            "off to save time: `eval_loss`, the label loss, does not need the teacher."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Check the options of distillation, then those of ``TrainingArguments``."""
+        self.check_distillation_options()
+        super().__post_init__()
+
+    def check_distillation_options(self) -> None:
+        """Check what distillation adds to ``TrainingArguments``.
+
+        Raises:
+            ValueError: names the argument, its value and what it may be.
+        """
+        for name in ("temperature", "temperature_end"):
+            value = getattr(self, name)
+            if value is None and name.endswith("_end"):
+                continue
+            if not _is_number(value) or value <= 0:
+                raise ValueError(f"{name} must be a number above 0, but it is {value!r}.")
+        for name in ("distillation_loss_weight", "distillation_loss_weight_end"):
+            value = getattr(self, name)
+            if value is None and name.endswith("_end"):
+                continue
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise ValueError(
+                    f"{name} must be between 0 (no distillation) and 1 (no label loss), but it is "
+                    f"{value!r}."
+                )
+        for name in ("temperature", "distillation_loss_weight"):
+            kind, end = getattr(self, f"{name}_schedule"), getattr(self, f"{name}_end")
+            if kind not in SCHEDULES:
+                raise ValueError(
+                    f"{name}_schedule must be one of {', '.join(SCHEDULES)}, but it is {kind!r}."
+                )
+            if kind == "constant" and end is not None:
+                raise ValueError(
+                    f"{name}_end={end!r} has no effect with {name}_schedule='constant'; set "
+                    f"{name}_schedule to 'linear' or 'cosine', or leave {name}_end out."
+                )
+            if kind != "constant" and end is None:
+                raise ValueError(f"{name}_schedule={kind!r} needs {name}_end, the value to end at.")
+        if self.distillation_loss not in LOGITS_LOSSES:
+            raise ValueError(
+                f"distillation_loss must be one of {', '.join(sorted(LOGITS_LOSSES))}, but it is "
+                f"{self.distillation_loss!r}. (A function of your own goes to "
+                "DistillationTrainer(distillation_loss=...).)"
+            )
+        if self.teacher_dtype is not None and self.teacher_dtype not in TEACHER_DTYPES:
+            raise ValueError(
+                f"teacher_dtype must be one of {', '.join(TEACHER_DTYPES)}, but it is "
+                f"{self.teacher_dtype!r}."
+            )
+
+    def temperature_at(self, progress: float) -> float:
+        """The temperature when ``progress`` (0 to 1) of the training steps are done."""
+        return scheduled_value(
+            self.temperature_schedule,
+            self.temperature,
+            self.temperature if self.temperature_end is None else self.temperature_end,
+            progress,
+        )
+
+    def distillation_loss_weight_at(self, progress: float) -> float:
+        """The weight of the distillation loss when ``progress`` (0 to 1) of the steps are done."""
+        return scheduled_value(
+            self.distillation_loss_weight_schedule,
+            self.distillation_loss_weight,
+            self.distillation_loss_weight
+            if self.distillation_loss_weight_end is None
+            else self.distillation_loss_weight_end,
+            progress,
+        )
+
+    @property
+    def distils(self) -> bool:
+        """Whether a teacher is needed at any step."""
+        return max(self.distillation_loss_weight, self.distillation_loss_weight_end or 0.0) > 0
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether labels are needed at any step."""
+        weights = [self.distillation_loss_weight]
+        if self.distillation_loss_weight_end is not None:
+            weights.append(self.distillation_loss_weight_end)
+        return min(weights) < 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,27 @@
+"""What all tests share: no Hub, quiet progress bars, repeatable hypothesis runs."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import datasets
+import hypothesis
+import pytest
+import torch
+import transformers
+
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+datasets.disable_progress_bars()
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Bit-for-bit comparisons should not depend on how a sum is split between threads."""
+    torch.set_num_threads(1)

@@ -1,0 +1,45 @@
+"""One optimizer step under `accelerate launch`: what it logged and where the student ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from runs import distil, logged
+from tiny import dataset_for
+
+if __name__ == "__main__":
+    output, task, batch_size, accumulation, weight = sys.argv[1:6]
+    torch.set_num_threads(1)
+    trainer, norms = distil(
+        task,
+        output,
+        train_dataset=dataset_for(task, ignored=(1, 2, 7)),
+        per_device_train_batch_size=int(batch_size),
+        gradient_accumulation_steps=int(accumulation),
+        distillation_loss_weight=float(weight),
+        max_steps=1,
+        optim="sgd",
+        learning_rate=0.1,
+        max_grad_norm=0.0,
+        train_sampling_strategy="sequential",
+    )
+    student = trainer.accelerator.unwrap_model(trainer.model)
+    result = {
+        "loss": logged(trainer, "loss"),
+        "loss_task": logged(trainer, "loss_task"),
+        "loss_prediction": logged(trainer, "loss_prediction"),
+        "norms": norms.norms,
+        "processes": trainer.args.world_size,
+        "teacher_class": type(trainer.teacher_model).__name__,
+        "weights": {n: p.detach().double().sum().item() for n, p in student.named_parameters()},
+    }
+    path = Path(output) / f"rank{os.environ.get('RANK', '0')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result))
+    os._exit(0)  # gloo aborts at exit now and then
