@@ -1,7 +1,8 @@
 """Teacher, student alone and student distilled on SQuAD: the runs behind RESULTS.md.
 
-Each finished run leaves one JSON file in ``results/``; what is there is not run again, so the
-program can be stopped at any time and started again, and several processes can share the work:
+Each finished run leaves one JSON file in ``results/``; what is there is not run again, and a run
+that was stopped goes on from its last epoch. So the program can be stopped at any time and started
+again, and several processes can share the work:
 
     OMP_NUM_THREADS=1 python benchmarks/squad_distillation.py --data_dir DIR \
         --teacher_encoder DIR --small_encoder DIR
@@ -12,20 +13,18 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
-import os
-import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from memoised_teacher import MemoisedTeacher, load_logits, save_logits, teacher_logits
+from report import RESULTS, circumstances, write_json
 from squad_table import write_table
 from torch import nn
 from transformers import (
@@ -35,6 +34,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.trainer_utils import get_last_checkpoint
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
 from hf_distill.question_answering import (
@@ -44,7 +44,6 @@ from hf_distill.question_answering import (
     prepare_train_features,
 )
 
-RESULTS = Path(__file__).parent / "results"
 CUT_LAYERS = (0, 2, 4)
 
 
@@ -129,7 +128,9 @@ class Material:
         """The fine-tuned teacher with the logits of all training features."""
         folder = self.teacher_dir(squad)
         stored = folder / "train_logits.safetensors"
-        live = AutoModelForQuestionAnswering.from_pretrained(folder, attn_implementation="eager")
+        live = AutoModelForQuestionAnswering.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
         inputs = features.select_columns(["input_ids", "attention_mask", "token_type_ids"])
         rows = inputs.to_list()
         if not stored.exists():
@@ -162,11 +163,12 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
     teacher = None
     if run.distillation_loss_weight > 0:
         teacher = material.teacher(run.squad, train_features)
+    output_dir = material.work_dir / run.name
     trainer = DistillationTrainer(
         model=model,
         teacher_model=teacher,
         args=DistillationTrainingArguments(
-            str(material.work_dir / run.name),
+            str(output_dir),
             temperature=run.temperature,
             distillation_loss_weight=run.distillation_loss_weight,
             distillation_loss=run.distillation_loss,
@@ -182,7 +184,8 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
             bf16=True,
             train_sampling_strategy="group_by_length",
             eval_strategy="epoch",
-            save_strategy="no",
+            save_strategy="epoch",
+            save_total_limit=1,
             logging_steps=50,
             logging_nan_inf_filter=False,
             disable_tqdm=True,
@@ -195,10 +198,12 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
         compute_metrics=QuestionAnsweringEvaluator(validation, validation_features),
     )
     wall, cpu = time.perf_counter(), time.process_time()
-    trainer.train()
+    interrupted = get_last_checkpoint(output_dir) if output_dir.exists() else None
+    trainer.train(resume_from_checkpoint=interrupted)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     if run.model == "teacher":
         trainer.save_model(str(material.teacher_dir(run.squad)))
+    shutil.rmtree(output_dir)
     history = trainer.state.log_history
     evaluations = [_metrics(entry) for entry in history if "eval_f1" in entry]
     return {
@@ -213,12 +218,10 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
         ],
         "train_features": len(train_features),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "resumed": interrupted is not None,
         "wall_seconds": round(wall, 1),
         "cpu_seconds": round(cpu, 1),
-        "threads": torch.get_num_threads(),
-        "machine": _machine(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "datasets")},
-        "date": time.strftime("%Y-%m-%d"),
+        **circumstances(),
     }
 
 
@@ -228,15 +231,6 @@ def _metrics(entry: dict[str, Any]) -> dict[str, float]:
         for name, value in entry.items()
         if name in ("epoch", "step") or (name.startswith("eval_") and "per_second" not in name)
     }
-
-
-def _machine() -> str:
-    names = [
-        line.split(":", 1)[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{len(names)} × {names[0]}, {platform.system()}"
 
 
 def plan(options: argparse.Namespace) -> list[Run]:
@@ -294,20 +288,15 @@ def claim(path: Path) -> Iterator[bool]:
 def work(options: argparse.Namespace) -> None:
     """Do every run that has no result yet and that no other process is doing."""
     material = Material(options)
-    RESULTS.mkdir(exist_ok=True)
     for run in plan(options):
-        target = RESULTS / f"{run.name}.json"
         with claim(material.work_dir / f"{run.name}.lock") as mine:
-            if not mine or target.exists():
+            if not mine or (RESULTS / f"{run.name}.json").exists():
                 continue
             if run.way == "distilled" and not material.teacher_dir(run.squad).exists():
                 print(f"{run.name}: waits for its teacher; start this program again later")
                 continue
             print(f"{run.name}: {asdict(run)}", flush=True)
-            result = execute(run, material)
-            partial = target.with_suffix(".tmp")
-            partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, target)
+            write_json(run.name, execute(run, material))
 
 
 def main() -> None:
@@ -326,8 +315,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--teacher_epochs", type=float, default=2)
     parser.add_argument("--teacher_learning_rate", type=float, default=1.5e-4)
-    parser.add_argument("--teacher_dropout", type=float, default=0.1)
-    parser.add_argument("--epochs", type=float, default=4)
+    parser.add_argument("--teacher_dropout", type=float, default=0.0)
+    parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--small_epochs", type=float, default=8)
     parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument("--dropout", type=float, default=0.0)
@@ -336,7 +325,7 @@ def main() -> None:
     parser.add_argument("--distillation_loss", default="kl_div")
     options = parser.parse_args()
     if options.table:
-        write_table(RESULTS, Path(__file__).parent / "RESULTS.md")
+        write_table()
         return
     for name in ("data_dir", "teacher_encoder", "small_encoder"):
         if getattr(options, name) is None:

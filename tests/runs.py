@@ -23,7 +23,7 @@ class GradientNorms(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         parameters = kwargs["model"].parameters()
-        gradients = [_whole(p.grad).flatten() for p in parameters if p.grad is not None]
+        gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
         self.norms.append(float(torch.cat(gradients).double().norm()))
 
 
@@ -53,6 +53,7 @@ def distil(
     trainer_class: type[Trainer] = DistillationTrainer,
     train_dataset: Any = None,
     trainer_options: dict[str, Any] | None = None,
+    record_gradients: bool = True,
     **options: Any,
 ) -> tuple[Trainer, GradientNorms]:
     """Train a tiny student for a few steps; the teacher is a random model of the same kind."""
@@ -64,7 +65,7 @@ def distil(
         model=model_for(task, seed=0, layers=1) if student is None else student,
         args=arguments(output_dir, **options),
         train_dataset=dataset_for(task) if train_dataset is None else train_dataset,
-        callbacks=[norms],
+        callbacks=[norms] if record_gradients else [],
         **extra,
     )
     trainer.train()
@@ -74,7 +75,3 @@ def distil(
 def logged(trainer: Trainer, name: str) -> list[float]:
     return [entry[name] for entry in trainer.state.log_history if name in entry]
 
-
-def _whole(gradient: torch.Tensor) -> torch.Tensor:
-    """All of a gradient that FSDP2 has sharded."""
-    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient

@@ -464,3 +464,33 @@ def test_hyperparameters_set_after_construction_are_used(tmp_path: Path) -> None
     trainer.args.temperature = -1.0
     with pytest.raises(ValueError, match="temperature must be"):
         trainer.train()
+
+
+def test_hyperparameter_search_varies_the_options_of_distillation(tmp_path: Path) -> None:
+    task = "question-answering"
+    teacher = CountingTeacher(model_for(task, seed=1))
+    trainer = DistillationTrainer(
+        args=arguments(tmp_path, max_steps=2, eval_strategy="no"),
+        model_init=lambda: model_for(task, seed=0),
+        train_dataset=dataset_for(task),
+        eval_dataset=dataset_for(task, 4),
+        teacher_model=teacher,
+    )
+    used: list[tuple[float, float]] = []
+
+    def objective(metrics: dict[str, float]) -> float:
+        used.append((trainer.args.temperature, trainer.args.distillation_loss_weight))
+        return metrics["eval_loss_prediction"]
+
+    best = trainer.hyperparameter_search(
+        lambda trial: {
+            "temperature": trial.suggest_categorical("temperature", [1.0, 4.0]),
+            "distillation_loss_weight": trial.suggest_float("distillation_loss_weight", 0.5, 1.0),
+        },
+        compute_objective=objective,
+        n_trials=3,
+        direction="minimize",
+    )
+    assert set(best.hyperparameters) == {"temperature", "distillation_loss_weight"}
+    assert len(set(used)) == 3
+    assert teacher.calls == 3 * (2 + 1)  # a trial has two training batches and one of evaluation

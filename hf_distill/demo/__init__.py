@@ -1,0 +1,1 @@
+"""What `hf-distill demo` runs on: pretrained encoders and questions about real facts."""

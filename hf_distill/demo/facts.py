@@ -23,8 +23,8 @@ from hf_distill.demo.wording import KINDS, Kind
 VALIDATION_SHARE = 0.35
 UNANSWERABLE_SHARE = 0.3
 REVERSE_SHARE = 0.2
-ENTITIES_PER_PASSAGE = (3, 4)
-FACTS_PER_ENTITY = (2, 3)
+ENTITIES_PER_PASSAGE = (2, 3)
+FACTS_PER_ENTITY = (2, 2)
 
 
 @dataclass(frozen=True)
@@ -265,9 +265,7 @@ def _unanswerable(
 ) -> Question | None:
     stated = chance.choice(passage.statements)
     relation = KINDS[stated.entity.kind].relations[stated.relation]
-    strangers = [
-        e for e in others if e.kind == stated.entity.kind and not passage.tells(e.name)
-    ]
+    strangers = [e for e in others if e.kind == stated.entity.kind and not passage.tells(e.name)]
     if relation.reverse_questions and chance.random() < REVERSE_SHARE:
         stranger = chance.choice(strangers)
         value = stranger.facts.get(stated.relation)
@@ -290,6 +288,13 @@ def _fill(template: str, name: str = "", value: str = "") -> str:
     return text[0].upper() + text[1:]
 
 
+def _answers(passage: Passage, question: Question) -> list[dict[str, Any]]:
+    if question.answer is None:
+        return []
+    start, end = question.answer
+    return [{"text": passage.text[start:end], "answer_start": start}]
+
+
 def squad_records(
     passages: Iterable[Passage],
     entities: Sequence[Entity],
@@ -305,11 +310,7 @@ def squad_records(
                 "id": f"{prefix}-{number:04d}-{index}",
                 "question": question.text,
                 "is_impossible": question.answer is None,
-                "answers": [
-                    {"text": passage.text[slice(*question.answer)], "answer_start": question.answer[0]}
-                ]
-                if question.answer
-                else [],
+                "answers": _answers(passage, question),
             }
             for index, question in enumerate(ask(passage, entities, questions_per_passage, chance))
         ]

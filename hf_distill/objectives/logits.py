@@ -8,16 +8,18 @@ All have one signature and one set of rules:
   Its content does not matter, NaN and infinities included, and it gets the gradient 0.
 - Returned is ``(*rows)``, one loss a row, float32 (float64 if a side is float64), whatever the
   types of the logits. Means over rows are the caller's.
-- The gradient reaches the student only. It is first order: no ``create_graph``.
+- The gradient reaches the student only, and is first order: ``create_graph=True`` raises.
 
 Below, ``p = softmax(z_t / T)`` is the teacher's and ``q = softmax(z_s / T)`` the student's
 distribution over the valid classes. The four divergences carry the factor T², so that their
 gradients keep their size when T changes (Hinton et al. 2015, *Distilling the Knowledge in a Neural
 Network*, section 2).
 
-A logit of -inf is a class of probability 0, and 0 · ∞ counts as 0, so it never makes a loss NaN.
-A row without any valid class has the loss 0 and the gradient 0. NaN and +inf in valid classes are
-errors of the models; they make the loss of their row NaN.
+A logit of -inf is a class of probability 0. It counts as -1e30, so neither a loss nor a gradient is
+ever NaN or 0 · ∞ because of it: where one side rules out what the other finds possible, a loss
+without an upper bound is of the order 1e30 (``mse``: its square). A row without any valid class has
+the loss 0 and the gradient 0. NaN and +inf in valid classes are errors of the models; they make the
+loss of their row NaN.
 """
 
 from __future__ import annotations
@@ -28,10 +30,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _IMPOSSIBLE = -1e30
+"""What z / T is at least: finite, so that 0 · log 0 is 0, and far below any real logit."""
+
 _PADDING = -2e30
+"""Far below ``_IMPOSSIBLE`` too: padding stays outside a row whose valid logits are all -inf."""
+
 _SKEW = 0.1
 """The teacher's share in the mixture of ``skew_kl``: the value that DistiLLM recommends."""
 
@@ -61,11 +66,12 @@ def kl_div(
     """``T² KL(p ‖ q)``: the student covers all that the teacher finds likely (Hinton et al. 2015).
 
     For T → ∞ it becomes ``1/(2C) ‖z_s - z_t‖²`` with both logits centred (section 2.1 there), for
-    T → 0 the cross-entropy with the teacher's best class, ``T² CE(z_s / T, argmax z_t)``. A
-    two-class row ``[z, 0]`` gives the binary divergence between ``sigmoid(z / T)``.
+    T → 0 the cross-entropy with the teacher's best class, ``T² CE(z_s / T, argmax z_t)``, which
+    goes to 0 like ``T (max z_s - z_s[argmax z_t])``. A two-class row ``[z, 0]`` gives the binary
+    divergence between ``sigmoid(z / T)``, for several yes/no labels.
 
-    +inf where the student rules out (-inf) a class that the teacher does not; the gradient is
-    finite even there.
+    Unbounded where the student rules out a class that the teacher does not; the gradient never
+    exceeds T in any class.
 
     Args:
         student_logits: ``(*rows, C)``.
@@ -94,8 +100,8 @@ def reverse_kl(
     As used by MiniLLM (Gu et al. 2024) for language models. The limit for T → ∞ is that of
     ``kl_div``.
 
-    +inf, and without a usable gradient, where the teacher rules out (-inf) a class that the
-    student does not; mask such classes, or choose ``js_div``.
+    Unbounded, gradient included, where the teacher rules out a class that the student does not:
+    mask such classes, or choose ``js_div``.
 
     Args:
         student_logits: ``(*rows, C)``.
@@ -121,7 +127,7 @@ def js_div(
 ) -> Tensor:
     """``T² (KL(p ‖ m) + KL(q ‖ m)) / 2`` with ``m = (p + q) / 2`` (Lin 1991), symmetric.
 
-    At most ``T² log 2``, with -inf logits too. Its limit for T → ∞ is a quarter of ``kl_div``'s, so
+    At most ``T² log 2``. Its limit for T → ∞ is a quarter of ``kl_div``'s, so
     it wants a larger weight.
 
     Args:
@@ -148,7 +154,7 @@ def skew_kl(
 ) -> Tensor:
     """``T² KL(p ‖ 0.1 p + 0.9 q)``: ``kl_div`` with bounded gradients (DistiLLM, Ko et al. 2024).
 
-    At most ``T² log 10``, with -inf logits too. Its limit for T → ∞ is 0.81 of ``kl_div``'s.
+    At most ``T² log 10``. Its limit for T → ∞ is 0.81 of ``kl_div``'s.
 
     Args:
         student_logits: ``(*rows, C)``.
@@ -176,7 +182,7 @@ def mse(
 
     For centred logits it is twice the limit of ``kl_div`` for T → ∞; unlike the divergences it
     also compares the offset that all logits of a row share. A class that is -inf on both sides
-    adds 0 (and counts), on one side it makes the loss +inf.
+    counts, with a distance of 0.
 
     Args:
         student_logits: ``(*rows, C)``.
@@ -196,17 +202,15 @@ def mse(
     difference.sub_(_prepare(teacher_logits, 1.0, padding, dtype))
     count: Tensor | int = student_logits.shape[-1]
     if mask is not None:
-        count = mask.expand_as(difference).sum(dim=-1, keepdim=True).clamp_(min=1)
-    loss = (difference.square() / count).sum(dim=-1)
-    if not _wants_gradient(student_logits):
-        return loss
-    return _KnownGradient.apply(student_logits, loss, difference.mul_(2.0).div_(count))
+        count = mask.expand_as(difference).sum(dim=-1, dtype=dtype).clamp_(min=1.0)
+    loss = difference.square().sum(dim=-1) / count
+    return _KnownGradient.apply(student_logits, loss, difference, 2.0 / count)
 
 
 Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """``(log_q, log_p)`` to the summands of a divergence D and to ∂D/∂(z_s / T).
 
-May overwrite its arguments. Log-probabilities are finite, so 0 · log 0 is 0 here.
+It owns its arguments and may overwrite them. They are finite (``_IMPOSSIBLE``).
 """
 
 
@@ -257,15 +261,13 @@ def _divergence(
         _prepare(student_logits, temperature, padding, dtype).log_softmax(dim=-1),
         _prepare(teacher_logits, temperature, padding, dtype).log_softmax(dim=-1),
     )
-    if padding is not None:
-        # Rounding errors, in rows without any valid class.
-        terms.masked_fill_(padding, 0.0)
-        gradient.masked_fill_(padding, 0.0)
-    loss = terms.sum(dim=-1).mul_(temperature)
-    if _wants_gradient(student_logits):
-        # dD/d(z_s / T) is the gradient of T·D with respect to z_s.
-        loss = _KnownGradient.apply(student_logits, loss, gradient)
-    return loss * temperature
+    factor: Tensor | float = temperature
+    if mask is not None:
+        # Both sides of a row without any valid class are uniform, equal only up to rounding.
+        factor = mask.any(dim=-1).to(dtype) * temperature
+    loss = terms.sum(dim=-1).mul_(factor * temperature)
+    # T² dD/dz_s = T dD/d(z_s / T)
+    return _KnownGradient.apply(student_logits, loss, gradient, factor)
 
 
 def _prepare(
@@ -276,27 +278,33 @@ def _prepare(
     return scaled if padding is None else scaled.masked_fill_(padding, _PADDING)
 
 
-def _wants_gradient(student_logits: Tensor) -> bool:
-    return torch.is_grad_enabled() and student_logits.requires_grad
-
-
 class _KnownGradient(torch.autograd.Function):
-    """Gives a loss, ``(*rows)``, the gradient ``(*rows, C)`` that was computed along with it.
+    """Gives a loss, ``(*rows)``, the gradient that was computed along with it.
 
-    One tensor is kept for the backward pass, where autograd would keep several.
+    It is ``gradient``, ``(*rows, C)``, times ``factor``, a number or ``(*rows)``. One tensor is
+    kept for the backward pass, where autograd would keep several.
     """
 
     @staticmethod
-    def forward(ctx: Any, student_logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, student_logits: Tensor, loss: Tensor, gradient: Tensor, factor: Tensor | float
+    ) -> Tensor:
         ctx.save_for_backward(gradient)
+        ctx.factor = factor
         ctx.dtype = student_logits.dtype
         return loss
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        if torch.is_grad_enabled():
+            # The gradient would count as a constant, and second derivatives silently be wrong.
+            raise RuntimeError(
+                "The losses between logits have first derivatives only; run the backward pass "
+                "without create_graph=True."
+            )
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_output.unsqueeze(-1)).to(ctx.dtype), None, None
+        factor = (grad_output * ctx.factor).unsqueeze(-1)
+        return (gradient * factor).to(ctx.dtype), None, None, None
 
 
 def _check(

@@ -89,7 +89,15 @@ def load_question_answering_dataset(
             f"no file or folder {str(source)!r}; source must be an existing path or the id of a "
             "data set on the Hub (name or owner/name)"
         )
-    loaded = load_dataset(source, name=config_name, split=split, revision=revision)
+    try:
+        loaded = load_dataset(source, name=config_name, split=split, revision=revision)
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise ValueError(
+            f"{source} is a script on the Hub, which datasets no longer runs; the Hub keeps its "
+            "data as Parquet, too: choose revision='refs/convert/parquet'"
+        ) from error
     return _from_rows(_one_split(loaded, source), source)
 
 

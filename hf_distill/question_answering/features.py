@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 # A window moves on by at least this share of max_length, however long the question is.
@@ -120,6 +120,7 @@ class WindowCutter:
             )
         # A copy, because a fast tokenizer keeps the truncation of its last call.
         self.tokenizer = copy.deepcopy(tokenizer)
+        self.tokenizer.truncation_side = "right"
         self.max_length = max_length
         self.doc_stride = doc_stride
         self.for_evaluation = for_evaluation
@@ -127,7 +128,12 @@ class WindowCutter:
         self.max_question_length = max_length - least + 1
         # Leaves the copy in one state whatever was done before, so that the fingerprint
         # that datasets computes from it depends on nothing else.
-        self._encode(["a"], ["a"])
+        encoding = self._encode(["a"], ["a"])
+        self.tokenizer_columns = [
+            name
+            for name in encoding
+            if name not in ("offset_mapping", "overflow_to_sample_mapping")
+        ]
 
     def apply(self, dataset: Dataset, num_proc: int | None) -> Dataset:
         """Return the windows of all rows of `dataset`."""
@@ -146,6 +152,7 @@ class WindowCutter:
             self,
             batched=True,
             remove_columns=dataset.column_names,
+            features=self._features(labelled="answers" in needed),
             num_proc=num_proc,
             desc="Cutting contexts into windows",
         )
@@ -185,6 +192,22 @@ class WindowCutter:
             ]
             features["no_answer_position"] = no_answer
         return features
+
+    def _features(self, *, labelled: bool) -> Features:
+        """The types of the columns; left to be guessed, None in the first rows would confuse."""
+        types: dict[str, Any] = {
+            name: List(Value("int32" if name == "input_ids" else "int8"))
+            for name in self.tokenizer_columns
+        }
+        if labelled:
+            types |= {"start_positions": Value("int64"), "end_positions": Value("int64")}
+        if self.for_evaluation:
+            types |= {
+                "example_id": Value("string"),
+                "offset_mapping": List(List(Value("int32"))),
+                "no_answer_position": Value("int64"),
+            }
+        return Features(types)
 
     def cut_questions(self, questions: list[str]) -> list[str]:
         """Drop leading white space, and the end of questions that leave a window no room."""

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 # Windows worked on at a time: keeps the working arrays at some tens of megabytes.
 _CHUNK = 512
+_OFFSETS = pa.list_(pa.list_(pa.int64()))
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,8 @@ class _WindowTable:
         if len(features) == 0:
             raise ValueError("features is empty; make it with prepare_eval_features")
         table: pa.Table = features.select_columns(needed).with_format("arrow")[:]
-        offsets = table["offset_mapping"].combine_chunks()
+        # the cast is for contexts without tokens, which leave Arrow to guess the type
+        offsets = table["offset_mapping"].combine_chunks().cast(_OFFSETS)
         # Arrow, not Python lists: ten thousand features hold four million pairs.
         lengths = np.diff(offsets.offsets.to_numpy())
         tokens = offsets.flatten()

@@ -76,10 +76,10 @@ def row_record(row: Mapping[str, Any], where: str) -> Record:
     Raises:
         QuestionAnsweringDataError: A field is missing or has the wrong type.
     """
-    answers = field(row, "answers", (Mapping, Sequence), where)
-    if isinstance(answers, Mapping):
-        texts = field(answers, "text", Sequence, f"{where}.answers")
-        starts = field(answers, "answer_start", Sequence, f"{where}.answers")
+    answers = field(row, "answers", (dict, list), where)
+    if isinstance(answers, dict):
+        texts = field(answers, "text", list, f"{where}.answers")
+        starts = field(answers, "answer_start", list, f"{where}.answers")
         if len(texts) != len(starts):
             raise QuestionAnsweringDataError(
                 f"{where}.answers has {len(texts)} text and {len(starts)} answer_start"
@@ -91,12 +91,28 @@ def row_record(row: Mapping[str, Any], where: str) -> Record:
     return Record(
         where=where,
         id=str(field(row, "id", (str, int), where)),
-        title=row.get("title") or "",
+        title=article_title(row, where),
         context=field(row, "context", str, where),
         question=field(row, "question", str, where),
         texts=texts,
         starts=starts,
     )
+
+
+def article_title(record: Mapping[str, Any], where: str) -> str:
+    """Return `record["title"]`, or "" if there is none.
+
+    Args:
+        record: An article or a row.
+        where: The place of `record` in its source.
+
+    Returns:
+        The title.
+
+    Raises:
+        QuestionAnsweringDataError: The title is not text.
+    """
+    return field(record, "title", str, where) if record.get("title") is not None else ""
 
 
 def answer_lists(answers: Sequence[Any], where: str) -> tuple[list[str], list[int]]:

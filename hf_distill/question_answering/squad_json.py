@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_distill.question_answering.errors import QuestionAnsweringDataError
-from hf_distill.question_answering.records import Record, answer_lists, field
+from hf_distill.question_answering.records import Record, answer_lists, article_title, field
 
 
 def read_squad_json(path: Path) -> Iterator[Record]:
@@ -41,18 +41,16 @@ def read_squad_json(path: Path) -> Iterator[Record]:
     for a, article in enumerate(field(document, "data", list, "the document")):
         place = f"data[{a}]"
         paragraphs = field(article, "paragraphs", list, place)
-        title = article.get("title") or ""
-        if not isinstance(title, str):
-            raise QuestionAnsweringDataError(f"{place}.title must be str, not {title!r}")
+        name = article_title(article, place)
         for p, paragraph in enumerate(paragraphs):
             place = f"data[{a}].paragraphs[{p}]"
             context = field(paragraph, "context", str, place)
             for q, question in enumerate(field(paragraph, "qas", list, place)):
-                yield _question(question, f"{place}.qas[{q}]", title, context)
+                yield _question(question, f"{place}.qas[{q}]", name, context)
 
 
-def _question(question: Any, where: str, title: str, context: str) -> Record:
-    name = field(question, "id", (str, int), where)
+def _question(question: Any, where: str, article: str, context: str) -> Record:
+    key = field(question, "id", (str, int), where)
     impossible = None
     if "is_impossible" in question:
         impossible = field(question, "is_impossible", bool, where)
@@ -62,13 +60,13 @@ def _question(question: Any, where: str, title: str, context: str) -> Record:
     texts, starts = answer_lists(answers, f"{where}.answers")
     if impossible is not None and impossible == bool(texts):
         raise QuestionAnsweringDataError(
-            f"{where} (id {str(name)!r}) says is_impossible={json.dumps(impossible)} but has "
+            f"{where} (id {str(key)!r}) says is_impossible={json.dumps(impossible)} but has "
             f"{len(texts)} answers; change one of the two"
         )
     return Record(
         where=where,
-        id=str(name),
-        title=title,
+        id=str(key),
+        title=article,
         context=context,
         question=field(question, "question", str, where),
         texts=texts,

@@ -50,7 +50,7 @@ def load_teacher(
         model, info = getattr(transformers, head.auto_model).from_pretrained(
             name, output_loading_info=True, **options
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no or an unknown configuration
         raise ValueError(
             f"teacher_model={name!r} cannot be loaded: it is neither a directory with a model nor "
             f"a model that the Hub gives out. ({_first_line(error)})"
@@ -125,7 +125,8 @@ def _deepspeed_engine(model: nn.Module, accelerator: Accelerator) -> nn.Module:
     for training_only in ("optimizer", "scheduler"):
         config.pop(training_only, None)
     engine, *_ = deepspeed.initialize(model=model, config=config)
-    return engine.eval()
+    engine.eval()  # returns nothing, unlike a module's
+    return engine
 
 
 def _first_line(error: Exception) -> str:

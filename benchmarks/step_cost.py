@@ -1,0 +1,283 @@
+"""What a step of ``DistillationTrainer`` costs, beside a bare loop and beside ``Trainer``.
+
+    OMP_NUM_THREADS=1 python benchmarks/step_cost.py
+
+Four ways to train the same student on the same batches take turns, step by step, in one process:
+a bare loop with a teacher, ``DistillationTrainer`` with the teacher, ``Trainer``, and
+``DistillationTrainer`` with ``distillation_loss_weight=0``. A step is everything from the end of
+one optimizer step to the end of the next: data loading, callbacks and logging included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from datasets import Dataset
+from report import circumstances, replace_section, write_json
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments
+
+TEMPERATURE = 2.0
+WAYS = ("bare loop", "distilled", "Trainer", "weight 0")
+COMPARED = (("distilled", "bare loop", 1.02), ("weight 0", "Trainer", 1.01))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes of one comparison."""
+
+    name: str
+    width: int
+    heads: int
+    teacher_layers: int
+    student_layers: int
+    vocabulary: int
+    batch_size: int
+    length: int
+    steps: int
+    bf16: bool
+
+
+SETTINGS = (
+    Setting("float32, 6 → 3 layers of 384, 8 × 256", 384, 12, 6, 3, 30522, 8, 256, 14, False),
+    Setting("bf16, 6 → 3 layers of 384, 8 × 256", 384, 12, 6, 3, 30522, 8, 256, 20, True),
+    Setting("float32, tiny: 2 → 1 layers of 32, 4 × 16", 32, 2, 2, 1, 1000, 4, 16, 300, False),
+)
+WARM_UP = 3
+
+
+class Turns:
+    """Lets threads work one after the other, a step each, and measures each step."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._turn = 0
+        self._condition = threading.Condition()
+        self._began = (0.0, 0.0)
+        self.wall: dict[str, list[float]] = {name: [] for name in names}
+        self.cpu: dict[str, list[float]] = {name: [] for name in names}
+        self.error: BaseException | None = None
+
+    def wait(self, name: str) -> None:
+        """Block until it is the turn of ``name``."""
+        with self._condition:
+            while self._names[self._turn] != name and self.error is None:
+                self._condition.wait()
+        if self.error is not None:
+            raise RuntimeError("another way of training failed") from self.error
+        self._began = (time.perf_counter(), time.process_time())
+
+    def done(self, name: str) -> None:
+        """Record a step and hand over."""
+        ended = (time.perf_counter(), time.process_time())
+        self.wall[name].append(ended[0] - self._began[0])
+        self.cpu[name].append(ended[1] - self._began[1])
+        with self._condition:
+            self._turn = (self._turn + 1) % len(self._names)
+            self._condition.notify_all()
+
+    def run(self, ways: dict[str, Callable[[], Any]]) -> None:
+        """Run one function a name, each in a thread of its own."""
+
+        def guarded(name: str) -> None:
+            try:
+                self.wait(name)
+                ways[name]()
+            except BaseException as error:
+                with self._condition:
+                    self.error = self.error or error
+                    self._condition.notify_all()
+
+        threads = [threading.Thread(target=guarded, args=(name,)) for name in self._names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.error is not None:
+            raise self.error
+
+
+class TakeTurns(TrainerCallback):
+    """Ends a turn with every optimizer step of a Trainer."""
+
+    def __init__(self, turns: Turns, name: str) -> None:
+        self.turns = turns
+        self.name = name
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hand over, and go on when it is this one's turn again."""
+        self.turns.done(self.name)
+        self.turns.wait(self.name)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hand over for good."""
+        self.turns.done(self.name)
+
+
+def build(setting: Setting, layers: int, seed: int) -> BertForQuestionAnswering:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=setting.vocabulary,
+        hidden_size=setting.width,
+        num_hidden_layers=layers,
+        num_attention_heads=setting.heads,
+        intermediate_size=4 * setting.width,
+    )
+    model = BertForQuestionAnswering(config)
+    model.set_attn_implementation("sdpa")
+    return model
+
+
+def make_data(setting: Setting) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    shape = (setting.batch_size * (setting.steps + WARM_UP), setting.length)
+    positions = torch.randint(1, setting.length, (2, shape[0]), generator=generator)
+    return Dataset.from_dict(
+        {
+            "input_ids": torch.randint(5, setting.vocabulary, shape, generator=generator).tolist(),
+            "token_type_ids": torch.zeros(shape, dtype=torch.long).tolist(),
+            "attention_mask": torch.ones(shape, dtype=torch.long).tolist(),
+            "start_positions": positions[0].tolist(),
+            "end_positions": positions[1].tolist(),
+        }
+    )
+
+
+def bare_loop(setting: Setting, data: Dataset, turns: Turns) -> None:
+    """What the trainer is measured against: nothing but the arithmetic."""
+    student = build(setting, setting.student_layers, seed=1).train()
+    teacher = build(setting, setting.teacher_layers, seed=2).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=5e-5, fused=True)
+    loader = DataLoader(
+        data, setting.batch_size, shuffle=True, collate_fn=default_data_collator, drop_last=True
+    )
+    for batch in loader:
+        labels = ("start_positions", "end_positions")
+        inputs = {name: value for name, value in batch.items() if name not in labels}
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=setting.bf16)
+        with torch.inference_mode(), autocast:
+            wanted = teacher(**inputs)
+        with autocast:
+            got = student(**inputs)
+        loss = torch.zeros(())
+        for name in ("start_logits", "end_logits"):
+            loss = loss + 0.5 * TEMPERATURE**2 * F.kl_div(
+                F.log_softmax(got[name].float() / TEMPERATURE, dim=-1),
+                F.softmax(wanted[name].float() / TEMPERATURE, dim=-1),
+                reduction="batchmean",
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        turns.done("bare loop")
+        turns.wait("bare loop")
+    turns.done("bare loop")
+
+
+def trained(setting: Setting, data: Dataset, turns: Turns, name: str, folder: str) -> None:
+    options: dict[str, Any] = {
+        "per_device_train_batch_size": setting.batch_size,
+        "max_steps": setting.steps + WARM_UP,
+        "use_cpu": True,
+        "bf16": setting.bf16,
+        "save_strategy": "no",
+        "logging_steps": 10,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    common: dict[str, Any] = {
+        "model": build(setting, setting.student_layers, seed=1),
+        "train_dataset": data,
+        "data_collator": default_data_collator,
+        "callbacks": [TakeTurns(turns, name)],
+    }
+    if name == "Trainer":
+        trainer = Trainer(args=TrainingArguments(folder, **options), **common)
+    else:
+        trainer = DistillationTrainer(
+            args=DistillationTrainingArguments(
+                folder,
+                temperature=TEMPERATURE,
+                distillation_loss_weight=1.0 if name == "distilled" else 0.0,
+                **options,
+            ),
+            teacher_model=build(setting, setting.teacher_layers, seed=2),
+            **common,
+        )
+    trainer.train()
+
+
+def compare(setting: Setting) -> dict[str, Any]:
+    """Medians of the steps after the first WARM_UP, and of their ratios pair by pair."""
+    data, turns = make_data(setting), Turns(WAYS)
+    with tempfile.TemporaryDirectory() as folder:
+        ways: dict[str, Callable[[], Any]] = {
+            name: lambda name=name: trained(setting, data, turns, name, folder)  # type: ignore[misc]
+            for name in WAYS[1:]
+        }
+        ways["bare loop"] = lambda: bare_loop(setting, data, turns)
+        turns.run(ways)
+    result: dict[str, Any] = {"setting": setting.name, "steps": setting.steps}
+    for clock, seconds in (("cpu", turns.cpu), ("wall", turns.wall)):
+        # Without the first steps, and without the last turn, which only ends the training.
+        kept = {name: times[WARM_UP : WARM_UP + setting.steps] for name, times in seconds.items()}
+        result[f"{clock}_ms"] = {name: 1e3 * median(times) for name, times in kept.items()}
+        result[f"{clock}_ratio"] = {
+            f"{ours} / {base}": median(a / b for a, b in zip(kept[ours], kept[base], strict=True))
+            for ours, base, _ in COMPARED
+        }
+    return result
+
+
+def render(results: list[dict[str, Any]]) -> str:
+    lines = [
+        "| setting | clock | "
+        + " | ".join(f"{way}, ms" for way in WAYS)
+        + " | "
+        + " | ".join(f"{ours} / {base} (aim: {aim})" for ours, base, aim in COMPARED)
+        + " |",
+        "|---|---|" + "---|" * (len(WAYS) + len(COMPARED)),
+    ]
+    for result in results:
+        for clock in ("cpu", "wall"):
+            cells = [f"{result[f'{clock}_ms'][way]:.1f}" for way in WAYS]
+            cells += [f"{ratio:.3f}" for ratio in result[f"{clock}_ratio"].values()]
+            lines.append(f"| {result['setting']} | {clock} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print, and record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
+    options = parser.parse_args()
+    results = [compare(setting) for setting in SETTINGS]
+    print(render(results))
+    if options.record:
+        write_json("step_cost", {"results": results, **circumstances()})
+        replace_section("step_cost", render(results))
+
+
+if __name__ == "__main__":
+    main()

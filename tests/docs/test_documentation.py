@@ -1,0 +1,55 @@
+"""Runs what the documentation shows."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import model_for, tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def python_blocks(page: Path) -> list[str]:
+    """The Python snippets of a page, except those marked as needing an extra package."""
+    text = re.sub(r"<!-- needs \w+ -->\n```python\n.*?```", "", page.read_text(), flags=re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def prepare_what_the_pages_name(directory: Path) -> None:
+    """`teacher`, `student` and `train.json`, as README calls them."""
+    for name, seed in (("teacher", 1), ("student", 0)):
+        model_for("question-answering", seed=seed).save_pretrained(directory / name)
+        tokenizer().save_pretrained(directory / name)
+    question = {
+        "id": "1",
+        "question": "who?",
+        "answers": [{"text": "ann", "answer_start": 0}],
+    }
+    paragraph = {"context": "ann wrote it.", "qas": [question]}
+    data = {"version": "1.1", "data": [{"title": "t", "paragraphs": [paragraph]}]}
+    (directory / "train.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_snippets_run(page: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    prepare_what_the_pages_name(tmp_path)
+    namespace: dict[str, Any] = {}
+    for block in python_blocks(page):
+        exec(compile(block, page.name, "exec"), namespace)
+
+
+def test_there_are_snippets_to_run() -> None:
+    assert sum(len(python_blocks(page)) for page in PAGES) >= 9
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
