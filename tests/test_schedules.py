@@ -12,7 +12,7 @@ from hf_distill.schedules import SCHEDULES, scheduled_value
 
 numbers = st.floats(-1e6, 1e6)
 shares = st.floats(0, 1)
-quick = settings(deadline=None, max_examples=200, derandomize=True)
+quick = settings(deadline=None, max_examples=50, derandomize=True)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ ALL = (*DIVERGENCES, "mse")
 NOT_NUMBERS = (math.nan, math.inf, -math.inf, 1e300, -1e300)
 
 temperatures = st.floats(0.2, 20.0)
-quick = settings(deadline=None, max_examples=60, derandomize=True)
+quick = settings(deadline=None, max_examples=30, derandomize=True)
 
 
 @st.composite
