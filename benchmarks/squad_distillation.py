@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -124,6 +125,11 @@ class Material:
         """Where the fine-tuned teacher is kept."""
         return self.work_dir / f"teacher-v{squad}"
 
+    def teacher_digest(self, run: Run) -> str:
+        """Tells whether two students had the same teacher."""
+        weights = self.teacher_dir(run.squad) / "model.safetensors"
+        return hashlib.sha256(weights.read_bytes()).hexdigest()
+
     def teacher(self, squad: str, features: Dataset) -> MemoisedTeacher:
         """The fine-tuned teacher with the logits of all training features."""
         folder = self.teacher_dir(squad)
@@ -218,6 +224,7 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
         ],
         "train_features": len(train_features),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "teacher_sha256": material.teacher_digest(run) if teacher is not None else None,
         "resumed": interrupted is not None,
         "wall_seconds": round(wall, 1),
         "cpu_seconds": round(cpu, 1),
@@ -285,12 +292,18 @@ def claim(path: Path) -> Iterator[bool]:
         yield True
 
 
+def _is_done(run: Run, material: Material) -> bool:
+    if run.model == "teacher" and not material.teacher_dir(run.squad).exists():
+        return False
+    return (RESULTS / f"{run.name}.json").exists()
+
+
 def work(options: argparse.Namespace) -> None:
     """Do every run that has no result yet and that no other process is doing."""
     material = Material(options)
     for run in plan(options):
         with claim(material.work_dir / f"{run.name}.lock") as mine:
-            if not mine or (RESULTS / f"{run.name}.json").exists():
+            if not mine or _is_done(run, material):
                 continue
             if run.way == "distilled" and not material.teacher_dir(run.squad).exists():
                 print(f"{run.name}: waits for its teacher; start this program again later")
@@ -320,7 +333,7 @@ def main() -> None:
     parser.add_argument("--small_epochs", type=float, default=8)
     parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--temperature", type=float, default=3.0)
     parser.add_argument("--distillation_loss_weight", type=float, default=1.0)
     parser.add_argument("--distillation_loss", default="kl_div")
     options = parser.parse_args()

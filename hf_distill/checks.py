@@ -113,11 +113,13 @@ def check_teacher_inputs(teacher: LiveTeacher, head: TaskHead, batch: Mapping[st
 class TeacherGuard:
     """Refuses teacher logits that are NaN or +inf; -inf is a legitimate "impossible".
 
-    On a CPU at once. Elsewhere the answer is fetched when something is logged anyway, so that no
-    step waits for the device.
+    Args:
+        at_once: look at the answer in every step, which costs nothing on a CPU. Elsewhere it is
+            fetched when something is logged anyway, so that no step waits for the device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool) -> None:
+        self._at_once = at_once
         self._bad: Tensor | None = None
         self._checked: list[str] = []
 
@@ -135,7 +137,7 @@ class TeacherGuard:
         bad = torch.isnan(logits) | (logits == torch.inf)
         if mask is not None:
             bad = bad & mask
-        if logits.device.type == "cpu":
+        if self._at_once:
             if bool(bad.any()):
                 rows = bad.flatten(1).any(dim=1).nonzero().flatten().tolist()
                 self._raise(f"{where}, rows {rows}")

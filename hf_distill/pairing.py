@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
 
 from hf_distill.heads import TaskHead, find_head
 
@@ -59,8 +57,7 @@ def check_models(teacher: nn.Module, student: nn.Module, head: TaskHead) -> None
 def check_tokenizers(teacher: nn.Module, student: nn.Module, processing_class: Any) -> None:
     """Check that the ids that the data consists of mean the same to the teacher.
 
-    The teacher's tokenizer is read from where the teacher was loaded, if that is a directory or in
-    the local cache; nothing is downloaded.
+    The teacher's tokenizer is read from where the teacher was loaded, a directory or the Hub.
 
     Args:
         teacher: the teacher.
@@ -133,20 +130,21 @@ def compare_tokenizers(teacher: PreTrainedTokenizerBase, student: PreTrainedToke
 
 
 def _tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model's weights, if it is on this machine."""
+    """The tokenizer beside a model's weights, on this machine or on the Hub; None without one."""
     source: Any = getattr(model, "name_or_path", None)
-    if not source or not any(_has_file(source, name) for name in TOKENIZER_FILES):
-        return None
     try:
-        return AutoTokenizer.from_pretrained(source, local_files_only=True)
-    except (OSError, ValueError):
+        if not source or not any(_has_file(source, name) for name in TOKENIZER_FILES):
+            return None
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError):  # not a directory or a repository; a tokenizer of another kind
         return None
 
 
 def _has_file(source: str, name: str) -> bool:
-    if os.path.isdir(source):
-        return os.path.exists(os.path.join(source, name))
-    try:
-        return isinstance(try_to_load_from_cache(source, name), str)
-    except HFValidationError:
-        return False
+    found = cached_file(
+        source,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found is not None

@@ -102,7 +102,7 @@ class DistillationTrainer(Trainer):
         self._eval_losses = LossLog()
         self._window: tuple[Tensor | float, Tensor | float] = (1.0, 1.0)
         self._first_batch_checked = False
-        self._teacher_guard = TeacherGuard()
+        self._teacher_guard = TeacherGuard(at_once=args.device.type == "cpu")
         super().__init__(model, args, *trainer_args, **kwargs)
         student: Any = self.model
         self._head = find_head(student)
@@ -163,8 +163,7 @@ class DistillationTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As ``Trainer.train``, after checking everything that can be checked beforehand."""
         self._check_before_training()
-        self._train_losses, self._teacher_guard = LossLog(), TeacherGuard()
-        self._first_batch_checked = False
+        self._train_losses, self._first_batch_checked = LossLog(), False
         return super().train(*args, **kwargs)
 
     def get_batch_samples(

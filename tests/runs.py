@@ -74,4 +74,3 @@ def distil(
 
 def logged(trainer: Trainer, name: str) -> list[float]:
     return [entry[name] for entry in trainer.state.log_history if name in entry]
-

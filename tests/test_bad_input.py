@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import BertForMaskedLM, BertModel, Trainer
 
 from hf_distill import DistillationTrainer
+from hf_distill.checks import TeacherGuard
 
 QA = "question-answering"
 CLASSIFICATION = "text-classification"
@@ -254,6 +255,16 @@ class Broken(nn.Module):
 def test_a_teacher_with_nan_logits_names_the_batch(value: float, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"NaN or \+inf in a batch of training step 3, rows \[2\]"):
         distil(QA, tmp_path, teacher=Broken(value), max_steps=5)
+
+
+def test_a_gpu_is_only_asked_about_nan_when_something_is_logged(tmp_path: Path) -> None:
+    run = trainer(
+        tmp_path, teacher_model=Broken(math.nan), args={"max_steps": 6, "logging_steps": 5}
+    )
+    run._teacher_guard = TeacherGuard(at_once=False)
+    with pytest.raises(ValueError, match=r"NaN or \+inf in a batch of training step 3\."):
+        run.train()
+    assert run.state.global_step == 5
 
 
 def test_minus_infinity_is_a_legitimate_logit(tmp_path: Path) -> None:

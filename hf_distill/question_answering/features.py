@@ -8,6 +8,8 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from hf_distill.question_answering.errors import QuestionAnsweringDataError
+
 # A window moves on by at least this share of max_length, however long the question is.
 _LEAST_ADVANCE = 1 / 16
 
@@ -32,7 +34,7 @@ def prepare_train_features(
     front of a question is dropped.
 
     Args:
-        dataset: Columns `id`, `context`, `question`, `answers`, as from
+        dataset: Columns `context`, `question`, `answers`, as from
             `load_question_answering_dataset`.
         tokenizer: A fast tokenizer (it knows which characters a token stands for).
         max_length: Most tokens in a window, question and special tokens included.
@@ -49,6 +51,7 @@ def prepare_train_features(
         TypeError: The tokenizer is not a fast one.
         ValueError: `max_length` or `doc_stride` is out of range, or `dataset` is empty or lacks
             a column.
+        QuestionAnsweringDataError: An answer is not where `answer_start` says.
     """
     windows = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=False)
     return windows.apply(dataset, num_proc)
@@ -86,6 +89,7 @@ def prepare_eval_features(
         TypeError: The tokenizer is not a fast one.
         ValueError: `max_length` or `doc_stride` is out of range, or `dataset` is empty or lacks
             a column.
+        QuestionAnsweringDataError: An answer is not where `answer_start` says.
     """
     windows = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=True)
     return windows.apply(dataset, num_proc)
@@ -137,7 +141,7 @@ class WindowCutter:
 
     def apply(self, dataset: Dataset, num_proc: int | None) -> Dataset:
         """Return the windows of all rows of `dataset`."""
-        needed = ["id", "context", "question"]
+        needed = ["context", "question", *(["id"] if self.for_evaluation else [])]
         if not self.for_evaluation or "answers" in dataset.column_names:
             needed.append("answers")
         missing = [name for name in needed if name not in dataset.column_names]
@@ -171,6 +175,7 @@ class WindowCutter:
         ]
         no_answer = [self._no_answer_position(row) for row in features["input_ids"]]
         if "answers" in examples:
+            _check_first_answers(examples)
             starts, ends = [], []
             for row, source in enumerate(sources):
                 span = _token_span(
@@ -243,6 +248,18 @@ class WindowCutter:
     def _no_answer_position(self, input_ids: list[int]) -> int:
         cls = self.tokenizer.cls_token_id
         return input_ids.index(cls) if cls in input_ids else 0
+
+
+def _check_first_answers(examples: dict[str, list[Any]]) -> None:
+    for context, question, answers in zip(
+        examples["context"], examples["question"], examples["answers"], strict=True
+    ):
+        for text, start in zip(answers["text"][:1], answers["answer_start"][:1], strict=True):
+            if context[start : start + len(text)] != text:
+                raise QuestionAnsweringDataError(
+                    f"the answer {text!r} to {question!r} is not at answer_start={start} of its "
+                    "context; validate_answers(dataset) counts such rows"
+                )
 
 
 def _context_offsets(

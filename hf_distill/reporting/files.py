@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> Path:
-    """Write a JSON file that people can read, atomically.
-
-    Raises:
-        ValueError: if a number is NaN or infinite, which JSON does not have.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    """Write a JSON file that people can read, atomically; NaN and infinity become ``null``."""
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     return write_text(path, text + "\n")
+
+
+def _finite(content: Any) -> Any:
+    """The same, with ``None`` for the numbers that JSON does not have."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict, List, Value
+from squad_documents import CONTEXT, answer, german, v1, v2, write
 
 from hf_distill.question_answering import (
     QuestionAnsweringDataError,
@@ -20,76 +21,6 @@ from hf_distill.question_answering import (
 )
 
 SQUAD = Path(__file__).resolve().parents[3] / "shared" / "data" / "squad"
-CONTEXT = "Die „Größe“ misst 1,5 km²; Ämter: 3.\r\nWien liegt an der Donau."
-
-
-def answer(text: str, context: str = CONTEXT) -> dict[str, Any]:
-    return {"text": text, "answer_start": context.index(text)}
-
-
-def v1() -> dict[str, Any]:
-    return {
-        "version": "1.1",
-        "data": [
-            {
-                "title": "Wien",
-                "paragraphs": [
-                    {
-                        "context": CONTEXT,
-                        "qas": [
-                            {"id": "a", "question": "Wo?", "answers": [answer("an der Donau")]},
-                            {
-                                "id": "b",
-                                "question": "Wie groß?",
-                                "answers": [answer("1,5 km²"), answer("1,5")],
-                            },
-                        ],
-                    }
-                ],
-            }
-        ],
-    }
-
-
-def v2() -> dict[str, Any]:
-    document = v1()
-    qas = document["data"][0]["paragraphs"][0]["qas"]
-    for question in qas:
-        question["is_impossible"] = False
-    qas += [
-        {
-            "id": "c",
-            "question": "Wann?",
-            "answers": [],
-            "plausible_answers": [answer("3")],
-            "is_impossible": True,
-        },
-        {"id": "d", "question": "Wer?", "is_impossible": True},
-    ]
-    return document
-
-
-def german() -> dict[str, Any]:
-    document = v1()
-    del document["data"][0]["title"]
-    paragraph = document["data"][0]["paragraphs"][0]
-    paragraph["document_id"] = 38640
-    for number, question in enumerate(paragraph["qas"], start=50319):
-        question |= {"id": number, "is_impossible": False}
-        for one in question["answers"]:
-            one |= {"answer_id": number + 1, "document_id": 38640, "question_id": number}
-    return document
-
-
-def write(path: Path, document: Any) -> Path:
-    text = json.dumps(document, ensure_ascii=False, indent=1)
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
-    else:
-        path.write_text(text, encoding="utf-8")
-    return path
-
-
 ROWS = [
     {
         "id": "a",
@@ -253,13 +184,15 @@ def test_is_impossible_false_without_answers_is_refused(tmp_path: Path) -> None:
         load_question_answering_dataset(write(tmp_path / "a.json", document))
 
 
-@pytest.mark.parametrize(("text", "start"), [("Donau", 3), ("Donau", -6), ("Donau", 10**6)])
+@pytest.mark.parametrize(
+    ("text", "start"), [("Donau", 3), ("Donau", -6), ("Donau", 9**6), ("Die", -1)]
+)
 def test_misplaced_answers_are_named_and_counted(tmp_path: Path, text: str, start: int) -> None:
     document = v2()
     questions(document)[0]["answers"] = [answer("Wien"), {"text": text, "answer_start": start}]
     questions(document)[1]["answers"][0]["answer_start"] = 0
     expected = (
-        rf"data\[0\]\.paragraphs\[0\]\.qas\[0\] \(id 'a'\): expected 'Donau' at "
+        rf"data\[0\]\.paragraphs\[0\]\.qas\[0\] \(id 'a'\): expected '{text}' at "
         rf"answer_start={start} but found '.*'\. Answers do not match their context in 2 of 4 rows"
     )
     with pytest.raises(QuestionAnsweringDataError, match=expected):
@@ -396,4 +329,6 @@ def test_all_of_shared_squad(name: str, questions: int, unanswerable: int) -> No
     assert len(rows) == questions
     assert sum(not answers["text"] for answers in rows["answers"]) == unanswerable
     assert is_v2(rows) == (unanswerable > 0)
+    # the types of the Hub's squad, so that the two can be concatenated
     assert rows.features["id"] == Value("string")
+    assert rows.features["answers"]["answer_start"] == List(Value("int32"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from qa_rows import context_tokens, dataset, example, tokens_of, windows_of
 from qa_tokenizers import TEXT, TOKENIZERS
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding
 
 from hf_distill.question_answering import (
+    QuestionAnsweringDataError,
     postprocess,
     prepare_eval_features,
     prepare_train_features,
 )
-from hf_distill.question_answering.features import WindowCutter
 
 # Special tokens before the context without the question's, and after it.
 SPECIALS = {
@@ -29,40 +31,6 @@ SPECIALS = {
     "left_padding": (0, 3),
 }
 EVERY = pytest.mark.parametrize("kind", list(TOKENIZERS))
-
-
-def example(
-    context: str, answer: tuple[int, int] | None, question: str = "Who wrote it?", name: str = "q"
-) -> dict[str, Any]:
-    answers: dict[str, list] = {"text": [], "answer_start": []}
-    if answer is not None:
-        answers = {"text": [context[slice(*answer)]], "answer_start": [answer[0]]}
-    return {"id": name, "context": context, "question": question, "answers": answers}
-
-
-def dataset(*examples: dict[str, Any]) -> Dataset:
-    return Dataset.from_list(list(examples))
-
-
-def windows_of(
-    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], max_length: int, doc_stride: int
-) -> list[dict[str, Any]]:
-    """What prepare_eval_features gives for one row, without the time that Dataset.map takes."""
-    cutter = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=True)
-    columns = cutter({name: [value] for name, value in row.items()})
-    return [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
-
-
-def tokens_of(tokenizer: PreTrainedTokenizerBase, context: str) -> list[tuple[int, int]]:
-    """The characters of the context's tokens that stand for more than white space."""
-    encoding = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)
-    return [(s, e) for s, e in encoding["offset_mapping"] if context[s:e].strip()]
-
-
-def context_tokens(row: dict[str, Any]) -> list[tuple[int, int]]:
-    return [tuple(offset) for offset in row["offset_mapping"] if offset is not None]
 
 
 CONTEXTS = st.lists(
@@ -283,6 +251,34 @@ def test_unlabelled_data_gives_features_without_labels() -> None:
     assert "start_positions" not in features.column_names
     with pytest.raises(ValueError, match="no column answers; it has id, context, question"):
         prepare_train_features(rows, TOKENIZERS["bert"])
+
+
+@pytest.mark.parametrize("prepare", [prepare_train_features, prepare_eval_features])
+def test_an_answer_that_is_elsewhere_is_refused(prepare: Callable[..., Dataset]) -> None:
+    rows = dataset(example("Wien", (0, 4)), example("Wien", (0, 4), "Wo?", "r"))
+    moved = rows.map(
+        lambda row: {"answers": {"text": ["Wien"], "answer_start": [int(row["id"] == "r")]}}
+    )
+    assert len(prepare(rows, TOKENIZERS["bert"])) == 2
+    with pytest.raises(
+        QuestionAnsweringDataError, match=r"'Wien' to 'Wo\?' is not at answer_start=1"
+    ):
+        prepare(moved, TOKENIZERS["bert"])
+
+
+def test_training_needs_no_ids() -> None:
+    rows = dataset(example("Wien", (0, 4))).remove_columns("id")
+    assert len(prepare_train_features(rows, TOKENIZERS["bert"])) == 1
+    with pytest.raises(ValueError, match="no column id"):
+        prepare_eval_features(rows, TOKENIZERS["bert"])
+
+
+def test_contexts_without_tokens_come_first_and_do_not_settle_the_type() -> None:
+    rows = dataset(*(example("", None, name=str(i)) for i in range(1100)), example("Wien", (0, 4)))
+    features = prepare_eval_features(rows, TOKENIZERS["bert"], max_length=40, doc_stride=8)
+    assert len(features) == 1101
+    assert features[0]["offset_mapping"] == [None] * len(features[0]["input_ids"])
+    assert context_tokens(features[1100])[0][0] == 0
 
 
 def test_many_processes_give_the_same_rows() -> None:

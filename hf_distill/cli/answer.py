@@ -1,0 +1,107 @@
+"""``hf-distill answer``: a question, a text, and what the model finds in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_distill.cli.arguments import AnswerArguments
+from hf_distill.cli.parsing import CommandParser, Section
+
+EXAMPLES = """\
+examples:
+  hf-distill answer --model distilled --question "Where does Paris lie?" \\
+      --context "Paris, the capital of France, lies on the Seine."
+  hf-distill answer --model distilled --question "Who wrote it?" --context_file book.txt --top_k 3
+  cat book.txt | hf-distill answer --model distilled --question "Who wrote it?" --json
+"""
+
+NO_ANSWER = "(the text does not answer this)"
+
+
+def build_parser() -> CommandParser:
+    """The parser of the command."""
+    basics = (
+        "model", "question", "context", "context_file", "top_k", "json", "always_answer",
+        "no_answer_threshold",
+    )  # fmt: skip
+    return CommandParser(
+        [AnswerArguments],
+        prog="hf-distill answer",
+        usage="hf-distill answer --model MODEL --question TEXT "
+        "[--context TEXT | --context_file FILE] [options]",
+        description="Find the answer to a question in a text of any length.",
+        sections=[Section("question and text", basics)],
+        epilog=EXAMPLES,
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Answer a question and print the answers.
+
+    Args:
+        argv: the options, without the command's name.
+
+    Raises:
+        ValueError: an option, the model or the text cannot be used.
+        OSError: a file or a download failed.
+    """
+    (arguments,) = build_parser().parse(argv)
+    context = _read_context(arguments)
+
+    from hf_distill.cli.arguments import QuestionAnsweringArguments
+    from hf_distill.cli.loading import check_model_source, load_tokenizer, load_trained_model
+    from hf_distill.cli.tasks import create_task
+    from hf_distill.question_answering import QuestionAnswerer
+    from hf_distill.reporting.tables import print_rows
+
+    source = check_model_source("model", arguments.model)
+    task = create_task("question-answering", QuestionAnsweringArguments())
+    tokenizer = load_tokenizer("model", source)
+    model = load_trained_model("model", source, task)
+    answers = QuestionAnswerer(model, tokenizer, device=arguments.device)(
+        question=arguments.question,
+        context=context,
+        top_k=arguments.top_k,
+        max_length=arguments.max_length,
+        doc_stride=arguments.doc_stride,
+        max_answer_length=arguments.max_answer_length,
+        no_answer_threshold=None if arguments.always_answer else arguments.no_answer_threshold,
+    )
+    if arguments.json:
+        rows = [
+            {"text": one.text, "score": one.score, "start": one.start, "end": one.end}
+            for one in answers
+        ]
+        content = {"question": arguments.question, "answers": rows}
+        sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    elif arguments.top_k == 1:
+        sys.stdout.write(f"{answers[0].text or NO_ANSWER}  (score {answers[0].score:.2f})\n")
+    else:
+        shown = [(one.text or NO_ANSWER, f"{one.score:.3f}") for one in answers]
+        print_rows(arguments.question, ("answer", "score"), shown)
+
+
+def _read_context(arguments: AnswerArguments) -> str:
+    if arguments.context is not None:
+        return arguments.context
+    file = arguments.context_file
+    if file is None or file == "-":
+        if sys.stdin.isatty():
+            raise ValueError(
+                "there is no text to answer from: pass --context or --context_file, or pipe it in."
+            )
+        text, name = sys.stdin.read(), "the standard input"
+    else:
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise ValueError(f"--context_file {file}: there is no such file.")
+        try:
+            text, name = path.read_text(encoding="utf-8"), f"--context_file {file}"
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--context_file {file} is not a text in UTF-8: {error}.") from error
+    if not text.strip():
+        raise ValueError(f"there is no text in {name}.")
+    return text

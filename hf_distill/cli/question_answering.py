@@ -1,0 +1,157 @@
+"""Question answering for the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from datasets import Dataset
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_distill.cli.arguments import QuestionAnsweringArguments
+from hf_distill.question_answering import (
+    Prediction,
+    QuestionAnswerer,
+    QuestionAnsweringEvaluator,
+    load_question_answering_dataset,
+    prepare_eval_features,
+    prepare_train_features,
+)
+from hf_distill.question_answering.metrics.scoring import exact_match, token_f1_v2
+
+
+class QuestionAnsweringTask:
+    """The functions of the task ``question-answering``; see ``Task``.
+
+    Args:
+        options: how contexts are cut and answers are read.
+    """
+
+    name = "question-answering"
+    auto_model = "AutoModelForQuestionAnswering"
+    quality_labels: Mapping[str, str] = {"f1": "F1", "exact_match": "exact match"}
+    agreement_labels: Mapping[str, str] = {
+        "identical": "same answer as the teacher",
+        "f1": "word overlap with it",
+    }
+
+    def __init__(self, options: QuestionAnsweringArguments) -> None:
+        self.options = options
+
+    def load_data(
+        self, source: str, *, split: str | None = None, config_name: str | None = None
+    ) -> Dataset:
+        """Load and check questions with their contexts and answers."""
+        return load_question_answering_dataset(source, split=split, config_name=config_name)
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Check that the model takes windows of ``max_length``.
+
+        Raises:
+            ValueError: it does not.
+        """
+        most = getattr(model.config, "max_position_embeddings", None)
+        if most is not None and self.options.max_length > most:
+            raise ValueError(
+                f"--max_length {self.options.max_length} is more than the {most} tokens that "
+                f"{type(model).__name__} takes; lower it."
+            )
+
+    def features(
+        self,
+        examples: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        training: bool,
+        num_proc: int | None,
+    ) -> Dataset:
+        """One row a window."""
+        prepare = prepare_train_features if training else prepare_eval_features
+        return prepare(
+            examples,
+            tokenizer,
+            max_length=self.options.max_length,
+            doc_stride=self.options.doc_stride,
+            num_proc=num_proc,
+        )
+
+    def scorer(self, examples: Dataset, features: Dataset) -> QuestionAnsweringScorer:
+        """EM and F1."""
+        return QuestionAnsweringScorer(
+            QuestionAnsweringEvaluator(
+                examples,
+                features,
+                n_best=self.options.n_best,
+                max_answer_length=self.options.max_answer_length,
+                no_answer_threshold=self.options.no_answer_threshold,
+            )
+        )
+
+    def agreement(
+        self, predictions: Sequence[Prediction], teacher: Sequence[Prediction]
+    ) -> dict[str, float]:
+        """Compare answers as the metric does, the teacher's being the gold ones.
+
+        Returns:
+            ``identical``, the share of questions with the same normalised answer, and ``f1``,
+            the mean F1 of the words.
+        """
+        pairs = [(one.text, other.text) for one, other in zip(predictions, teacher, strict=True)]
+        return {
+            "identical": fmean(exact_match(*pair) for pair in pairs),
+            "f1": fmean(token_f1_v2(*pair) for pair in pairs),
+        }
+
+    def predictor(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    ) -> Callable[[Sequence[Mapping[str, Any]]], object]:
+        """Questions and contexts in, answers out."""
+        answerer = QuestionAnswerer(model, tokenizer, device=model.device)
+
+        def predict(examples: Sequence[Mapping[str, Any]]) -> object:
+            return answerer(
+                examples,
+                batch_size=batch_size,
+                max_length=self.options.max_length,
+                doc_stride=self.options.doc_stride,
+                max_answer_length=self.options.max_answer_length,
+            )
+
+        return predict
+
+
+class QuestionAnsweringScorer:
+    """A ``compute_metrics`` that keeps the answers that it scored.
+
+    Args:
+        evaluator: finds and scores the answers.
+    """
+
+    def __init__(self, evaluator: QuestionAnsweringEvaluator) -> None:
+        self.evaluator = evaluator
+        self.predictions: list[Prediction] | None = None
+
+    def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
+        """Score the logits of an evaluation."""
+        start_logits, end_logits = eval_prediction.predictions[:2]
+        self.predictions = self.evaluator.predictions(start_logits, end_logits)
+        return self.evaluator.score(self.predictions)
+
+    def files(self) -> dict[str, Any]:
+        """``predictions.json`` as the official scorers read it, and the n best answers."""
+        predictions = self.predictions or []
+        n_best = {}
+        for prediction in predictions:
+            answers = [
+                {"text": one.text, "start": one.start, "end": one.end, "score": one.score}
+                for one in prediction.answers
+            ]
+            n_best[prediction.id] = {
+                "no_answer_score": prediction.no_answer_score,
+                "answers": answers,
+            }
+        return {
+            "predictions.json": {prediction.id: prediction.text for prediction in predictions},
+            "nbest_predictions.json": n_best,
+        }

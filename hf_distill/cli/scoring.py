@@ -1,0 +1,81 @@
+"""A fine-tuned model on labelled data: the metrics and predictions of `evaluate` and `compare`."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from hf_distill.checks import check_launch
+from hf_distill.cli.tasks import Task
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model is worth on some data.
+
+    Attributes:
+        metrics: the task's metrics by name, and ``loss``.
+        predictions: the task's predictions, one an example.
+        files: the predictions as JSON can hold them, by file name.
+        is_main_process: whether this process is the one that prints and writes.
+    """
+
+    metrics: dict[str, float]
+    predictions: list[Any]
+    files: dict[str, Any]
+    is_main_process: bool
+
+
+def score_model(
+    task: Task,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Dataset,
+    *,
+    batch_size: int = 16,
+    use_cpu: bool = False,
+    num_proc: int | None = None,
+) -> Scores:
+    """Score a model, on as many processes as were launched.
+
+    Args:
+        task: knows the metrics.
+        model: a fine-tuned model; it is moved to the device.
+        tokenizer: its tokenizer.
+        examples: labelled data, as from ``task.load_data``.
+        batch_size: rows of the features (windows, for question answering) at a time.
+        use_cpu: leave an accelerator unused.
+        num_proc: processes that prepare the data.
+
+    Raises:
+        ValueError: an option does not fit the model, or the model gives NaN.
+        RuntimeError: the processes were launched in a way that cannot share the work.
+    """
+    task.check_model(model)
+    features = task.features(examples, tokenizer, training=False, num_proc=num_proc)
+    scorer = task.scorer(examples, features)
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            folder,
+            per_device_eval_batch_size=batch_size,
+            use_cpu=use_cpu,
+            report_to="none",
+        )
+        check_launch(args)
+        trainer = Trainer(
+            model=model, args=args, processing_class=tokenizer, compute_metrics=scorer
+        )
+        output = trainer.predict(features, metric_key_prefix="eval")
+        trainer.accelerator.wait_for_everyone()
+    speed = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    named = {name.removeprefix("eval_"): value for name, value in (output.metrics or {}).items()}
+    return Scores(
+        metrics={name: float(value) for name, value in named.items() if name not in speed},
+        predictions=list(scorer.predictions or []),
+        files=scorer.files(),
+        is_main_process=trainer.is_world_process_zero(),
+    )

@@ -1,0 +1,84 @@
+"""Steps of a run that are done once: a second run takes what an earlier one finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_distill._version import __version__
+
+MANIFEST = "demo.json"
+
+
+class Steps:
+    """Knows which steps of a folder are finished.
+
+    A step is finished if ``demo.json`` lists it with the same fingerprint, which is made of the
+    version of the package, what was asked for and the content of the files that go in.
+
+    Args:
+        folder: where the steps leave their results; made if needed.
+        fresh: forget what earlier runs have finished.
+
+    Raises:
+        ValueError: if ``demo.json`` is not the file that this class writes.
+    """
+
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._path = folder / MANIFEST
+        self._finished: dict[str, str] = {}
+        if self._path.exists() and not fresh:
+            try:
+                self._finished = dict(json.loads(self._path.read_text("utf-8"))["finished"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self._path} is not readable ({error}). Start afresh with --fresh."
+                ) from error
+
+    def is_finished(self, name: str, fingerprint: str) -> bool:
+        """Whether an earlier run finished the step ``name`` for the same ``fingerprint``."""
+        return self._finished.get(name) == fingerprint and (self._folder / name).is_dir()
+
+    def start(self, name: str) -> Path:
+        """Forget an earlier result of the step ``name``.
+
+        Returns:
+            The folder for the new one, which does not exist yet.
+        """
+        if self._finished.pop(name, None) is not None:
+            self._write()
+        folder = self._folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
+
+    def finish(self, name: str, fingerprint: str) -> None:
+        """Note that the step ``name`` is finished."""
+        self._finished[name] = fingerprint
+        self._write()
+
+    def _write(self) -> None:
+        unfinished = self._path.with_suffix(".json.tmp")
+        unfinished.write_text(json.dumps({"finished": self._finished}, indent=2) + "\n", "utf-8")
+        os.replace(unfinished, self._path)
+
+
+def fingerprint(words: Sequence[str], files: Sequence[Path] = ()) -> str:
+    """A digest of what a step is asked for and of the files that it reads.
+
+    Args:
+        words: the request, such as the arguments of a command.
+        files: files whose content matters.
+
+    Returns:
+        A SHA-256 in hexadecimal digits.
+    """
+    digest = hashlib.sha256(json.dumps([__version__, *words]).encode())
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
