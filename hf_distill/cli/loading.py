@@ -9,6 +9,7 @@ import torch
 import transformers
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from hf_distill.pairing import TOKENIZER_FILES
 
@@ -68,13 +69,26 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_student(source: str, task: Task) -> PreTrainedModel:
-    """Load a model to train, in float32. A head that it lacks starts out random.
+def load_student(source: str, task: Task) -> tuple[PreTrainedModel, list[str]]:
+    """Load a model to train, in float32.
+
+    Returns:
+        The model, and the names of its parts that were not saved with it, such as a new head:
+        they start out random.
 
     Raises:
         OSError: there is no such model.
     """
-    return _auto_model(task).from_pretrained(source, dtype=torch.float32)
+    verbosity = logging.get_verbosity()
+    # The table that transformers prints of them would worry everyone whose student is an encoder.
+    logging.set_verbosity_error()
+    try:
+        model, info = _auto_model(task).from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    return model, sorted({name.rpartition(".")[0] for name in info["missing_keys"]})
 
 
 def load_trained_model(

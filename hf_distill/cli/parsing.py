@@ -11,7 +11,7 @@ import difflib
 import re
 import sys
 import typing
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from transformers import HfArgumentParser
@@ -40,7 +40,7 @@ class CommandParser(HfArgumentParser):
 
     def __init__(
         self,
-        dataclass_types: Sequence[type],
+        dataclass_types: Sequence[Any],
         *,
         sections: Sequence[Section],
         usage: str,
@@ -218,7 +218,7 @@ def _placeholder(action: argparse.Action) -> str:
     return f"{word} …" if action.nargs == "+" else word
 
 
-def _types_of(dataclass_types: Sequence[type]) -> dict[str, Any]:
+def _types_of(dataclass_types: Iterable[Any]) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for dataclass_type in dataclass_types:
         resolved = typing.get_type_hints(dataclass_type)

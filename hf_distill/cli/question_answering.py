@@ -134,8 +134,8 @@ class QuestionAnsweringScorer:
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """Score the logits of an evaluation."""
-        start_logits, end_logits = eval_prediction.predictions[:2]
-        self.predictions = self.evaluator.predictions(start_logits, end_logits)
+        logits: Any = eval_prediction.predictions
+        self.predictions = self.evaluator.predictions(logits[0], logits[1])
         return self.evaluator.score(self.predictions)
 
     def files(self) -> dict[str, Any]:

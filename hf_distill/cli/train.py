@@ -255,7 +255,9 @@ def _prepare(request: _Request) -> DistillationTrainer:
     tokenizer = load_tokenizer("student_model", run.student_model)
     # Before the student: its new head begins the same with and without a teacher.
     set_seed(args.seed)
-    student = load_student(run.student_model, task)
+    student, new_parts = load_student(run.student_model, task)
+    if new_parts and args.process_index == 0:
+        sys.stderr.write(f"New in the student, so trained from scratch: {', '.join(new_parts)}\n")
     task.check_model(student)
     workers = data.preprocessing_num_workers
     train_features = task.features(train, tokenizer, training=True, num_proc=workers)
@@ -330,7 +332,9 @@ def _report(
             and not name.endswith(("runtime", "per_second", "epoch", "_time"))
         }
     print_figures(f"{display_name(folder)}: {trainer.state.global_step} steps", figures)
-    sys.stdout.write(f"The student is in {args.output_dir}. Its scores are in metrics.json there.\n")
+    sys.stdout.write(
+        f"The student is in {args.output_dir}. Its scores are in metrics.json there.\n"
+    )
 
 
 def _data_name(file: str | None, dataset_name: str | None, split: str) -> str | None:

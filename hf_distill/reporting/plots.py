@@ -85,9 +85,7 @@ def _draw(panel: Axes, comparison: Comparison, axis: _Axis) -> None:
         panel.scatter(
             x, y, s=90, color=_COLORS[role], marker=_MARKERS[role], label=ROLES[role], zorder=3
         )
-        panel.annotate(
-            f"{y:.1f}", (x, y), xytext=(9, 0), textcoords="offset points", va="center", fontsize=9
-        )
+        panel.annotate(f"{y:.1f}", (x, y), xytext=(9, 5), textcoords="offset points", fontsize=9)
     panel.set_xlabel(axis.label)
     panel.set_xlim(0, 1.2 * max(x for x, _ in points.values()))
     panel.margins(y=0.15)

@@ -14,13 +14,14 @@ from hf_distill.reporting.comparison import ROLES, Comparison
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Print the table, the share of the gap closed, and what it was measured with."""
     console = console or Console()
-    table = Table(title=f"{comparison.task}: quality, size and speed", title_justify="left")
+    table = Table()
     table.add_column("")
     for model in comparison.models:
         table.add_column(ROLES[model.role], justify="right", overflow="fold")
     for label, cells in comparison.rows():
         # Text: a name or an answer may hold square brackets, which rich would read as markup.
         table.add_row(label, *map(Text, cells))
+    console.print(Text(f"{comparison.task}: quality, size and speed", style="bold"))
     console.print(table)
     console.print(comparison.headline(), style="bold", markup=False, highlight=False)
     for note in comparison.footnotes():
@@ -37,24 +38,24 @@ def print_figures(
         figures: the rows; floats are shown with two decimals, or four digits below 1.
         console: where to; the terminal by default.
     """
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column(overflow="fold")
     table.add_column(justify="right", overflow="fold")
     for name, value in figures.items():
         table.add_row(Text(name), Text(_number(value)))
-    (console or Console()).print(table)
+    (console or Console()).print(Text(title, style="bold"), table, sep="\n")
 
 
 def print_rows(
     title: str, header: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None
 ) -> None:
     """Print a table of texts, as they are."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    (console or Console()).print(table)
+    (console or Console()).print(Text(title, style="bold"), table, sep="\n")
 
 
 def _number(value: object) -> str:

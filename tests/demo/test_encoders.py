@@ -49,7 +49,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_packages
-@pytest.mark.parametrize(("name", "layers"), [("minilm-l6", 6), ("minilm-l3", 3)])
+@pytest.mark.parametrize(
+    ("name", "layers"), [("minilm-l6", 6), ("minilm-l6-cut", 3), ("minilm-l3", 3)]
+)
 def test_a_prepared_encoder_is_complete(prepared: Path, name: str, layers: int) -> None:
     model, loading = AutoModel.from_pretrained(
         prepared / name, add_pooling_layer=False, output_loading_info=True
@@ -60,9 +62,9 @@ def test_a_prepared_encoder_is_complete(prepared: Path, name: str, layers: int) 
 
 
 @needs_packages
-def test_both_have_the_vocabulary_of_bert_and_do_not_cut(prepared: Path) -> None:
+def test_all_have_the_vocabulary_of_bert_and_do_not_cut(prepared: Path) -> None:
     tokenizers = [AutoTokenizer.from_pretrained(prepared / name) for name in ENCODERS]
-    assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
+    assert all(one.get_vocab() == tokenizers[0].get_vocab() for one in tokenizers)
     assert len(tokenizers[0]) == 30_522
     for tokenizer in tokenizers:
         assert tokenizer("hello world")["input_ids"] == [101, 7592, 2088, 102]
@@ -98,6 +100,21 @@ def test_the_safetensors_encoder_computes_what_its_package_computes(prepared: Pa
 
 
 @needs_packages
+def test_the_cut_encoder_has_the_first_third_and_fifth_layer(prepared: Path) -> None:
+    whole, cut = (
+        AutoModel.from_pretrained(prepared / name, add_pooling_layer=False)
+        for name in ("minilm-l6", "minilm-l6-cut")
+    )
+    for new, old in enumerate((0, 2, 4)):
+        for one, other in zip(
+            cut.encoder.layer[new].parameters(), whole.encoder.layer[old].parameters(), strict=True
+        ):
+            assert torch.equal(one, other)
+    for one, other in zip(cut.embeddings.parameters(), whole.embeddings.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@needs_packages
 def test_a_finished_encoder_is_not_made_again(prepared: Path) -> None:
     weights = prepared / "minilm-l3" / "model.safetensors"
     made = weights.stat().st_mtime_ns
@@ -124,7 +141,7 @@ def test_a_missing_package_names_the_remedy() -> None:
 
 
 def test_an_unknown_encoder_lists_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'minilm-l4'.*minilm-l6, minilm-l3"):
+    with pytest.raises(ValueError, match="'minilm-l4'.*minilm-l6, minilm-l6-cut, minilm-l3"):
         prepare_encoder("minilm-l4", tmp_path)
 
 

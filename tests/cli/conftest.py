@@ -1,0 +1,66 @@
+"""Tiny saved models, data files, and the program in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_runs import FACTS, WINDOWS, Files, Result, squad
+from tiny import model_for, tokenizer
+
+from hf_distill.cli.main import main
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("project")
+    for name, facts in (("train", FACTS), ("validation", FACTS[:4])):
+        (folder / f"{name}.json").write_text(json.dumps(squad(facts)))
+    models = {}
+    for seed, (role, layers) in enumerate(
+        {"teacher": 2, "student_alone": 1, "student_distilled": 1}.items()
+    ):
+        path = folder / "models" / role
+        model_for("question-answering", seed=seed, layers=layers).save_pretrained(path)
+        tokenizer().save_pretrained(path)
+        models[role] = str(path)
+    return Files(folder, str(folder / "train.json"), str(folder / "validation.json"), models)
+
+
+@pytest.fixture
+def program(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """``hf-distill`` in this process."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.delenv("HF_DISTILL_DEBUG", raising=False)
+
+    def call(*argv: Any) -> Result:
+        capfd.readouterr()
+        try:
+            status = main([str(word) for word in argv])
+        except SystemExit as leaving:
+            status = int(leaving.code or 0)
+        return Result(status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def train_options(files: Files, tmp_path: Path) -> list[str]:
+    """A distillation run of a second; later options override these."""
+    return [
+        "train",
+        *("--task", "question-answering"),
+        *("--student_model", files.models["student_alone"]),
+        *("--teacher_model", files.models["teacher"]),
+        *("--train_file", files.train),
+        *("--validation_file", files.validation),
+        *("--output_dir", str(tmp_path / "out")),
+        *("--max_steps", "4", "--save_steps", "2", "--learning_rate", "1e-3"),
+        *("--logging_steps", "1", "--disable_tqdm", "true", "--use_cpu"),
+        *WINDOWS,
+    ]

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_runs import (
+    WINDOWS,
+    Files,
+    Result,
+    assert_says_nothing_about_the_machine,
+    overlap,
+    words,
+)
+from safetensors import safe_open
+
+FAST = ["--use_cpu", "--latency_samples", "3", "--throughput_samples", "4", *WINDOWS]
+
+
+@pytest.fixture
+def models(files: Files) -> list[str]:
+    return [word for role, path in files.models.items() for word in (f"--{role}", path)]
+
+
+def compare(program: Callable[..., Result], folder: Path, *argv: str) -> tuple[dict, str]:
+    result = program("compare", "--output_dir", folder, *argv)
+    assert result.status == 0, result.stderr
+    return json.loads((folder / "comparison.json").read_text()), result.stdout
+
+
+def test_everything_is_measured(
+    files: Files, models: list[str], tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    content, shown = compare(program, tmp_path, *models, "--file", files.validation, *FAST)
+    predictions = {}
+    for role, path in files.models.items():
+        folder = tmp_path / "scores" / role
+        result = program("evaluate", "--use_cpu", "--model", path, "--file", files.validation,
+                         "--output_dir", folder, *WINDOWS)  # fmt: skip
+        assert result.status == 0
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        predictions[role] = json.loads((folder / "predictions.json").read_text())
+        report = content["models"][role]
+        assert report["quality"]["f1"] == pytest.approx(evaluation["metrics"]["f1"])
+        weights = Path(path) / "model.safetensors"
+        with safe_open(weights, framework="numpy") as tensors:
+            sizes = [tensors.get_tensor(name).size for name in tensors.keys()]  # noqa: SIM118
+        assert report["parameters"] == sum(sizes)
+        assert report["size_on_disk"] == weights.stat().st_size
+        assert report["stored_as"] == "float32"
+        low, high = report["latency"]["quartiles"]
+        assert 0 < low <= report["latency"]["median"] <= high
+        assert report["latency"]["runs"] == 3
+        assert report["throughput"] > 0
+        assert report["name"] == role
+    teacher = predictions["teacher"]
+    assert "agreement" not in content["models"]["teacher"]
+    for role in ("student_alone", "student_distilled"):
+        pairs = [(predictions[role][name], teacher[name]) for name in teacher]
+        agreement = content["models"][role]["agreement"]
+        same = [words(one) == words(other) for one, other in pairs]
+        assert agreement["identical"] == pytest.approx(sum(same) / len(same))
+        shared = [overlap(*pair) for pair in pairs]
+        assert agreement["f1"] == pytest.approx(sum(shared) / len(shared))
+    teacher_f1, alone, distilled = (content["models"][r]["quality"]["f1"] for r in files.models)
+    if teacher_f1 > alone:
+        share = (distilled - alone) / (teacher_f1 - alone)
+        assert content["gap_closed"]["f1"] == pytest.approx(share)
+    else:
+        assert "f1" not in content["gap_closed"]
+    assert content["data"] == {"name": "validation.json", "examples": 8}
+
+    markdown = (tmp_path / "comparison.md").read_text()
+    for role in files.models:
+        f1 = f"{content['models'][role]['quality']['f1']:.2f}"
+        assert f1 in markdown and f1 in shown
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert_says_nothing_about_the_machine(
+        tmp_path, str(tmp_path), str(files.folder), platform.node() or "/", f"/{getpass.getuser()}"
+    )
+
+
+def test_what_is_not_measured_is_absent(
+    files: Files, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    argv = ["--student_alone", files.models["student_alone"], "--file", files.validation]
+    argv += ["--student_distilled", files.models["student_distilled"], "--use_cpu", *WINDOWS]
+    none = ["--latency_samples", "0", "--throughput_samples", "0"]
+    content, shown = compare(program, tmp_path, *argv, *none)
+    assert list(content["models"]) == ["student_alone", "student_distilled"]
+    for report in content["models"].values():
+        assert not {"latency", "throughput", "agreement"} & report.keys()
+    assert content["gap_closed"] == {}
+    for text in (shown, (tmp_path / "comparison.md").read_text()):
+        assert "latency" not in text and "same answer" not in text
+        assert "not known without the teacher" in text
+
+
+def test_model_agrees_with_itself(
+    files: Files, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    teacher = files.models["teacher"]
+    argv = ["--teacher", teacher, "--student_distilled", teacher, "--file", files.validation]
+    content, _ = compare(program, tmp_path, *argv, *FAST, "--max_eval_samples", "4")
+    agreement = content["models"]["student_distilled"]["agreement"]
+    assert agreement == {"identical": 1.0, "f1": 1.0}
+    assert content["data"]["examples"] == 4
+
+
+@pytest.mark.parametrize(
+    ("argv", "fragments"),
+    [
+        (["--teacher", "TEACHER"], ["at least two models", "--student_alone"]),
+        (["--teacher", "TEACHER", "--student_alone", "/no/where"], ["--student_alone /no/where"]),
+        (["--teacher", "TEACHER", "--student_alone", "TEACHER", "--latency_samples", "-1"],
+         ["--latency_samples -1"]),
+        (["--teacher", "TEACHER", "--student_alone", "TEACHER", "--file", "no.json"],
+         ["--file no.json"]),
+    ],
+)  # fmt: skip
+def test_bad_requests(
+    argv: list[str],
+    fragments: list[str],
+    files: Files,
+    tmp_path: Path,
+    program: Callable[..., Result],
+) -> None:
+    known = {"TEACHER": files.models["teacher"]}
+    words_ = [known.get(word, word) for word in argv]
+    result = program("compare", "--file", files.validation, "--output_dir", tmp_path, *words_)
+    assert result.status == 2
+    for fragment in fragments:
+        assert fragment in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_are_refused(
+    files: Files,
+    models: list[str],
+    program: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = program("compare", *models, "--file", files.validation)
+    assert result.status == 2
+    assert "WORLD_SIZE=2" in result.stderr and "hf-distill compare" in result.stderr

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_runs import Result
+
+import hf_distill
+from hf_distill.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+
+
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_three_ways_in_are_one_program() -> None:
+    script = "import sys; from hf_distill.cli.main import main; sys.exit(main())"
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    calls = [
+        call(sys.executable, "-c", script, "--help"),
+        call(sys.executable, "-m", "hf_distill", "--help"),
+        call(sys.executable, *launch, "-m", "hf_distill", "--help"),
+    ]
+    assert [done.returncode for done in calls] == [0, 0, 0]
+    assert len({done.stdout for done in calls}) == 1
+    for command in COMMANDS:
+        assert f"\n  {command} " in calls[0].stdout
+
+
+def test_console_script_is_declared() -> None:
+    assert "hf-distill = hf_distill.cli.main:main" in (ROOT / "setup.cfg").read_text()
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = """
+import sys
+from hf_distill.cli.main import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+heavy = {"torch", "transformers", "datasets", "numpy", "rich", "matplotlib"} & set(sys.modules)
+sys.exit(f"imported: {heavy}" if heavy else 0)
+"""
+    done = call(sys.executable, "-c", script)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare", "answer"])
+def test_help_of_a_light_command_does_not_wait_for_torch(command: str) -> None:
+    script = f"""
+import sys
+from hf_distill.cli.main import main
+try:
+    main(["{command}", "--help"])
+except SystemExit:
+    pass
+sys.exit(3 if "torch" in sys.modules else 0)
+"""
+    done = call(sys.executable, "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout or "example:" in done.stdout
+
+
+def test_version(program: Callable[..., Result]) -> None:
+    assert program("--version").stdout == f"hf-distill {hf_distill.__version__}\n"
+
+
+def test_without_a_command_there_is_help(program: Callable[..., Result]) -> None:
+    result = program()
+    assert result.status == 0
+    assert "commands:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["trian"], "did you mean 'train'?"),
+        (["zzz"], "there are train, evaluate, compare, answer, demo"),
+        (["--verbose", "train"], "--verbose"),
+    ],
+)
+def test_unknown_command(words: list[str], fragment: str, program: Callable[..., Result]) -> None:
+    result = program(*words)
+    assert result.status == 2
+    assert fragment in result.stderr
+
+
+def raising(error: BaseException, package: str) -> types.ModuleType:
+    """A command that raises an error in the code of ``package``."""
+    module = types.ModuleType("hf_distill.cli.answer")
+    space = {"__name__": f"{package}.somewhere", "error": error}
+    exec("def fail():\n    raise error", space)  # so that the frame belongs to the package
+    module.run = lambda argv: space["fail"]()  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.mark.parametrize(
+    ("error", "package", "is_user_error"),
+    [
+        (ValueError("temperature is 0"), "hf_distill", True),
+        (ValueError("no such split"), "datasets", True),
+        (ValueError("shape mismatch"), "torch", False),
+        (ValueError("shape mismatch"), "numpy", False),
+        (OSError("disk full"), "json", True),
+        (FileNotFoundError("gone"), "hf_distill", True),
+        (RuntimeError("wrong launch"), "hf_distill", True),
+        (RuntimeError("out of memory"), "torch", False),
+        (KeyError("bug"), "hf_distill", False),
+        (TypeError("bug"), "hf_distill", False),
+    ],
+)
+def test_errors_of_users_and_bugs(
+    error: Exception,
+    package: str,
+    is_user_error: bool,
+    program: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "hf_distill.cli.answer", raising(error, package))
+    if not is_user_error:
+        with pytest.raises(type(error)):
+            program("answer")
+        return
+    result = program("answer")
+    assert result.status == 2
+    assert result.stderr.startswith(f"hf-distill answer: error: {error}\n")
+    assert "Traceback" not in result.stderr
+    assert "hf-distill --debug answer" in result.stderr
+    with pytest.raises(type(error)):
+        program("--debug", "answer")
+    monkeypatch.setenv("HF_DISTILL_DEBUG", "1")
+    with pytest.raises(type(error)):
+        program("answer")
+    monkeypatch.setenv("HF_DISTILL_DEBUG", "0")
+    assert program("answer").status == 2
+
+
+def test_other_processes_say_who_they_are(
+    program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = raising(ValueError("bad"), "hf_distill")
+    monkeypatch.setitem(sys.modules, "hf_distill.cli.answer", module)
+    monkeypatch.setenv("RANK", "1")
+    assert program("answer").stderr.startswith("hf-distill answer (process 1): error: bad\n")
+
+
+def test_interruption(program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = raising(KeyboardInterrupt(), "torch")
+    monkeypatch.setitem(sys.modules, "hf_distill.cli.answer", module)
+    result = program("answer")
+    assert result.status == 130
+    assert result.stderr == "hf-distill answer: stopped by Ctrl-C.\n"
+
+
+def test_words_after_the_command_are_its_own(
+    program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    module = types.ModuleType("hf_distill.cli.answer")
+    module.run = seen.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "hf_distill.cli.answer", module)
+    assert program("answer", "--version", "--debug", "train").status == 0
+    assert seen == [["--version", "--debug", "train"]]

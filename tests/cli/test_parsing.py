@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+
+from hf_distill import DistillationTrainingArguments
+from hf_distill.cli.train import _WITHOUT_EFFECT, build_parser
+
+NEEDED = ["--task", "question-answering", "--student_model", "s", "--output_dir", "o", "--use_cpu"]
+
+
+def parse(*words: str, config: str | None = None, folder: Path | None = None) -> Any:
+    """All options by name."""
+    argv = [*NEEDED, *words]
+    if config is not None and folder is not None:
+        (folder / "run.yaml").write_text(config)
+        argv += ["--config", str(folder / "run.yaml")]
+    parts = build_parser().parse(argv)
+    return {f.name: getattr(part, f.name) for part in parts for f in dataclasses.fields(part)}
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *words: str, **kwargs: Any) -> str:
+    with pytest.raises(SystemExit) as leaving:
+        parse(*words, **kwargs)
+    assert leaving.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("temperature: 5", "temperature", 5.0),
+        ("learning_rate: 3e-5", "learning_rate", 3e-5),  # a string to YAML 1.1
+        ("learning-rate: 0.1", "learning_rate", 0.1),
+        ("bf16_full_eval: true", "bf16_full_eval", True),
+        ("eval_with_teacher: false", "eval_with_teacher", False),
+        ("eval_with_teacher: no", "eval_with_teacher", False),
+        ("save_strategy: no", "save_strategy", "no"),  # false to YAML 1.1
+        ("logging_strategy: 'no'", "logging_strategy", "no"),
+        ("label_names: [start_positions, end_positions]", "label_names",
+         ["start_positions", "end_positions"]),
+        ("report_to: [none]", "report_to", []),
+        ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs", {"num_cycles": 2}),
+        ("liger_kernel_config: {rope: true}", "liger_kernel_config", {"rope": True}),
+        ("max_steps: -1", "max_steps", -1),
+        ("teacher_model: -weird", "teacher_model", "-weird"),
+        ("temperature:", "temperature", 2.0),
+        ("train_file: 'a b.json'", "train_file", "a b.json"),
+    ],
+)  # fmt: skip
+def test_config_file_means_what_it_says(
+    line: str, name: str, value: object, tmp_path: Path
+) -> None:
+    assert parse(config=line, folder=tmp_path)[name] == value
+
+
+def test_command_line_overrides_the_file(tmp_path: Path) -> None:
+    config = "temperature: 5\nseed: 7\neval_with_teacher: true\nlabel_names: [a, b]"
+    words = ("--temperature", "3", "--no_eval_with_teacher", "--label_names", "c")
+    options = parse(*words, config=config, folder=tmp_path)
+    assert options["temperature"] == 3.0
+    assert options["eval_with_teacher"] is False
+    assert options["label_names"] == ["c"]
+    assert options["seed"] == 7
+
+
+def test_dictionary_of_the_file_is_overridden_too(tmp_path: Path) -> None:
+    options = parse(
+        *("--lr_scheduler_kwargs", '{"num_cycles": 1}'),
+        config="lr_scheduler_kwargs: {num_cycles: 2}",
+        folder=tmp_path,
+    )
+    assert options["lr_scheduler_kwargs"] == {"num_cycles": 1}
+
+
+def test_required_options_may_come_from_the_file(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "task: question-answering\nstudent_model: s\noutput_dir: o\nuse_cpu: true\n"
+    )
+    run, *_ = build_parser().parse(["--config", str(tmp_path / "run.yaml")])
+    assert run.student_model == "s"
+
+
+@pytest.mark.parametrize(
+    ("config", "fragments"),
+    [
+        ("temprature: 5", ["run.yaml", "'temprature'", "Did you mean temperature?"]),
+        ("zzz: 5", ["'zzz'"]),
+        ("config: other.yaml", ["'config'"]),
+        ("temperature: hot", ["--temperature", "'hot'"]),
+        ("temperature: -1", ["temperature must be a number above 0", "-1.0"]),
+        ("temperature: [1, 2]", ["temperature takes one value", "[1, 2]"]),
+        ("task: {a: 1}", ["task takes one value"]),
+        ("distillation_loss: cosine", ["--distillation_loss", "cosine", "kl_div"]),
+        ("- temperature", ["holds a list", "name: value"]),
+        ("", ["holds a NoneType"]),
+        ("temperature: 'open", ["not a YAML file", "line"]),
+    ],
+)
+def test_bad_config_file(
+    config: str, fragments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = complaint(capsys, config=config, folder=tmp_path)
+    for fragment in fragments:
+        assert fragment in message
+
+
+def test_config_file_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = f"seed: !!python/object/apply:os.mkdir ['{tmp_path}/made']"
+    complaint(capsys, config=config, folder=tmp_path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "fragments"),
+    [
+        (["--temprature", "5"], ["no option --temprature", "Did you mean --temperature?"]),
+        (["--temprature=5"], ["no option --temprature.", "Did you mean --temperature?"]),
+        (["--temp", "5"], ["no option --temp"]),
+        (["--seed", "1", "stray"], ["'stray'"]),
+        (["--temperature", "hot"], ["argument --temperature:", "'hot'"]),
+        (["--bf16", "maybe"], ["--bf16", "maybe"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+        (["--task", "translation"], ["translation", "question-answering"]),
+        (["--distillation_loss_weight", "1.5"], ["distillation_loss_weight", "1.5"]),
+        (["--lr_scheduler_type", "up"], ["--lr_scheduler_type", "up"]),
+        (["--lr_scheduler_kwargs", '{"a"'], ["delimiter"]),
+    ],
+)
+def test_bad_command_line(
+    words: list[str], fragments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = complaint(capsys, *words)
+    assert "hf-distill train --help" in message
+    for fragment in fragments:
+        assert fragment in message
+
+
+def test_hyphens_are_as_good_as_underscores() -> None:
+    assert parse("--distillation-loss-weight", "0.25")["distillation_loss_weight"] == 0.25
+
+
+def test_help_lists_every_option_once_and_in_order() -> None:
+    text = build_parser().format_help()
+    titles = ["model", "data", "question answering", "distillation", "training"]
+    titles += ["everything else that transformers.TrainingArguments takes", "examples"]
+    places = [text.index(f"\n{title}:") for title in titles]
+    assert places == sorted(places)
+    for field in dataclasses.fields(DistillationTrainingArguments):
+        expected = 0 if not field.init or field.name in _WITHOUT_EFFECT else 1
+        assert text.count(f"\n  --{field.name} ") == expected, field.name
+    inherited = {f.name for f in dataclasses.fields(TrainingArguments)}
+    own = [f.name for f in dataclasses.fields(DistillationTrainingArguments)
+           if f.name not in inherited]  # fmt: skip
+    assert "temperature" in own
+    for name in own:
+        assert places[3] < text.index(f"\n  --{name} ") < places[4]
+
+
+def test_help_of_an_option_says_its_default() -> None:
+    text = " ".join(build_parser().format_help().split())
+    assert "the loss `mse`.) (default: 2.0)" in text
+    assert "(default: true; turn off: --no_eval_with_teacher)" in text
+    assert "(default: None)" not in text
