@@ -64,8 +64,9 @@ def _quality(results: Results, squad: str, teacher: dict[str, Any]) -> str:
         f"| teacher, 6 layers | {teacher['config']['epochs']:g} | 1 | {exact:.1f} | {f1:.1f} |",
     ]
     for model, title in STUDENTS.items():
-        pairs = _pairs(results, squad, model)
-        for way, runs in (("alone", [p[1] for p in pairs]), ("distilled", [p[2] for p in pairs])):
+        for way in ("alone", "distilled"):
+            prefix = f"v{squad}-{model}-{way}-"
+            runs = [run for name, run in results.items() if name.startswith(prefix)]
             if runs:
                 lines.append(
                     f"| {title}, {way} | {runs[0]['config']['epochs']:g} | {len(runs)} | "
@@ -104,8 +105,8 @@ def _one_student(model: str, pairs: list[tuple[int, Any, Any]], teacher: dict[st
             cells.append(f"{low:.1f} → {high:.1f} | {share:.0f} %")
         lines.append(f"| {seed} | {' | '.join(cells)} |")
     if len(pairs) > 1:
-        cells = [f" | **{mean(one):.0f} %** (sd {stdev(one):.0f})" for one in shares]
-        lines.append(f"| mean |{cells[0][1:]} |{cells[1]} |")
+        cells = [f"| **{mean(one):.0f} %** (sd {stdev(one):.0f})" for one in shares]
+        lines.append(f"| mean | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/step_cost.py
 
-Four ways to train the same student on the same batches take turns, step by step, in one process:
+Four ways to train the same student on equal batches take turns, step by step, in one process:
 a bare loop with a teacher, ``DistillationTrainer`` with the teacher, ``Trainer``, and
 ``DistillationTrainer`` with ``distillation_loss_weight=0``. A step is everything from the end of
 one optimizer step to the end of the next: data loading, callbacks and logging included.
@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 import torch
@@ -227,7 +227,7 @@ def trained(setting: Setting, data: Dataset, turns: Turns, name: str, folder: st
 
 
 def compare(setting: Setting) -> dict[str, Any]:
-    """Medians of the steps after the first WARM_UP, and of their ratios pair by pair."""
+    """Medians of the steps after the first WARM_UP, and quartiles of the ratios of neighbours."""
     data, turns = make_data(setting), Turns(WAYS)
     with tempfile.TemporaryDirectory() as folder:
         ways: dict[str, Callable[[], Any]] = {
@@ -241,8 +241,11 @@ def compare(setting: Setting) -> dict[str, Any]:
         # Without the first steps, and without the last turn, which only ends the training.
         kept = {name: times[WARM_UP : WARM_UP + setting.steps] for name, times in seconds.items()}
         result[f"{clock}_ms"] = {name: 1e3 * median(times) for name, times in kept.items()}
+        # Three quartiles: the middle one is the figure, the outer ones tell how much to trust it.
         result[f"{clock}_ratio"] = {
-            f"{ours} / {base}": median(a / b for a, b in zip(kept[ours], kept[base], strict=True))
+            f"{ours} / {base}": quantiles(
+                [a / b for a, b in zip(kept[ours], kept[base], strict=True)], n=4
+            )
             for ours, base, _ in COMPARED
         }
     return result
@@ -260,7 +263,10 @@ def render(results: list[dict[str, Any]]) -> str:
     for result in results:
         for clock in ("cpu", "wall"):
             cells = [f"{result[f'{clock}_ms'][way]:.1f}" for way in WAYS]
-            cells += [f"{ratio:.3f}" for ratio in result[f"{clock}_ratio"].values()]
+            cells += [
+                f"{middle:.3f} ({low:.3f}–{high:.3f})"
+                for low, middle, high in result[f"{clock}_ratio"].values()
+            ]
             lines.append(f"| {result['setting']} | {clock} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

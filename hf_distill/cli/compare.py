@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,8 @@ def run(argv: Sequence[str]) -> None:
     task = create_task(runtime.task, question_answering)
     comparison = compare_models(task, models, data, runtime, arguments)
     print_comparison(comparison)
-    write_comparison(comparison, arguments.output_dir)
+    written = ", ".join(path.name for path in write_comparison(comparison, arguments.output_dir))
+    sys.stdout.write(f"Written to {arguments.output_dir}: {written}\n")
 
 
 def compare_models(
@@ -123,8 +125,10 @@ def compare_models(
         role: load_trained_model(role, source, task, runtime.dtype)
         for role, source in ordered.items()
     }
-    scores = {
-        role: score_model(
+    scores = {}
+    for role, model in loaded.items():
+        sys.stderr.write(f"Scoring the {ROLES[role]}, {display_name(ordered[role])} …\n")
+        scores[role] = score_model(
             task,
             model,
             tokenizers[role],
@@ -133,8 +137,7 @@ def compare_models(
             use_cpu=runtime.use_cpu,
             num_proc=data.preprocessing_num_workers,
         )
-        for role, model in loaded.items()
-    }
+    sys.stderr.write("Measuring speed …\n")
     latencies, throughputs = _measure_speed(
         task, loaded, tokenizers, examples, runtime, measurements
     )

@@ -255,6 +255,7 @@ def students(
     """
     weights = Path(teacher, "model.safetensors")
     distillation = [
+        *("--eval_with_teacher", "false"),
         *("--teacher_model", teacher, "--temperature", str(size.temperature)),
         *("--distillation_loss_weight", str(size.distillation_loss_weight)),
     ]
@@ -281,4 +282,5 @@ def comparison(folder: Path, teacher: str, data: list[str]) -> list[str]:
         *("--student_alone", str(folder / "student_alone")),
         *("--student_distilled", str(folder / "student_distilled")),
         *data,
+        *("--latency_samples", "25", "--throughput_samples", "64"),
     ]

@@ -52,7 +52,7 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model.
 
     Raises:
-        ValueError: there is none, or only a slow one.
+        ValueError: there is none, or only a slow one; or the model cannot be found.
     """
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -60,7 +60,13 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
             f"--{option} {source}: the folder has no tokenizer (no tokenizer.json); save it there "
             "with tokenizer.save_pretrained."
         )
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except OSError as error:
+        raise ValueError(
+            f"--{option} {source}: there is no such folder, and the Hub gives out no such model or "
+            f"cannot be reached. ({str(error).strip().splitlines()[0]})"
+        ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"--{option} {source}: its tokenizer ({type(tokenizer).__name__}) is a slow one, which "
@@ -79,16 +85,8 @@ def load_student(source: str, task: Task) -> tuple[PreTrainedModel, list[str]]:
     Raises:
         OSError: there is no such model.
     """
-    verbosity = logging.get_verbosity()
-    # The table that transformers prints of them would worry everyone whose student is an encoder.
-    logging.set_verbosity_error()
-    try:
-        model, info = _auto_model(task).from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
-        )
-    finally:
-        logging.set_verbosity(verbosity)
-    return model, sorted({name.rpartition(".")[0] for name in info["missing_keys"]})
+    model, missing = _load(source, task, torch.float32)
+    return model, sorted({name.rpartition(".")[0] for name in missing})
 
 
 def load_trained_model(
@@ -100,13 +98,11 @@ def load_trained_model(
         OSError: there is no such model.
         ValueError: it is not fine-tuned for the task: its head would be random.
     """
-    model, info = _auto_model(task).from_pretrained(
-        source, dtype=getattr(torch, dtype), output_loading_info=True
-    )
-    if info["missing_keys"]:
+    model, missing = _load(source, task, getattr(torch, dtype))
+    if missing:
         raise ValueError(
             f"--{option} {source} is not fine-tuned for {task.name}: it lacks "
-            f"{', '.join(sorted(info['missing_keys']))}, which would be random. Train it first "
+            f"{', '.join(missing)}, which would be random. Train it first "
             "(`hf-distill train --baseline`)."
         )
     return model.eval()
@@ -164,5 +160,15 @@ def check_paths(files: dict[str, str | None]) -> None:
             raise ValueError(f"--{option} {file}: there is no such file.")
 
 
-def _auto_model(task: Task) -> Any:
-    return getattr(transformers, task.auto_model)
+def _load(source: str, task: Task, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of the weights that were not saved with it."""
+    auto_model: Any = getattr(transformers, task.auto_model)
+    verbosity = logging.get_verbosity()
+    # The table that transformers prints of those weights would worry everyone whose student is an
+    # encoder; the callers say it in a line.
+    logging.set_verbosity_error()
+    try:
+        model, info = auto_model.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    finally:
+        logging.set_verbosity(verbosity)
+    return model, sorted(info["missing_keys"])

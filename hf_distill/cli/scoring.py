@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
@@ -63,6 +64,7 @@ def score_model(
             folder,
             per_device_eval_batch_size=batch_size,
             use_cpu=use_cpu,
+            dataloader_pin_memory=torch.accelerator.is_available() and not use_cpu,
             report_to="none",
         )
         check_launch(args)

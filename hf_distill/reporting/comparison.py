@@ -158,7 +158,8 @@ class Comparison:
         parts = []
         for metric, label in self.quality_labels.items():
             if metric in shares:
-                parts.append(f"{shares[metric]:.0%} of the gap in {label}")
+                remark = " (worse than the student alone)" if shares[metric] < 0 else ""
+                parts.append(f"{shares[metric]:.0%} of the gap in {label}{remark}")
             else:
                 parts.append(f"{label}: no gap, the teacher is not better than the student alone")
         return f"Distillation closed {'; '.join(parts)}." if shares else f"{'; '.join(parts)}."

@@ -81,11 +81,14 @@ def _draw(panel: Axes, comparison: Comparison, axis: _Axis) -> None:
             xytext=points["student_alone"],
             arrowprops={"arrowstyle": "->", "color": "#444444", "shrinkA": 7, "shrinkB": 7},
         )
+    heights = [y for role, (_, y) in points.items() if role != "teacher"]
     for role, (x, y) in points.items():
         panel.scatter(
             x, y, s=90, color=_COLORS[role], marker=_MARKERS[role], label=ROLES[role], zorder=3
         )
-        panel.annotate(f"{y:.1f}", (x, y), xytext=(9, 5), textcoords="offset points", fontsize=9)
+        # The lower student's figure goes below, so that two close ones can both be read.
+        rise = -13 if role != "teacher" and y < max(heights) else 5
+        panel.annotate(f"{y:.1f}", (x, y), xytext=(9, rise), textcoords="offset points", fontsize=9)
     panel.set_xlabel(axis.label)
     panel.set_xlim(0, 1.2 * max(x for x, _ in points.values()))
     panel.margins(y=0.15)

@@ -50,7 +50,7 @@ def test_the_whole_demo_on_tiny_models(
     runs = {
         name: json.loads((folder / name / "metrics.json").read_text("utf-8")) for name in TRAININGS
     }
-    assert runs["student_alone"]["steps"] == runs["student_distilled"]["steps"] == 2
+    assert runs["student_alone"]["steps"] == runs["student_distilled"]["steps"] > 0
     assert runs["student_alone"]["teacher_model"] is None
     assert runs["student_distilled"]["teacher_model"] is not None
     assert runs["student_alone"]["eval"] != runs["student_distilled"]["eval"]
@@ -205,7 +205,13 @@ def test_both_students_have_the_same_budget(
     arguments, size = demo.build_parser().parse(options(tmp_path, models))
     plan = (demo.hub_plan if hub else demo.offline_plan)(arguments, size, tmp_path)
     alone, distilled = (parsed(training, tmp_path) for training in plan.trainings[-2:])
-    free = {"teacher_model", "baseline", "temperature", "distillation_loss_weight"}
+    free = {
+        "eval_with_teacher",
+        "teacher_model",
+        "baseline",
+        "temperature",
+        "distillation_loss_weight",
+    }
     for one, other in zip(alone, distilled, strict=True):
         differing = {k for k, v in vars(one).items() if str(v) != str(vars(other)[k])}
         assert differing <= free

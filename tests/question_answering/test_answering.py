@@ -19,6 +19,7 @@ from transformers import (
     RobertaConfig,
     RobertaForQuestionAnswering,
 )
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from hf_distill import QuestionAnswerer
 from hf_distill.question_answering import Answer
@@ -169,16 +170,29 @@ def test_a_context_without_tokens_has_no_answer() -> None:
         assert answer == Answer("", 0, 0, 1.0)
 
 
+class Strict(DistilBertForQuestionAnswering):
+    """Takes what it needs and nothing else."""
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> QuestionAnsweringModelOutput:
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask)
+
+
 def test_a_model_without_token_types_does_not_get_them() -> None:
     config = DistilBertConfig(
         vocab_size=len(TOKENIZERS["bert"]), dim=16, n_layers=1, n_heads=2, hidden_dim=16
     )
     torch.manual_seed(0)
-    model = DistilBertForQuestionAnswering(config)
-    answers = QuestionAnswerer(model, TOKENIZERS["bert"], device="cpu")(
-        question="Who?", context=TEXT[0], **SIZES
-    )
-    assert len(answers) == 1
+    answerer = QuestionAnswerer(Strict(config), TOKENIZERS["bert"], device="cpu")
+    assert len(answerer(question="Who?", context=TEXT[0], **SIZES)) == 1
+
+
+def test_a_model_that_masks_everything_has_no_answer() -> None:
+    answerer = answerer_for()
+    answerer.model.qa_outputs.bias.data.fill_(-math.inf)
+    [answer] = answerer(question="Who?", context=LONG, **SIZES)
+    assert answer == Answer("", 0, 0, 1.0)
 
 
 def test_dropout_is_off() -> None:

@@ -151,6 +151,17 @@ def test_the_best_thresholds_are_thresholds_to_use(seed: int, bias: float) -> No
         assert at_best["NoAns_exact"] == pytest.approx(100 * np.mean([t == "" for t in impossible]))
 
 
+def test_a_threshold_that_answers_nothing_can_be_the_best() -> None:
+    start, end = (np.zeros((len(FEATURES[id(SOME_IMPOSSIBLE)]), 64)) for _ in range(2))
+    start[:, 0], end[:, 0] = -9.0, -np.arange(len(start))
+    start[:, -2] = end[:, -2] = 0.0  # all tokens alike: the answer is a wrong one
+    scores = evaluator(SOME_IMPOSSIBLE)(EvalPrediction((start, end), None))
+    assert scores["exact_match"] == 0.0
+    assert scores["best_exact"] == pytest.approx(100 * 3 / 8)
+    margins = [p.no_answer_margin for p in evaluator(SOME_IMPOSSIBLE).predictions(start, end)]
+    assert scores["best_exact_thresh"] < min(margins) < 0
+
+
 def test_the_threshold_moves_the_scores_apart() -> None:
     start, end = logits(SOME_IMPOSSIBLE, 3)
     never, always = (

@@ -78,6 +78,7 @@ def test_headline() -> None:
         "exact match: no gap, the teacher is not better than the student alone."
     )
     assert three(60, 60, 70).headline().startswith("F1: no gap")
+    assert "-50% of the gap in F1 (worse than the student alone)" in three(80, 60, 50).headline()
 
 
 def test_models_are_checked() -> None:
