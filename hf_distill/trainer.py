@@ -143,6 +143,7 @@ class DistillationTrainer(Trainer):
             self._head,
             dtype=self.args.teacher_dtype,
             attn_implementation=self.args.teacher_attn_implementation,
+            device=self.args.device,
         )
         check_models(teacher, student, self._head)
         check_tokenizers(teacher, student, self.processing_class)
@@ -330,6 +331,18 @@ class DistillationTrainer(Trainer):
         finally:
             self.label_names, self.can_return_loss = label_names, can_return_loss
         return loss, logits, None
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """Evaluate in the data's order; under ``group_by_length`` Trainer would shuffle.
+
+        Predictions could then not be told apart by whoever scores them, such as EM and F1.
+        """
+        strategy = self.args.train_sampling_strategy
+        self.args.train_sampling_strategy = "sequential"
+        try:
+            return super()._get_eval_sampler(eval_dataset)
+        finally:
+            self.args.train_sampling_strategy = strategy
 
     def evaluation_loop(
         self,

@@ -104,6 +104,21 @@ def test_a_teacher_that_shares_the_students_weights(tmp_path: Path) -> None:
     assert all(p.requires_grad for p in student.parameters())  # refused before it was frozen
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"), [(None, torch.float32), ("auto", torch.float16), ("bfloat16", None)]
+)
+def test_a_float16_teacher_runs_on_a_cpu(asked: Any, expected: Any, tmp_path: Path) -> None:
+    model_for(QA, seed=1).half().save_pretrained(tmp_path / "teacher")
+    run = trainer(
+        tmp_path,
+        teacher_model=tmp_path / "teacher",
+        args={"teacher_dtype": asked, "bf16": True, "max_steps": 1},
+    )
+    assert run.teacher_model.dtype == (expected or torch.bfloat16)
+    if asked is None:
+        run.train()
+
+
 def test_a_task_without_distillation(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no distillation for the task of BertForMaskedLM"):
         trainer(tmp_path, model=BertForMaskedLM(bert_config()))

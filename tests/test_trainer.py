@@ -367,6 +367,25 @@ def test_evaluation_sees_what_it_sees_under_trainer(task: str, tmp_path: Path) -
     assert {"eval_loss_task", "eval_loss_prediction"} <= set(ours)
 
 
+def test_evaluation_keeps_the_order_of_the_data(tmp_path: Path) -> None:
+    """Trainer shuffles it under group_by_length; EM and F1 would then be nonsense."""
+    task = "question-answering"
+    dataset = dataset_for(task, 12)
+    found: dict[str, np.ndarray] = {}
+    for cls in (Trainer, DistillationTrainer):
+        trainer = cls(
+            model_for(task, seed=0),
+            arguments(
+                tmp_path, train_sampling_strategy="group_by_length", distillation_loss_weight=0.0
+            ),
+            train_dataset=dataset,
+        )
+        found[cls.__name__] = trainer.predict(dataset).label_ids[0]
+        assert trainer.args.train_sampling_strategy == "group_by_length"
+    assert found["DistillationTrainer"].tolist() == dataset["start_positions"][:]
+    assert found["Trainer"].tolist() != dataset["start_positions"][:]  # else drop the override
+
+
 def test_eval_with_teacher_off_does_not_run_it(tmp_path: Path) -> None:
     task = "question-answering"
     teacher = CountingTeacher(model_for(task, seed=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from datasets import Dataset
@@ -81,7 +83,28 @@ class QuestionAnsweringEvaluator:
                 "the model's predictions must be (start logits, end logits), not "
                 f"{type(logits).__name__}; use a model with a question-answering head"
             )
+        self._check_order(eval_prediction.label_ids)
         return self.score(self.predictions(logits[0], logits[1]))
+
+    def _check_order(self, labels: Any) -> None:
+        """Raise if the evaluation was in another order than ``features``.
+
+        ``Trainer`` shuffles it under ``train_sampling_strategy="group_by_length"``, and the scores
+        would be nonsense. (``DistillationTrainer`` does not.)
+        """
+        names = ("start_positions", "end_positions")
+        if not isinstance(labels, tuple | list) or len(labels) != len(names):
+            return
+        for name, found in zip(names, labels, strict=True):
+            if name in self.features.column_names and not np.array_equal(
+                np.asarray(found), np.asarray(self.features[name])
+            ):
+                raise ValueError(
+                    f"the labels of the evaluation ({name}) are not those of features, or in "
+                    "another order; evaluate on the features that the evaluator was made with, "
+                    "and do not let Trainer shuffle them (train_sampling_strategy="
+                    "'group_by_length' does; DistillationTrainer evaluates in order)"
+                )
 
     def predictions(
         self, start_logits: npt.ArrayLike, end_logits: npt.ArrayLike

@@ -22,6 +22,7 @@ def load_teacher(
     *,
     dtype: str | None = None,
     attn_implementation: str | None = None,
+    device: torch.device | None = None,
 ) -> nn.Module:
     """The fine-tuned teacher: a module as it is, or one loaded by Hub id or directory.
 
@@ -29,8 +30,10 @@ def load_teacher(
         source: module, Hub id or local directory.
         head: the student's head; it says which ``AutoModelFor…`` class loads the teacher.
         dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``. By default as it was saved, and
-            a module as it is.
+            a module as it is; but float32 where it was saved in float16 and runs on a CPU, which
+            is slow in float16 and cannot mix it with bfloat16 autocast.
         attn_implementation: as in ``from_pretrained``; the model's own choice by default.
+        device: where it will run.
 
     Raises:
         ValueError: if it cannot be found, has another task, or its head has no trained weights.
@@ -61,7 +64,8 @@ def load_teacher(
             f"{', '.join(sorted(info['missing_keys']))}, which would be random. Fine-tune it first "
             "(`hf-distill train --baseline` does), or choose another teacher."
         )
-    return model
+    on_cpu = device is not None and device.type == "cpu"
+    return model.float() if dtype is None and on_cpu and model.dtype == torch.float16 else model
 
 
 class LiveTeacher:

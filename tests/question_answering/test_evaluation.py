@@ -198,3 +198,16 @@ def test_more_outputs_are_ignored_and_fewer_refused() -> None:
     assert plain == more
     with pytest.raises(ValueError, match="start logits, end logits"):
         evaluator(PLAIN)(EvalPrediction(start, None))
+
+
+def test_an_evaluation_in_another_order_is_refused() -> None:
+    """As Trainer's is under train_sampling_strategy="group_by_length"."""
+    features = FEATURES[id(PLAIN)]
+    labels = [np.array(features[name]) for name in ("start_positions", "end_positions")]
+    start, end = logits(PLAIN, seed=0)
+    scores = evaluator(PLAIN)(EvalPrediction((start, end), tuple(labels)))
+    assert scores["f1"] > 0
+    order = np.arange(len(features))[::-1]
+    shuffled = EvalPrediction((start[order], end[order]), tuple(label[order] for label in labels))
+    with pytest.raises(ValueError, match="in another order"):
+        evaluator(PLAIN)(shuffled)
