@@ -47,6 +47,11 @@ class DistillationTrainer(Trainer):
     labels), and ``compute_metrics`` sees what it sees under ``Trainer``. What is saved and pushed
     is the student alone.
 
+    ``L_task`` is the student's own loss, by its own definition: question answering models of
+    transformers count padded positions as classes (the distillation loss does not), so with
+    dynamic padding their label loss depends on the longest row of a micro-batch, as under
+    ``Trainer``.
+
     The log has ``loss_task`` and ``loss_prediction`` beside ``loss`` (and the same with ``eval_``).
 
     Args:

@@ -80,6 +80,7 @@ class QuestionAnswerer:
         self.model = model.eval()
         self.model.to(device=self.device, dtype=_torch_dtype(dtype))
         self.tokenizer = tokenizer
+        self._cutter: WindowCutter | None = None
 
     @classmethod
     def from_pretrained(
@@ -202,7 +203,7 @@ class QuestionAnswerer:
         _check_options(top_k, batch_size, no_answer_threshold)
         self._check_length(max_length)
         questions, contexts = _pairs(inputs, question, context)
-        cutter = WindowCutter(self.tokenizer, max_length, doc_stride, for_evaluation=True)
+        cutter = self._window_cutter(max_length, doc_stride)
         answers: list[list[Answer]] = []
         with tqdm(total=len(questions), desc="Answering", disable=not progress) as bar:
             for begin in range(0, len(questions), _GROUP):
@@ -252,6 +253,14 @@ class QuestionAnswerer:
             start_logits[batch, :width] = output.start_logits.float().cpu().numpy()
             end_logits[batch, :width] = output.end_logits.float().cpu().numpy()
         return start_logits, end_logits
+
+    def _window_cutter(self, max_length: int, doc_stride: int) -> WindowCutter:
+        """The one of the last call if it fits: it copies the tokenizer, which takes a while."""
+        cutter = self._cutter
+        if cutter is None or (cutter.max_length, cutter.doc_stride) != (max_length, doc_stride):
+            cutter = WindowCutter(self.tokenizer, max_length, doc_stride, for_evaluation=True)
+            self._cutter = cutter
+        return cutter
 
     def _check_length(self, max_length: int) -> None:
         most = getattr(self.model.config, "max_position_embeddings", None)

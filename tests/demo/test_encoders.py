@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -70,6 +71,9 @@ def test_all_have_the_vocabulary_of_bert_and_do_not_cut(prepared: Path) -> None:
     for tokenizer in tokenizers:
         assert tokenizer("hello world")["input_ids"] == [101, 7592, 2088, 102]
         assert len(tokenizer("word " * 300)["input_ids"]) == 302
+    for name in ENCODERS:
+        saved = json.loads((prepared / name / "tokenizer.json").read_text("utf-8"))
+        assert saved["truncation"] is None and saved["padding"] is None
 
 
 @needs_packages
