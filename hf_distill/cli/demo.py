@@ -49,7 +49,7 @@ class DemoArguments:
 class DemoSizeArguments:
     """How much is learnt from what, for a shorter or another run."""
 
-    train_passages: int = option(520, help="Texts to learn from, with five questions each.")
+    train_passages: int = option(640, help="Texts to learn from, with five questions each.")
     validation_passages: int = option(140, help="Texts to score with, with five questions each.")
     teacher_epochs: float = option(2.0, help="How often the teacher goes through the data.")
     student_epochs: float = option(2.0, help="How often each student does.")
