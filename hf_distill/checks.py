@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from hf_distill.heads import TaskHead
+from hf_distill.pairing import longest_input
+from hf_distill.prediction import LogitsPair
 from hf_distill.teachers import LiveTeacher
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -82,11 +87,14 @@ def check_labels(
         )
 
 
-def check_teacher_inputs(teacher: LiveTeacher, head: TaskHead, batch: Mapping[str, Any]) -> None:
-    """Look at the first batch with the teacher's eyes.
+def check_inputs(
+    teacher: LiveTeacher, student: nn.Module, head: TaskHead, batch: Mapping[str, Any]
+) -> None:
+    """Look at the first batch with the eyes of both models.
 
     Raises:
-        ValueError: if an id is outside the teacher's vocabulary, or token types are missing.
+        ValueError: if an id is outside the teacher's vocabulary, token types are missing, or the
+            inputs are longer than a model has positions for.
     """
     config = getattr(teacher.model, "config", None)
     vocabulary, ids = getattr(config, "vocab_size", None), batch.get("input_ids")
@@ -96,6 +104,14 @@ def check_teacher_inputs(teacher: LiveTeacher, head: TaskHead, batch: Mapping[st
             f"only {vocabulary} entries: it was trained with another tokenizer. Choose a teacher "
             "and a student that share one."
         )
+    for who, model in (("teacher", teacher.model), ("student", student)):
+        longest = longest_input(model)
+        if longest is not None and ids is not None and ids.shape[-1] > longest:
+            raise ValueError(
+                f"The first batch has rows of {ids.shape[-1]} tokens, but the {who} has positions "
+                f"for {longest} only; truncate the data to that (tokenizer(…, truncation=True, "
+                f"max_length={longest}))."
+            )
     if (
         head.needs_token_types
         and "token_type_ids" in teacher.input_names
@@ -108,6 +124,37 @@ def check_teacher_inputs(teacher: LiveTeacher, head: TaskHead, batch: Mapping[st
             "teacher's tokenizer and a data collator that keeps token_type_ids; a student that "
             "does not take them is not given them."
         )
+
+
+def sample_batches(
+    dataset: Any, most: int, *, batch_size: int, collator: Callable[[list[Any]], Any]
+) -> Iterator[Any]:
+    """Batches of at most ``most`` rows from all over a data set; none if it has no length.
+
+    Args:
+        dataset: as ``Trainer`` takes it for evaluation; the first of several.
+        most: rows in all.
+        batch_size: rows at a time.
+        collator: makes a batch of rows.
+    """
+    if isinstance(dataset, dict):
+        dataset = next(iter(dataset.values()), None)
+    if dataset is None or not hasattr(dataset, "__len__") or most == 0:
+        return
+    size = min(len(dataset), most)
+    rows = [dataset[i * len(dataset) // size] for i in range(size)]
+    for start in range(0, size, batch_size):
+        yield collator(rows[start : start + batch_size])
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """What is drawn inside does not change what is drawn afterwards."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    np.random.set_state(arrays)
 
 
 class TeacherGuard:
@@ -123,24 +170,27 @@ class TeacherGuard:
         self._bad: Tensor | None = None
         self._checked: list[str] = []
 
-    def check(self, logits: Tensor, mask: Tensor | None, where: str) -> None:
-        """Look at one batch.
+    def check(self, pair: LogitsPair, where: str) -> None:
+        """Look at the teacher's logits of one batch, where they count.
 
         Args:
-            logits: the teacher's, ``(rows, ..., classes)``.
-            mask: broadcastable bool; what is False may hold anything.
+            pair: what is compared.
             where: names the batch.
 
         Raises:
             ValueError: names the batch and the rows.
         """
-        bad = torch.isnan(logits) | (logits == torch.inf)
-        if mask is not None:
-            bad = bad & mask
+        logits = pair.teacher
+        if pair.class_mask is not None:
+            logits = logits.masked_fill(~pair.class_mask, 0.0)
+        largest = logits.amax(dim=-1)  # NaN if one of them is
+        bad = torch.isnan(largest) | (largest == torch.inf)
+        if pair.row_mask is not None:
+            bad = bad & pair.row_mask
         if self._at_once:
             if bool(bad.any()):
-                rows = bad.flatten(1).any(dim=1).nonzero().flatten().tolist()
-                self._raise(f"{where}, rows {rows}")
+                rows = bad.flatten(1).any(dim=1) if bad.dim() > 1 else bad
+                self._raise(f"{where}, rows {rows.nonzero().flatten().tolist()}")
             return
         index = torch.where(bad.any(), float(len(self._checked)), torch.inf)
         self._bad = index if self._bad is None else torch.minimum(self._bad, index)

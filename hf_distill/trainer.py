@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,16 +17,21 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_distill.checks import (
     TeacherGuard,
     check_datasets,
+    check_inputs,
     check_labels,
     check_launch,
-    check_teacher_inputs,
+    same_random_numbers,
+    sample_batches,
 )
 from hf_distill.heads import TaskHead, find_head, without_adapters
 from hf_distill.loss_log import LossLog
 from hf_distill.objectives import get_logits_loss
-from hf_distill.pairing import check_models, check_tokenizers
+from hf_distill.pairing import check_models, check_tokenizers, enforce, try_teacher
+from hf_distill.prediction import compared_logits, prediction_loss
 from hf_distill.teachers import LiveTeacher, load_teacher
 from hf_distill.training_args import DistillationTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 LOSSES = ("task", "prediction")
 
@@ -107,6 +113,7 @@ class DistillationTrainer(Trainer):
         self._eval_losses = LossLog()
         self._window: tuple[Tensor | float, Tensor | float] = (1.0, 1.0)
         self._first_batch_checked = False
+        self._teacher_tried = False
         self._teacher_guard = TeacherGuard(at_once=args.device.type == "cpu")
         super().__init__(model, args, *trainer_args, **kwargs)
         student: Any = self.model
@@ -137,8 +144,9 @@ class DistillationTrainer(Trainer):
             )
         if self._head is None:
             raise ValueError(
-                f"There is no distillation for the task of {type(self.model).__name__} yet, only "
-                "for question answering and sequence classification."
+                f"What {type(self.model).__name__} is for cannot be told from its class, or there "
+                "is no distillation for it; use one of transformers' models for a task "
+                "(AutoModelFor…), or name yours after theirs (…ForSequenceClassification)."
             )
         if self._custom_loss is None:
             self._head.check_loss(self.args.distillation_loss)
@@ -150,9 +158,10 @@ class DistillationTrainer(Trainer):
             attn_implementation=self.args.teacher_attn_implementation,
             device=self.args.device,
         )
-        check_models(teacher, student, self._head)
-        check_tokenizers(teacher, student, self.processing_class)
-        self._teacher = LiveTeacher(teacher)
+        findings = check_models(teacher, student, self._head)
+        findings.append(check_tokenizers(teacher, student, self._head, self.processing_class))
+        enforce(findings, logger)
+        self._teacher = LiveTeacher(teacher, self._head)
         parameters = inspect.signature(without_adapters(student).forward).parameters
         self._teacher_only_inputs = self._teacher.input_names - set(parameters)
         self._signature_columns = None
@@ -242,32 +251,15 @@ class DistillationTrainer(Trainer):
         teacher_outputs: Mapping[str, Tensor],
         batch: Mapping[str, Any],
     ) -> Tensor:
-        """The mean over the rows of a batch."""
-        student, teacher = head.logits(outputs), head.logits(teacher_outputs)
-        if student.shape != teacher.shape:
-            raise ValueError(
-                f"The student's logits have the shape {tuple(student.shape)} and the teacher's "
-                f"{tuple(teacher.shape)} for the same batch; choose a teacher and a student of "
-                "the same task, with the same labels."
-            )
-        mask = head.class_mask(batch)
+        pair = compared_logits(head, outputs, teacher_outputs, batch)
         step = f"training step {self.state.global_step + 1}"
         where = step if torch.is_grad_enabled() else "an evaluation"
-        self._teacher_guard.check(teacher, mask, where)
-        loss_function = self._custom_loss or get_logits_loss(self.args.distillation_loss)
-        rows = loss_function(
-            student,
-            teacher,
+        self._teacher_guard.check(pair, where)
+        return prediction_loss(
+            pair,
+            self._custom_loss or get_logits_loss(self.args.distillation_loss),
             temperature=self.args.temperature_at(self._progress),
-            mask=mask,
         )
-        if not isinstance(rows, Tensor) or rows.shape != student.shape[:-1]:
-            shape = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-            raise ValueError(
-                "distillation_loss must return one loss a row, shape "
-                f"{tuple(student.shape[:-1])}, but it returned {shape}."
-            )
-        return rows.sum() / head.count_rows(batch)
 
     def _run_teacher(self, batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
         if self._teacher is None:
@@ -286,7 +278,7 @@ class DistillationTrainer(Trainer):
         for name, loss, count, total in zip(LOSSES, losses, counts, self._window, strict=True):
             if loss is not None:
                 # Exactly 1 when all shares are equal: bit for bit the loss of Trainer.
-                loss = loss * (count * processes * micro_batches / total)
+                loss = _weighted(loss, count, processes * micro_batches, total)
                 self._train_losses.add(name, loss / micro_batches, 1 / micro_batches)
                 if not self._trainer_averages:
                     loss = loss / micro_batches
@@ -298,7 +290,7 @@ class DistillationTrainer(Trainer):
     ) -> None:
         for name, loss, count in zip(LOSSES, losses, counts, strict=True):
             if loss is not None:
-                self._eval_losses.add(name, loss * count, count)
+                self._eval_losses.add(name, _weighted(loss, count), count)
 
     @property
     def _trainer_averages(self) -> bool:
@@ -387,16 +379,43 @@ class DistillationTrainer(Trainer):
 
     def _check_before_training(self) -> None:
         self._prepare_distillation()
-        if self._head is not None:
-            check_labels(
-                getattr(self.train_dataset, "column_names", None), self.label_names, self.args
-            )
+        if self._head is None:
+            return
+        check_labels(getattr(self.train_dataset, "column_names", None), self.label_names, self.args)
+        # DeepSpeed knows the sizes of a run only later, in `train`.
+        untried = self._teacher is not None and not self._teacher_tried
+        if untried and not self.is_deepspeed_enabled:
+            self._try_teacher(self._head)
+
+    def _try_teacher(self, head: TaskHead) -> None:
+        """Every process looks at the same rows, so that all of them raise or none does."""
+        self._teacher_tried = True
+        batches = sample_batches(
+            self.eval_dataset,
+            self.args.teacher_trial_samples,
+            batch_size=self.args.eval_batch_size,
+            collator=self._get_collator_with_removed_columns(self.data_collator),
+        )
+        inputs: Iterator[Any] = (self._prepare_inputs(batch) for batch in batches)
+        with same_random_numbers():
+            finding = try_teacher(head, self._run_teacher, inputs)
+        enforce([] if finding is None else [finding], logger)
 
     def _check_first_batch(self, head: TaskHead, batch: Mapping[str, Any]) -> None:
         self._first_batch_checked = True
         check_labels([k for k, v in batch.items() if v is not None], self.label_names, self.args)
         if self._teacher is not None:
-            check_teacher_inputs(self._teacher, head, batch)
+            student: Any = self.model
+            check_inputs(self._teacher, student, head, batch)
+
+
+def _weighted(loss: Tensor, count: Any, factor: int = 1, total: Any = 1) -> Tensor:
+    """``loss * count * factor / total``; 0 if nothing counts, for such a mean is NaN."""
+    if not isinstance(count, Tensor):
+        return loss * (count * factor / total)
+    total = total.clamp(min=1) if isinstance(total, Tensor) else max(total, 1)
+    loss = torch.where(count > 0, loss, torch.zeros_like(loss))
+    return loss * (count * factor / total)
 
 
 def _mix(task: Tensor | None, prediction: Tensor | None, weight: float) -> Tensor:

@@ -94,6 +94,14 @@ class DistillationTrainingArguments(TrainingArguments):
             "By default the model's own choice."
         },
     )
+    teacher_trial_samples: int = field(
+        default=256,
+        metadata={
+            "help": "Before training, try the teacher on this many rows of the evaluation data, if "
+            "it has labels: one that is clearly worse than always giving the most frequent label "
+            "is refused, because its labels probably have another order. 0 leaves it out."
+        },
+    )
     eval_with_teacher: bool = field(
         default=True,
         metadata={
@@ -151,6 +159,11 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"teacher_dtype must be one of {', '.join(TEACHER_DTYPES)}, but it is "
                 f"{self.teacher_dtype!r}."
+            )
+
+        if self.teacher_trial_samples < 0:
+            raise ValueError(
+                f"teacher_trial_samples must be 0 or more, but it is {self.teacher_trial_samples}."
             )
 
     def temperature_at(self, progress: float) -> float:

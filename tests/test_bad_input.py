@@ -12,7 +12,7 @@ import torch
 from runs import arguments, distil
 from tiny import bert_config, dataset_for, model_for, tokenizer
 from torch import Tensor, nn
-from transformers import BertForMaskedLM, BertModel, Trainer
+from transformers import BertForNextSentencePrediction, BertModel, Trainer
 
 from hf_distill import DistillationTrainer
 from hf_distill.checks import TeacherGuard
@@ -120,8 +120,10 @@ def test_a_float16_teacher_runs_on_a_cpu(asked: Any, expected: Any, tmp_path: Pa
 
 
 def test_a_task_without_distillation(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no distillation for the task of BertForMaskedLM"):
-        trainer(tmp_path, model=BertForMaskedLM(bert_config()))
+    with pytest.raises(
+        ValueError, match="What BertForNextSentencePrediction is for cannot be told"
+    ):
+        trainer(tmp_path, model=BertForNextSentencePrediction(bert_config()))
 
 
 def test_other_numbers_of_labels(tmp_path: Path) -> None:
@@ -141,7 +143,8 @@ def labels(*names: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("student", "teacher", "refused"),
     [
-        (("no", "maybe", "yes"), ("yes", "maybe", "no"), True),
+        (("no", "maybe", "yes"), ("yes", "maybe", "no"), False),
+        (("no", "maybe", "maybe"), ("maybe", "no", "maybe"), True),
         (("no", "maybe", "yes"), ("sad", "neutral", "happy"), True),
         (("No", "Maybe", "Yes"), ("no", "maybe", "yes"), False),
         (("LABEL_0", "LABEL_1", "LABEL_2"), ("no", "maybe", "yes"), False),
@@ -347,18 +350,18 @@ def test_a_tokenizer_larger_than_a_teacher_passed_as_a_module(tmp_path: Path) ->
 
 def test_without_a_teacher_nothing_is_checked_that_trainer_does_not_check(tmp_path: Path) -> None:
     """w = 0 is a plain Trainer run for every model, also those without a head here."""
-    ids = dataset_for(QA, labels=False)
-    ids = ids.add_column("labels", ids["input_ids"])
+    data = dataset_for(QA, labels=False)
+    data = data.add_column("labels", [i % 2 for i in range(len(data))])
     losses = []
     for cls, extra in ((Trainer, {}), (DistillationTrainer, {"distillation_loss_weight": 0.0})):
         torch.manual_seed(0)
         run, _ = distil(
             QA,
             tmp_path,
-            student=BertForMaskedLM(bert_config()),
+            student=BertForNextSentencePrediction(bert_config()),
             teacher=None,
             trainer_class=cls,
-            train_dataset=ids,
+            train_dataset=data,
             gradient_accumulation_steps=2,
             **extra,
         )

@@ -1,5 +1,5 @@
 """Where the teacher's signal comes from."""
 
-from hf_distill.teachers.live import LiveTeacher, load_teacher
+from hf_distill.teachers.live import LiveTeacher, input_names, inputs_for, load_teacher
 
-__all__ = ["LiveTeacher", "load_teacher"]
+__all__ = ["LiveTeacher", "input_names", "inputs_for", "load_teacher"]

@@ -77,19 +77,13 @@ class LiveTeacher:
 
     Args:
         model: the fine-tuned teacher. Its parameters are frozen in place.
+        head: the task.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, head: TaskHead) -> None:
         self.model = model.eval().requires_grad_(False)
-        parameters = inspect.signature(without_adapters(model).forward).parameters
-        self.input_names = frozenset(
-            name
-            for name, parameter in parameters.items()
-            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-            and "label" not in name
-            and name not in ("start_positions", "end_positions")
-        )
-        """What the teacher's forward takes, without labels: the teacher computes no loss."""
+        self.input_names = input_names(model)
+        self._head = head
         self._placed_for: Accelerator | None = None
         self._placed: nn.Module = model
 
@@ -98,10 +92,32 @@ class LiveTeacher:
         if self._placed_for is not accelerator:
             self._placed = _place(self.model, accelerator)
             self._placed_for = accelerator
-        inputs = {name: value for name, value in batch.items() if name in self.input_names}
+        inputs = inputs_for(self.model, self.input_names, self._head, batch)
         # Not inference_mode: an objective may save the teacher's tensors for its backward pass.
         with torch.no_grad(), accelerator.autocast():
             return self._placed(**inputs)
+
+
+def input_names(model: nn.Module) -> frozenset[str]:
+    """What a teacher's forward takes, without labels: the teacher computes no loss."""
+    parameters = inspect.signature(without_adapters(model).forward).parameters
+    return frozenset(
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        and "label" not in name
+        and name not in ("start_positions", "end_positions")
+    )
+
+
+def inputs_for(
+    model: nn.Module, names: frozenset[str], head: TaskHead, batch: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The part of a batch that a teacher takes, and what its task adds."""
+    inputs = {name: value for name, value in batch.items() if name in names}
+    if "use_cache" in names:
+        inputs.setdefault("use_cache", False)  # nothing is generated, and it fills the memory
+    return inputs | head.teacher_inputs(batch, without_adapters(model))
 
 
 def _place(model: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -12,7 +12,7 @@ from tiny import bert_config, dataset_for, model_for
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
-    BertForMaskedLM,
+    BertForNextSentencePrediction,
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
@@ -35,7 +35,7 @@ from hf_distill.heads import QuestionAnsweringHead, SequenceClassificationHead, 
             QuestionAnsweringHead,
         ),
         (lambda: model_for("text-classification", seed=0), SequenceClassificationHead),
-        (lambda: BertForMaskedLM(bert_config()), type(None)),
+        (lambda: BertForNextSentencePrediction(bert_config()), type(None)),
         (lambda: nn.Linear(1, 1), type(None)),
     ],
 )

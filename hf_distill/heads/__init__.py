@@ -1,0 +1,148 @@
+"""Task heads: which logits a task has, which classes of a row exist and which rows count.
+
+A head knows one task and no trainer. It turns the outputs of a model into a tensor of logits
+``(*rows, classes)``; each row is one distribution that the student learns from the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from transformers.models.auto import modeling_auto
+
+from hf_distill.heads.base import Batch, TaskHead
+from hf_distill.heads.classification import (
+    AudioClassificationHead,
+    ImageClassificationHead,
+    LabelledHead,
+    MultipleChoiceHead,
+    SequenceClassificationHead,
+)
+from hf_distill.heads.language_modeling import (
+    CausalLMHead,
+    LanguageModelingHead,
+    MaskedLMHead,
+    Seq2SeqLMHead,
+)
+from hf_distill.heads.question_answering import QuestionAnsweringHead
+from hf_distill.heads.tokens import TokenClassificationHead
+
+__all__ = [
+    "AudioClassificationHead",
+    "Batch",
+    "CausalLMHead",
+    "ImageClassificationHead",
+    "LabelledHead",
+    "LanguageModelingHead",
+    "MaskedLMHead",
+    "MultipleChoiceHead",
+    "QuestionAnsweringHead",
+    "Seq2SeqLMHead",
+    "SequenceClassificationHead",
+    "TaskHead",
+    "TokenClassificationHead",
+    "find_head",
+    "head_of_class",
+    "head_of_task",
+    "without_adapters",
+]
+
+_NAMED: dict[str, tuple[str, Callable[[Any], TaskHead]]] = {
+    "ForQuestionAnswering": ("QUESTION_ANSWERING", lambda config: QuestionAnsweringHead()),
+    "ForTokenClassification": ("TOKEN_CLASSIFICATION", TokenClassificationHead),
+    "ForMultipleChoice": ("MULTIPLE_CHOICE", lambda config: MultipleChoiceHead()),
+    "ForImageClassification": ("IMAGE_CLASSIFICATION", ImageClassificationHead),
+    # Before the texts: many of these classes are called …ForSequenceClassification.
+    "ForAudioClassification": ("AUDIO_CLASSIFICATION", AudioClassificationHead),
+    "ForSequenceClassification": ("SEQUENCE_CLASSIFICATION", SequenceClassificationHead),
+    "ForMaskedLM": ("MASKED_LM", lambda config: MaskedLMHead()),
+    "ForCausalLM": ("CAUSAL_LM", lambda config: CausalLMHead()),
+    "LMHeadModel": ("CAUSAL_LM", lambda config: CausalLMHead()),
+}
+"""By the ending of a class's name: the key of transformers' table of such classes, and the head."""
+
+_TASKS: dict[str, Callable[[Any], TaskHead]] = {
+    "question-answering": lambda config: QuestionAnsweringHead(),
+    "text-classification": SequenceClassificationHead,
+    "token-classification": TokenClassificationHead,
+    "multiple-choice": lambda config: MultipleChoiceHead(),
+    "fill-mask": lambda config: MaskedLMHead(),
+    "text-generation": lambda config: CausalLMHead(),
+    "summarization": Seq2SeqLMHead,
+    "translation": Seq2SeqLMHead,
+    "image-classification": ImageClassificationHead,
+    "audio-classification": AudioClassificationHead,
+}
+
+_SEQ2SEQ = {
+    "SPEECH_SEQ_2_SEQ": "AutoModelForSpeechSeq2Seq",
+    "SEQ_TO_SEQ_CAUSAL_LM": "AutoModelForSeq2SeqLM",
+}
+
+# Their logits are not those of the next token.
+_NOT_SHIFTED = ("XLNetLMHeadModel", "ProphetNetForCausalLM", "XLMProphetNetForCausalLM")
+
+
+def find_head(model: nn.Module) -> TaskHead | None:
+    """The head of a model, by its class; ``None`` if its task has none here.
+
+    Models of libraries other than transformers are known by their class name's ending
+    (``…ForQuestionAnswering``, ``…ForSequenceClassification``, …).
+    """
+    model = without_adapters(model)
+    return head_of_class(type(model).__name__, getattr(model, "config", None))
+
+
+def head_of_class(name: str, config: Any) -> TaskHead | None:
+    """The head of models of the class ``name``; ``None`` if their task has none here.
+
+    Args:
+        name: as in ``config.architectures``.
+        config: the model's configuration.
+    """
+    if name in _NOT_SHIFTED:
+        return None
+    # First, and by what the model is: BartForConditionalGeneration is among the masked LMs, too.
+    if getattr(config, "is_encoder_decoder", False):
+        for key, auto_model in _SEQ2SEQ.items():
+            if name in _class_names(key):
+                return Seq2SeqLMHead(config, auto_model)
+    for key, head in _NAMED.values():
+        if name in _class_names(key):
+            return head(config)
+    for ending, (_, head) in _NAMED.items():
+        if name.endswith(ending):
+            return head(config)
+    return None
+
+
+def head_of_task(task: str, config: Any) -> TaskHead:
+    """The head for a task.
+
+    Args:
+        task: as the Hub calls it.
+        config: the configuration of the student.
+
+    Raises:
+        ValueError: there is no such task; lists those that there are.
+    """
+    if task not in _TASKS:
+        raise ValueError(f"There is no task {task!r}; the tasks are: {', '.join(_TASKS)}.")
+    return _TASKS[task](config)
+
+
+def without_adapters(model: nn.Module) -> nn.Module:
+    """The transformers model under PEFT adapters; the model itself where there are none."""
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    return get_base_model() if get_base_model is not None else model
+
+
+def _class_names(key: str) -> set[str]:
+    """The classes in one of transformers' tables; some of its entries are several."""
+    table = getattr(modeling_auto, f"MODEL_FOR_{key}_MAPPING_NAMES")
+    names: set[str] = set()
+    for entry in table.values():
+        names.update([entry] if isinstance(entry, str) else entry)
+    return names

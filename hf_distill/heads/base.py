@@ -1,0 +1,106 @@
+"""What distillation has to know about a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+Batch = Mapping[str, Any]
+
+IGNORED = -100
+"""The label of what does not count, in all of transformers."""
+
+_MAIN_INPUTS = (
+    "input_ids",
+    "inputs_embeds",
+    "pixel_values",
+    "input_values",
+    "input_features",
+    "attention_mask",
+)
+
+
+class TaskHead(ABC):
+    """What distillation has to know about one kind of model.
+
+    A row is one distribution over classes that the student learns from the teacher: one a sequence
+    for its label, one a token for its tag or for the next token.
+    """
+
+    task: str
+    auto_model: str
+    """Name of the ``AutoModelFor…`` class that loads a teacher for this task."""
+    needs_token_types = False
+    """Whether every input is a pair of texts, which a model with token types must be told apart."""
+
+    @abstractmethod
+    def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The logits of a model's outputs for a batch, ``(*rows, classes)``."""
+
+    def class_mask(self, batch: Batch) -> Tensor | None:
+        """Bool, broadcastable to the logits: False where a class of a row is only padding."""
+        return None
+
+    def row_mask(self, batch: Batch) -> Tensor | None:
+        """Bool, ``(*rows)``: False where a row does not count; ``None`` if all do."""
+        return None
+
+    @abstractmethod
+    def count_rows(self, batch: Batch) -> int | Tensor:
+        """How many rows the distillation loss of this batch is the mean of."""
+
+    @abstractmethod
+    def count_labelled(self, batch: Batch) -> int | Tensor:
+        """How many items the student's own label loss of this batch is the mean of."""
+
+    @abstractmethod
+    def gold(self, batch: Batch) -> Tensor | None:
+        """The class of each row by its label, ``(*rows)``, ``IGNORED`` where it has none.
+
+        ``None`` where a label is no class, as in regression.
+        """
+
+    def teacher_inputs(self, batch: Batch, teacher: nn.Module) -> dict[str, Any]:
+        """Inputs that the teacher needs and that the student's model makes of the labels."""
+        return {}
+
+    def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of both with the same classes in the same order."""
+        return student, teacher
+
+    def check_loss(self, loss_name: str) -> None:  # noqa: B027
+        """Raise ``ValueError`` if a distillation loss makes no sense for this task."""
+
+
+def output(outputs: Mapping[str, Tensor], name: str) -> Tensor:
+    """An entry of a model's outputs.
+
+    Raises:
+        ValueError: it is not there; lists what is.
+    """
+    value = outputs.get(name) if isinstance(outputs, Mapping) else None
+    if value is None:
+        has = ", ".join(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
+        raise ValueError(
+            f"Distillation compares {name}, but the model returned only: {has}. Use a model whose "
+            f"forward returns a ModelOutput with {name} (return_dict=True)."
+        )
+    return value
+
+
+def main_input(batch: Batch) -> Tensor:
+    """The tensor that a batch is about; its first dimension is the batch size.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for name in _MAIN_INPUTS:
+        if isinstance(batch.get(name), Tensor):
+            return batch[name]
+    raise ValueError(
+        f"A batch has none of {', '.join(_MAIN_INPUTS)}, only: {', '.join(batch)}. Check the "
+        "columns of the data set and the data collator."
+    )

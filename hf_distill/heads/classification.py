@@ -1,0 +1,147 @@
+"""One label for a whole input: text, image, sound or several choices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_distill.heads.base import IGNORED, Batch, TaskHead, main_input, output
+
+
+class LabelledHead(TaskHead):
+    """A head whose classes have names.
+
+    Args:
+        config: the student's configuration.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.teacher_order: list[int] | None = None
+        """For each class of the student the class of the teacher; ``None`` if they are the same."""
+
+    def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's logits in the student's order of labels."""
+        if self.teacher_order is not None:
+            teacher = teacher[..., self.teacher_order]
+        return student, teacher
+
+
+class SequenceClassificationHead(LabelledHead):
+    """One label, several labels or one number for an input.
+
+    - single label: one distribution an input, ``(batch, classes)``;
+    - several labels (``problem_type="multi_label_classification"``): one yes/no distribution a
+      label, ``(batch, labels, 2)`` with logits ``[z, 0]``, whose softmax is the sigmoid of z;
+    - regression: the numbers themselves, ``(batch, outputs)``, for the loss ``mse`` only.
+    """
+
+    task = "text-classification"
+    auto_model = "AutoModelForSequenceClassification"
+
+    @property
+    def problem_type(self) -> str:
+        """The configuration's problem type, or what transformers infers where it is not set."""
+        if self.config.problem_type is not None:
+            return str(self.config.problem_type)
+        return "regression" if self.config.num_labels == 1 else "single_label_classification"
+
+    def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The logits, see the class."""
+        logits = output(outputs, "logits")
+        if self.problem_type == "multi_label_classification":
+            return torch.stack((logits, torch.zeros_like(logits)), dim=-1)
+        return logits
+
+    def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's logits in the student's order of labels."""
+        if self.problem_type == "multi_label_classification" and self.teacher_order is not None:
+            return student, teacher[:, self.teacher_order]
+        return super().align(student, teacher)
+
+    def count_rows(self, batch: Batch) -> int:
+        """One an input; one a label where there are several."""
+        inputs = main_input(batch).shape[0]
+        if self.problem_type == "multi_label_classification":
+            return inputs * int(self.config.num_labels)
+        return inputs
+
+    def count_labelled(self, batch: Batch) -> int | Tensor:
+        """Labelled inputs: those that are not -100."""
+        labels = batch.get("labels")
+        if labels is None:
+            return 0
+        if self.problem_type != "single_label_classification":
+            return int(labels.shape[0])
+        if labels.is_floating_point():
+            raise ValueError(
+                "The labels are floating-point numbers, but the student classifies into one of "
+                f"{self.config.num_labels} classes; set config.problem_type to "
+                "'multi_label_classification' or 'regression', or make the labels integers."
+            )
+        return (labels != IGNORED).sum()
+
+    def gold(self, batch: Batch) -> Tensor | None:
+        """The labels; for several labels 0 for yes and 1 for no, as in the logits."""
+        labels = batch.get("labels")
+        if labels is None or self.problem_type == "regression":
+            return None
+        if self.problem_type == "multi_label_classification":
+            return (labels < 0.5).long()
+        return labels.flatten()
+
+    def check_loss(self, loss_name: str) -> None:
+        """Regression has no distributions to compare."""
+        if self.problem_type == "regression" and loss_name != "mse":
+            raise ValueError(
+                f"distillation_loss={loss_name!r} compares probabilities, and a regression model "
+                "has none; set distillation_loss='mse'."
+            )
+
+
+class ImageClassificationHead(SequenceClassificationHead):
+    """One label, several labels or one number for an image, as for a text."""
+
+    task = "image-classification"
+    auto_model = "AutoModelForImageClassification"
+
+
+class AudioClassificationHead(SequenceClassificationHead):
+    """One label for a sound."""
+
+    task = "audio-classification"
+    auto_model = "AutoModelForAudioClassification"
+
+    @property
+    def problem_type(self) -> str:
+        """Always a single label: most of these models know nothing else."""
+        return "single_label_classification"
+
+
+class MultipleChoiceHead(TaskHead):
+    """One distribution over the choices of a question, ``(batch, choices)``."""
+
+    task = "multiple-choice"
+    auto_model = "AutoModelForMultipleChoice"
+    needs_token_types = True
+
+    def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The logits of the choices."""
+        return output(outputs, "logits")
+
+    def count_rows(self, batch: Batch) -> int:
+        """One a question."""
+        return main_input(batch).shape[0]
+
+    def count_labelled(self, batch: Batch) -> int | Tensor:
+        """Questions whose right choice is known."""
+        gold = self.gold(batch)
+        return 0 if gold is None else (gold != IGNORED).sum()
+
+    def gold(self, batch: Batch) -> Tensor | None:
+        """The right choices."""
+        labels = batch.get("labels")
+        return None if labels is None else labels.flatten()

@@ -1,0 +1,165 @@
+"""Language models: one distribution over the vocabulary for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from hf_distill.heads.base import IGNORED, Batch, TaskHead, main_input, output
+from hf_distill.heads.tokens import count, token_mask
+
+
+class LanguageModelingHead(TaskHead):
+    """What the three kinds of language models have in common.
+
+    Vocabularies may be padded to different sizes: the range that both share is compared, and its
+    probabilities sum to 1.
+    """
+
+    def count_rows(self, batch: Batch) -> int | Tensor:
+        """The tokens that count."""
+        return count(self.row_mask(batch), main_input(batch))
+
+    def count_labelled(self, batch: Batch) -> int | Tensor:
+        """Tokens with a label."""
+        gold = self.gold(batch)
+        return 0 if gold is None else (gold != IGNORED).sum()
+
+    def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """The range of the vocabulary that both have."""
+        shared = min(student.shape[-1], teacher.shape[-1])
+        return student[..., :shared], teacher[..., :shared]
+
+
+class MaskedLMHead(LanguageModelingHead):
+    """Predicts masked tokens, ``(batch, length, vocabulary)``.
+
+    Where there are labels, the masked tokens count; where there are none, all but padding.
+    """
+
+    task = "fill-mask"
+    auto_model = "AutoModelForMaskedLM"
+
+    def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The logits of all tokens.
+
+        Raises:
+            ValueError: the model leaves out tokens.
+        """
+        logits = output(outputs, "logits")
+        if logits.dim() != 3:
+            raise ValueError(
+                f"The model returned logits of the shape {tuple(logits.shape)} instead of (batch, "
+                "length, vocabulary); set config.sparse_prediction=False, so that student and "
+                "teacher give logits for the same tokens."
+            )
+        return logits
+
+    def row_mask(self, batch: Batch) -> Tensor | None:
+        """Masked tokens, or all but padding."""
+        return token_mask(batch)
+
+    def gold(self, batch: Batch) -> Tensor | None:
+        """The tokens that were masked."""
+        return batch.get("labels")
+
+
+class CausalLMHead(LanguageModelingHead):
+    """Predicts the next token: the logits of token i are compared where token i + 1 counts.
+
+    Rows are ``(batch, length - 1)``. A token counts if it has a label; where there are no labels,
+    if it is not padding.
+    """
+
+    task = "text-generation"
+    auto_model = "AutoModelForCausalLM"
+
+    def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The logits of all but the last token; those of a learned prompt are left out."""
+        logits = output(outputs, "logits")
+        return logits[:, -main_input(batch).shape[1] :][:, :-1]
+
+    def row_mask(self, batch: Batch) -> Tensor | None:
+        """Whether the token after it counts."""
+        mask = token_mask(batch)
+        return None if mask is None else mask[:, 1:]
+
+    def count_rows(self, batch: Batch) -> int | Tensor:
+        """The tokens that count; the first of a sequence is predicted by none."""
+        return count(self.row_mask(batch), main_input(batch)[:, 1:])
+
+    def gold(self, batch: Batch) -> Tensor | None:
+        """The next tokens."""
+        labels = batch.get("labels")
+        return None if labels is None else labels[:, 1:]
+
+
+class Seq2SeqLMHead(LanguageModelingHead):
+    """Predicts the target's tokens, ``(batch, target length, vocabulary)``.
+
+    The teacher is given the target as the student is (teacher forcing). Tokens of the target with a
+    label count; where there are no labels, those of ``decoder_input_ids`` that are not padding.
+
+    Args:
+        config: the student's configuration.
+        auto_model: what loads a teacher; speech has a class of its own.
+    """
+
+    task = "summarization"
+
+    def __init__(self, config: Any, auto_model: str = "AutoModelForSeq2SeqLM") -> None:
+        self._config = config
+        self.auto_model = auto_model
+
+    def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """The logits of the target's tokens."""
+        return output(outputs, "logits")
+
+    def row_mask(self, batch: Batch) -> Tensor | None:
+        """Tokens of the target with a label, or all but padding."""
+        labels = batch.get("labels")
+        if labels is not None:
+            return labels != IGNORED
+        mask, ids = batch.get("decoder_attention_mask"), batch.get("decoder_input_ids")
+        if mask is not None:
+            return mask.bool()
+        pad = getattr(self._config, "pad_token_id", None)
+        if ids is None or pad is None:
+            return None
+        counts = ids != pad
+        counts[:, 0] = True  # several models start the target with the padding token
+        return counts
+
+    def count_rows(self, batch: Batch) -> int | Tensor:
+        """The tokens of the target that count.
+
+        Raises:
+            ValueError: the batch has no target.
+        """
+        for name in ("labels", "decoder_input_ids"):
+            if batch.get(name) is not None:
+                return count(self.row_mask(batch), batch[name])
+        raise ValueError(
+            "A batch has neither labels nor decoder_input_ids, only: "
+            f"{', '.join(batch)}. A sequence-to-sequence student needs a target, also with "
+            "distillation_loss_weight=1: the teacher's own output, for example."
+        )
+
+    def gold(self, batch: Batch) -> Tensor | None:
+        """The tokens of the target."""
+        return batch.get("labels")
+
+    def teacher_inputs(self, batch: Batch, teacher: nn.Module) -> dict[str, Any]:
+        """The target as the teacher's own model would make it of the labels."""
+        labels = batch.get("labels")
+        if labels is None:
+            return {}
+        prepare: Any = getattr(teacher, "prepare_decoder_input_ids_from_labels", None)
+        if prepare is not None:
+            return {"decoder_input_ids": prepare(labels=labels)}
+        config: Any = teacher.config
+        ids = labels.roll(1, dims=1)
+        ids[:, 0] = config.decoder_start_token_id
+        return {"decoder_input_ids": ids.masked_fill(ids == IGNORED, config.pad_token_id)}

@@ -1,0 +1,20 @@
+"""Can this teacher teach this student? What would train quietly and badly is refused here."""
+
+from hf_distill.pairing.check import PairReport, check_pair
+from hf_distill.pairing.findings import Finding, enforce
+from hf_distill.pairing.models import check_models, longest_input
+from hf_distill.pairing.tokenizers import TOKENIZER_FILES, check_tokenizers, compare_tokenizers
+from hf_distill.pairing.trial import try_teacher
+
+__all__ = [
+    "TOKENIZER_FILES",
+    "Finding",
+    "PairReport",
+    "check_models",
+    "check_pair",
+    "check_tokenizers",
+    "compare_tokenizers",
+    "enforce",
+    "longest_input",
+    "try_teacher",
+]

@@ -1,0 +1,153 @@
+"""``check_pair``: everything that can be known about a pair before training, in one report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from hf_distill.heads import LabelledHead, TaskHead, find_head, head_of_class, head_of_task
+from hf_distill.pairing.findings import Finding, note, refused
+from hf_distill.pairing.models import check_models
+from hf_distill.pairing.tokenizers import check_tokenizers
+from hf_distill.pairing.trial import try_teacher
+from hf_distill.teachers import input_names, inputs_for, load_teacher
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """What ``check_pair`` found out.
+
+    Attributes:
+        task: what both models do, as the Hub calls it; ``None`` if that is not known.
+        findings: one an aspect, in the order in which they were checked.
+    """
+
+    task: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is refused."""
+        return all(finding.status != "refused" for finding in self.findings)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{f.status:8} {f.about}: {f.message}" for f in self.findings)
+
+
+def check_pair(
+    teacher: nn.Module | str | os.PathLike[str],
+    student: nn.Module | str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    processing_class: Any = None,
+    batches: Iterable[Mapping[str, Tensor]] = (),
+) -> PairReport:
+    """Check whether a teacher can teach a student, without training anything.
+
+    Looked at are: shared weights, the task, the names and the order of labels, the vocabulary, the
+    length of inputs, the tokenizer (vocabulary, special ids, the encoding of probe texts), whether
+    the teacher's head was ever trained, and, with ``batches``, whether the teacher is better than
+    always giving the most frequent label. ``DistillationTrainer`` checks the same before training.
+
+    Args:
+        teacher: a module, or the Hub id or directory of a fine-tuned model.
+        student: the same; it need not be fine-tuned.
+        task: what they are to do, as the Hub calls it (``question-answering``, …); by default what
+            the student, if it is a module, or else the teacher was made for.
+        processing_class: the tokenizer that the data is prepared with; by default the student's.
+        batches: labelled batches, as a data collator gives them, to try the teacher on.
+
+    Returns:
+        A report; see its ``ok`` and ``findings``. Nothing is raised for a bad pair.
+    """
+    try:
+        head, teacher_model, student_model = _load(teacher, student, task)
+    except ValueError as error:
+        return PairReport(task, (refused("models", str(error)),))
+    findings = [
+        *check_models(teacher_model, student_model, head),
+        check_tokenizers(teacher_model, student_model, head, processing_class),
+    ]
+    if all(finding.status != "refused" for finding in findings):
+        tried = _try_teacher(teacher_model, head, batches)
+        findings.append(tried or note("quality", "Not tried: there is no labelled data."))
+    return PairReport(head.task if task is None else task, tuple(findings))
+
+
+def _load(
+    teacher: nn.Module | str | os.PathLike[str],
+    student: nn.Module | str | os.PathLike[str],
+    task: str | None,
+) -> tuple[TaskHead, nn.Module, nn.Module]:
+    if task is not None:
+        head = head_of_task(task, _config_of(student, "student"))
+    elif isinstance(student, nn.Module):
+        head = _known(find_head(student), f"the student, a {type(student).__name__},")
+    else:
+        config = _config_of(teacher, "teacher")
+        name = (getattr(config, "architectures", None) or [type(teacher).__name__])[0]
+        head = _known(head_of_class(name, config), f"the teacher, a {name},")
+    teacher_model = load_teacher(teacher, head)
+    if isinstance(student, nn.Module):
+        return head, teacher_model, student
+    return head, teacher_model, _load_student(student, head, teacher_model)
+
+
+def _load_student(source: str | os.PathLike[str], head: TaskHead, teacher: nn.Module) -> nn.Module:
+    """The student as it would be trained: with the teacher's labels, if it has no head yet."""
+    config = _config_of(source, "student")
+    own = head_of_class((config.architectures or [""])[0], config)
+    labels: dict[str, Any] = {}
+    if isinstance(head, LabelledHead):
+        if type(own) is not type(head):
+            theirs: Any = teacher.config
+            labels = {name: getattr(theirs, name) for name in ("id2label", "label2id")}
+            for name, value in labels.items():
+                setattr(config, name, value)
+        head.config = config
+    model: Any = getattr(transformers, head.auto_model).from_pretrained(
+        os.fspath(source), config=config
+    )
+    return model
+
+
+def _config_of(source: Any, who: str) -> Any:
+    if isinstance(source, nn.Module):
+        return getattr(source, "config", None)
+    try:
+        return AutoConfig.from_pretrained(os.fspath(source))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{who}={os.fspath(source)!r} cannot be loaded: it is neither a directory with a model "
+            f"nor a model that the Hub gives out. ({str(error).strip().splitlines()[0]})"
+        ) from error
+
+
+def _known(head: TaskHead | None, who: str) -> TaskHead:
+    if head is None:
+        raise ValueError(
+            f"What {who} is for cannot be told from its class, or there is no distillation for it; "
+            "say what it is to do (task)."
+        )
+    return head
+
+
+def _try_teacher(
+    model: nn.Module, head: TaskHead, batches: Iterable[Mapping[str, Tensor]]
+) -> Finding | None:
+    names, was_training = input_names(model), model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return try_teacher(
+                head, lambda batch: model(**inputs_for(model, names, head, batch)), batches
+            )
+    finally:
+        model.train(was_training)

@@ -1,0 +1,167 @@
+"""Are two models a pair: apart, of one task, with the same classes and room for the same inputs?"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+from hf_distill.heads import (
+    LabelledHead,
+    LanguageModelingHead,
+    Seq2SeqLMHead,
+    SequenceClassificationHead,
+    TaskHead,
+    find_head,
+    without_adapters,
+)
+from hf_distill.pairing.findings import Finding, note, refused, warning
+from hf_distill.pairing.labels import align_labels
+
+_POSITION_EMBEDDINGS = ("position_embeddings", "embed_positions", "wpe")
+
+
+def check_models(teacher: nn.Module, student: nn.Module, head: TaskHead) -> list[Finding]:
+    """Check that two models fit together; what the head needs to know of the teacher is set.
+
+    Args:
+        teacher: the teacher.
+        student: the student.
+        head: the student's head. It learns the teacher's order of labels.
+    """
+    findings = [_check_weights(teacher, student), _check_task(teacher, student, head)]
+    if any(finding.status == "refused" for finding in findings):
+        return findings
+    teacher_config, student_config = (getattr(m, "config", None) for m in (teacher, student))
+    if teacher_config is None or student_config is None:
+        return findings
+    if isinstance(head, LabelledHead):
+        head.teacher_order, found = align_labels(student_config, teacher_config)
+        findings += found
+    if isinstance(head, SequenceClassificationHead):
+        findings += _check_problem_types(student_config, teacher_config)
+    if isinstance(head, LanguageModelingHead):
+        findings += _check_vocabularies(student_config, teacher_config)
+    if isinstance(head, Seq2SeqLMHead):
+        findings += _check_target_start(student_config, teacher_config)
+    return [*findings, *_check_lengths(teacher, student), *_check_head_is_trained(teacher, head)]
+
+
+def longest_input(model: nn.Module) -> int | None:
+    """The most tokens that a model has positions for; ``None`` if that is not limited.
+
+    Read from its learned position embeddings; RoBERTa and its kin keep some of them for padding.
+    """
+    longest: int | None = None
+    for name, module in without_adapters(model).named_modules():
+        if name.rpartition(".")[2] in _POSITION_EMBEDDINGS and isinstance(module, nn.Embedding):
+            reserved = getattr(module, "offset", None)
+            if reserved is None:
+                reserved = 0 if module.padding_idx is None else module.padding_idx + 1
+            rows = module.num_embeddings - int(reserved)
+            longest = rows if longest is None else min(longest, rows)
+    return longest
+
+
+def _check_weights(teacher: nn.Module, student: nn.Module) -> Finding:
+    own = {id(parameter) for parameter in student.parameters()}
+    shared = [name for name, p in teacher.named_parameters() if id(p) in own]
+    if shared:
+        return refused(
+            "weights",
+            f"teacher_model and model share {len(shared)} weights (the first is {shared[0]!r}); "
+            "the teacher is frozen, so the student could not learn. Give the student weights of "
+            "its own (copy.deepcopy).",
+        )
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (teacher, student)]
+    return note("weights", f"Teacher {sizes[0]:,} parameters, student {sizes[1]:,}.")
+
+
+def _check_task(teacher: nn.Module, student: nn.Module, head: TaskHead) -> Finding:
+    theirs = find_head(teacher)
+    if theirs is not None and type(theirs) is not type(head):
+        return refused(
+            "task",
+            f"teacher_model is a {type(teacher).__name__} and model a {type(student).__name__}; "
+            "both must have the same task.",
+        )
+    return note("task", f"Both are models for {head.task}.")
+
+
+def _check_problem_types(student: Any, teacher: Any) -> list[Finding]:
+    types = student.problem_type, teacher.problem_type
+    if None not in types and types[0] != types[1]:
+        return [
+            refused(
+                "problem type",
+                f"The student's problem_type is {types[0]!r} and the teacher's {types[1]!r}; load "
+                f"the student with problem_type={types[1]!r}.",
+            )
+        ]
+    return []
+
+
+def _check_vocabularies(student: Any, teacher: Any) -> list[Finding]:
+    ours, theirs = (
+        getattr(config.get_text_config(), "vocab_size", None) for config in (student, teacher)
+    )
+    if ours is None or theirs is None or ours == theirs:
+        return []
+    return [
+        note(
+            "vocabulary",
+            f"The student gives logits for {ours} tokens and the teacher for {theirs}; the first "
+            f"{min(ours, theirs)} are compared.",
+        )
+    ]
+
+
+def _check_target_start(student: Any, teacher: Any) -> list[Finding]:
+    starts = [getattr(config, "decoder_start_token_id", None) for config in (student, teacher)]
+    if None in starts or starts[0] == starts[1]:
+        return []
+    return [
+        warning(
+            "target",
+            f"The student's targets start with token {starts[0]} and the teacher's with "
+            f"{starts[1]}; each gets its own. Set decoder_start_token_id if they should be alike.",
+        )
+    ]
+
+
+def _check_lengths(teacher: nn.Module, student: nn.Module) -> list[Finding]:
+    theirs, ours = longest_input(teacher), longest_input(student)
+    if theirs is None or theirs >= (math.inf if ours is None else ours):
+        shown = "as long as the student likes" if theirs is None else f"up to {theirs} tokens"
+        return [note("length", f"The teacher takes inputs {shown}.")]
+    return [
+        warning(
+            "length",
+            f"The teacher takes inputs of at most {theirs} tokens, fewer than the student "
+            f"({'no limit' if ours is None else ours}); cut the data to {theirs} (max_length).",
+        )
+    ]
+
+
+def _check_head_is_trained(teacher: nn.Module, head: TaskHead) -> list[Finding]:
+    """A new linear layer has a bias of zeros, and no training leaves it so."""
+    if isinstance(head, LanguageModelingHead):
+        return []
+    linear = [
+        (name, module)
+        for name, module in without_adapters(teacher).named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    if not linear:
+        return []
+    name, last = linear[-1]
+    if last.bias is None or last.bias.is_meta or bool(last.bias.detach().any()):
+        return []
+    return [
+        warning(
+            "training",
+            f"The bias of the teacher's last layer ({name}) is all zeros, as in a model that was "
+            "never trained for the task. Pass a fine-tuned teacher.",
+        )
+    ]
