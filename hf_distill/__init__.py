@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_distill._version import __version__
 
 if TYPE_CHECKING:
+    from hf_distill.pairing import PairReport, check_pair
     from hf_distill.question_answering.answering import QuestionAnswerer
     from hf_distill.trainer import DistillationTrainer
     from hf_distill.training_args import DistillationTrainingArguments
@@ -15,15 +16,19 @@ if TYPE_CHECKING:
 __all__ = [
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "PairReport",
     "QuestionAnswerer",
     "__version__",
+    "check_pair",
 ]
 
 # Imported when first used: `hf-distill --help` should not wait for torch.
 _HOMES = {
     "DistillationTrainer": "hf_distill.trainer",
     "DistillationTrainingArguments": "hf_distill.training_args",
+    "PairReport": "hf_distill.pairing.check",
     "QuestionAnswerer": "hf_distill.question_answering.answering",
+    "check_pair": "hf_distill.pairing.check",
 }
 
 

@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.compute
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from hf_distill.heads import TaskHead
+from hf_distill.heads import LabelledHead, TaskHead
+from hf_distill.heads.base import IGNORED
 from hf_distill.pairing import longest_input
 from hf_distill.prediction import LogitsPair
 from hf_distill.teachers import LiveTeacher
@@ -85,6 +89,36 @@ def check_labels(
             f"{', '.join(sorted(found))}). Add the labels, name them in label_names, or set "
             "distillation_loss_weight=1 to train without labels."
         )
+
+
+def check_label_range(dataset: Any, head: TaskHead, label_names: list[str]) -> None:
+    """Refuse labels that are no class of the student, which would stop a GPU without a reason.
+
+    Args:
+        dataset: the training data; only a ``datasets.Dataset`` is looked at.
+        head: the student's head; one with named labels.
+        label_names: what the student takes its labels from.
+
+    Raises:
+        ValueError: names the value and how many classes there are.
+    """
+    if not isinstance(dataset, Dataset) or not isinstance(head, LabelledHead):
+        return
+    classes = head.config.num_labels
+    for name in {*label_names, "label", "label_ids"} & set(dataset.column_names):
+        column = dataset.select_columns([name]).with_format("arrow")[:][name].combine_chunks()
+        while pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
+            column = column.flatten()
+        if not pyarrow.types.is_integer(column.type) or classes == 1:
+            continue
+        values = pyarrow.compute.unique(column).to_pylist()
+        wrong = [v for v in values if v is None or not (0 <= v < classes or v == IGNORED)]
+        if wrong:
+            raise ValueError(
+                f"The column {name!r} of train_dataset has the label {wrong[0]}, but the student "
+                f"has {classes} labels, numbered 0 to {classes - 1} (and {IGNORED} for what does "
+                f"not count). Load the student with the right num_labels, or mend the data."
+            )
 
 
 def check_inputs(

@@ -18,6 +18,7 @@ from hf_distill.checks import (
     TeacherGuard,
     check_datasets,
     check_inputs,
+    check_label_range,
     check_labels,
     check_launch,
     same_random_numbers,
@@ -382,6 +383,7 @@ class DistillationTrainer(Trainer):
         if self._head is None:
             return
         check_labels(getattr(self.train_dataset, "column_names", None), self.label_names, self.args)
+        check_label_range(self.train_dataset, self._head, self.label_names)
         # DeepSpeed knows the sizes of a run only later, in `train`.
         untried = self._teacher is not None and not self._teacher_tried
         if untried and not self.is_deepspeed_enabled:

@@ -120,9 +120,7 @@ def test_a_float16_teacher_runs_on_a_cpu(asked: Any, expected: Any, tmp_path: Pa
 
 
 def test_a_task_without_distillation(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="What BertForNextSentencePrediction is for cannot be told"
-    ):
+    with pytest.raises(ValueError, match="What BertForNextSentencePrediction is for"):
         trainer(tmp_path, model=BertForNextSentencePrediction(bert_config()))
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig
 
 from hf_distill.heads import LabelledHead, TaskHead, find_head, head_of_class, head_of_task
+from hf_distill.loading import load_model
 from hf_distill.pairing.findings import Finding, note, refused
 from hf_distill.pairing.models import check_models
 from hf_distill.pairing.tokenizers import check_tokenizers
@@ -112,10 +112,7 @@ def _load_student(source: str | os.PathLike[str], head: TaskHead, teacher: nn.Mo
             for name, value in labels.items():
                 setattr(config, name, value)
         head.config = config
-    model: Any = getattr(transformers, head.auto_model).from_pretrained(
-        os.fspath(source), config=config
-    )
-    return model
+    return load_model(head.auto_model, os.fspath(source), config=config).model
 
 
 def _config_of(source: Any, who: str) -> Any:

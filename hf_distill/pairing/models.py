@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from hf_distill.heads import (
     LabelledHead,
@@ -40,7 +41,7 @@ def check_models(teacher: nn.Module, student: nn.Module, head: TaskHead) -> list
         head.teacher_order, found = align_labels(student_config, teacher_config)
         findings += found
     if isinstance(head, SequenceClassificationHead):
-        findings += _check_problem_types(student_config, teacher_config)
+        findings += _check_problem_types(head.problem_type, teacher_config)
     if isinstance(head, LanguageModelingHead):
         findings += _check_vocabularies(student_config, teacher_config)
     if isinstance(head, Seq2SeqLMHead):
@@ -80,7 +81,8 @@ def _check_weights(teacher: nn.Module, student: nn.Module) -> Finding:
 
 def _check_task(teacher: nn.Module, student: nn.Module, head: TaskHead) -> Finding:
     theirs = find_head(teacher)
-    if theirs is not None and type(theirs) is not type(head):
+    known = theirs is not None or isinstance(teacher, PreTrainedModel)
+    if known and type(theirs) is not type(head):
         return refused(
             "task",
             f"teacher_model is a {type(teacher).__name__} and model a {type(student).__name__}; "
@@ -89,17 +91,17 @@ def _check_task(teacher: nn.Module, student: nn.Module, head: TaskHead) -> Findi
     return note("task", f"Both are models for {head.task}.")
 
 
-def _check_problem_types(student: Any, teacher: Any) -> list[Finding]:
-    types = student.problem_type, teacher.problem_type
-    if None not in types and types[0] != types[1]:
-        return [
-            refused(
-                "problem type",
-                f"The student's problem_type is {types[0]!r} and the teacher's {types[1]!r}; load "
-                f"the student with problem_type={types[1]!r}.",
-            )
-        ]
-    return []
+def _check_problem_types(student: str, teacher: Any) -> list[Finding]:
+    if teacher.problem_type in (None, student):
+        return []
+    return [
+        refused(
+            "problem type",
+            f"The student's problem_type is {student!r} and the teacher's "
+            f"{teacher.problem_type!r}; load the student with "
+            f"problem_type={teacher.problem_type!r}.",
+        )
+    ]
 
 
 def _check_vocabularies(student: Any, teacher: Any) -> list[Finding]:

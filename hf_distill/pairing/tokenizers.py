@@ -138,7 +138,7 @@ def _compare_vocabularies(
             f"{len(PROBES)} probe texts.",
         )
     token, token_id = min(only_ours + only_theirs, key=_by_id)
-    if only_theirs or len(only_ours) > len(ours) // 100:
+    if only_theirs or len(only_ours) > max(10, len(ours) // 100):
         return refused(
             "tokenizer",
             f"Teacher and student have different tokenizers: {len(theirs)} and {len(ours)} tokens, "

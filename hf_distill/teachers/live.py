@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import transformers
 from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 
 from hf_distill.heads import TaskHead, without_adapters
+from hf_distill.loading import load_model
 
 
 def load_teacher(
@@ -39,33 +39,32 @@ def load_teacher(
         ValueError: if it cannot be found, has another task, or its head has no trained weights.
     """
     if isinstance(source, nn.Module):
-        model: Any = source
+        module: Any = source
         if dtype not in (None, "auto"):
-            model = model.to(getattr(torch, str(dtype)))
+            module = module.to(getattr(torch, str(dtype)))
         if attn_implementation is not None:
-            model.set_attn_implementation(attn_implementation)
-        return model
+            module.set_attn_implementation(attn_implementation)
+        return module
     options: dict[str, Any] = {"dtype": dtype or "auto"}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     name = os.fspath(source)
     try:
-        model, info = getattr(transformers, head.auto_model).from_pretrained(
-            name, output_loading_info=True, **options
-        )
+        model, new = load_model(head.auto_model, name, **options)
     except (OSError, ValueError) as error:  # ValueError: no or an unknown configuration
         raise ValueError(
             f"teacher_model={name!r} cannot be loaded: it is neither a directory with a model nor "
             f"a model that the Hub gives out. ({_first_line(error)})"
         ) from error
-    if info["missing_keys"]:
+    if new:
         raise ValueError(
             f"teacher_model={name!r} is not fine-tuned for {head.task}: its weights lack "
-            f"{', '.join(sorted(info['missing_keys']))}, which would be random. Fine-tune it first "
+            f"{', '.join(new)}, which would be random. Fine-tune it first "
             "(`hf-distill train --baseline` does), or choose another teacher."
         )
     on_cpu = device is not None and device.type == "cpu"
-    return model.float() if dtype is None and on_cpu and model.dtype == torch.float16 else model
+    convert = dtype is None and on_cpu and model.dtype == torch.float16
+    return model.float() if convert else model
 
 
 class LiveTeacher:

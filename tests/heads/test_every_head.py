@@ -1,4 +1,4 @@
-"""Every task with every architecture: the right loss on the right positions, however it is split."""
+"""Every task with every architecture: the right loss on the right positions, however split."""
 
 from __future__ import annotations
 

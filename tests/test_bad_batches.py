@@ -1,0 +1,187 @@
+"""Data that does not fit the pair is refused before the first step, with what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from runs import arguments
+from transformers import default_data_collator
+from zoo import LENGTH, zoo_dataset, zoo_model
+
+from hf_distill import DistillationTrainer
+
+Change = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
+
+
+def with_column(name: str, value: Any) -> Change:
+    return lambda columns: {**columns, name: value}
+
+
+def without(*names: str) -> Change:
+    return lambda columns: {k: v for k, v in columns.items() if k not in names}
+
+
+def longer(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {k: [row * 6 for row in v] if k != "labels" else v for k, v in columns.items()}
+
+
+CASES: dict[str, tuple[str, str, Change, dict[str, Any], str]] = {
+    "a label that is no class": (
+        "text-classification", "bert", with_column("labels", [0, 1, 2, 3]), {},
+        "column 'labels' of train_dataset has the label 3, but the student has 3 labels.*Load",
+    ),
+    "a negative label": (
+        "text-classification", "bert", with_column("labels", [0, 1, -1, 2]), {},
+        "has the label -1, but the student has 3 labels, numbered 0 to 2",
+    ),
+    "a label that is missing": (
+        "text-classification", "bert", with_column("labels", [0, 1, None, 2]), {},
+        "has the label None",
+    ),
+    "a tag that is no class": (
+        "token-classification", "bert", with_column("labels", [[0] * 11 + [9]] * 4), {},
+        "has the label 9, but the student has 3 labels",
+    ),
+    "numbers instead of classes": (
+        "text-classification", "bert", with_column("labels", [0.5, 1.0, 0.0, 2.0]), {},
+        "labels are floating-point numbers.*problem_type",
+    ),
+    "no labels": (
+        "text-classification", "bert", without("labels"), {},
+        "weight=0.5 mixes in the label loss, but the training data has no labels.*weight=1",
+    ),
+    "no tags": (
+        "token-classification", "bert", without("labels"), {},
+        "the training data has no labels",
+    ),
+    "no answers": (
+        "question-answering", "bert", without("start_positions"), {},
+        "the training data has no start_positions",
+    ),
+    "no target": (
+        "summarization", "t5", without("labels"), {"distillation_loss_weight": 1.0},
+        "neither labels nor decoder_input_ids.*needs a target",
+    ),
+    "rows that are too long for the teacher": (
+        "text-classification", "bert", longer, {},
+        "rows of 72 tokens, but the teacher has positions for 64 only; truncate.*max_length=64",
+    ),
+    "ids that the teacher does not know": (
+        "text-classification", "bert", with_column("input_ids", [[5] * 11 + [500]] * 4), {},
+        "input id 500, but the teacher's vocabulary has only 97 entries",
+    ),
+    "no token types for a question": (
+        "multiple-choice", "bert", without("token_type_ids"), {},
+        "trained with token_type_ids.*the batches have none",
+    ),
+    "images of another size": (
+        "image-classification", "vit",
+        with_column("pixel_values", torch.zeros(4, 3, 16, 16).tolist()), {},
+        "size .*16.*doesn't match model",
+    ),
+    "no rows": ("text-classification", "bert", lambda columns: {k: [] for k in columns}, {},
+                "train_dataset is empty"),
+    "a negative number of rows to try": (
+        "text-classification", "bert", dict, {"teacher_trial_samples": -1},
+        "teacher_trial_samples must be 0 or more, but it is -1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_data_that_does_not_fit(name: str, tmp_path: Path) -> None:
+    task, architecture, change, options, message = CASES[name]
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        trainer = DistillationTrainer(
+            zoo_model(task, architecture, seed=0),
+            arguments(tmp_path, **options),
+            teacher_model=zoo_model(task, architecture, seed=1),
+            train_dataset=Dataset.from_dict(change(zoo_dataset(task, 4).to_dict())),
+            data_collator=default_data_collator,
+        )
+        trainer.train()
+    assert trainer_steps(locals()) == 0
+
+
+def trainer_steps(names: dict[str, Any]) -> int:
+    trainer = names.get("trainer")
+    return 0 if trainer is None else int(trainer.state.global_step)
+
+
+def test_a_model_that_leaves_out_tokens(tmp_path: Path) -> None:
+    student = zoo_model("fill-mask", "modernbert", seed=0)
+    student.config.sparse_prediction = student.sparse_prediction = True
+    trainer = DistillationTrainer(
+        student,
+        arguments(tmp_path),
+        teacher_model=zoo_model("fill-mask", "modernbert", seed=1),
+        train_dataset=zoo_dataset("fill-mask"),
+        data_collator=default_data_collator,
+    )
+    with pytest.raises(ValueError, match="sparse_prediction=False"):
+        trainer.train()
+
+
+# ---- the trial of the teacher --------------------------------------------------------------------
+
+
+def trial(tmp_path: Path, task: str, teacher: Any, data: Dataset, **options: Any) -> Any:
+    trainer = DistillationTrainer(
+        zoo_model(task, "bert", seed=0),
+        arguments(tmp_path, max_steps=1, **options),
+        teacher_model=teacher,
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=default_data_collator,
+    )
+    trainer.train()
+    return trainer
+
+
+def perfect_and_wrong() -> tuple[Any, Dataset]:
+    """A teacher that finds the class by the first id, and data in which it is always wrong."""
+    teacher = zoo_model("text-classification", "bert", seed=1)
+    rows = zoo_dataset("text-classification", 60)
+    batch = default_data_collator([{k: v for k, v in r.items() if k != "labels"} for r in rows])
+    with torch.no_grad():
+        answers = teacher.eval()(**batch).logits.argmax(-1)
+    counts = answers.bincount(minlength=3)
+    wrong = torch.where(answers == counts.argmax(), counts.argmin(), counts.argmax())
+    columns = {**rows.to_dict(), "labels": wrong.tolist()}
+    return teacher, Dataset.from_dict(columns)
+
+
+def test_a_teacher_that_is_always_wrong_is_refused(tmp_path: Path) -> None:
+    teacher, data = perfect_and_wrong()
+    with pytest.raises(ValueError, match="the teacher gets 0.0% right.*worse than no teacher"):
+        trial(tmp_path, "text-classification", teacher, data)
+    trial(tmp_path, "text-classification", teacher, data, teacher_trial_samples=0)
+
+
+def test_a_trial_changes_nothing(tmp_path: Path) -> None:
+    """A data collator may draw random numbers: dropout must be the same with and without trial."""
+    losses = []
+    for samples in (0, 16):
+        student = zoo_model("fill-mask", "bert", seed=0, hidden_dropout_prob=0.2)
+        trainer = DistillationTrainer(
+            student,
+            arguments(tmp_path, teacher_trial_samples=samples),
+            teacher_model=zoo_model("fill-mask", "bert", seed=1),
+            train_dataset=zoo_dataset("fill-mask"),
+            eval_dataset=zoo_dataset("fill-mask", seed=1),
+            data_collator=drawing_collator,
+        )
+        trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == losses[1]
+
+
+def drawing_collator(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    batch = default_data_collator(rows)
+    drawn = torch.rand(len(rows), LENGTH) < 0.5
+    return {**batch, "labels": batch["labels"].masked_fill(drawn, -100)}
