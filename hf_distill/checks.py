@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +23,8 @@ from hf_distill.pairing import longest_input
 from hf_distill.prediction import LogitsPair
 from hf_distill.teachers import LiveTeacher
 from hf_distill.training_args import DistillationTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 def check_launch(args: TrainingArguments) -> None:
@@ -157,6 +160,12 @@ def check_inputs(
             "the batches have none, so its predictions would be poor. Prepare the data with the "
             "teacher's tokenizer and a data collator that keeps token_type_ids; a student that "
             "does not take them is not given them."
+        )
+    if type(student).__name__ == "PeftModelForQuestionAnswering" and "token_type_ids" in batch:
+        logger.warning(
+            "PEFT's model for task_type='QUESTION_ANS' drops token_type_ids, so the student cannot "
+            "tell question from context. Leave task_type out of the adapter's configuration and "
+            "name the head in modules_to_save (['qa_outputs'])."
         )
 
 

@@ -6,6 +6,7 @@ import copy
 import inspect
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -67,6 +68,9 @@ def load_teacher(
     return model.float() if convert else model
 
 
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 class LiveTeacher:
     """A frozen model in evaluation mode, outside optimizer, checkpoint and DDP.
 
@@ -93,8 +97,16 @@ class LiveTeacher:
             self._placed_for = accelerator
         inputs = inputs_for(self.model, self.input_names, self._head, batch)
         # Not inference_mode: an objective may save the teacher's tensors for its backward pass.
-        with torch.no_grad(), accelerator.autocast():
+        with torch.no_grad(), self._precision(accelerator):
             return self._placed(**inputs)
+
+    def _precision(self, accelerator: Accelerator) -> AbstractContextManager[Any]:
+        """The student's autocast; not for half-precision weights of the other kind."""
+        autocast = _HALF.get(accelerator.mixed_precision)
+        weights = getattr(self.model, "dtype", torch.float32)
+        if weights in _HALF.values() and autocast not in (None, weights):
+            return nullcontext()
+        return accelerator.autocast()
 
 
 def input_names(model: nn.Module) -> frozenset[str]:
