@@ -10,6 +10,10 @@ from hf_distill._version import __version__
 if TYPE_CHECKING:
     from hf_distill.pairing import PairReport, check_pair
     from hf_distill.question_answering.answering import QuestionAnswerer
+    from hf_distill.seq2seq import (
+        Seq2SeqDistillationTrainer,
+        Seq2SeqDistillationTrainingArguments,
+    )
     from hf_distill.trainer import DistillationTrainer
     from hf_distill.training_args import DistillationTrainingArguments
 
@@ -18,6 +22,8 @@ __all__ = [
     "DistillationTrainingArguments",
     "PairReport",
     "QuestionAnswerer",
+    "Seq2SeqDistillationTrainer",
+    "Seq2SeqDistillationTrainingArguments",
     "__version__",
     "check_pair",
 ]
@@ -28,6 +34,8 @@ _HOMES = {
     "DistillationTrainingArguments": "hf_distill.training_args",
     "PairReport": "hf_distill.pairing.check",
     "QuestionAnswerer": "hf_distill.question_answering.answering",
+    "Seq2SeqDistillationTrainer": "hf_distill.seq2seq",
+    "Seq2SeqDistillationTrainingArguments": "hf_distill.seq2seq",
     "check_pair": "hf_distill.pairing.check",
 }
 

@@ -75,7 +75,7 @@ def load_fine_tuned(
     model, new = load_model(auto_model, source, dtype=dtype, **options)
     if new:
         raise ValueError(
-            f"{name or repr(source)} is not fine-tuned for {task}: it lacks {', '.join(new)}, "
+            f"{name or repr(str(source))} is not fine-tuned for {task}: it lacks {', '.join(new)}, "
             f"which would be random. Train it first (`hf-distill train --task {task} --baseline`)."
         )
     return model.eval()

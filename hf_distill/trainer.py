@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import DataCollatorWithPadding, Trainer, default_data_collator
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_distill.checks import (
@@ -26,6 +26,7 @@ from hf_distill.checks import (
 )
 from hf_distill.heads import TaskHead, find_head, without_adapters
 from hf_distill.loss_log import LossLog
+from hf_distill.normalization import count_step, mixed, weighted_mean
 from hf_distill.objectives import get_logits_loss
 from hf_distill.pairing import check_models, check_tokenizers, enforce, try_teacher
 from hf_distill.prediction import compared_logits, prediction_loss
@@ -112,7 +113,7 @@ class DistillationTrainer(Trainer):
         self._head: TaskHead | None = None
         self._train_losses = LossLog()
         self._eval_losses = LossLog()
-        self._window: tuple[Tensor | float, Tensor | float] = (1.0, 1.0)
+        self._step_counts: tuple[Any, Any] = (1.0, 1.0)
         self._first_batch_checked = False
         self._teacher_tried = False
         self._teacher_guard = TeacherGuard(at_once=args.device.type == "cpu")
@@ -191,13 +192,7 @@ class DistillationTrainer(Trainer):
         if head is not None and batches:
             if not self._first_batch_checked:
                 self._check_first_batch(head, batches[0])
-            labelled = sum(head.count_labelled(batch) for batch in batches)
-            rows = sum(head.count_rows(batch) for batch in batches)
-            if self.accelerator.num_processes > 1:
-                counts = torch.zeros(2, device=self.accelerator.device)
-                counts[0], counts[1] = labelled, rows
-                labelled, rows = self.accelerator.reduce(counts, reduction="sum")
-            self._window = (labelled, rows)
+            self._step_counts = count_step(head, batches, self.accelerator)
         return batches, num_items
 
     def compute_loss(
@@ -239,7 +234,7 @@ class DistillationTrainer(Trainer):
 
         if model.training:
             task, prediction = self._shares_of_step((task, prediction), counts)
-            loss = _mix(task, prediction, weight)
+            loss = mixed(task, prediction, weight)
         else:
             self._log_evaluation((task, prediction), counts)
             loss = prediction if task is None else task
@@ -276,10 +271,10 @@ class DistillationTrainer(Trainer):
         processes = self.accelerator.num_processes
         micro_batches = self.current_gradient_accumulation_steps
         shares: list[Tensor | None] = []
-        for name, loss, count, total in zip(LOSSES, losses, counts, self._window, strict=True):
+        for name, loss, count, total in zip(LOSSES, losses, counts, self._step_counts, strict=True):
             if loss is not None:
                 # Exactly 1 when all shares are equal: bit for bit the loss of Trainer.
-                loss = _weighted(loss, count, processes * micro_batches, total)
+                loss = weighted_mean(loss, count, processes * micro_batches, total)
                 self._train_losses.add(name, loss / micro_batches, 1 / micro_batches)
                 if not self._trainer_averages:
                     loss = loss / micro_batches
@@ -291,7 +286,7 @@ class DistillationTrainer(Trainer):
     ) -> None:
         for name, loss, count in zip(LOSSES, losses, counts, strict=True):
             if loss is not None:
-                self._eval_losses.add(name, _weighted(loss, count), count)
+                self._eval_losses.add(name, weighted_mean(loss, count), count)
 
     @property
     def _trainer_averages(self) -> bool:
@@ -382,7 +377,9 @@ class DistillationTrainer(Trainer):
         self._prepare_distillation()
         if self._head is None:
             return
-        check_labels(getattr(self.train_dataset, "column_names", None), self.label_names, self.args)
+        if not _makes_labels(self.data_collator):
+            columns = getattr(self.train_dataset, "column_names", None)
+            check_labels(columns, self.label_names, self.args)
         check_label_range(self.train_dataset, self._head, self.label_names)
         # DeepSpeed knows the sizes of a run only later, in `train`.
         untried = self._teacher is not None and not self._teacher_tried
@@ -411,19 +408,7 @@ class DistillationTrainer(Trainer):
             check_inputs(self._teacher, student, head, batch)
 
 
-def _weighted(loss: Tensor, count: Any, factor: int = 1, total: Any = 1) -> Tensor:
-    """``loss * count * factor / total``; 0 if nothing counts, for such a mean is NaN."""
-    if not isinstance(count, Tensor):
-        return loss * (count * factor / total)
-    total = total.clamp(min=1) if isinstance(total, Tensor) else max(total, 1)
-    loss = torch.where(count > 0, loss, torch.zeros_like(loss))
-    return loss * (count * factor / total)
-
-
-def _mix(task: Tensor | None, prediction: Tensor | None, weight: float) -> Tensor:
-    if weight == 0 and task is not None:
-        return task
-    if weight == 1 and prediction is not None:
-        return prediction
-    assert task is not None and prediction is not None  # _check_first_batch has seen them
-    return (1 - weight) * task + weight * prediction
+def _makes_labels(data_collator: Any) -> bool:
+    """Whether batches may have labels that the data has not, such as masked tokens."""
+    plain = isinstance(data_collator, DataCollatorWithPadding)
+    return not plain and data_collator is not default_data_collator

@@ -191,7 +191,9 @@ def zoo_dataset(
             columns = {"input_features": torch.randn(rows, 4, 16, generator=random)}
         columns["labels"] = draw(5, VOCABULARY, rows, LENGTH).masked_fill(~counted, -100)
         if target:
-            columns["decoder_input_ids"] = draw(5, VOCABULARY, rows, LENGTH)
+            ids = draw(5, VOCABULARY, rows, LENGTH) * mask + PAD * (1 - mask)
+            ids[:, 0] = PAD  # as T5 begins
+            columns["decoder_input_ids"] = ids
     else:
         columns["labels"] = draw(0, 3, rows)
     if not labels:

@@ -51,14 +51,14 @@ def run(argv: Sequence[str]) -> None:
     (arguments,) = build_parser().parse(argv)
     context = _read_context(arguments)
 
-    from hf_distill.cli.arguments import QuestionAnsweringArguments
+    from hf_distill.cli.arguments import TaskArguments
     from hf_distill.cli.loading import check_model_source, load_tokenizer, load_trained_model
     from hf_distill.cli.tasks import create_task
     from hf_distill.question_answering import QuestionAnswerer
     from hf_distill.reporting.tables import print_rows
 
     source = check_model_source("model", arguments.model)
-    task = create_task("question-answering", QuestionAnsweringArguments())
+    task = create_task("question-answering", TaskArguments())
     tokenizer = load_tokenizer("model", source)
     model = load_trained_model("model", source, task)
     answers = QuestionAnswerer(model, tokenizer, device=arguments.device)(

@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.cli.tasks import TASKS
+
+FORMATS = (
+    ".csv, .tsv, .jsonl, .json, .parquet, .txt (language models) or .conll (token classification), "
+    "also with .gz; for question answering .json in the layout of SQuAD; or a folder written by "
+    "`Dataset.save_to_disk`"
+)
 
 
 def option(default: Any = None, *, help: str, choices: list[str] | None = None) -> Any:
@@ -28,7 +35,9 @@ def names(*dataclass_types: type) -> list[str]:
 class TrainArguments:
     """Which models are trained, and how the run begins."""
 
-    task: str = option(MISSING, help="What the model is to do.", choices=list(TASKS))
+    task: str = option(
+        MISSING, help=f"What the model is to do: {', '.join(TASKS)}.", choices=list(TASKS)
+    )
     student_model: str = option(
         MISSING,
         help="The model to train: a folder (as written by `save_pretrained`) or a Hub id. It need "
@@ -47,6 +56,11 @@ class TrainArguments:
         False,
         help="Allow an --output_dir that holds an earlier run, and delete that run's checkpoints.",
     )
+    recipe: str | None = option(
+        help="A pair of models with data and settings that are known to work; `hf-distill recipes` "
+        "lists them. It sets --task and the options that it is made of; those of --config and of "
+        "the command line override it, and --train_file or --dataset_name replaces its data."
+    )
     config: str | None = option(
         help="A YAML file with options, one `name: value` a line, named as they are here. Options "
         "on the command line override it."
@@ -57,10 +71,7 @@ class TrainArguments:
 class TrainDataArguments:
     """The data of a training run."""
 
-    train_file: str | None = option(
-        help="The training data. Question answering: .json or .json.gz in the layout of SQuAD, "
-        ".jsonl, .parquet, or a folder written by `Dataset.save_to_disk`."
-    )
+    train_file: str | None = option(help=f"The training data: {FORMATS}.")
     validation_file: str | None = option(
         help="The data to score the student on at the end, and during training with "
         "--eval_strategy. Same formats."
@@ -69,6 +80,9 @@ class TrainDataArguments:
         help="Instead of the two files: the id of a data set on the Hub, such as `squad_v2`."
     )
     dataset_config_name: str | None = option(help="The configuration of --dataset_name.")
+    dataset_revision: str | None = option(
+        help="The branch, tag or commit of --dataset_name, such as `refs/convert/parquet`."
+    )
     train_split: str = option("train", help="The split of --dataset_name to train on.")
     validation_split: str = option(
         "validation", help="The split of --dataset_name to score on; `none` for no scoring."
@@ -86,14 +100,14 @@ class TrainDataArguments:
 class EvaluationDataArguments:
     """The data of `evaluate` and `compare`."""
 
-    file: str | None = option(
-        help="The labelled data. Question answering: .json or .json.gz in the layout of SQuAD, "
-        ".jsonl, .parquet, or a folder written by `Dataset.save_to_disk`."
-    )
+    file: str | None = option(help=f"The labelled data: {FORMATS}.")
     dataset_name: str | None = option(
         help="Instead of --file: the id of a data set on the Hub, such as `squad_v2`."
     )
     dataset_config_name: str | None = option(help="The configuration of --dataset_name.")
+    dataset_revision: str | None = option(
+        help="The branch, tag or commit of --dataset_name, such as `refs/convert/parquet`."
+    )
     split: str = option("validation", help="The split of --dataset_name.")
     max_eval_samples: int | None = option(
         help="Use only this many examples, taken evenly from all over the data."
@@ -113,14 +127,38 @@ class EvaluationDataArguments:
 
 
 @dataclass
+class InputArguments:
+    """Which columns of the data are what, and how long inputs may be."""
+
+    text_column: str | None = option(
+        help="The column with the text; the list of words for token classification; what is to be "
+        "summarized or translated. By default the usual names are looked for (text, sentence, "
+        "tokens, document, …)."
+    )
+    text_pair_column: str | None = option(
+        help="Text classification: the column with the second text, for pairs such as "
+        "premise and hypothesis."
+    )
+    label_column: str | None = option(
+        help="Text classification: the column with the label (a name or a number), with a list of "
+        "labels, or with a number to predict. Token classification: with the list of tags. By "
+        "default the usual names are looked for (label, labels, ner_tags, tags, …)."
+    )
+    target_column: str | None = option(
+        help="Summarization and translation: the column with the text to write. By default the "
+        "usual names are looked for (summary, highlights, target, …)."
+    )
+    max_length: int | None = option(
+        help="Most tokens of an input, special ones included. Question answering cuts longer "
+        "contexts into windows (default 384); the other tasks cut longer texts off (default 256, "
+        "or fewer if the model takes fewer). Language models: see --block_size."
+    )
+
+
+@dataclass
 class QuestionAnsweringArguments:
     """How contexts are cut and answers are read."""
 
-    max_length: int = option(
-        384,
-        help="Most tokens in a window, question included. Longer contexts are cut into windows "
-        "that overlap.",
-    )
     doc_stride: int = option(128, help="Tokens that two windows of one context share.")
     n_best: int = option(20, help="Answers a question to keep in nbest_predictions.json.")
     max_answer_length: int = option(30, help="Most tokens in an answer.")
@@ -133,11 +171,91 @@ class QuestionAnsweringArguments:
 
 
 @dataclass
+class ClassificationArguments:
+    """What the labels of texts mean."""
+
+    problem_type: str | None = option(
+        help="What the label column holds: one label a text (single_label_classification), "
+        "several (multi_label_classification) or a number to predict (regression). By default the "
+        "data says it: lists are several labels, numbers with decimals are to be predicted, all "
+        "else is one label.",
+        choices=["single_label_classification", "multi_label_classification", "regression"],
+    )
+
+
+@dataclass
+class LanguageModelingArguments:
+    """How text is cut for language models."""
+
+    block_size: int | None = option(
+        help="Tokens of a block of text. By default 512, or fewer if the model takes fewer."
+    )
+    join_texts: bool = option(
+        True,
+        help="Write all texts one after the other and cut that into blocks. Otherwise each row of "
+        "the data is a block, and cut off where it is longer.",
+    )
+    mlm_probability: float = option(
+        0.15,
+        help="fill-mask: the share of the tokens to predict. In training they are drawn anew each "
+        "time; for scores they are always the same.",
+    )
+
+
+@dataclass
+class SequenceToSequenceArguments:
+    """How models write texts."""
+
+    max_target_length: int | None = option(
+        help="Most tokens of a target (default 128), and of what the model writes (by default "
+        "what its generation configuration says)."
+    )
+    num_beams: int | None = option(
+        help="Beams of the search when the model writes; 1 is greedy. By default what its "
+        "generation configuration says."
+    )
+    source_prefix: str = option(
+        "", help="What the model expects before each text, such as `summarize: ` for T5."
+    )
+    source_lang: str | None = option(
+        help="Translation: the language to translate from; a key of the column `translation` as "
+        "on the Hub (en, de, …) or the name of a column."
+    )
+    target_lang: str | None = option(help="Translation: the same for the language to write.")
+
+
+@dataclass
+class TaskArguments(
+    SequenceToSequenceArguments,
+    LanguageModelingArguments,
+    ClassificationArguments,
+    QuestionAnsweringArguments,
+    InputArguments,
+):
+    """The options of all tasks."""
+
+
+def task_sections() -> list[Section]:
+    """The parts of a help text that list the options of the tasks."""
+    return [
+        Section("columns and length of the data", names(InputArguments)),
+        Section("question answering", names(QuestionAnsweringArguments)),
+        Section("text classification", names(ClassificationArguments)),
+        Section("fill-mask and text generation", names(LanguageModelingArguments)),
+        Section("summarization and translation", names(SequenceToSequenceArguments)),
+    ]
+
+
+@dataclass
 class RuntimeArguments:
     """On what the models of `evaluate` and `compare` run."""
 
-    task: str = option("question-answering", help="What the model does.", choices=list(TASKS))
-    batch_size: int = option(16, help="Windows that are computed at a time.")
+    task: str = option(
+        "question-answering",
+        help=f"What the models do: {', '.join(TASKS)}.",
+        choices=list(TASKS),
+    )
+    batch_size: int = option(16, help="Inputs (windows, texts …) that are computed at a time.")
     dtype: str = option(
         "float32",
         help="Number format to compute in.",
@@ -161,8 +279,9 @@ class EvaluateArguments:
 
     model: str = option(MISSING, help="The model to score: a folder or a Hub id.")
     output_dir: str | None = option(
-        help="Where to write evaluation.json, predictions.json (the format of the official SQuAD "
-        "scorers) and nbest_predictions.json. By default the scores are only shown."
+        help="Where to write evaluation.json and predictions.json (for question answering in the "
+        "format of the official SQuAD scorers, with nbest_predictions.json). By default the scores "
+        "are only shown."
     )
 
 
@@ -184,8 +303,8 @@ class CompareArguments:
     )
     throughput_samples: int = option(
         100,
-        help="Examples that are answered in batches of --batch_size windows, three times, to "
-        "measure the throughput; 0 leaves it out.",
+        help="Examples that are answered in batches of --batch_size, three times, to measure the "
+        "throughput; 0 leaves it out.",
     )
 
     def __post_init__(self) -> None:
@@ -241,3 +360,26 @@ class AnswerArguments:
         """
         if self.context is not None and self.context_file is not None:
             raise ValueError("pass either --context or --context_file, not both.")
+
+
+def scoring_parser(arguments: type, title: str, **kwargs: Any) -> CommandParser:
+    """The parser of a command that scores models on data.
+
+    Args:
+        arguments: the command's own options.
+        title: that of their section in the help text.
+        **kwargs: as for ``CommandParser``.
+
+    Returns:
+        It reads ``arguments``, ``EvaluationDataArguments``, ``TaskArguments`` and
+        ``RuntimeArguments``.
+    """
+    return CommandParser(
+        [arguments, EvaluationDataArguments, TaskArguments, RuntimeArguments],
+        sections=[
+            Section(title, ["task", *names(arguments)]),
+            Section("data", names(EvaluationDataArguments)),
+            *task_sections(),
+        ],
+        **kwargs,
+    )

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from hf_distill.cli.arguments import (
     CompareArguments,
     EvaluationDataArguments,
-    QuestionAnsweringArguments,
     RuntimeArguments,
-    names,
+    scoring_parser,
 )
-from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.cli.parsing import CommandParser
 from hf_distill.reporting.comparison import ROLES, Comparison, ModelReport, write_comparison
 
 if TYPE_CHECKING:
@@ -34,18 +33,14 @@ example:
 
 def build_parser() -> CommandParser:
     """The parser of the command."""
-    return CommandParser(
-        [CompareArguments, EvaluationDataArguments, QuestionAnsweringArguments, RuntimeArguments],
+    return scoring_parser(
+        CompareArguments,
+        "models (at least two) and measurements",
         prog="hf-distill compare",
-        usage="hf-distill compare --teacher MODEL --student_alone MODEL "
-        "--student_distilled MODEL --file FILE\n                          [options]",
+        usage="hf-distill compare --task TASK --teacher MODEL --student_alone MODEL\n"
+        "                          --student_distilled MODEL --file FILE [options]",
         description="What distillation was worth: quality, size, speed and agreement with the "
         "teacher, in one table and plot.",
-        sections=[
-            Section("models (at least two) and measurements", names(CompareArguments)),
-            Section("data", names(EvaluationDataArguments)),
-            Section("question answering", names(QuestionAnsweringArguments)),
-        ],
         epilog=EXAMPLES,
     )
 
@@ -60,7 +55,7 @@ def run(argv: Sequence[str]) -> None:
         ValueError: an option, a model or the data cannot be used.
         OSError: a file or a download failed.
     """
-    arguments, data, question_answering, runtime = build_parser().parse(argv)
+    arguments, data, options, runtime = build_parser().parse(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             "compare measures how fast one process is, but WORLD_SIZE="
@@ -78,7 +73,7 @@ def run(argv: Sequence[str]) -> None:
         if source is not None
     }
     check_paths({"file": data.file})
-    task = create_task(runtime.task, question_answering)
+    task = create_task(runtime.task, options)
     comparison = compare_models(task, models, data, runtime, arguments)
     print_comparison(comparison)
     written = ", ".join(path.name for path in write_comparison(comparison, arguments.output_dir))
@@ -105,20 +100,18 @@ def compare_models(
         ValueError: a model or the data cannot be used.
         OSError: a file or a download failed.
     """
-    from hf_distill.cli.loading import load_examples, load_tokenizer, load_trained_model
+    from hf_distill.cli.loading import (
+        data_name,
+        load_evaluation_data,
+        load_tokenizer,
+        load_trained_model,
+    )
     from hf_distill.cli.scoring import score_model
     from hf_distill.reporting.files import display_name
     from hf_distill.reporting.size import stored_as, weight_files
     from hf_distill.reporting.speed import WARM_UP, describe_machine
 
-    examples = load_examples(
-        task,
-        data.file,
-        data.dataset_name,
-        config_name=data.dataset_config_name,
-        split=data.split,
-        most=data.max_eval_samples,
-    )
+    examples = load_evaluation_data(task, data)
     ordered = {role: models[role] for role in ROLES if role in models}
     tokenizers = {role: load_tokenizer(role, source) for role, source in ordered.items()}
     loaded = {
@@ -146,7 +139,7 @@ def compare_models(
         files = weight_files(source)
         agreement = None
         if role != "teacher" and "teacher" in scores:
-            agreement = task.agreement(scores[role].predictions, scores["teacher"].predictions)
+            agreement = scores[role].scorer.agreement(scores["teacher"].scorer)
         reports.append(
             ModelReport(
                 role=role,
@@ -162,14 +155,16 @@ def compare_models(
         )
     settings: dict[str, Any] = {"computed in": runtime.dtype, "batch size": runtime.batch_size}
     if latencies:
-        settings["latency"] = f"text to answer, one at a time, after {WARM_UP} for warm-up"
+        settings["latency"] = f"{task.timed}, one at a time, after {WARM_UP} for warm-up"
+    measures = next(iter(scores.values())).scorer.measures
     return Comparison(
         task=task.name,
-        data=display_name(data.file) if data.file else f"{data.dataset_name} ({data.split})",
+        data=data_name(data.file, data.dataset_name, data.split),
         examples=len(examples),
         models=reports,
-        quality_labels=task.quality_labels,
-        agreement_labels=task.agreement_labels,
+        quality_labels=measures.quality,
+        agreement_labels=measures.agreement,
+        lower_is_better=measures.lower_is_better,
         settings=settings,
         machine=describe_machine(next(iter(loaded.values())).device),
     )

@@ -5,35 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_distill.cli.arguments import (
-    EvaluateArguments,
-    EvaluationDataArguments,
-    QuestionAnsweringArguments,
-    RuntimeArguments,
-    names,
-)
-from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.cli.arguments import EvaluateArguments, scoring_parser
+from hf_distill.cli.parsing import CommandParser
 
 EXAMPLES = """\
 examples:
   hf-distill evaluate --model distilled --file dev.json
   hf-distill evaluate --model owner/model-on-the-hub --dataset_name squad_v2 --output_dir scores
+  hf-distill evaluate --task text-classification --model distilled --file dev.csv
 """
 
 
 def build_parser() -> CommandParser:
     """The parser of the command."""
-    return CommandParser(
-        [EvaluateArguments, EvaluationDataArguments, QuestionAnsweringArguments, RuntimeArguments],
+    return scoring_parser(
+        EvaluateArguments,
+        "model",
         prog="hf-distill evaluate",
-        usage="hf-distill evaluate --model MODEL --file FILE [--output_dir FOLDER] [options]",
-        description="Score a fine-tuned model: exact match and F1; with unanswerable questions "
-        "also for each kind,\nand the best thresholds.",
-        sections=[
-            Section("model", names(EvaluateArguments)),
-            Section("data", names(EvaluationDataArguments)),
-            Section("question answering", names(QuestionAnsweringArguments)),
-        ],
+        usage="hf-distill evaluate --task TASK --model MODEL --file FILE [--output_dir FOLDER] "
+        "[options]",
+        description="Score a fine-tuned model with the metrics of its task: F1 and exact match for "
+        "question answering,\naccuracy, F1 and Matthews for classes, Pearson and Spearman for "
+        "numbers, F1 of entities for tags,\nperplexity for language models, ROUGE for summaries, "
+        "BLEU and chrF for translations.",
         epilog=EXAMPLES,
     )
 
@@ -48,13 +42,14 @@ def run(argv: Sequence[str]) -> None:
         ValueError: an option, the model or the data cannot be used.
         OSError: a file or a download failed.
     """
-    arguments, data, question_answering, runtime = build_parser().parse(argv)
+    arguments, data, options, runtime = build_parser().parse(argv)
 
     from hf_distill._version import __version__
     from hf_distill.cli.loading import (
         check_model_source,
         check_paths,
-        load_examples,
+        data_name,
+        load_evaluation_data,
         load_tokenizer,
         load_trained_model,
     )
@@ -65,15 +60,8 @@ def run(argv: Sequence[str]) -> None:
 
     source = check_model_source("model", arguments.model)
     check_paths({"file": data.file})
-    task = create_task(runtime.task, question_answering)
-    examples = load_examples(
-        task,
-        data.file,
-        data.dataset_name,
-        config_name=data.dataset_config_name,
-        split=data.split,
-        most=data.max_eval_samples,
-    )
+    task = create_task(runtime.task, options)
+    examples = load_evaluation_data(task, data)
     tokenizer = load_tokenizer("model", source)
     scores = score_model(
         task,
@@ -86,18 +74,19 @@ def run(argv: Sequence[str]) -> None:
     )
     if not scores.is_main_process:
         return
-    data_name = display_name(data.file) if data.file else f"{data.dataset_name} ({data.split})"
-    shown = {label: scores.metrics[key] for key, label in task.quality_labels.items()}
-    rest = {key: v for key, v in scores.metrics.items() if key not in task.quality_labels}
-    title = f"{display_name(source)} on {data_name}, {len(examples)} examples"
+    name = data_name(data.file, data.dataset_name, data.split)
+    quality = scores.scorer.measures.quality
+    shown = {label: scores.metrics[key] for key, label in quality.items()}
+    rest = {key: v for key, v in scores.metrics.items() if key not in quality}
+    title = f"{display_name(source)} on {name}, {len(examples)} examples"
     print_figures(title, {**shown, **rest})
     if arguments.output_dir is not None:
         content = {
             "hf_distill_version": __version__,
             "task": task.name,
             "model": display_name(source),
-            "data": {"name": data_name, "examples": len(examples)},
+            "data": {"name": name, "examples": len(examples)},
             "metrics": scores.metrics,
         }
-        for name, part in {"evaluation.json": content, **scores.files}.items():
-            write_json(Path(arguments.output_dir) / name, part)
+        for file, part in {"evaluation.json": content, **scores.scorer.files()}.items():
+            write_json(Path(arguments.output_dir) / file, part)

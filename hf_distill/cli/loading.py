@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from hf_distill.loading import load_fine_tuned, load_model
 from hf_distill.pairing import TOKENIZER_FILES
+from hf_distill.reporting.files import display_name
 
 if TYPE_CHECKING:
+    from hf_distill.cli.arguments import EvaluationDataArguments
     from hf_distill.cli.tasks import Task
 
 
@@ -75,8 +82,21 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_student(source: str, task: Task) -> tuple[PreTrainedModel, list[str]]:
+def load_config(source: str) -> PreTrainedConfig | None:
+    """The configuration of a model; ``None`` if it cannot be read."""
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError):
+        return None
+
+
+def load_student(source: str, task: Task, **options: Any) -> tuple[PreTrainedModel, list[str]]:
     """Load a model to train, in float32.
+
+    Args:
+        source: a folder or a Hub id.
+        task: what it is to do.
+        **options: what its configuration is to say.
 
     Returns:
         The model, and the names of its parts that were not saved with it, such as a new head:
@@ -84,9 +104,16 @@ def load_student(source: str, task: Task) -> tuple[PreTrainedModel, list[str]]:
 
     Raises:
         OSError: there is no such model.
+        ValueError: there is none for the task.
     """
-    model, missing = _load(source, task, torch.float32)
-    return model, sorted({name.rpartition(".")[0] for name in missing})
+    model, new = load_model(
+        task.auto_model,
+        source,
+        dtype=torch.float32,
+        ignore_mismatched_sizes="num_labels" in options,
+        **options,
+    )
+    return model, sorted({name.rpartition(".")[0] for name in new})
 
 
 def load_trained_model(
@@ -98,14 +125,13 @@ def load_trained_model(
         OSError: there is no such model.
         ValueError: it is not fine-tuned for the task: its head would be random.
     """
-    model, missing = _load(source, task, getattr(torch, dtype))
-    if missing:
-        raise ValueError(
-            f"--{option} {source} is not fine-tuned for {task.name}: it lacks "
-            f"{', '.join(missing)}, which would be random. Train it first "
-            "(`hf-distill train --baseline`)."
-        )
-    return model.eval()
+    return load_fine_tuned(
+        task.auto_model,
+        source,
+        task=task.name,
+        dtype=getattr(torch, dtype),
+        name=f"--{option} {source}",
+    )
 
 
 def load_examples(
@@ -114,6 +140,7 @@ def load_examples(
     dataset_name: str | None,
     *,
     config_name: str | None = None,
+    revision: str | None = None,
     split: str | None = None,
     most: int | None = None,
 ) -> Dataset:
@@ -128,8 +155,28 @@ def load_examples(
         has_splits = (path / "dataset_dict.json").is_file()
         examples = task.load_data(str(path), split=split if has_splits else None)
     else:
-        examples = task.load_data(str(dataset_name), split=split, config_name=config_name)
+        examples = task.load_data(
+            str(dataset_name), split=split, config_name=config_name, revision=revision
+        )
     return examples if most is None else spread(examples, most)
+
+
+def load_evaluation_data(task: Task, data: EvaluationDataArguments) -> Dataset:
+    """Load the data of `evaluate` and `compare`; see ``load_examples``."""
+    return load_examples(
+        task,
+        data.file,
+        data.dataset_name,
+        config_name=data.dataset_config_name,
+        revision=data.dataset_revision,
+        split=data.split,
+        most=data.max_eval_samples,
+    )
+
+
+def data_name(file: str | None, dataset_name: str | None, split: str) -> str:
+    """What reports call the data."""
+    return display_name(file) if file is not None else f"{dataset_name} ({split})"
 
 
 def spread(examples: Dataset, most: int) -> Dataset:
@@ -158,17 +205,3 @@ def check_paths(files: dict[str, str | None]) -> None:
     for option, file in files.items():
         if file is not None and not Path(file).expanduser().exists():
             raise ValueError(f"--{option} {file}: there is no such file.")
-
-
-def _load(source: str, task: Task, dtype: torch.dtype) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of the weights that were not saved with it."""
-    auto_model: Any = getattr(transformers, task.auto_model)
-    verbosity = logging.get_verbosity()
-    # The table that transformers prints of those weights would worry everyone whose student is an
-    # encoder; the callers say it in a line.
-    logging.set_verbosity_error()
-    try:
-        model, info = auto_model.from_pretrained(source, dtype=dtype, output_loading_info=True)
-    finally:
-        logging.set_verbosity(verbosity)
-    return model, sorted(info["missing_keys"])

@@ -17,9 +17,11 @@ from hf_distill._version import __version__
 
 COMMANDS = {
     "train": "train a student with the help of a teacher, or without one (--baseline)",
+    "check": "say whether a teacher can teach a student",
     "evaluate": "score a model on labelled data",
     "compare": "teacher, student alone, student distilled: one table and one plot",
     "answer": "ask a question-answering model about a text",
+    "recipes": "pairs of models that are known to work, with their settings and results",
     "demo": "see it all work in a few minutes on a small example",
 }
 

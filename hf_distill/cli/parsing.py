@@ -11,7 +11,7 @@ import difflib
 import re
 import sys
 import typing
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from transformers import HfArgumentParser
@@ -26,6 +26,19 @@ class Section(NamedTuple):
     description: str | None = None
 
 
+class Preset(NamedTuple):
+    """Options by name, brought in before all others by an option that names the preset."""
+
+    option: str
+    """The option."""
+    options: Callable[[str], Mapping[str, Any]]
+    """Finds them; a ``ValueError`` says what is wrong with the name."""
+    part: Collection[str] = ()
+    """Those of them that belong together,"""
+    replaced_by: Collection[str] = ()
+    """and are left out if one of these is given, too."""
+
+
 class CommandParser(HfArgumentParser):
     """``HfArgumentParser`` for a command of ``hf-distill``.
 
@@ -34,6 +47,7 @@ class CommandParser(HfArgumentParser):
         sections: the parts of the help text, in this order.
         rest: the title of the last part, with the options that no section names.
         hidden: options that are accepted and not listed.
+        preset: options that one option stands for.
         usage: the short form of the call; ``--help`` lists the rest.
         **kwargs: as for ``argparse.ArgumentParser``.
     """
@@ -46,6 +60,7 @@ class CommandParser(HfArgumentParser):
         usage: str,
         rest: str = "other options",
         hidden: Collection[str] = (),
+        preset: Preset | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -58,12 +73,14 @@ class CommandParser(HfArgumentParser):
         self._sections = sections
         self._rest = rest
         self._hidden = hidden
+        self._preset = preset
 
     def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         """Read the options into the dataclasses, in the order of ``dataclass_types``.
 
-        Options of a ``--config`` file come first, so those of the command line win. Whatever is
-        wrong ends the program with status 2 and one message.
+        Options of a preset come first, then those of a ``--config`` file, then those of the
+        command line: the last one wins. Whatever is wrong ends the program with status 2 and one
+        message.
         """
         words = self._with_config(argv)
         _, unknown = self.parse_known_args(words)
@@ -122,31 +139,60 @@ class CommandParser(HfArgumentParser):
         near = difflib.get_close_matches(name, names, n=1)
         return f" Did you mean {prefix}{near[0]}?" if near else ""
 
-    # ---- config files --------------------------------------------------------------------------
+    # ---- config files and presets --------------------------------------------------------------
 
     def _with_config(self, argv: Sequence[str]) -> list[str]:
-        if "config" not in {action.dest for action in self._actions}:
-            return list(argv)
-        only_config = argparse.ArgumentParser(prog=self.prog, add_help=False, allow_abbrev=False)
-        only_config.add_argument("--config")
-        path = only_config.parse_known_args(argv)[0].config
-        return [*(self._words_of(path) if path else ()), *argv]
+        path = self._given(argv, "config")
+        config = self._read_config(path) if path else {}
+        in_file = {str(key).replace("-", "_"): value for key, value in config.items()}
 
-    def _words_of(self, path: str) -> Iterator[str]:
-        """The options of a config file, as they would be written on the command line."""
+        def given(option: str) -> Any:
+            value = self._given(argv, option)
+            return in_file.get(option) if value is None else value
+
+        words: list[str] = []
+        if self._preset is not None and (name := given(self._preset.option)) is not None:
+            try:
+                options = self._preset.options(str(name))
+            except ValueError as error:
+                self.error(f"--{self._preset.option}: {error}")
+            if any(given(option) is not None for option in self._preset.replaced_by):
+                options = {k: v for k, v in options.items() if k not in self._preset.part}
+            words += self._words_of(options, f"{self._preset.option} {name}")
+        if path:
+            words += self._words_of(config, path)
+        return [*words, *argv]
+
+    def _given(self, words: Sequence[str], name: str) -> str | None:
+        """The value that an option is given in ``words``, if it is; None without such an option."""
+        spellings = [s for a in self._actions if a.dest == name for s in a.option_strings]
+        if not spellings:
+            return None
+        only = argparse.ArgumentParser(prog=self.prog, add_help=False, allow_abbrev=False)
+        only.add_argument(*spellings, dest=name)
+        value: str | None = getattr(only.parse_known_args(words)[0], name)
+        return value
+
+    def _words_of(self, options: Mapping[Any, Any], source: str) -> Iterator[str]:
+        """Options by name as they would be written on the command line.
+
+        Args:
+            options: a file's or a preset's.
+            source: where they are from, for errors.
+        """
         types = _types_of(self.dataclass_types)
         actions = {a.dest: a for a in reversed(self._actions) if a.dest in types}
-        for key, value in self._read_config(path).items():
+        for key, value in options.items():
             name = str(key).replace("-", "_")
             if name not in actions or name == "config":
-                self.error(f"{path}: there is no option {str(key)!r}.{self._suggest(name)}")
+                self.error(f"{source}: there is no option {str(key)!r}.{self._suggest(name)}")
             action = actions[name]
             if value is None:
                 continue
             if isinstance(value, list | dict):
                 if not _takes(types[name], type(value)):
                     self.error(
-                        f"{path}: {name} takes one value, but it is a {type(value).__name__}: "
+                        f"{source}: {name} takes one value, but it is a {type(value).__name__}: "
                         f"{value!r}."
                     )
                 if action.nargs == "+":
@@ -188,6 +234,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return str(action.metavar)
         if action.nargs == 0:
             return ", ".join(action.option_strings)
         return f"{action.option_strings[0]} {_placeholder(action)}"

@@ -9,7 +9,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.cli.arguments import QuestionAnsweringArguments
+from hf_distill.cli.tasks import Measures, Scorer, Task
+from hf_distill.pairing import longest_input
 from hf_distill.question_answering import (
     Prediction,
     QuestionAnswerer,
@@ -20,63 +21,67 @@ from hf_distill.question_answering import (
 )
 from hf_distill.question_answering.metrics.scoring import exact_match, token_f1_v2
 
+DEFAULT_LENGTH = 384
 
-class QuestionAnsweringTask:
-    """The functions of the task ``question-answering``; see ``Task``.
 
-    Args:
-        options: how contexts are cut and answers are read.
-    """
+class QuestionAnsweringTask(Task):
+    """Windows of contexts in, start and end of answers out."""
 
     name = "question-answering"
     auto_model = "AutoModelForQuestionAnswering"
-    quality_labels: Mapping[str, str] = {"f1": "F1", "exact_match": "exact match"}
-    agreement_labels: Mapping[str, str] = {
-        "identical": "same answer as the teacher",
-        "f1": "word overlap with it",
-    }
+    timed = "text to answer"
 
-    def __init__(self, options: QuestionAnsweringArguments) -> None:
-        self.options = options
+    @property
+    def max_length(self) -> int:
+        """Most tokens in a window."""
+        length: int | None = self.options.max_length
+        return DEFAULT_LENGTH if length is None else length
 
     def load_data(
-        self, source: str, *, split: str | None = None, config_name: str | None = None
+        self,
+        source: str,
+        *,
+        split: str | None = None,
+        config_name: str | None = None,
+        revision: str | None = None,
     ) -> Dataset:
         """Load and check questions with their contexts and answers."""
-        return load_question_answering_dataset(source, split=split, config_name=config_name)
-
-    def check_model(self, model: PreTrainedModel) -> None:
-        """Check that the model takes windows of ``max_length``.
-
-        Raises:
-            ValueError: it does not.
-        """
-        most = getattr(model.config, "max_position_embeddings", None)
-        if most is not None and self.options.max_length > most:
-            raise ValueError(
-                f"--max_length {self.options.max_length} is more than the {most} tokens that "
-                f"{type(model).__name__} takes; lower it."
-            )
+        return load_question_answering_dataset(
+            source, split=split, config_name=config_name, revision=revision
+        )
 
     def features(
         self,
         examples: Dataset,
         tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
         *,
         training: bool,
         num_proc: int | None,
     ) -> Dataset:
         """One row a window."""
+        most = longest_input(model) or getattr(model.config, "max_position_embeddings", None)
+        if most is not None and self.max_length > most:
+            raise ValueError(
+                f"--max_length {self.max_length} is more than the {most} tokens that "
+                f"{type(model).__name__} takes; lower it."
+            )
         prepare = prepare_train_features if training else prepare_eval_features
         return prepare(
             examples,
             tokenizer,
-            max_length=self.options.max_length,
+            max_length=self.max_length,
             doc_stride=self.options.doc_stride,
             num_proc=num_proc,
         )
 
-    def scorer(self, examples: Dataset, features: Dataset) -> QuestionAnsweringScorer:
+    def scorer(
+        self,
+        examples: Dataset,
+        features: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+    ) -> QuestionAnsweringScorer:
         """EM and F1."""
         return QuestionAnsweringScorer(
             QuestionAnsweringEvaluator(
@@ -88,21 +93,6 @@ class QuestionAnsweringTask:
             )
         )
 
-    def agreement(
-        self, predictions: Sequence[Prediction], teacher: Sequence[Prediction]
-    ) -> dict[str, float]:
-        """Compare answers as the metric does, the teacher's being the gold ones.
-
-        Returns:
-            ``identical``, the share of questions with the same normalised answer, and ``f1``,
-            the mean F1 of the words.
-        """
-        pairs = [(one.text, other.text) for one, other in zip(predictions, teacher, strict=True)]
-        return {
-            "identical": fmean(exact_match(*pair) for pair in pairs),
-            "f1": fmean(token_f1_v2(*pair) for pair in pairs),
-        }
-
     def predictor(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
     ) -> Callable[[Sequence[Mapping[str, Any]]], object]:
@@ -113,7 +103,7 @@ class QuestionAnsweringTask:
             return answerer(
                 examples,
                 batch_size=batch_size,
-                max_length=self.options.max_length,
+                max_length=self.max_length,
                 doc_stride=self.options.doc_stride,
                 max_answer_length=self.options.max_answer_length,
             )
@@ -121,22 +111,41 @@ class QuestionAnsweringTask:
         return predict
 
 
-class QuestionAnsweringScorer:
-    """A ``compute_metrics`` that keeps the answers that it scored.
+class QuestionAnsweringScorer(Scorer):
+    """Keeps the answers that it scored.
 
     Args:
         evaluator: finds and scores the answers.
     """
 
+    measures = Measures(
+        quality={"f1": "F1", "exact_match": "exact match"},
+        agreement={"identical": "same answer as the teacher", "f1": "word overlap with it"},
+    )
+    predictions: list[Prediction] | None
+
     def __init__(self, evaluator: QuestionAnsweringEvaluator) -> None:
         self.evaluator = evaluator
-        self.predictions: list[Prediction] | None = None
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """Score the logits of an evaluation."""
         logits: Any = eval_prediction.predictions
         self.predictions = self.evaluator.predictions(logits[0], logits[1])
         return self.evaluator.score(self.predictions)
+
+    def agreement(self, teacher: QuestionAnsweringScorer) -> dict[str, float]:
+        """Compare answers as the metric does, the teacher's being the gold ones.
+
+        Returns:
+            ``identical``, the share of questions with the same normalised answer, and ``f1``,
+            the mean F1 of the words.
+        """
+        answers = zip(self.predictions or [], teacher.predictions or [], strict=True)
+        pairs = [(one.text, other.text) for one, other in answers]
+        return {
+            "identical": fmean(exact_match(*pair) for pair in pairs),
+            "f1": fmean(token_f1_v2(*pair) for pair in pairs),
+        }
 
     def files(self) -> dict[str, Any]:
         """``predictions.json`` as the official scorers read it, and the n best answers."""

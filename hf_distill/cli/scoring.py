@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from hf_distill.checks import check_launch
-from hf_distill.cli.tasks import Task
+from hf_distill.cli.tasks import Scorer, Task
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,12 @@ class Scores:
 
     Attributes:
         metrics: the task's metrics by name, and ``loss``.
-        predictions: the task's predictions, one an example.
-        files: the predictions as JSON can hold them, by file name.
+        scorer: has the predictions.
         is_main_process: whether this process is the one that prints and writes.
     """
 
     metrics: dict[str, float]
-    predictions: list[Any]
-    files: dict[str, Any]
+    scorer: Scorer
     is_main_process: bool
 
 
@@ -48,7 +45,7 @@ def score_model(
         model: a fine-tuned model; it is moved to the device.
         tokenizer: its tokenizer.
         examples: labelled data, as from ``task.load_data``.
-        batch_size: rows of the features (windows, for question answering) at a time.
+        batch_size: rows of the features (windows, texts …) at a time.
         use_cpu: leave an accelerator unused.
         num_proc: processes that prepare the data.
 
@@ -56,9 +53,8 @@ def score_model(
         ValueError: an option does not fit the model, or the model gives NaN.
         RuntimeError: the processes were launched in a way that cannot share the work.
     """
-    task.check_model(model)
-    features = task.features(examples, tokenizer, training=False, num_proc=num_proc)
-    scorer = task.scorer(examples, features)
+    features = task.features(examples, tokenizer, model, training=False, num_proc=num_proc)
+    scorer = task.scorer(examples, features, tokenizer, model)
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder,
@@ -69,15 +65,23 @@ def score_model(
         )
         check_launch(args)
         trainer = Trainer(
-            model=model, args=args, processing_class=tokenizer, compute_metrics=scorer
+            model=model,
+            args=args,
+            data_collator=task.data_collator(tokenizer, model),
+            processing_class=tokenizer,
+            compute_metrics=scorer,
+            preprocess_logits_for_metrics=scorer.preprocess_logits,
         )
+        # Else Trainer multiplies the loss by the number of processes, as for training.
+        trainer.model_accepts_loss_kwargs = False
         output = trainer.predict(features, metric_key_prefix="eval")
+        written = scorer.finish(trainer)
         trainer.accelerator.wait_for_everyone()
     speed = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     named = {name.removeprefix("eval_"): value for name, value in (output.metrics or {}).items()}
+    named |= written
     return Scores(
         metrics={name: float(value) for name, value in named.items() if name not in speed},
-        predictions=list(scorer.predictions or []),
-        files=scorer.files(),
+        scorer=scorer,
         is_main_process=trainer.is_world_process_zero(),
     )

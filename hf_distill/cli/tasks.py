@@ -3,67 +3,149 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        EvalPrediction,
+        PreTrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        Trainer,
+    )
 
 # Where the class with the functions of a task is; imported when the task is called for.
-TASKS = {"question-answering": "hf_distill.cli.question_answering:QuestionAnsweringTask"}
+TASKS = {
+    "question-answering": "hf_distill.cli.question_answering:QuestionAnsweringTask",
+    "text-classification": "hf_distill.cli.text_classification:TextClassificationTask",
+    "token-classification": "hf_distill.cli.token_classification:TokenClassificationTask",
+    "fill-mask": "hf_distill.cli.language_modeling:MaskedLanguageModelingTask",
+    "text-generation": "hf_distill.cli.language_modeling:CausalLanguageModelingTask",
+    "summarization": "hf_distill.cli.sequence_to_sequence:SummarizationTask",
+    "translation": "hf_distill.cli.sequence_to_sequence:TranslationTask",
+}
 
 
-class Scorer(Protocol):
+class Measures(NamedTuple):
+    """The figures of a task, by name, with what they are called in tables."""
+
+    quality: Mapping[str, str]
+    """The metrics that a comparison shows; the first is the primary one."""
+    agreement: Mapping[str, str]
+    """How predictions are compared with the teacher's."""
+    lower_is_better: frozenset[str] = frozenset()
+    """Metrics that are errors."""
+
+
+class Scorer(ABC):
     """A ``compute_metrics`` that keeps the predictions that it scored."""
 
-    predictions: list[Any] | None
+    measures: Measures
+    predictions: Any = None
+    """One an example or token, once something was scored."""
 
+    @abstractmethod
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """Score the outputs of an evaluation."""
 
+    def preprocess_logits(self, logits: Any, labels: Any) -> Any:
+        """What to keep of the logits of a batch (``preprocess_logits_for_metrics``)."""
+        return logits
+
+    def finish(self, trainer: Trainer) -> dict[str, float]:
+        """Further metrics that take the model itself, after an evaluation."""
+        return {}
+
+    @abstractmethod
+    def agreement(self, teacher: Any) -> dict[str, float]:
+        """How much the predictions are like those of the teacher's scorer, each 0 to 1."""
+
     def files(self) -> dict[str, Any]:
         """The last predictions as JSON can hold them, by file name."""
+        return {}
 
 
-class Task(Protocol):
-    """What the commands need to know about a task."""
+class Task(ABC):
+    """What the commands need to know about a task.
+
+    Args:
+        options: the options of all tasks, ``TaskArguments``.
+    """
 
     name: str
     auto_model: str
     """The ``AutoModelFor…`` class of its models."""
-    quality_labels: Mapping[str, str]
-    """The metrics that a comparison shows, with their labels; the first is the primary one."""
-    agreement_labels: Mapping[str, str]
+    timed: str
+    """What the latency is the time of."""
 
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
     def load_data(
-        self, source: str, *, split: str | None = None, config_name: str | None = None
+        self,
+        source: str,
+        *,
+        split: str | None = None,
+        config_name: str | None = None,
+        revision: str | None = None,
     ) -> Dataset:
         """Load and check data: one row an example, labels included."""
 
-    def check_model(self, model: PreTrainedModel) -> None:
-        """Check that the options fit a model.
+    def model_options(
+        self, examples: Dataset, student: PreTrainedConfig | None, teacher: PreTrainedConfig | None
+    ) -> dict[str, Any]:
+        """What the configuration of the model to train has to say, such as its labels.
+
+        Args:
+            examples: all training data.
+            student: the configuration of the model to train, as it is; ``None`` if it cannot be
+                read.
+            teacher: that of its teacher, if there is one that can be read.
 
         Raises:
-            ValueError: names the option.
+            ValueError: the labels cannot be told.
         """
+        return {}
 
+    @abstractmethod
     def features(
         self,
         examples: Dataset,
         tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
         *,
         training: bool,
         num_proc: int | None,
     ) -> Dataset:
-        """The inputs of the model."""
+        """The inputs of the model.
 
-    def scorer(self, examples: Dataset, features: Dataset) -> Scorer:
+        Raises:
+            ValueError: an option or the data does not fit the model.
+        """
+
+    def data_collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    ) -> Callable[..., Any] | None:
+        """What makes batches of features; ``None`` for the trainer's own."""
+        return None
+
+    @abstractmethod
+    def scorer(
+        self,
+        examples: Dataset,
+        features: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+    ) -> Scorer:
         """What scores the outputs of a model for ``features``."""
 
-    def agreement(self, predictions: Sequence[Any], teacher: Sequence[Any]) -> dict[str, float]:
-        """How much predictions are like the teacher's, by measure, each 0 to 1."""
-
+    @abstractmethod
     def predictor(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
     ) -> Callable[[Sequence[Mapping[str, Any]]], object]:
@@ -81,3 +163,9 @@ def create_task(name: str, options: Any) -> Task:
     module, _, attribute = TASKS[name].partition(":")
     task: Task = getattr(importlib.import_module(module), attribute)(options)
     return task
+
+
+def say(text: str) -> None:
+    """Tell the user something; of several processes one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"{text}\n")

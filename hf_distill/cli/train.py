@@ -14,20 +14,25 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_distill._version import __version__
 from hf_distill.cli.arguments import (
-    QuestionAnsweringArguments,
+    TaskArguments,
     TrainArguments,
     TrainDataArguments,
     names,
+    task_sections,
 )
 from hf_distill.cli.loading import (
     check_model_source,
     check_paths,
+    data_name,
+    load_config,
     load_examples,
     load_student,
     load_tokenizer,
+    spread,
 )
-from hf_distill.cli.parsing import CommandParser, Section
-from hf_distill.cli.tasks import Task, create_task
+from hf_distill.cli.parsing import CommandParser, Preset, Section
+from hf_distill.cli.tasks import Scorer, Task, create_task, say
+from hf_distill.recipes import load_recipe
 from hf_distill.reporting.files import display_name, write_json
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
@@ -47,6 +52,11 @@ examples:
     the same command with --baseline and another --output_dir, then
     hf-distill compare --teacher teacher --student_alone alone \\
         --student_distilled distilled --file dev.json
+
+  a pair that is known to work (`hf-distill recipes` lists them), then with other data
+    hf-distill train --recipe bert-medium-squad2 --output_dir distilled
+    hf-distill train --recipe bert-medium-squad2 --train_file train.json \\
+        --validation_file dev.json --output_dir distilled
 
   options from a file; those on the command line come first
     hf-distill train --config run.yaml --seed 1
@@ -96,6 +106,8 @@ def run(argv: Sequence[str]) -> None:
     request = _read(argv)
     checkpoint = _check(request)
     args = request.args
+    if request.run.recipe is not None and args.process_index == 0:
+        sys.stderr.write(load_recipe(request.run.recipe).in_words())
     trainer = _prepare(request)
     if checkpoint is None and trainer.is_world_process_zero():
         for earlier in Path(str(args.output_dir)).glob("checkpoint-*"):
@@ -109,9 +121,12 @@ def run(argv: Sequence[str]) -> None:
         raise
     trainer.save_model()
     trainer.save_state()
-    metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    metrics: dict[str, Any] = {}
+    scorer: Any = trainer.compute_metrics
+    if scorer is not None:
+        metrics = {**trainer.evaluate(), **scorer.finish(trainer)}
     if trainer.is_world_process_zero():
-        _report(request, trainer, output.metrics, metrics)
+        _report(request, trainer, scorer, output.metrics, metrics)
     if args.push_to_hub:
         trainer.push_to_hub()
 
@@ -123,7 +138,7 @@ def build_parser() -> CommandParser:
     sections = [
         Section("model", names(TrainArguments)),
         Section("data", names(TrainDataArguments)),
-        Section("question answering", names(QuestionAnsweringArguments)),
+        *task_sections(),
         Section(
             "distillation",
             own,
@@ -135,7 +150,7 @@ def build_parser() -> CommandParser:
         [
             TrainArguments,
             TrainDataArguments,
-            QuestionAnsweringArguments,
+            TaskArguments,
             DistillationTrainingArguments,
         ],
         prog="hf-distill train",
@@ -147,6 +162,12 @@ def build_parser() -> CommandParser:
         sections=sections,
         rest="everything else that transformers.TrainingArguments takes",
         hidden=_WITHOUT_EFFECT,
+        preset=Preset(
+            "recipe",
+            lambda name: load_recipe(name).options(),
+            part=names(TrainDataArguments),
+            replaced_by=("train_file", "dataset_name"),
+        ),
         epilog=EXAMPLES,
     )
     _describe_as_here(parser)
@@ -169,7 +190,7 @@ def _describe_as_here(parser: CommandParser) -> None:
 
 def _read(argv: Sequence[str]) -> _Request:
     parser = build_parser()
-    run_arguments, data, question_answering, args = parser.parse(argv)
+    run_arguments, data, options, args = parser.parse(argv)
     if run_arguments.baseline:
         args.distillation_loss_weight = 0.0
         args.distillation_loss_weight_schedule = "constant"
@@ -191,16 +212,14 @@ def _read(argv: Sequence[str]) -> _Request:
             f"--eval_strategy {args.eval_strategy.value} needs data to score on: pass "
             "--validation_file."
         )
-    return _Request(run_arguments, data, create_task(run_arguments.task, question_answering), args)
+    return _Request(run_arguments, data, create_task(run_arguments.task, options), args)
 
 
 def _check(request: _Request) -> str | None:
     """Find what would fail later, at once; and the checkpoint to go on from, if any."""
     run, data = request.run, request.data
     run.student_model = check_model_source("student_model", run.student_model)
-    if run.baseline:
-        run.teacher_model = None
-    if run.teacher_model is not None:
+    if run.teacher_model is not None and not run.baseline:
         run.teacher_model = check_model_source("teacher_model", run.teacher_model)
     check_paths({"train_file": data.train_file, "validation_file": data.validation_file})
     folder, wanted = str(request.args.output_dir), request.args.resume_from_checkpoint
@@ -239,10 +258,12 @@ def _find_checkpoint(folder: str, wanted: str) -> str:
 def _prepare(request: _Request) -> DistillationTrainer:
     """Load data and models; whatever does not fit together is refused here."""
     run, data, task, args = request.run, request.data, request.task, request.args
-    source = {"dataset_name": data.dataset_name, "config_name": data.dataset_config_name}
-    train = load_examples(
-        task, data.train_file, split=data.train_split, most=data.max_train_samples, **source
-    )
+    source: dict[str, Any] = {
+        "dataset_name": data.dataset_name,
+        "config_name": data.dataset_config_name,
+        "revision": data.dataset_revision,
+    }
+    train = load_examples(task, data.train_file, split=data.train_split, **source)
     validation = None
     if data.validation_file is not None or (data.dataset_name and data.validation_split != "none"):
         validation = load_examples(
@@ -253,26 +274,32 @@ def _prepare(request: _Request) -> DistillationTrainer:
             **source,
         )
     tokenizer = load_tokenizer("student_model", run.student_model)
+    # From all of the data, and alike with and without --baseline: a label may be rare.
+    teacher_config = None if run.teacher_model is None else load_config(run.teacher_model)
+    options = task.model_options(train, load_config(run.student_model), teacher_config)
+    if data.max_train_samples is not None:
+        train = spread(train, data.max_train_samples)
     # Before the student: its new head begins the same with and without a teacher.
     set_seed(args.seed)
-    student, new_parts = load_student(run.student_model, task)
-    if new_parts and args.process_index == 0:
-        sys.stderr.write(f"New in the student, so trained from scratch: {', '.join(new_parts)}\n")
-    task.check_model(student)
+    student, new_parts = load_student(run.student_model, task, **options)
+    if new_parts:
+        say(f"New in the student, so trained from scratch: {', '.join(new_parts)}")
     workers = data.preprocessing_num_workers
-    train_features = task.features(train, tokenizer, training=True, num_proc=workers)
+    train_features = task.features(train, tokenizer, student, training=True, num_proc=workers)
     features = scorer = None
     if validation is not None:
-        features = task.features(validation, tokenizer, training=False, num_proc=workers)
-        scorer = task.scorer(validation, features)
+        features = task.features(validation, tokenizer, student, training=False, num_proc=workers)
+        scorer = task.scorer(validation, features, tokenizer, student)
     return DistillationTrainer(
         model=student,
-        teacher_model=run.teacher_model,
+        teacher_model=None if run.baseline else run.teacher_model,
         args=args,
         train_dataset=train_features,
         eval_dataset=features,
+        data_collator=task.data_collator(tokenizer, student),
         processing_class=tokenizer,
         compute_metrics=scorer,
+        preprocess_logits_for_metrics=None if scorer is None else scorer.preprocess_logits,
     )
 
 
@@ -291,6 +318,7 @@ def _say_how_to_resume(folder: str) -> None:
 def _report(
     request: _Request,
     trainer: DistillationTrainer,
+    scorer: Scorer | None,
     train_metrics: dict[str, Any],
     eval_metrics: dict[str, Any],
 ) -> None:
@@ -301,15 +329,19 @@ def _report(
     folder = Path(str(args.output_dir))
     scores = {name.removeprefix("eval_"): value for name, value in eval_metrics.items()}
     inherited = {f.name for f in fields(TrainingArguments)}
+    has_teacher = run.teacher_model is not None and not run.baseline
+    teacher = display_name(str(run.teacher_model)) if has_teacher else None
+    validation = None
+    if scorer is not None:
+        validation = data_name(data.validation_file, data.dataset_name, data.validation_split)
     content = {
         "hf_distill_version": __version__,
         "task": request.task.name,
+        "recipe": run.recipe,
         "student_model": display_name(run.student_model),
-        "teacher_model": display_name(run.teacher_model) if run.teacher_model else None,
-        "train_data": _data_name(data.train_file, data.dataset_name, data.train_split),
-        "validation_data": _data_name(
-            data.validation_file, data.dataset_name, data.validation_split
-        ),
+        "teacher_model": teacher,
+        "train_data": data_name(data.train_file, data.dataset_name, data.train_split),
+        "validation_data": validation,
         "distillation": {
             f.name: getattr(args, f.name) for f in fields(args) if f.name not in inherited
         },
@@ -318,26 +350,19 @@ def _report(
         "eval": scores,
     }
     write_json(folder / "metrics.json", content)
-    scorer: Any = trainer.compute_metrics
+    figures = {"training loss": train_metrics["train_loss"]}
     if scorer is not None:
         for name, predictions in scorer.files().items():
             write_json(folder / name, predictions)
-    figures = {"training loss": train_metrics["train_loss"]}
-    if scores:
-        figures |= {label: scores[key] for key, label in request.task.quality_labels.items()}
+        quality = scorer.measures.quality
+        figures |= {label: scores[key] for key, label in quality.items()}
         figures |= {
             name: value
             for name, value in scores.items()
-            if name not in request.task.quality_labels
+            if name not in quality
             and not name.endswith(("runtime", "per_second", "epoch", "_time"))
         }
     print_figures(f"{display_name(folder)}: {trainer.state.global_step} steps", figures)
     sys.stdout.write(
         f"The student is in {args.output_dir}. Its scores are in metrics.json there.\n"
     )
-
-
-def _data_name(file: str | None, dataset_name: str | None, split: str) -> str | None:
-    if file is not None:
-        return display_name(file)
-    return None if dataset_name is None else f"{dataset_name} ({split})"

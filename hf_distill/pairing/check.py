@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from hf_distill.pairing.models import check_models
 from hf_distill.pairing.tokenizers import check_tokenizers
 from hf_distill.pairing.trial import try_teacher
 from hf_distill.teachers import input_names, inputs_for, load_teacher
+
+Batches = Iterable[Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def check_pair(
     *,
     task: str | None = None,
     processing_class: Any = None,
-    batches: Iterable[Mapping[str, Tensor]] = (),
+    batches: Batches | Callable[[nn.Module], Batches] = (),
 ) -> PairReport:
     """Check whether a teacher can teach a student, without training anything.
 
@@ -62,7 +64,8 @@ def check_pair(
         task: what they are to do, as the Hub calls it (``question-answering``, …); by default what
             the student, if it is a module, or else the teacher was made for.
         processing_class: the tokenizer that the data is prepared with; by default the student's.
-        batches: labelled batches, as a data collator gives them, to try the teacher on.
+        batches: labelled batches, as a data collator gives them, to try the teacher on; or a
+            function that makes them for the student, whose labels they are numbered by.
 
     Returns:
         A report; see its ``ok`` and ``findings``. Nothing is raised for a bad pair.
@@ -76,6 +79,8 @@ def check_pair(
         check_tokenizers(teacher_model, student_model, head, processing_class),
     ]
     if all(finding.status != "refused" for finding in findings):
+        if callable(batches):
+            batches = batches(student_model)
         tried = _try_teacher(teacher_model, head, batches)
         findings.append(tried or note("quality", "Not tried: there is no labelled data."))
     return PairReport(head.task if task is None else task, tuple(findings))
@@ -136,9 +141,7 @@ def _known(head: TaskHead | None, who: str) -> TaskHead:
     return head
 
 
-def _try_teacher(
-    model: nn.Module, head: TaskHead, batches: Iterable[Mapping[str, Tensor]]
-) -> Finding | None:
+def _try_teacher(model: nn.Module, head: TaskHead, batches: Batches) -> Finding | None:
     names, was_training = input_names(model), model.training
     model.eval()
     try:

@@ -13,12 +13,13 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import (
-    AutoModelForQuestionAnswering,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from hf_distill.loading import load_fine_tuned
+from hf_distill.pairing import longest_input
 from hf_distill.question_answering.features import WindowCutter
 from hf_distill.question_answering.postprocessing import Answer, Prediction, postprocess
 
@@ -107,18 +108,13 @@ class QuestionAnswerer:
             ValueError: The model has no trained question-answering head.
             TypeError: There is no fast tokenizer for the model.
         """
-        model, info = AutoModelForQuestionAnswering.from_pretrained(
+        model = load_fine_tuned(
+            "AutoModelForQuestionAnswering",
             path_or_id,
+            task="question-answering",
             dtype=_torch_dtype(dtype) or torch.float32,
             revision=revision,
-            output_loading_info=True,
         )
-        if info["missing_keys"]:
-            raise ValueError(
-                f"{str(path_or_id)!r} is not a trained question-answering model: it lacks "
-                f"{', '.join(sorted(info['missing_keys']))}; train it first "
-                "(hf-distill train --task question-answering)"
-            )
         tokenizer = AutoTokenizer.from_pretrained(path_or_id, revision=revision)
         return cls(model, tokenizer, device=device)
 
@@ -263,7 +259,9 @@ class QuestionAnswerer:
         return cutter
 
     def _check_length(self, max_length: int) -> None:
-        most = getattr(self.model.config, "max_position_embeddings", None)
+        most = longest_input(self.model)
+        if most is None:
+            most = getattr(self.model.config, "max_position_embeddings", None)
         if most is not None and max_length > most:
             raise ValueError(
                 f"max_length={max_length} is more than the {most} tokens that the model takes; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class Comparison:
         quality_labels: how the metrics of ``quality`` that the table shows are called in it, by
             name; the first is the primary one.
         agreement_labels: the same for ``agreement``.
+        lower_is_better: metrics of ``quality`` that are errors, such as a perplexity.
         settings: what the measurements depend on, such as the batch size.
         machine: processor, threads, versions; no host name.
 
@@ -94,6 +95,7 @@ class Comparison:
     models: Sequence[ModelReport]
     quality_labels: Mapping[str, str]
     agreement_labels: Mapping[str, str] = field(default_factory=dict)
+    lower_is_better: Collection[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
 
@@ -130,7 +132,7 @@ class Comparison:
         shares = {}
         for metric in self.quality_labels:
             gap = teacher.quality[metric] - alone.quality[metric]
-            if gap > 0:
+            if gap < 0 if metric in self.lower_is_better else gap > 0:
                 shares[metric] = (distilled.quality[metric] - alone.quality[metric]) / gap
         return shares
 

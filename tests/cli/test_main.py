@@ -53,7 +53,7 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["evaluate", "compare", "answer"])
+@pytest.mark.parametrize("command", ["evaluate", "compare", "answer", "recipes"])
 def test_help_of_a_light_command_does_not_wait_for_torch(command: str) -> None:
     script = f"""
 import sys
@@ -83,7 +83,7 @@ def test_without_a_command_there_is_help(program: Callable[..., Result]) -> None
     ("words", "fragment"),
     [
         (["trian"], "did you mean 'train'?"),
-        (["zzz"], "there are train, evaluate, compare, answer, demo"),
+        (["zzz"], "there are train, evaluate, compare, answer,"),
         (["--verbose", "train"], "--verbose"),
     ],
 )

@@ -125,7 +125,7 @@ def test_config_file_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["--temperature", "hot"], ["argument --temperature:", "'hot'"]),
         (["--bf16", "maybe"], ["--bf16", "maybe"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
-        (["--task", "translation"], ["translation", "question-answering"]),
+        (["--task", "poetry"], ["poetry", "question-answering", "text-classification"]),
         (["--distillation_loss_weight", "1.5"], ["distillation_loss_weight", "1.5"]),
         (["--lr_scheduler_type", "up"], ["--lr_scheduler_type", "up"]),
         (["--lr_scheduler_kwargs", '{"a"'], ["delimiter"]),
@@ -146,7 +146,9 @@ def test_hyphens_are_as_good_as_underscores() -> None:
 
 def test_help_lists_every_option_once_and_in_order() -> None:
     text = build_parser().format_help()
-    titles = ["model", "data", "question answering", "distillation", "training"]
+    titles = ["model", "data", "columns and length of the data", "question answering"]
+    titles += ["text classification", "fill-mask and text generation"]
+    titles += ["summarization and translation", "distillation", "training"]
     titles += ["everything else that transformers.TrainingArguments takes", "examples"]
     places = [text.index(f"\n{title}:") for title in titles]
     assert places == sorted(places)
@@ -158,7 +160,7 @@ def test_help_lists_every_option_once_and_in_order() -> None:
            if f.name not in inherited]  # fmt: skip
     assert "temperature" in own
     for name in own:
-        assert places[3] < text.index(f"\n  --{name} ") < places[4]
+        assert places[7] < text.index(f"\n  --{name} ") < places[8]
 
 
 def test_help_of_an_option_says_its_default() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from datasets import Dataset
-from references import expected_losses
+from references import expected_losses, log_softmax, logits_of, rows_that_count
 from runs import distil, logged
 from transformers import default_data_collator
 from zoo import AUTO_MODELS, PAIRS, zoo_dataset, zoo_model
@@ -156,3 +157,48 @@ def test_a_step_without_any_label_does_nothing(tmp_path: Path) -> None:
     )
     assert logged(trained, "loss") == [0.0]
     assert norms.norms == [0.0]
+
+
+@pytest.mark.parametrize("smaller", ["student", "teacher"])
+@pytest.mark.parametrize(
+    ("task", "architecture"), [("fill-mask", "bert"), ("text-generation", "gpt2")]
+)
+def test_of_vocabularies_of_two_sizes_the_shared_range_is_compared(
+    task: str, architecture: str, smaller: str, tmp_path: Path
+) -> None:
+    sizes = {"student": 128, "teacher": 128, smaller: 97}
+    student = zoo_model(task, architecture, seed=0, vocab_size=sizes["student"])
+    teacher = zoo_model(task, architecture, seed=1, vocab_size=sizes["teacher"])
+    data = zoo_dataset(task)
+    batch = default_data_collator(list(data))
+    places = [place for place, _ in rows_that_count(task, batch)]
+    divergences = []
+    z_s, z_t = (logits_of(model, batch)[..., :97] for model in (student, teacher))
+    for place in places:
+        p, q = log_softmax(z_t[place] / 2.0), log_softmax(z_s[place] / 2.0)
+        divergences.append(4.0 * float((np.exp(p) * (p - q)).sum()))
+    trained, _ = run(
+        task, architecture, tmp_path, student=student, teacher=teacher, train_dataset=data
+    )
+    assert logged(trained, "loss_prediction") == [
+        pytest.approx(float(np.mean(divergences)), rel=1e-5)
+    ]
+
+
+def test_a_collator_may_make_the_labels(tmp_path: Path) -> None:
+    """Masks are drawn batch by batch; the data has no labels."""
+    data = zoo_dataset("fill-mask", labels=False)
+
+    def collator(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = default_data_collator(rows)
+        return {**batch, "labels": batch["input_ids"].clone()}
+
+    trained, _ = distil(
+        "fill-mask",
+        tmp_path,
+        student=zoo_model("fill-mask", "bert", seed=0),
+        teacher=zoo_model("fill-mask", "bert", seed=1),
+        train_dataset=data,
+        trainer_options={"data_collator": collator},
+    )
+    assert len(logged(trained, "loss_task")) == 3

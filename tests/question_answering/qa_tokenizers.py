@@ -21,11 +21,11 @@ TEXT = [
 ] * 3
 
 
-def bert() -> PreTrainedTokenizerFast:
+def bert(*, lowercase: bool = True) -> PreTrainedTokenizerFast:
     """[CLS] question [SEP] context [SEP], with token_type_ids, lower-casing."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(TEXT, trainer)

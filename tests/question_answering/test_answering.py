@@ -224,7 +224,8 @@ def test_a_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
         tmp_path
     )
     TOKENIZERS["bert"].save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"not a trained.*qa_outputs\.bias, qa_outputs\.weight"):
+    lacking = r"is not fine-tuned.*qa_outputs\.bias, qa_outputs\.weight"
+    with pytest.raises(ValueError, match=lacking):
         QuestionAnswerer.from_pretrained(tmp_path)
 
 

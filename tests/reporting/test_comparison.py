@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ def three(teacher: float, alone: float, distilled: float) -> Comparison:
 def test_gap_closed(teacher: float, alone: float, distilled: float, share: float | None) -> None:
     shares = three(teacher, alone, distilled).gap_closed()
     assert shares.get("f1") == (None if share is None else pytest.approx(share))
+
+
+def test_gap_of_errors_is_closed_downwards() -> None:
+    perplexities = dataclasses.replace(three(20, 60, 30), lower_is_better={"f1"})
+    assert perplexities.gap_closed()["f1"] == pytest.approx(30 / 40)
+    worse = dataclasses.replace(three(60, 20, 30), lower_is_better={"f1"})
+    assert "f1" not in worse.gap_closed()
 
 
 @given(PERCENT, PERCENT, PERCENT)

@@ -1,0 +1,204 @@
+"""``hf-distill check``: can this teacher teach this student?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from hf_distill.cli.arguments import (
+    EvaluationDataArguments,
+    TaskArguments,
+    names,
+    option,
+    task_sections,
+)
+from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.cli.tasks import TASKS
+
+if TYPE_CHECKING:
+    from hf_distill.pairing import PairReport
+
+EXAMPLES = """\
+examples:
+  hf-distill check TEACHER STUDENT
+  hf-distill check TEACHER STUDENT --task text-classification --file dev.csv
+"""
+REFUSED = 1
+LABELS = ("labels", "start_positions", "end_positions")
+_STYLES = {"ok": "green", "warning": "yellow", "refused": "bold red"}
+
+
+@dataclass
+class CheckArguments(EvaluationDataArguments):
+    """What `check` looks at."""
+
+    task: str | None = option(
+        help=f"What the models are to do: {', '.join(TASKS)}. By default what the teacher was made "
+        "for.",
+        choices=list(TASKS),
+    )
+    file: str | None = option(
+        help="Labelled data to try the teacher on: is it better than always giving the most "
+        "frequent label? Needs --task."
+    )
+    max_eval_samples: int | None = option(
+        256, help="Try the teacher on this many examples, taken evenly from all over the data."
+    )
+    json: bool = option(False, help="Print JSON.")
+
+    def __post_init__(self) -> None:
+        """Check that the data can be read.
+
+        Raises:
+            ValueError: names the options.
+        """
+        if self.file is not None and self.dataset_name is not None:
+            raise ValueError("pass either --file or --dataset_name, not both.")
+        if self.has_data and self.task is None:
+            raise ValueError("say how the data is to be read: --task.")
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there is data to try the teacher on."""
+        return self.file is not None or self.dataset_name is not None
+
+
+def build_parser() -> CommandParser:
+    """The parser of the command."""
+    parser = CommandParser(
+        [CheckArguments, TaskArguments],
+        prog="hf-distill check",
+        usage="hf-distill check TEACHER STUDENT [--task TASK] [--file FILE] [options]",
+        description="Say whether a teacher can teach a student, before anything is trained: task, "
+        "labels, vocabulary,\ntokenizer, lengths, and whether the teacher was trained at all. The "
+        "exit status is 1 if it cannot.\n`hf-distill train` checks the same.",
+        sections=[
+            Section("models", ["teacher", "student"]),
+            Section("check", names(CheckArguments)),
+            *task_sections(),
+        ],
+        epilog=EXAMPLES,
+    )
+    for name, text in (
+        ("teacher", "The fine-tuned teacher: a folder or a Hub id."),
+        ("student", "The student: a folder or a Hub id. It need not be fine-tuned."),
+    ):
+        parser.add_argument(name, metavar=name.upper(), help=text)
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """Check a pair, show what was found, and end with status 1 if it is refused.
+
+    Args:
+        argv: the options, without the command's name.
+
+    Raises:
+        ValueError: an option or the data cannot be used.
+        OSError: a file or a download failed.
+    """
+    arguments, task_options, pair = build_parser().parse(argv)
+
+    from hf_distill.cli.loading import check_model_source, check_paths
+    from hf_distill.pairing import check_pair
+
+    teacher = check_model_source("teacher", pair.teacher)
+    student = check_model_source("student", pair.student)
+    check_paths({"file": arguments.file})
+    trial: Any = ()
+    if arguments.has_data:
+        trial = _Trial(arguments, task_options, student)
+    report = check_pair(teacher, student, task=arguments.task, batches=trial)
+    if arguments.json:
+        content = {
+            "task": report.task,
+            "ok": report.ok,
+            "findings": list(map(asdict, report.findings)),
+        }
+        sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    else:
+        _show(report, teacher)
+    if not report.ok:
+        raise SystemExit(REFUSED)
+
+
+class _Trial:
+    """Batches of labelled data, made once the student, whose labels they have, is known."""
+
+    def __init__(self, arguments: CheckArguments, task_options: Any, student: str) -> None:
+        from hf_distill.cli.loading import load_evaluation_data
+        from hf_distill.cli.tasks import create_task
+
+        self._task = create_task(str(arguments.task), task_options)
+        self._examples = load_evaluation_data(self._task, arguments)
+        self._student = student
+        self._workers = arguments.preprocessing_num_workers
+
+    def __call__(self, model: Any) -> Iterable[Any]:
+        """The batches for a student."""
+        from transformers import DataCollatorWithPadding
+
+        from hf_distill.cli.loading import load_tokenizer
+        from hf_distill.teachers import input_names
+
+        tokenizer = load_tokenizer("student", self._student)
+        features = self._task.features(
+            self._examples,
+            tokenizer,
+            model,
+            training=True,
+            num_proc=self._workers,
+        )
+        known = {
+            *input_names(model),
+            "token_type_ids",
+            "labels",
+            "start_positions",
+            "end_positions",
+        }
+        features = features.remove_columns([n for n in features.column_names if n not in known])
+        collator = self._task.data_collator(tokenizer, model) or DataCollatorWithPadding(tokenizer)
+        for begin in range(0, len(features), 16):
+            rows = features.select(range(begin, min(begin + 16, len(features))))
+            yield collator(list(rows))
+
+
+def _show(report: PairReport, teacher: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_lines=True)
+    for name in ("", "", "what was found, and what to change"):
+        table.add_column(name, overflow="fold")
+    for finding in report.findings:
+        style = _STYLES[finding.status]
+        table.add_row(Text(finding.about), Text(finding.status, style), Text(finding.message))
+    console = Console()
+    console.print(table)
+    verdict = "The teacher can teach the student." if report.ok else "The pair is refused."
+    console.print(Text(verdict, style="bold"))
+    if any(f.about == "tokenizer" and f.status == "refused" for f in report.findings):
+        _suggest_students(teacher)
+
+
+def _suggest_students(teacher: str) -> None:
+    """Name pretrained models with the teacher's tokenizer."""
+    from transformers import AutoConfig
+
+    from hf_distill.cli.loading import load_tokenizer
+    from hf_distill.recipes import family_of
+
+    config = AutoConfig.from_pretrained(teacher)
+    family = family_of(load_tokenizer("teacher", teacher), config.model_type)
+    if family is None:
+        return
+    sys.stdout.write(f"Students that share its tokenizer ({family.title}):\n")
+    for student in family.all_students():
+        sys.stdout.write(
+            f"  {student.id} ({student.layers} layers of {student.width}, "
+            f"{student.millions:g} M parameters)\n"
+        )

@@ -1,0 +1,140 @@
+"""``hf-distill recipes``: pairs of models that are known to work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hf_distill.cli.arguments import option
+from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.recipes import Recipe, list_recipes, load_recipe
+
+EXAMPLES = """\
+examples:
+  hf-distill recipes
+  hf-distill recipes roberta-base-squad2
+  hf-distill train --recipe roberta-base-squad2 --output_dir distilled
+"""
+HEADER = ("recipe", "student ← teacher", "T", "weight", "published", "gap closed")
+NOTES = """\
+weight: --distillation_loss_weight. Where it was published in another convention, that value stands
+in brackets; `hf-distill recipes NAME` explains it.
+published: the student alone → distilled (its teacher).
+* was reached with more steps than the recipe does; see `hf-distill recipes NAME`.
+"""
+
+
+@dataclass
+class RecipesArguments:
+    """How `recipes` shows them."""
+
+    json: bool = option(False, help="Print JSON.")
+
+
+def build_parser() -> CommandParser:
+    """The parser of the command."""
+    parser = CommandParser(
+        [RecipesArguments],
+        prog="hf-distill recipes",
+        usage="hf-distill recipes [NAME] [--json]",
+        description="List the recipes: teacher, student, data and settings that were published "
+        "together with what came out. With a name, show all of one.",
+        sections=[Section("recipe", ["name", "json"])],
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="The recipe to show.")
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """List the recipes, or show one.
+
+    Args:
+        argv: the options, without the command's name.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    options, positional = build_parser().parse(argv)
+    names = list_recipes() if positional.name is None else [positional.name]
+    recipes = [load_recipe(name) for name in names]
+    if options.json:
+        content = [as_dict(recipe) for recipe in recipes]
+        shown = content if positional.name is None else content[0]
+        sys.stdout.write(json.dumps(shown, ensure_ascii=False, indent=2) + "\n")
+    elif positional.name is None:
+        _print_table(recipes)
+        sys.stdout.write(NOTES)
+    else:
+        sys.stdout.write(describe(recipes[0]))
+
+
+def _print_table(recipes: Sequence[Recipe]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width
+        console.width = max(console.width, 150)
+    table = Table(show_lines=True)
+    for name in HEADER:
+        # A name that is cut in two cannot be copied.
+        table.add_column(name, overflow="fold", no_wrap=name == "recipe")
+    for recipe in recipes:
+        table.add_row(*map(Text, row(recipe)))
+    console.print(table)
+
+
+def row(recipe: Recipe) -> tuple[str, ...]:
+    """What the table says of a recipe, in the order of ``HEADER``."""
+    published, weight = recipe.published, recipe.training["distillation_loss_weight"]
+    theirs = published.distillation_loss_weight
+    share = published.gap_closed
+    return (
+        f"{recipe.name}\n{recipe.task}",
+        f"{recipe.student_model} ←\n{recipe.teacher_model}",
+        f"{recipe.training['temperature']:g}",
+        f"{weight:g}" if weight == theirs else f"{weight:g}\n({theirs:g})",
+        f"{published.metric} on {published.data}\n{figures(recipe)}",
+        "?" if share is None else f"{share:.0%}",
+    )
+
+
+def figures(recipe: Recipe) -> str:
+    """What was published: the student alone → distilled (teacher)."""
+    published = recipe.published
+    alone, distilled, teacher = (
+        "?" if value is None else f"{value:.1f}"
+        for value in (published.alone, published.distilled, published.teacher)
+    )
+    mark = "" if published.whole_procedure else "*"
+    return f"{alone} → {distilled}{mark} ({teacher})"
+
+
+def describe(recipe: Recipe) -> str:
+    """All of a recipe in words."""
+    published = recipe.published
+    share = published.gap_closed
+    closed = "" if share is None else f", {share:.0%} of the gap"
+    return f"""\
+{recipe.in_words()}
+published: {published.metric} on {published.data} {figures(recipe)}{closed}
+    {published.source}
+published settings: T {published.temperature:g}, weight {published.distillation_loss_weight:g}
+    {published.settings_source}
+
+run it:
+hf-distill train --recipe {recipe.name} --output_dir FOLDER
+or, the same in full:
+{recipe.command("FOLDER")}
+"""
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe as JSON can hold it."""
+    extra = {"gap_closed": recipe.published.gap_closed, "translation": recipe.translation}
+    return {**asdict(recipe), **extra, "options": recipe.options()}

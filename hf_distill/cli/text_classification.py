@@ -1,0 +1,221 @@
+"""Text classification and regression for the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import (
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hf_distill.cli.forward import Rows, forward_predictor
+from hf_distill.cli.tasks import Measures, Scorer, Task, say
+from hf_distill.tasks.encoding import input_length
+from hf_distill.tasks.labels import (
+    choose_labels,
+    data_labels,
+    label_options,
+    model_labels,
+    positive_label,
+    same_names,
+    unnamed,
+)
+from hf_distill.tasks.metrics import classification_scores, multi_label_scores, regression_scores
+from hf_distill.tasks.tables import load_table
+from hf_distill.tasks.text_classification import (
+    MULTI,
+    REGRESSION,
+    SINGLE,
+    check_problem_type,
+    classification_rows,
+    data_problem_type,
+    encode_classification,
+    model_problem_type,
+)
+
+_SAME_LABEL = {"identical": "same label as the teacher"}
+_MEASURES = {
+    SINGLE: Measures(
+        {"accuracy": "accuracy", "f1_macro": "F1, mean of the labels", "matthews": "Matthews"},
+        _SAME_LABEL,
+    ),
+    MULTI: Measures(
+        {"f1_micro": "F1, micro", "f1_macro": "F1, mean of the labels", "exact_match": "all right"},
+        {"identical": "same labels as the teacher"},
+    ),
+    REGRESSION: Measures(
+        {"pearson": "Pearson", "spearman": "Spearman", "mse": "mean squared error"},
+        {"pearson": "correlation with the teacher"},
+        frozenset({"mse"}),
+    ),
+}
+
+
+class TextClassificationTask(Task):
+    """Texts or pairs of texts in, a label, several labels or a number out."""
+
+    name = "text-classification"
+    auto_model = "AutoModelForSequenceClassification"
+    timed = "text to label"
+
+    def load_data(
+        self,
+        source: str,
+        *,
+        split: str | None = None,
+        config_name: str | None = None,
+        revision: str | None = None,
+    ) -> Dataset:
+        """Load texts and labels."""
+        table = load_table(source, split=split, config_name=config_name, revision=revision)
+        return classification_rows(
+            table,
+            text_column=self.options.text_column,
+            text_pair_column=self.options.text_pair_column,
+            label_column=self.options.label_column,
+        )
+
+    def model_options(
+        self, examples: Dataset, student: PreTrainedConfig | None, teacher: PreTrainedConfig | None
+    ) -> dict[str, Any]:
+        """The labels, and whether a text has one, several, or a number."""
+        problem_type = self.options.problem_type or data_problem_type(examples)
+        check_problem_type(problem_type, examples)
+        if problem_type == REGRESSION:
+            return {**label_options(unnamed(1)), "problem_type": problem_type}
+        labels, why = choose_labels(data_labels(examples, "label"), student, teacher)
+        if why is not None:
+            say(why)
+        return {**label_options(labels), "problem_type": problem_type}
+
+    def features(
+        self,
+        examples: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        *,
+        training: bool,
+        num_proc: int | None,
+    ) -> Dataset:
+        """One row a text."""
+        length = self.options.max_length
+        features, truncated = encode_classification(
+            examples, tokenizer, model, max_length=length, num_proc=num_proc
+        )
+        say_truncated(truncated, len(examples), input_length(length, tokenizer, model))
+        return features
+
+    def data_collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    ) -> Callable[..., Any]:
+        """Pads to the longest text of a batch."""
+        return DataCollatorWithPadding(tokenizer)
+
+    def scorer(
+        self,
+        examples: Dataset,
+        features: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+    ) -> TextClassificationScorer:
+        """Accuracy and F1; or Pearson and Spearman."""
+        return TextClassificationScorer(examples, model.config)
+
+    def predictor(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+    ) -> Callable[[Sequence[Mapping[str, Any]]], object]:
+        """Texts in, labels out."""
+        length = input_length(self.options.max_length, tokenizer, model)
+
+        def tokenize(rows: Rows) -> Mapping[str, Any]:
+            names = [name for name in ("text", "text_pair") if name in rows[0]]
+            texts = [[row[name] for row in rows] for name in names]
+            return tokenizer(*texts, truncation=True, max_length=length)
+
+        return forward_predictor(model, tokenizer, batch_size, tokenize)
+
+
+class TextClassificationScorer(Scorer):
+    """Scores logits, and keeps the labels or numbers that they stand for.
+
+    Args:
+        examples: the texts with their labels.
+        config: the model's; its label names are those of the predictions.
+    """
+
+    def __init__(self, examples: Dataset, config: Any) -> None:
+        self.names = model_labels(config)
+        self.problem_type = model_problem_type(config, examples)
+        self.measures = _MEASURES[self.problem_type]
+        self._positive: int | None = None
+        if self.problem_type == SINGLE and len(self.names) == 2:
+            positive = positive_label(self.names, examples, "label")
+            self._positive = self.names.index(positive)
+            quality = {
+                "accuracy": "accuracy",
+                "f1": f"F1 of {positive}",
+                "matthews": "Matthews",
+            }
+            self.measures = Measures(quality, _SAME_LABEL)
+
+    def preprocess_logits(self, logits: Any, labels: Any) -> Any:
+        """Leave out what some models return beside their logits."""
+        return logits[0] if isinstance(logits, tuple) else logits
+
+    def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
+        """Score the logits of an evaluation."""
+        logits = np.asarray(eval_prediction.predictions, dtype=np.float64)
+        gold = np.asarray(eval_prediction.label_ids)
+        if self.problem_type == REGRESSION:
+            numbers = logits.reshape(len(logits))
+            self.predictions = numbers.tolist()
+            return regression_scores(numbers, gold.reshape(len(gold)))
+        if self.problem_type == MULTI:
+            chosen = logits > 0
+            self.predictions = [np.flatnonzero(row).tolist() for row in chosen]
+            return multi_label_scores(chosen, gold > 0.5)
+        self.predictions = logits.argmax(axis=-1).tolist()
+        return classification_scores(
+            self.predictions, gold, labels=len(self.names), positive=self._positive
+        )
+
+    def agreement(self, teacher: TextClassificationScorer) -> dict[str, float]:
+        """The share of texts with the same label or labels; the correlation of numbers."""
+        if self.problem_type == REGRESSION:
+            scores = regression_scores(self.predictions or [], teacher.predictions or [])
+            return {"pearson": scores["pearson"] / 100}
+        named = same_names(self.names, teacher.names)
+        pairs = zip(self._labels(named), teacher._labels(named), strict=True)
+        return {"identical": float(np.mean([one == other for one, other in pairs]))}
+
+    def files(self) -> dict[str, Any]:
+        """``predictions.json``: for each text its label, labels or number, in the data's order."""
+        if self.problem_type == REGRESSION:
+            return {"predictions.json": self.predictions}
+        predictions = self.predictions or []
+        if self.problem_type == MULTI:
+            return {"predictions.json": [[self.names[n] for n in row] for row in predictions]}
+        return {"predictions.json": [self.names[number] for number in predictions]}
+
+    def _labels(self, named: bool) -> list[Any]:
+        """The predictions to compare: by name, or by number where the names say nothing."""
+        folded = [name.casefold() if named else number for number, name in enumerate(self.names)]
+        if self.problem_type == MULTI:
+            return [{folded[n] for n in row} for row in self.predictions or []]
+        return [folded[number] for number in self.predictions or []]
+
+
+def say_truncated(truncated: int, rows: int, length: int) -> None:
+    """Say how many inputs were cut off, if any."""
+    if truncated:
+        say(
+            f"{truncated} of {rows} rows are longer than {length} tokens and are cut off there "
+            "(--max_length)."
+        )

@@ -1,0 +1,146 @@
+"""Which column of a table is what: by name where it is given, else by what is usual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import ClassLabel, Dataset, LargeList, List, Value
+
+from hf_distill.tasks.errors import TaskDataError
+
+TEXTS = ("text", "sentence", "content", "review", "document", "article", "dialogue", "question")
+PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text1", "text2"),
+)
+LABELS = ("label", "labels", "class", "category", "sentiment", "intent", "score", "target")
+TOKENS = ("tokens", "words")
+TAGS = ("ner_tags", "tags", "labels", "label", "pos_tags")
+SOURCES = ("document", "article", "text", "dialogue", "source")
+TARGETS = ("summary", "highlights", "target", "abstract")
+
+
+def find_column(
+    table: Dataset,
+    option: str,
+    chosen: str | None,
+    usual: Sequence[str],
+    what: str,
+    *,
+    taken: str | None = None,
+) -> str:
+    """The column that was chosen, or the usual one.
+
+    Args:
+        table: the data.
+        option: the argument that chooses, for errors.
+        chosen: its value; ``None`` to guess.
+        usual: the names to look for, the most usual first.
+        what: what the column holds, for errors.
+        taken: a column that is something else already.
+
+    Raises:
+        TaskDataError: it is not there, or nothing says which one it is; lists the columns.
+    """
+    has = f"it has the columns {', '.join(table.column_names)}"
+    if chosen is not None:
+        if chosen not in table.column_names:
+            raise TaskDataError(f"{option}={chosen!r}: the data has no such column; {has}.")
+        return chosen
+    found = [name for name in usual if name in table.column_names and name != taken]
+    if not found:
+        raise TaskDataError(f"Which column of the data is {what}? {has}; name it with {option}.")
+    if len(found) > 1 and found[0] != usual[0]:
+        raise TaskDataError(
+            f"The data has several columns that may be {what}: {', '.join(found)}; choose one with "
+            f"{option}."
+        )
+    return found[0]
+
+
+def find_pair(
+    table: Dataset, first: str | None, second: str | None, *, taken: str
+) -> tuple[str, str | None]:
+    """The column of the texts, and that of the second texts where the data has pairs.
+
+    Args:
+        table: the data.
+        first: ``text_column``; ``None`` to guess.
+        second: ``text_pair_column``; ``None`` to guess if ``first`` is to be guessed, too.
+        taken: the column of the labels.
+
+    Raises:
+        TaskDataError: nothing says which columns they are.
+    """
+    names = table.column_names
+    if first is None and second is None and TEXTS[0] not in names:
+        for pair in PAIRS:
+            if all(name in names for name in pair):
+                return pair
+    texts = [name for name in names if is_text(table.features[name]) and name != taken]
+    usual = tuple(texts) if len(texts) == 1 else TEXTS
+    found = find_column(table, "text_column", first, usual, "the text", taken=taken)
+    if second is not None:
+        find_column(table, "text_pair_column", second, (), "the second text")
+    return found, second
+
+
+def is_text(feature: Any) -> bool:
+    """Whether a column holds strings."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def is_list(feature: Any) -> bool:
+    """Whether a column holds lists."""
+    return isinstance(feature, List | LargeList)
+
+
+def kind_of(feature: Any) -> str:
+    """What a column or the lists in it hold: ``name``, ``number``, ``float`` or ``other``."""
+    item = feature.feature if is_list(feature) else feature
+    if isinstance(item, ClassLabel) or is_text(item):
+        return "name"
+    dtype = getattr(item, "dtype", "")
+    if dtype == "bool":
+        return "name"
+    if dtype.startswith(("int", "uint")):
+        return "number"
+    return "float" if dtype.startswith(("float", "double")) else "other"
+
+
+def checked_texts(table: Dataset, column: str, option: str) -> None:
+    """Check that a column holds texts, and not only empty ones.
+
+    Raises:
+        TaskDataError: names the column, and the row without a text.
+    """
+    feature = table.features[column]
+    if not is_text(feature):
+        raise TaskDataError(
+            f"The column {column!r} holds {describe(feature)}, not texts; choose another one with "
+            f"{option}."
+        )
+    empty = True
+    for row, text in enumerate(table[column]):
+        if text is None:
+            raise TaskDataError(f"Row {row} has nothing in the column {column!r}; remove the row.")
+        empty = empty and not text.strip()
+    if empty:
+        raise TaskDataError(
+            f"All texts of the column {column!r} are empty; choose another one with {option}."
+        )
+
+
+def describe(feature: Any) -> str:
+    """What a column holds, in words."""
+    if is_list(feature):
+        return f"lists of {describe(feature.feature)}"
+    if isinstance(feature, ClassLabel):
+        return "label numbers"
+    return {"name": "text", "number": "whole numbers", "float": "numbers with decimals"}.get(
+        kind_of(feature), f"{getattr(feature, 'dtype', type(feature).__name__)} values"
+    )

@@ -1,0 +1,10 @@
+"""The error of data that a task cannot use."""
+
+from __future__ import annotations
+
+
+class TaskDataError(ValueError):
+    """Data is missing, malformed or not that of the task.
+
+    The message names the source, column or row, and what to change. Rows are counted from 0.
+    """

@@ -1,0 +1,278 @@
+"""Names and numbers of labels: those of the data, those of a model, and the way between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from datasets import ClassLabel, Dataset
+
+from hf_distill.tasks.columns import describe, is_list, kind_of
+from hf_distill.tasks.errors import TaskDataError
+
+Label = str | int
+
+
+@dataclass(frozen=True)
+class DataLabels:
+    """The labels of a column.
+
+    Attributes:
+        names: all of them, in the order of their numbers: that of a ``ClassLabel`` feature, that
+            of the alphabet for texts, that of the numbers for numbers that do not begin at 0.
+        bare: they are the numbers 0, 1, …, and nothing says what they mean; ``names`` are then
+            ``LABEL_0``, ``LABEL_1``, … as transformers calls them.
+    """
+
+    names: tuple[str, ...]
+    bare: bool = False
+
+
+class Choice(NamedTuple):
+    """The labels that a model to train is given."""
+
+    names: tuple[str, ...]
+    why: str | None
+    """What the user should know about where they come from."""
+
+
+def label_values(table: Dataset, column: str) -> Iterator[Any]:
+    """The labels of each row: names where the data has names, else numbers; in lists too.
+
+    Raises:
+        TaskDataError: a row has none, or the column holds something else.
+    """
+    feature = table.features[column]
+    item = feature.feature if is_list(feature) else feature
+    if kind_of(feature) not in ("name", "number"):
+        raise TaskDataError(
+            f"The column {column!r} holds {describe(feature)}, and labels are names or whole "
+            "numbers; choose another one with label_column, or for numbers to predict set "
+            "problem_type to 'regression'."
+        )
+    named = isinstance(item, ClassLabel) and not _are_numbers(item.names)
+    truth = getattr(item, "dtype", "") == "bool"
+    for row, value in zip(_places(table), table[column], strict=True):
+        many = value if is_list(feature) and value is not None else [value]
+        if any(one is None for one in many):
+            raise TaskDataError(
+                f"Row {row} has nothing in the column {column!r}; label the row or remove it."
+            )
+        if any(isinstance(one, int) and one < 0 for one in many):
+            raise TaskDataError(
+                f"Row {row} has the label {next(one for one in many if one < 0)} in the column "
+                f"{column!r}, which stands for no label in many test splits; choose a split with "
+                "labels, or remove the row."
+            )
+        if named:
+            many = [item.int2str(one) for one in many]
+        elif truth:
+            many = [str(one) for one in many]
+        yield many if is_list(feature) else many[0]
+
+
+def data_labels(table: Dataset, column: str) -> DataLabels:
+    """Find all labels of a column.
+
+    Raises:
+        TaskDataError: as ``label_values``; or there is only one label; or each row has its own.
+    """
+    feature = table.features[column]
+    item = feature.feature if is_list(feature) else feature
+    found: set[Label] = set()
+    for value in label_values(table, column):
+        found.update(value if is_list(feature) else [value])
+    if not is_list(feature) and len(found) == len(table) > 50:
+        raise TaskDataError(
+            f"The column {column!r} has another value in each of {len(table)} rows, so it does not "
+            "hold labels; choose another one with label_column."
+        )
+    if isinstance(item, ClassLabel) and not _are_numbers(item.names):
+        labels = DataLabels(tuple(item.names))
+    elif all(isinstance(one, str) for one in found):
+        labels = DataLabels(tuple(sorted(map(str, found))))
+    elif isinstance(item, ClassLabel) or 0 in found:
+        numbers = [int(one) for one in found]
+        count = item.num_classes if isinstance(item, ClassLabel) else max(numbers) + 1
+        labels = DataLabels(unnamed(count), bare=True)
+    else:
+        labels = DataLabels(tuple(str(one) for one in sorted(map(int, found))))
+    if len(labels.names) < 2:
+        raise TaskDataError(
+            f"The column {column!r} has no labels to tell apart, only "
+            f"{', '.join(map(repr, found)) or 'empty lists'}; choose another one with "
+            "label_column, or data with several labels."
+        )
+    return labels
+
+
+def unnamed(count: int) -> tuple[str, ...]:
+    """The names that transformers gives to labels without a name."""
+    return tuple(f"LABEL_{number}" for number in range(count))
+
+
+def model_labels(config: Any) -> tuple[str, ...]:
+    """The names of a model's labels, in the order of its logits."""
+    names = {int(number): str(name) for number, name in config.id2label.items()}
+    return tuple(names.get(number, f"LABEL_{number}") for number in range(config.num_labels))
+
+
+def label_options(names: Sequence[str]) -> dict[str, Any]:
+    """What the configuration of a model with these labels has to say."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+
+
+def choose_labels(labels: DataLabels, student: Any = None, teacher: Any = None) -> Choice:
+    """The labels of a model to train.
+
+    A student that has the labels of the data already keeps its own order of them, and so its
+    head. Numbers without names get the teacher's names, if it has names, or the student's.
+
+    Args:
+        labels: those of the training data.
+        student: the configuration of the model to train.
+        teacher: that of its teacher, if there is one.
+
+    Raises:
+        TaskDataError: the data has numbers, and teacher and student disagree what they mean.
+    """
+    own, taught = _named(student), _named(teacher)
+    if labels.bare:
+        return _choose_names(labels, own, taught)
+    if own is not None and _folded(labels.names) <= _folded(own):
+        order = "" if own == labels.names else ", in its own order"
+        return Choice(own, f"The student knows these labels and keeps them{order}: {listed(own)}")
+    if taught is not None and _folded(labels.names) < _folded(taught):
+        absent = _folded(taught) - _folded(labels.names)
+        return Choice(taught, f"The data lacks labels that the teacher has: {listed(absent)}")
+    return Choice(labels.names, None)
+
+
+class LabelMap:
+    """From the labels of data to the numbers that a model gives them.
+
+    A name is looked up among the model's, exactly or but for upper and lower case. A number is a
+    name if the model has such a name (``"1"``), else it is the model's own number. A name of a
+    ``ClassLabel`` feature stands for its number where the model has no names (``LABEL_0``, …).
+
+    Args:
+        names: the model's labels, in the order of its logits.
+        table: the data.
+        column: where its labels are.
+    """
+
+    def __init__(self, names: Sequence[str], table: Dataset, column: str) -> None:
+        self.names = tuple(names)
+        self._table = table
+        self._column = column
+        self._numbers: dict[Label, int] = {}
+        for number, name in enumerate(self.names):
+            self._numbers.setdefault(name.casefold(), number)
+        self._numbers |= {name: number for number, name in enumerate(self.names)}
+        feature = table.features[column]
+        item = feature.feature if is_list(feature) else feature
+        self._data_names: tuple[str, ...] = ()
+        if isinstance(item, ClassLabel) and self.names == unnamed(len(self.names)):
+            self._data_names = tuple(item.names)
+
+    def number(self, label: Label, row: int) -> int:
+        """The number of a label.
+
+        Raises:
+            TaskDataError: the model has no such label; names the row.
+        """
+        for key in (label, str(label), str(label).casefold()):
+            if key in self._numbers:
+                return self._numbers[key]
+        if label in self._data_names:
+            label = self._data_names.index(str(label))
+        if isinstance(label, int) and 0 <= label < len(self.names):
+            return label
+        raise TaskDataError(
+            f"Row {row} has the label {label!r} in the column {self._column!r}, which is none of "
+            f"the model's labels: {listed(self.names)}. Correct the data, choose another "
+            "label_column, or a model with that label."
+        )
+
+    def all_numbers(self) -> list[Any]:
+        """The labels of all rows as numbers, in lists where the data has lists."""
+        return [
+            [self.number(one, row) for one in value]
+            if isinstance(value, list)
+            else self.number(value, row)
+            for row, value in zip(
+                _places(self._table), label_values(self._table, self._column), strict=True
+            )
+        ]
+
+
+def positive_label(names: Sequence[str], table: Dataset, column: str) -> str:
+    """Which of two labels counts as the positive one: the second of the data, or of the alphabet.
+
+    It does not depend on the order in which a model has them.
+    """
+    feature = table.features[column]
+    if isinstance(feature, ClassLabel):
+        known = {name.casefold(): name for name in names}
+        if feature.num_classes == 2 and feature.names[1].casefold() in known:
+            return known[feature.names[1].casefold()]
+    if kind_of(feature) == "number":
+        return names[1]
+    return sorted(names)[1]
+
+
+def same_names(some: Iterable[str], others: Iterable[str]) -> bool:
+    """Whether two models have the same label names, in whatever order."""
+    return _folded(some) == _folded(others)
+
+
+def _places(table: Dataset) -> Iterable[int]:
+    """The row numbers to tell the user: those of the whole data, where the rows know them."""
+    return table["row"] if "row" in table.column_names else range(len(table))
+
+
+def _are_numbers(names: Iterable[str]) -> bool:
+    return all(name == str(number) for number, name in enumerate(names))
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    """Some names in a row."""
+    ordered = sorted(names) if isinstance(names, frozenset) else list(names)
+    return ", ".join(ordered[:most]) + (", …" if len(ordered) > most else "")
+
+
+def _named(config: Any) -> tuple[str, ...] | None:
+    """The label names of a configuration; ``None`` if it has none of its own."""
+    if config is None or not getattr(config, "id2label", None):
+        return None
+    names = model_labels(config)
+    return None if names == unnamed(len(names)) else names
+
+
+def _choose_names(
+    labels: DataLabels, own: tuple[str, ...] | None, taught: tuple[str, ...] | None
+) -> Choice:
+    """Names for labels that are bare numbers."""
+    count = len(labels.names)
+    if taught is not None and len(taught) >= count:
+        if own is not None and own != taught and _folded(own) == _folded(taught):
+            raise TaskDataError(
+                "The data has numbers for labels, and student and teacher number the same names "
+                f"differently ({listed(own)}; {listed(taught)}). Write the names into the label "
+                "column of the data."
+            )
+        why = "The data has numbers for labels; their names are taken from the teacher: "
+        return Choice(taught, why + listed(taught))
+    if own is not None and len(own) == count:
+        why = "The data has numbers for labels; the student keeps its names for them: "
+        return Choice(own, why + listed(own))
+    return Choice(labels.names, None)
+
+
+def _folded(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name.casefold() for name in names)

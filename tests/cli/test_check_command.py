@@ -1,0 +1,127 @@
+"""`hf-distill check`: what it says of a pair, and its exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import bert_config, tokenizer
+from transformers import BertForSequenceClassification, BertModel
+
+from hf_distill.cli.main import main
+
+NAMES = ("no", "yes")
+
+
+def teacher(path: Path, *, words: Any = None, finds: str | None = None) -> str:
+    """A classifier; with ``finds`` one that says yes to texts that begin with that word."""
+    torch.manual_seed(0)
+    config = bert_config(
+        id2label=dict(enumerate(NAMES)), label2id={name: i for i, name in enumerate(NAMES)}
+    )
+    model = BertForSequenceClassification(config)
+    with torch.no_grad():
+        model.classifier.bias.add_(0.1)
+        if finds is not None:
+            model.classifier.weight.zero_()
+            model.classifier.bias.copy_(torch.eye(2)[NAMES.index(finds)])
+    model.save_pretrained(path)
+    (words or tokenizer()).save_pretrained(path)
+    return str(path)
+
+
+def student(path: Path) -> str:
+    BertModel(bert_config(layers=1)).save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return str(path)
+
+
+def table(path: Path, yes: int, no: int) -> str:
+    rows = [f"a b c {i},{'yes' if i < yes else 'no'}" for i in range(yes + no)]
+    path.write_text("\n".join(["text,label", *rows]) + "\n")
+    return str(path)
+
+
+def findings(printed: str) -> dict[str, tuple[str, str]]:
+    return {f["about"]: (f["status"], f["message"]) for f in json.loads(printed)["findings"]}
+
+
+def test_a_good_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["check", teacher(tmp_path / "t"), student(tmp_path / "s"), "--json"])
+    printed = capsys.readouterr().out
+    assert status == 0
+    assert json.loads(printed)["ok"] is True
+    assert json.loads(printed)["task"] == "text-classification"
+    assert {one for one, _ in findings(printed).values()} == {"ok"}
+
+
+def test_a_teacher_is_tried_on_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [student(tmp_path / "s"), "--task", "text-classification", "--json", "--file"]
+    good = main(
+        ["check", teacher(tmp_path / "y", finds="yes"), *options, table(tmp_path / "a.csv", 90, 10)]
+    )
+    assert good == 0
+    assert findings(capsys.readouterr().out)["quality"] == (
+        "warning",
+        "On the evaluation data, of 100 labels the teacher gets 90.0% right, and the most frequent "
+        "label alone would get 90.0%. A teacher that is no better than that has little to teach; "
+        "check that it is fine-tuned for this task and data.",
+    )
+    with pytest.raises(SystemExit) as bad:
+        main(["check", teacher(tmp_path / "n", finds="no"), *options, str(tmp_path / "a.csv")])
+    assert bad.value.code == 1
+    status, message = findings(capsys.readouterr().out)["quality"]
+    assert status == "refused"
+    assert "gets 10.0% right" in message
+
+
+def test_a_refused_pair_ends_with_students_that_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    other = tokenizer(("another", "vocabulary"))
+    with pytest.raises(SystemExit) as ended:
+        main(["check", teacher(tmp_path / "t", words=other), student(tmp_path / "s")])
+    assert ended.value.code == 1
+    printed = capsys.readouterr().out
+    assert "refused" in printed and "is only in one of them" in printed
+    assert "The pair is refused." in printed
+
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the real teacher is in ../shared")
+def test_students_of_the_teachers_family_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["check", str(SHARED / "models/minilm-l6-squad"), student(tmp_path / "s")])
+    assert "distilbert/distilbert-base-uncased (6 layers of 768" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "the following arguments are required: TEACHER, STUDENT"),
+        (["t", "s", "--file", "x.csv"], "say how the data is to be read: --task"),
+        (["t", "s", "--task", "juggling"], "invalid choice: 'juggling'"),
+        (
+            ["t", "s", "--task", "fill-mask", "--file", "a", "--dataset_name", "b"],
+            "either --file or --dataset_name, not both",
+        ),
+        (["/nowhere/t", "s"], "--teacher /nowhere/t: there is no such folder"),
+    ],
+)
+def test_wrong_options(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main(["check", *options])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,338 @@
+"""Labels by name through all commands, and the scores of what was predicted, computed anew."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_runs import Result
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from task_runs import LINES, SENTENCES, TEXTS, labelled, save_model, tiny_tokenizer, write_data
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, EvalPrediction
+
+from hf_distill.cli.text_classification import TextClassificationScorer
+from hf_distill.tasks.text_classification import classification_rows
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+CLASSES, TOKENS = "text-classification", "token-classification"
+FAST = ["--use_cpu", "--disable_tqdm", "true", "--save_strategy", "no", "--max_steps", "3",
+        "--per_device_train_batch_size", "2", "--teacher_trial_samples", "0",
+        "--learning_rate", "1e-2"]  # fmt: skip
+
+
+def permuted(source: str, folder: Path, order: tuple[int, ...]) -> str:
+    """The same model with its labels in another order: label ``order[i]`` becomes number i."""
+    old = Path(source)
+    folder.mkdir()
+    for path in old.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    weights = load_file(old / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][list(order)].contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((old / "config.json").read_text())
+    names = [config["id2label"][str(number)] for number in order]
+    config["id2label"] = {str(number): name for number, name in enumerate(names)}
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def scores_of(folder: Path, file: str = "evaluation.json") -> dict:
+    return json.loads((folder / file).read_text())
+
+
+def ids(folder: Path) -> dict[int, str]:
+    return dict(AutoConfig.from_pretrained(folder).id2label)
+
+
+@pytest.mark.parametrize("task", [CLASSES, TOKENS])
+def test_order_of_the_teachers_labels_does_not_matter(
+    task: str, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    data, student = write_data(tmp_path, task), save_model(tmp_path / "student", task, seed=2)
+    names = ("neg", "pos") if task == CLASSES else ("B-loc", "B-per", "I-loc", "O")
+    teacher = save_model(tmp_path / "teacher", task, seed=1, layers=2, **labelled(*names))
+    order = tuple(reversed(range(len(names))))
+    other = permuted(teacher, tmp_path / "permuted", order)
+    options = ["--task", task, "--student_model", student, "--train_file", data,
+               "--validation_file", data, *FAST]  # fmt: skip
+    for name, chosen in (("one", teacher), ("other", other)):
+        result = program("train", *options, "--teacher_model", chosen,
+                         "--output_dir", tmp_path / name)  # fmt: skip
+        assert result.status == 0, result.stderr
+        assert list(ids(tmp_path / name).values()) == sorted(names)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other"))
+    assert all(one[name].equal(two[name]) for name in one)
+
+    evaluate = ["evaluate", "--task", task, "--use_cpu", "--file", data]
+    for name, model in (("scores", teacher), ("scores of permuted", other)):
+        result = program(*evaluate, "--model", model, "--output_dir", tmp_path / name)
+        assert result.status == 0, result.stderr
+    one, two = (scores_of(tmp_path / name)["metrics"] for name in ("scores", "scores of permuted"))
+    assert one == pytest.approx(two)
+    result = program("compare", "--task", task, "--use_cpu", "--file", data, "--teacher", teacher,
+                     "--student_distilled", other, "--output_dir", tmp_path / "compared",
+                     "--latency_samples", "0", "--throughput_samples", "0")  # fmt: skip
+    assert result.status == 0, result.stderr
+    report = scores_of(tmp_path / "compared", "comparison.json")["models"]["student_distilled"]
+    assert report["agreement"] == {"identical": 1.0}
+
+
+def test_fine_tuned_student_keeps_its_order(tmp_path: Path, program: Callable[..., Result]) -> None:
+    data = write_data(tmp_path, CLASSES)
+    student = save_model(tmp_path / "student", CLASSES, **labelled("pos", "neg"))
+    options = ["--task", CLASSES, "--student_model", student, "--train_file", data,
+               "--validation_file", data, *FAST, "--learning_rate", "0"]  # fmt: skip
+    result = program("train", *options, "--baseline", "--output_dir", tmp_path / "out")
+    assert result.status == 0, result.stderr
+    assert "in its own order: pos, neg" in result.stderr and "New in" not in result.stderr
+    assert ids(tmp_path / "out") == {0: "pos", 1: "neg"}
+    before = load_file(tmp_path / "student" / "model.safetensors")
+    assert load_file(tmp_path / "out" / "model.safetensors")["classifier.weight"].equal(
+        before["classifier.weight"]
+    )
+    evaluate = ["evaluate", "--task", CLASSES, "--use_cpu", "--file", data, "--model", student]
+    assert program(*evaluate, "--output_dir", tmp_path / "scores").status == 0
+    trained = scores_of(tmp_path / "out", "metrics.json")["eval"]
+    for name, value in scores_of(tmp_path / "scores")["metrics"].items():
+        assert trained[name] == pytest.approx(value)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_numbers_get_their_names_from_the_teacher(
+    named: bool, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    data = tmp_path / "d.csv"
+    data.write_text("text,label\n" + "".join(f"{t},{int(n == 'pos')}\n" for t, n in
+                    ((t.replace(",", ""), n) for t, n in TEXTS)))  # fmt: skip
+    student = save_model(tmp_path / "student", CLASSES, num_labels=5)
+    names = ("bad", "good") if named else ("LABEL_0", "LABEL_1")
+    teacher = save_model(tmp_path / "teacher", CLASSES, seed=1, **labelled(*names))
+    options = ["--task", CLASSES, "--student_model", student, "--teacher_model", teacher,
+               "--train_file", data, *FAST]  # fmt: skip
+    result = program("train", *options, "--output_dir", tmp_path / "out")
+    assert result.status == 0, result.stderr
+    assert ("taken from the teacher: bad, good" in result.stderr) == named
+    assert "New in the student, so trained from scratch: classifier" in result.stderr
+    assert ids(tmp_path / "out") == dict(enumerate(names))
+    result = program("train", *options, "--output_dir", tmp_path / "alone", "--baseline")
+    assert result.status == 0, result.stderr
+    assert (tmp_path / "alone" / "config.json").read_text() == (
+        tmp_path / "out" / "config.json"
+    ).read_text()
+
+
+def test_rare_label_is_not_lost_with_few_samples(
+    tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    data = tmp_path / "d.csv"
+    data.write_text("text,label\n" + "a b,common\n" * 9 + "c,rare\n")
+    student = save_model(tmp_path / "student", CLASSES)
+    result = program("train", "--task", CLASSES, "--student_model", student, "--baseline",
+                     "--train_file", data, "--max_train_samples", "2", *FAST,
+                     "--max_steps", "-1", "--num_train_epochs", "1",
+                     "--output_dir", tmp_path / "out")  # fmt: skip
+    assert result.status == 0, result.stderr
+    assert scores_of(tmp_path / "out", "metrics.json")["steps"] == 1
+    assert ids(tmp_path / "out") == {0: "common", 1: "rare"}
+
+
+def test_scores_are_those_of_the_predictions(
+    tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    data = write_data(tmp_path, CLASSES)
+    model = save_model(tmp_path / "model", CLASSES, seed=3, **labelled("pos", "neg"))
+    result = program("evaluate", "--task", CLASSES, "--use_cpu", "--file", data, "--model", model,
+                     "--output_dir", tmp_path / "scores")  # fmt: skip
+    assert result.status == 0, result.stderr
+    metrics = scores_of(tmp_path / "scores")["metrics"]
+    predicted = scores_of(tmp_path / "scores", "predictions.json")
+    gold = [label for _, label in TEXTS]
+    pairs = list(zip(predicted, gold, strict=True))
+    assert metrics["accuracy"] == pytest.approx(100 * sum(p == g for p, g in pairs) / len(pairs))
+    hits = sum(p == g == "pos" for p, g in pairs)
+    wanted = 200 * hits / (predicted.count("pos") + gold.count("pos"))
+    assert metrics["f1"] == pytest.approx(wanted)
+    assert "F1 of pos" in result.stdout
+
+    data = write_data(tmp_path, TOKENS)
+    names = ("O", "B-per", "B-loc", "I-loc")
+    model = save_model(tmp_path / "tagger", TOKENS, seed=3, **labelled(*names))
+    result = program("evaluate", "--task", TOKENS, "--use_cpu", "--file", data, "--model", model,
+                     "--output_dir", tmp_path / "tags", "--max_length", "12")  # fmt: skip
+    assert result.status == 0, result.stderr
+    assert "rows are longer than 12 tokens" in result.stderr
+    predicted = scores_of(tmp_path / "tags", "predictions.json")
+    assert [len(row) for row in predicted] == [len(words) for words, _ in SENTENCES]
+    assert predicted[0][-1] == "O"  # cut off
+    pairs = [(p, g) for row, (_, tags) in zip(predicted, SENTENCES, strict=True)
+             for p, g in zip(row, tags, strict=True)]  # fmt: skip
+    accuracy = scores_of(tmp_path / "tags")["metrics"]["accuracy"]
+    assert accuracy == pytest.approx(100 * sum(p == g for p, g in pairs) / len(pairs))
+
+
+KINDS = {
+    "regression": (
+        [0.5, 1.5, 2.0, -1.0], {"pearson", "spearman", "mse"}, ["--distillation_loss", "mse"],
+    ),
+    "multi_label_classification": (
+        [["a"], [], ["a", "b"], ["b"]], {"f1_micro", "f1_macro", "exact_match"}, [],
+    ),
+    "single_label_classification": (["a", "b", "c", "a"], {"accuracy", "f1_macro", "matthews"}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_of_label(kind: str, tmp_path: Path, program: Callable[..., Result]) -> None:
+    labels, expected, options = KINDS[kind]
+    data = tmp_path / "d.jsonl"
+    rows = [{"premise": f"a {n}", "hypothesis": "b", "label": label}
+            for n, label in enumerate(labels)]  # fmt: skip
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = ["--task", CLASSES, "--train_file", data, "--validation_file", data, *FAST]
+    student = save_model(tmp_path / "student", CLASSES)
+    for out, extra in (
+        ("teacher", ["--baseline"]),
+        ("out", ["--teacher_model", tmp_path / "teacher", *options]),
+    ):
+        result = program("train", *common, "--student_model", student, *extra,
+                         "--output_dir", tmp_path / out)  # fmt: skip
+        assert result.status == 0, result.stderr
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.problem_type == kind
+    assert config.num_labels == {"regression": 1, "multi_label_classification": 2}.get(kind, 3)
+    metrics = scores_of(tmp_path / "out", "metrics.json")["eval"]
+    assert metrics.keys() >= expected
+    predictions = scores_of(tmp_path / "out", "predictions.json")
+    if kind == "regression":
+        mse = sum((p - g) ** 2 for p, g in zip(predictions, labels, strict=True)) / 4
+        assert metrics["mse"] == pytest.approx(mse, rel=1e-5)
+    else:
+        key = "accuracy" if kind.startswith("single") else "exact_match"
+        right = sum(p == g for p, g in zip(predictions, labels, strict=True))
+        assert metrics[key] == 25.0 * right
+    result = program("compare", "--task", CLASSES, "--use_cpu", "--file", data,
+                     "--teacher", tmp_path / "teacher", "--student_distilled", tmp_path / "out",
+                     "--output_dir", tmp_path, "--latency_samples", "1",
+                     "--throughput_samples", "1")  # fmt: skip
+    assert result.status == 0, result.stderr
+
+
+def test_perplexity_is_that_of_all_tokens(tmp_path: Path, program: Callable[..., Result]) -> None:
+    """Blocks of 16 and a shorter one, in batches of 2, against one float64 sum."""
+    task = "text-generation"
+    data, source = write_data(tmp_path, task), save_model(tmp_path / "model", task, seed=4)
+    result = program("evaluate", "--task", task, "--use_cpu", "--file", data, "--model", source,
+                     "--block_size", "16", "--batch_size", "2",
+                     "--output_dir", tmp_path / "scores")  # fmt: skip
+    assert result.status == 0, result.stderr
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float64).eval()
+    tokens = tiny_tokenizer(task)(LINES)["input_ids"]
+    total, count = 0.0, 0
+    for begin in range(0, len(tokens), 16):
+        block = torch.tensor([tokens[begin : begin + 16]])
+        with torch.no_grad():
+            likely = model(input_ids=block).logits[0].log_softmax(dim=-1)
+        for place in range(1, block.shape[1]):
+            total -= float(likely[place - 1, block[0, place]])
+            count += 1
+    assert len(tokens) % 16 > 1
+    metrics = scores_of(tmp_path / "scores")["metrics"]
+    assert metrics["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert metrics["loss"] == pytest.approx(total / count, rel=1e-6)
+
+
+def test_masks_are_the_same_for_all_models(tmp_path: Path, program: Callable[..., Result]) -> None:
+    data = write_data(tmp_path, "fill-mask")
+    found = []
+    for batch_size in ("1", "3"):
+        model = save_model(tmp_path / batch_size, "fill-mask", seed=5)
+        result = program("evaluate", "--task", "fill-mask", "--use_cpu", "--file", data, "--model",
+                         model, "--block_size", "16", "--batch_size", batch_size,
+                         "--output_dir", tmp_path / f"{batch_size} scores")  # fmt: skip
+        assert result.status == 0, result.stderr
+        found.append(scores_of(tmp_path / f"{batch_size} scores")["metrics"])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_several_labels_are_those_more_likely_than_not() -> None:
+    table = Dataset.from_dict({"text": ["x", "y"], "label": [["a"], []]})
+    options = labelled("a", "b")
+    config = BertConfig(**options, problem_type="multi_label_classification")
+    scorer = TextClassificationScorer(classification_rows(table), config)
+    logits = np.array([[0.2, -0.2], [-3.0, 0.4]])
+    metrics = scorer(EvalPrediction(logits, np.array([[1.0, 0.0], [0.0, 0.0]])))
+    assert scorer.files() == {"predictions.json": [["a"], ["b"]]}
+    assert metrics["exact_match"] == 50.0 and metrics["f1_micro"] == pytest.approx(200 / 3)
+
+
+REAL = [
+    (CLASSES, "sst2/dev.tsv.gz", [], "accuracy"),
+    (TOKENS, "wnut17/dev.conll.gz", ["--max_length", "64"], "f1"),
+    ("text-generation", "text/tinyshakespeare.txt.gz", ["--block_size", "64"], "perplexity"),
+    ("fill-mask", "text/wikitext2-valid.txt.gz", ["--block_size", "64"], "perplexity"),
+]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the data in ../shared is not there")
+@pytest.mark.parametrize(("task", "file", "options", "metric"), REAL)
+def test_real_data(
+    task: str,
+    file: str,
+    options: list[str],
+    metric: str,
+    tmp_path: Path,
+    program: Callable[..., Result],
+) -> None:
+    data = SHARED / "data" / file
+    source = save_model(tmp_path / "model", task)
+    common = ["--task", task, *options, "--output_dir", tmp_path / "out"]
+    result = program("train", *common, "--student_model", source, "--baseline", *FAST,
+                     "--train_file", data, "--validation_file", data,
+                     "--max_train_samples", "8", "--max_eval_samples", "8")  # fmt: skip
+    assert result.status == 0, result.stderr
+    assert math.isfinite(scores_of(tmp_path / "out", "metrics.json")["eval"][metric])
+    if task == TOKENS:
+        assert len(ids(tmp_path / "out")) == 13
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the model in ../shared is not there")
+def test_real_masked_language_model_is_far_better_than_chance(
+    tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    result = program("evaluate", "--task", "fill-mask", "--use_cpu", "--block_size", "128",
+                     "--model", SHARED / "models" / "minilm-l6-mlm", "--max_eval_samples", "4",
+                     "--file", SHARED / "data" / "text" / "wikitext2-valid.txt.gz",
+                     "--output_dir", tmp_path)  # fmt: skip
+    assert result.status == 0, result.stderr
+    metrics = scores_of(tmp_path)["metrics"]
+    assert metrics["perplexity"] < 500 and metrics["accuracy"] > 20  # of 30,522 tokens
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(tmp_path: Path, program: Callable[..., Result]) -> None:
+    data = write_data(tmp_path, CLASSES)
+    model = save_model(tmp_path / "model", CLASSES, **labelled("pos", "neg"))
+    options = ["evaluate", "--task", CLASSES, "--use_cpu", "--file", data, "--model", model]
+    assert program(*options, "--output_dir", tmp_path / "one").status == 0
+    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "hf_distill",
+         *options, "--output_dir", str(tmp_path / "two")],
+        cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two = (scores_of(tmp_path / name)["metrics"] for name in ("one", "two"))
+    assert one == pytest.approx(two)

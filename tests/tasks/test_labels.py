@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from hf_distill.tasks import TaskDataError
+from hf_distill.tasks.labels import (
+    DataLabels,
+    LabelMap,
+    choose_labels,
+    data_labels,
+    label_options,
+    model_labels,
+    positive_label,
+    unnamed,
+)
+
+
+def column(values: list[Any], feature: Any = None) -> Dataset:
+    features = None if feature is None else Features({"label": feature})
+    return Dataset.from_dict({"label": values}, features=features)
+
+
+def config(*names: str) -> Any:
+    return SimpleNamespace(**label_options(names))
+
+
+@pytest.mark.parametrize(
+    ("table", "names", "bare"),
+    [
+        (column(["b", "a", "c", "a"]), ("a", "b", "c"), False),
+        (column([1, 0, 1]), ("LABEL_0", "LABEL_1"), True),
+        (column([0, 3]), ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"), True),
+        (column([5, 1, 10]), ("1", "5", "10"), False),
+        (column([True, False]), ("False", "True"), False),
+        (column([0, 1], ClassLabel(names=["z", "a"])), ("z", "a"), False),
+        (column([0, 1], ClassLabel(names=["0", "1", "2"])), unnamed(3), True),
+        (column([["b"], [], ["a", "b"]]), ("a", "b"), False),
+        (column([[0], [2, 1]]), unnamed(3), True),
+        (column([[0], [1]], List(ClassLabel(names=["O", "B"]))), ("O", "B"), False),
+    ],
+)
+def test_labels_of_the_data(table: Dataset, names: tuple[str, ...], bare: bool) -> None:
+    assert data_labels(table, "label") == DataLabels(names, bare=bare)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("red", "green", "blue"))))
+def test_each_label_reaches_its_number_in_every_order(order: tuple[str, ...]) -> None:
+    for table in (
+        column(["blue", "red", "green", "red"]),
+        column(["Blue", "RED", "green", "red"]),
+        column([0, 2, 1, 2], ClassLabel(names=["blue", "green", "red"])),
+    ):
+        expected = [order.index(name) for name in ("blue", "red", "green", "red")]
+        assert LabelMap(order, table, "label").all_numbers() == expected
+
+
+def test_numbers_are_names_before_they_are_numbers() -> None:
+    stars = column([1, 5, 2])
+    assert LabelMap(("5", "2", "1"), stars, "label").all_numbers() == [2, 0, 1]
+    assert LabelMap(("neg", "pos"), column([1, 0]), "label").all_numbers() == [1, 0]
+    assert LabelMap(unnamed(2), column([1, 0]), "label").all_numbers() == [1, 0]
+
+
+def test_class_label_numbers_stand_where_the_model_has_no_names() -> None:
+    table = column([1, 0], ClassLabel(names=["neg", "pos"]))
+    assert LabelMap(unnamed(2), table, "label").all_numbers() == [1, 0]
+    with pytest.raises(TaskDataError, match="'pos'"):
+        LabelMap(("bad", "good"), table, "label").all_numbers()
+    with pytest.raises(TaskDataError, match="'pos'"):
+        LabelMap(unnamed(2), column(["pos"]), "label").all_numbers()
+
+
+def test_lists_keep_their_form() -> None:
+    table = column([["b"], [], ["a", "b"]])
+    assert LabelMap(("b", "a"), table, "label").all_numbers() == [[0], [], [1, 0]]
+
+
+NAMED = DataLabels(("neg", "pos"))
+BARE = DataLabels(unnamed(2), bare=True)
+
+
+@pytest.mark.parametrize(
+    ("labels", "student", "teacher", "names", "said"),
+    [
+        (NAMED, None, None, ("neg", "pos"), None),
+        (NAMED, config("LABEL_0", "LABEL_1"), None, ("neg", "pos"), None),
+        (NAMED, config("pos", "neg"), None, ("pos", "neg"), "in its own order"),
+        (NAMED, config("POS", "NEG"), None, ("POS", "NEG"), "in its own order"),
+        (NAMED, config("neg", "pos"), config("pos", "neg"), ("neg", "pos"), "keeps them"),
+        (NAMED, None, config("pos", "neg"), ("neg", "pos"), None),
+        (NAMED, config("entailment", "other"), None, ("neg", "pos"), None),
+        (NAMED, None, config("pos", "neu", "neg"), ("pos", "neu", "neg"), "lacks labels"),
+        (BARE, None, None, unnamed(2), None),
+        (BARE, None, config("no", "yes"), ("no", "yes"), "taken from the teacher: no, yes"),
+        (BARE, None, config("a", "b", "c"), ("a", "b", "c"), "taken from the teacher"),
+        (BARE, None, config("LABEL_0", "LABEL_1"), unnamed(2), None),
+        (BARE, config("x", "y"), None, ("x", "y"), "keeps its names"),
+        (BARE, config("x", "y", "z"), None, unnamed(2), None),
+        (BARE, config("x", "y"), config("no", "yes"), ("no", "yes"), "from the teacher"),
+    ],
+)
+def test_labels_of_a_student(
+    labels: DataLabels, student: Any, teacher: Any, names: tuple[str, ...], said: str | None
+) -> None:
+    choice = choose_labels(labels, student, teacher)
+    assert choice.names == names
+    assert choice.why is None if said is None else said in str(choice.why)
+
+
+def test_bare_numbers_with_two_meanings_are_refused() -> None:
+    with pytest.raises(TaskDataError, match="Write the names"):
+        choose_labels(BARE, config("no", "yes"), config("yes", "no"))
+
+
+def test_options_of_a_configuration_and_back() -> None:
+    options = label_options(("b", "a"))
+    assert options == {"num_labels": 2, "id2label": {0: "b", 1: "a"}, "label2id": {"b": 0, "a": 1}}
+    assert model_labels(SimpleNamespace(**options)) == ("b", "a")
+
+
+def test_positive_label_does_not_depend_on_the_order_of_the_model() -> None:
+    for order in (("neg", "pos"), ("pos", "neg")):
+        assert positive_label(order, column(["neg", "pos"]), "label") == "pos"
+        table = column([0, 1], ClassLabel(names=["pos", "neg"]))
+        assert positive_label(order, table, "label") == "neg"
+    assert positive_label(("yes", "no"), column([0, 1]), "label") == "no"
+    assert positive_label(("a", "b"), column(["c"], Value("string")), "label") == "b"

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from hf_distill.tasks import TaskDataError, load_table
+
+ROWS = {"text": ["a, b", "c"], "label": [1, 0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("d.csv", 'text,label\n"a, b",1\nc,0\n'),
+        ("d.csv", '\ufefftext,label\r\n"a, b",1\r\n"c",0\r\n'),
+        ("d.tsv", "text\tlabel\na, b\t1\nc\t0\n"),
+        ("d.jsonl", '{"text": "a, b", "label": 1}\n{"text": "c", "label": 0}\n'),
+        ("d.json", '[{"text": "a, b", "label": 1}, {"text": "c", "label": 0}]'),
+    ],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_files(name: str, content: str, compressed: bool, tmp_path: Path) -> None:
+    path = tmp_path / (name + ".gz" * compressed)
+    data = content.encode()
+    path.write_bytes(gzip.compress(data) if compressed else data)
+    assert load_table(path).to_dict() == ROWS
+
+
+def test_saved_data(tmp_path: Path) -> None:
+    table = Dataset.from_dict(ROWS)
+    table.to_parquet(tmp_path / "d.parquet")
+    table.save_to_disk(tmp_path / "one")
+    DatasetDict({"dev": table, "train": table.select([1])}).save_to_disk(tmp_path / "two")
+    for source in ("d.parquet", "one"):
+        assert load_table(tmp_path / source).to_dict() == ROWS
+    assert load_table(tmp_path / "two", split="dev").to_dict() == ROWS
+    with pytest.raises(ValueError, match=r"splits \['dev', 'train'\]"):
+        load_table(tmp_path / "two")
+
+
+def test_quotes_in_tables_with_tabs_are_letters(tmp_path: Path) -> None:
+    path = tmp_path / "d.tsv"
+    path.write_text('text\tlabel\n" open\t1\n"both"\t0\n')
+    assert load_table(path)["text"][:] == ['" open', '"both"']
+
+
+def test_words_that_look_like_something_else_stay_words(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text('text,label\n"two\nlines",None\n2024-01-01,n/a\n')
+    assert load_table(path).to_dict() == {
+        "text": ["two\nlines", "2024-01-01"], "label": ["None", "n/a"],
+    }  # fmt: skip
+    path.write_text("text,label\n2024-01-01,2024-02-01\n")
+    assert load_table(path)["text"][:] == ["2024-01-01"]
+
+
+def test_text_keeps_its_line_breaks(tmp_path: Path) -> None:
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"one\n\ntwo"))
+    assert load_table(tmp_path / "d.txt.gz")["text"][:] == ["one\n", "\n", "two"]
+
+
+def test_conll(tmp_path: Path) -> None:
+    path = tmp_path / "d.conll"
+    path.write_text("-DOCSTART- -X- O O\n\nNew NNP B B-loc\nYork NNP I I-loc\n\n\nhi UH O O")
+    assert load_table(path).to_dict() == {
+        "tokens": [["New", "York"], ["hi"]], "tags": [["B-loc", "I-loc"], ["O"]],
+    }  # fmt: skip
+    path.write_text("a\u00a0b\tB-x\r\nc\tO\r\n")
+    assert load_table(path).to_dict() == {"tokens": [["a\u00a0b", "c"]], "tags": [["B-x", "O"]]}
+
+
+@pytest.mark.parametrize("source", ["nowhere.csv", "./nowhere", "a/b/c", "dir/d.jsonl.gz"])
+def test_what_cannot_be_a_data_set_of_the_hub(source: str) -> None:
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        load_table(source)
+
+
+def test_options_of_the_hub_do_not_fit_files(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps({"text": "a"}))
+    with pytest.raises(ValueError, match="revision='main'"):
+        load_table(path, revision="main")
+    with pytest.raises(ValueError, match="split='train'"):
+        load_table(path, split="train")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "state.json").write_text("{}")
+    with pytest.raises(TaskDataError, match="broken cannot be read"):
+        load_table(tmp_path / "broken")
