@@ -28,7 +28,7 @@ from hf_distill.heads import TaskHead, find_head, without_adapters
 from hf_distill.loss_log import LossLog
 from hf_distill.normalization import count_step, mixed, weighted_mean
 from hf_distill.objectives import get_logits_loss
-from hf_distill.pairing import check_models, check_tokenizers, enforce, try_teacher
+from hf_distill.pairing import check_models, check_preparation, enforce, try_teacher
 from hf_distill.prediction import compared_logits, prediction_loss
 from hf_distill.teachers import LiveTeacher, load_teacher
 from hf_distill.training_args import DistillationTrainingArguments
@@ -161,7 +161,7 @@ class DistillationTrainer(Trainer):
             device=self.args.device,
         )
         findings = check_models(teacher, student, self._head)
-        findings.append(check_tokenizers(teacher, student, self._head, self.processing_class))
+        findings.append(check_preparation(teacher, student, self._head, self.processing_class))
         enforce(findings, logger)
         self._teacher = LiveTeacher(teacher, self._head)
         parameters = inspect.signature(without_adapters(student).forward).parameters

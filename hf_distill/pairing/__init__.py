@@ -3,7 +3,8 @@
 from hf_distill.pairing.check import PairReport, check_pair
 from hf_distill.pairing.findings import Finding, enforce
 from hf_distill.pairing.models import check_models, longest_input
-from hf_distill.pairing.tokenizers import TOKENIZER_FILES, check_tokenizers, compare_tokenizers
+from hf_distill.pairing.processors import check_preparation
+from hf_distill.pairing.tokenizers import TOKENIZER_FILES
 from hf_distill.pairing.trial import try_teacher
 
 __all__ = [
@@ -12,8 +13,7 @@ __all__ = [
     "PairReport",
     "check_models",
     "check_pair",
-    "check_tokenizers",
-    "compare_tokenizers",
+    "check_preparation",
     "enforce",
     "longest_input",
     "try_teacher",

@@ -15,7 +15,7 @@ from hf_distill.heads import LabelledHead, TaskHead, find_head, head_of_class, h
 from hf_distill.loading import load_model
 from hf_distill.pairing.findings import Finding, note, refused
 from hf_distill.pairing.models import check_models
-from hf_distill.pairing.tokenizers import check_tokenizers
+from hf_distill.pairing.processors import check_preparation
 from hf_distill.pairing.trial import try_teacher
 from hf_distill.teachers import input_names, inputs_for, load_teacher
 
@@ -76,7 +76,7 @@ def check_pair(
         return PairReport(task, (refused("models", str(error)),))
     findings = [
         *check_models(teacher_model, student_model, head),
-        check_tokenizers(teacher_model, student_model, head, processing_class),
+        check_preparation(teacher_model, student_model, head, processing_class),
     ]
     if all(finding.status != "refused" for finding in findings):
         if callable(batches):

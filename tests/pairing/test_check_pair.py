@@ -19,8 +19,10 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2LMHeadModel,
+    ImageProcessingMixin,
     RobertaConfig,
     RobertaForSequenceClassification,
+    Wav2Vec2FeatureExtractor,
 )
 from zoo import zoo_model
 
@@ -450,3 +452,37 @@ def test_the_longest_input_works_and_one_more_token_does_not(model: Any, longest
 @pytest.mark.parametrize("architecture", ["llama", "modernbert", "t5"])
 def test_relative_positions_have_no_limit(architecture: str) -> None:
     assert longest_input(zoo_model("text-classification", architecture, seed=0)) is None
+
+
+# ---- images and sounds ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "theirs", "ours", "expected"),
+    [
+        (
+            "image-classification",
+            "vit",
+            ImageProcessingMixin(image_mean=[0.5, 0.5, 0.5]),
+            ImageProcessingMixin(image_mean=[0.485, 0.456, 0.406]),
+            r"image_mean=\[0.485, 0.456, 0.406\] and the teacher was trained with \[0.5, 0.5",
+        ),
+        (
+            "audio-classification",
+            "wav2vec2",
+            Wav2Vec2FeatureExtractor(sampling_rate=16000),
+            Wav2Vec2FeatureExtractor(sampling_rate=8000),
+            "sampling_rate=8000 and the teacher was trained with 16000",
+        ),
+    ],
+)
+def test_inputs_that_the_teacher_would_misread(
+    task: str, architecture: str, theirs: Any, ours: Any, expected: str, tmp_path: Path
+) -> None:
+    teacher = saved(zoo_model(task, architecture, seed=1), tmp_path, words=theirs)
+    student = zoo_model(task, architecture, seed=0)
+    assert check_pair(teacher, student, processing_class=theirs).ok
+    assert check_pair(teacher, student).ok  # nothing to compare with
+    report = check_pair(teacher, student, processing_class=ours)
+    assert status(report)["processor"] == "refused"
+    assert_says(message(report, "processor"), expected)
