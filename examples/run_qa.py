@@ -53,7 +53,7 @@ def main() -> None:
         validation_features = prepare_eval_features(validation, tokenizer, **windows)
 
     trainer = DistillationTrainer(
-        model=AutoModelForQuestionAnswering.from_pretrained(script.student),
+        model=AutoModelForQuestionAnswering.from_pretrained(script.student, dtype="float32"),
         teacher_model=script.teacher,
         args=args,
         train_dataset=train_features,

@@ -30,17 +30,16 @@ def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Fin
     if student.num_labels == 1:
         return None, []
     ours, theirs = _names(student), _names(teacher)
-    unnamed = [f"label_{i}" for i in range(student.num_labels)]  # what transformers makes up
-    if ours == theirs and ours != unnamed:
+    unnamed = [who for who, names in (("teacher", theirs), ("student", ours)) if _made_up(names)]
+    if ours == theirs and not unnamed:
         return None, [note("labels", f"The same {len(ours)} labels in the same order.")]
-    if unnamed in (ours, theirs):
-        who = "teacher and student" if ours == theirs else "teacher" if theirs == unnamed else ""
+    if unnamed:
         return None, [
             warning(
                 "labels",
-                f"The labels of the {who or 'student'} have no names (LABEL_0, …), so nobody can "
-                "check that class 0 of the teacher is class 0 of the student. Set id2label and "
-                "label2id in both configurations.",
+                f"The labels of the {' and '.join(unnamed)} have no names (LABEL_0, … or "
+                "0, …), so nobody can check that class 0 of the teacher is class 0 of the student. "
+                "Set id2label and label2id in both configurations.",
             )
         ]
     if len(set(theirs)) == len(theirs) and sorted(ours) == sorted(theirs):
@@ -61,6 +60,11 @@ def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Fin
             "of the data set accordingly.",
         )
     ]
+
+
+def _made_up(names: list[str]) -> bool:
+    """Whether they are numbers, or what transformers makes of them."""
+    return all(name in (f"label_{i}", str(i)) for i, name in enumerate(names))
 
 
 def _names(config: Any) -> list[str]:

@@ -144,6 +144,16 @@ Pair = Callable[[Path], tuple[Any, Any, dict[str, Any]]]
             "labels of the student have no names",
         ),
         (
+            "labels",
+            lambda path: (classifier(), classifier("0", "1", "2"), {}),
+            "labels of the student have no names",
+        ),
+        (
+            "labels",
+            lambda path: (classifier("0", "1", "2"), classifier("LABEL_0", "LABEL_1", "2"), {}),
+            "labels of the teacher and student have no names",
+        ),
+        (
             "training",
             lambda path: (BertForQuestionAnswering(bert_config()), question_answering(), {}),
             r"last layer \(qa_outputs\) is all zeros.*Pass a fine-tuned teacher",
