@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tiny import dataset_for, model_for
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
@@ -25,6 +25,23 @@ class GradientNorms(TrainerCallback):
         parameters = kwargs["model"].parameters()
         gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
         self.norms.append(float(torch.cat(gradients).double().norm()))
+
+
+class CountingTeacher(nn.Module):
+    """Wraps a model to count its forward passes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.wrapped, self.config, self.calls = model, model.config, 0
+        self.training_during_calls: list[bool] = []
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Any:
+        self.calls += 1
+        self.training_during_calls.append(self.wrapped.training)
+        assert not torch.is_grad_enabled()
+        return self.wrapped(input_ids, attention_mask, token_type_ids)
 
 
 def arguments(output_dir: Path | str, **options: Any) -> DistillationTrainingArguments:
