@@ -42,6 +42,7 @@ on several GPUs: accelerate launch --num_processes 2 -m hf_distill train …
 
 USER_ERROR = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 # A ValueError from one of these is about what the user asked for; from anywhere else it is a bug.
 _PACKAGES_THAT_CHECK_INPUT = frozenset(
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0, or 2 for an error that the user can mend, or 130 after Ctrl-C.
+        The exit status: 0, or 2 for an error that the user can mend, 130 after Ctrl-C, 141 if
+        nobody reads the output any more.
         An unforeseen error is raised, with its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -75,6 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = options.debug or os.environ.get("HF_DISTILL_DEBUG", "0") not in ("", "0")
     try:
         importlib.import_module(f"hf_distill.cli.{command}").run(argv[position + 1 :])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read (`… | head`) has seen enough. What Python flushes at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except KeyboardInterrupt:
         if debug:
             raise

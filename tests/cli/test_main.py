@@ -169,3 +169,14 @@ def test_words_after_the_command_are_its_own(
     monkeypatch.setitem(sys.modules, "hf_distill.cli.answer", module)
     assert program("answer", "--version", "--debug", "train").status == 0
     assert seen == [["--version", "--debug", "train"]]
+
+
+def test_a_reader_who_leaves_is_no_error() -> None:
+    """As in `hf-distill recipes --json | head -1`."""
+    command = [sys.executable, "-m", "hf_distill", "recipes", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        complaints = running.stderr.read()
+    assert complaints == b""
+    assert running.returncode == 141
