@@ -67,7 +67,7 @@ JOBS = (
         "WNUT-17, F1 of entities",
         "--train_file wnut17/train.conll.gz --validation_file wnut17/test.conll.gz "
         "--max_length 128",
-        "--temperature 4 --distillation_loss_weight 1.0",
+        "--temperature 2 --distillation_loss_weight 0.5",
         "--num_train_epochs 5 --learning_rate 5e-4 --per_device_train_batch_size 32",
         "--num_train_epochs 5 --learning_rate 3e-4 --per_device_train_batch_size 32",
     ),

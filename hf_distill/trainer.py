@@ -70,7 +70,8 @@ class DistillationTrainer(Trainer):
         distillation_loss: a function ``(student_logits, teacher_logits, *, temperature, mask)``
             that is used instead of ``args.distillation_loss``. The logits are
             ``(*rows, classes)``, ``mask`` is ``None`` or bool and broadcastable to them (False is
-            padding), and the result is one loss a row, ``(*rows)``.
+            padding), and the result is one loss a row, ``(*rows)``. A row without any valid class
+            does not count, but its loss must be finite.
         **kwargs: everything else that ``Trainer`` takes.
 
     Raises:

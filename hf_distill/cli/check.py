@@ -178,6 +178,8 @@ def _show(report: PairReport, teacher: str) -> None:
         style = _STYLES[finding.status]
         table.add_row(Text(finding.about), Text(finding.status, style), Text(finding.message))
     console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width
+        console.width = max(console.width, 150)
     console.print(table)
     verdict = "The teacher can teach the student." if report.ok else "The pair is refused."
     console.print(Text(verdict, style="bold"))
