@@ -209,7 +209,8 @@ def test_both_students_have_the_same_budget(
     alone, distilled = (parsed(training, tmp_path) for training in plan.trainings[-2:])
     free = {
         "eval_with_teacher",
-        "teacher_model",
+        "eval_with_teacher",
+        "teacher_trial_samples",
         "baseline",
         "temperature",
         "distillation_loss_weight",
