@@ -209,7 +209,7 @@ def test_both_students_have_the_same_budget(
     alone, distilled = (parsed(training, tmp_path) for training in plan.trainings[-2:])
     free = {
         "eval_with_teacher",
-        "eval_with_teacher",
+        "teacher_model",
         "teacher_trial_samples",
         "baseline",
         "temperature",
