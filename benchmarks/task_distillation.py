@@ -114,8 +114,8 @@ class Material:
         return str(self.work / f"{job.name}-teacher-0")
 
     def _split_text(self) -> None:
-        """The first fifth of the text to train on, and the last tenth to score on."""
-        parts = {"train": (0.0, 0.2), "held-out": (0.9, 1.0)}
+        """The first third of the text to train on, and the last tenth to score on."""
+        parts = {"train": (0.0, 0.33), "held-out": (0.9, 1.0)}
         with gzip.open(Path(self.options.data_dir) / "text/wikitext2-valid.txt.gz", "rt") as file:
             lines = file.readlines()
         for name, (begin, end) in parts.items():
