@@ -28,7 +28,6 @@ from memoised_teacher import MemoisedTeacher, load_logits, save_logits, teacher_
 from report import RESULTS, circumstances, write_json
 from squad_table import write_table
 from torch import nn
-from torch.utils.data import SequentialSampler
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -76,16 +75,6 @@ class Run:
     def name(self) -> str:
         """The name of its result."""
         return f"v{self.squad}-{self.model}-{self.way}-{self.seed}"
-
-
-class InOrderTrainer(DistillationTrainer):
-    """Evaluates in the order of the data, as metrics of whole questions need it.
-
-    With ``train_sampling_strategy="group_by_length"`` Trainer shuffles the evaluation, too.
-    """
-
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler:
-        return SequentialSampler(eval_dataset)
 
 
 class Material:
@@ -181,7 +170,7 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
     if run.distillation_loss_weight > 0:
         teacher = material.teacher(run.squad, train_features)
     output_dir = material.work_dir / run.name
-    trainer = InOrderTrainer(
+    trainer = DistillationTrainer(
         model=model,
         teacher_model=teacher,
         args=DistillationTrainingArguments(

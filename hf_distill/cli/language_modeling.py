@@ -13,10 +13,10 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from hf_distill.cli.forward import Rows, forward_predictor
 from hf_distill.cli.tasks import Measures, Scorer, Task, say
+from hf_distill.heads.base import IGNORED
 from hf_distill.tasks.encoding import input_length
 from hf_distill.tasks.language_modeling import (
     DEFAULT_BLOCK,
-    IGNORED,
     BlockCollator,
     encode_blocks,
     text_rows,

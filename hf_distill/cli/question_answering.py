@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.cli.tasks import Measures, Scorer, Task
-from hf_distill.pairing import longest_input
+from hf_distill.pairing import input_limit
 from hf_distill.question_answering import (
     Prediction,
     QuestionAnswerer,
@@ -60,7 +60,7 @@ class QuestionAnsweringTask(Task):
         num_proc: int | None,
     ) -> Dataset:
         """One row a window."""
-        most = longest_input(model) or getattr(model.config, "max_position_embeddings", None)
+        most = input_limit(model)
         if most is not None and self.max_length > most:
             raise ValueError(
                 f"--max_length {self.max_length} is more than the {most} tokens that "

@@ -18,6 +18,7 @@ from transformers import (
 from hf_distill.cli.forward import Rows, forward_predictor
 from hf_distill.cli.tasks import Measures, Scorer, Task, say
 from hf_distill.cli.text_classification import say_truncated
+from hf_distill.heads.base import IGNORED
 from hf_distill.tasks.encoding import input_length
 from hf_distill.tasks.labels import (
     choose_labels,
@@ -29,7 +30,6 @@ from hf_distill.tasks.labels import (
 from hf_distill.tasks.metrics import are_entity_tags, tagging_scores
 from hf_distill.tasks.tables import load_table
 from hf_distill.tasks.token_classification import (
-    IGNORED,
     encode_tagged,
     tag_numbers,
     tagged_rows,

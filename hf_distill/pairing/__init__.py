@@ -2,7 +2,7 @@
 
 from hf_distill.pairing.check import PairReport, check_pair
 from hf_distill.pairing.findings import Finding, enforce
-from hf_distill.pairing.models import check_models, longest_input
+from hf_distill.pairing.models import check_models, input_limit, longest_input
 from hf_distill.pairing.processors import check_preparation
 from hf_distill.pairing.tokenizers import TOKENIZER_FILES
 from hf_distill.pairing.trial import try_teacher
@@ -15,6 +15,7 @@ __all__ = [
     "check_pair",
     "check_preparation",
     "enforce",
+    "input_limit",
     "longest_input",
     "try_teacher",
 ]

@@ -65,6 +65,15 @@ def longest_input(model: nn.Module) -> int | None:
     return longest
 
 
+def input_limit(model: nn.Module) -> int | None:
+    """The most tokens to give a model: its positions, or what its configuration says."""
+    learned = longest_input(model)
+    if learned is not None:
+        return learned
+    said: int | None = getattr(model.config, "max_position_embeddings", None)
+    return said
+
+
 def _check_weights(teacher: nn.Module, student: nn.Module) -> Finding:
     own = {id(parameter) for parameter in student.parameters()}
     shared = [name for name, p in teacher.named_parameters() if id(p) in own]

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_distill.loading import load_fine_tuned
-from hf_distill.pairing import longest_input
+from hf_distill.pairing import input_limit
 from hf_distill.question_answering.features import WindowCutter
 from hf_distill.question_answering.postprocessing import Answer, Prediction, postprocess
 
@@ -259,9 +259,7 @@ class QuestionAnswerer:
         return cutter
 
     def _check_length(self, max_length: int) -> None:
-        most = longest_input(self.model)
-        if most is None:
-            most = getattr(self.model.config, "max_position_embeddings", None)
+        most = input_limit(self.model)
         if most is not None and max_length > most:
             raise ValueError(
                 f"max_length={max_length} is more than the {most} tokens that the model takes; "

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.pairing import longest_input
+from hf_distill.pairing import input_limit
 
 DEFAULT_LENGTH = 256
 _TRUNCATED = "truncated"
@@ -42,11 +42,8 @@ def input_length(
     Raises:
         ValueError: the model does not take as many as wanted.
     """
-    learned = longest_input(model)
-    if learned is None:
-        learned = getattr(model.config, "max_position_embeddings", None)
     # Tokenizers that do not know say 10**30, and T5's relative positions have no limit (0, -1).
-    limits = [n for n in (learned, tokenizer.model_max_length) if n and 0 < n < 10**9]
+    limits = [n for n in (input_limit(model), tokenizer.model_max_length) if n and 0 < n < 10**9]
     most = int(min(limits)) if limits else None
     if wanted is None:
         return default if most is None else min(default, most)

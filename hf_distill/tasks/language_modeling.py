@@ -14,11 +14,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_distill.heads.base import IGNORED
 from hf_distill.tasks.columns import TEXTS, checked_texts, find_column, is_text
 from hf_distill.tasks.encoding import Encoded, encode_rows, input_length
 from hf_distill.tasks.errors import TaskDataError
 
-IGNORED = -100
 DEFAULT_BLOCK = 512
 # Lines of a text file that belong together, in characters: an example to time or to sample.
 PASSAGE = 2_000

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-IGNORED = -100
+from hf_distill.heads.base import IGNORED
+
 _TAG = re.compile(r"O|[BIESLU]-.+")
 _WORD = re.compile(r"\w+")
 _LATIN = re.compile(r"[a-z0-9]+")

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.heads.base import IGNORED
 from hf_distill.tasks.columns import (
     TAGS,
     TOKENS,
@@ -21,8 +22,6 @@ from hf_distill.tasks.columns import (
 from hf_distill.tasks.encoding import Encoded, encode_rows, input_length, truncations
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.labels import LabelMap, model_labels
-
-IGNORED = -100
 
 
 def tagged_rows(
