@@ -179,6 +179,7 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
             distillation_loss_weight=run.distillation_loss_weight,
             distillation_loss=run.distillation_loss,
             eval_with_teacher=False,
+            teacher_trial_samples=0,  # no logits of the validation data are stored
             learning_rate=run.learning_rate,
             num_train_epochs=run.epochs,
             per_device_train_batch_size=run.batch_size,

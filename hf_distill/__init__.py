@@ -10,6 +10,7 @@ from hf_distill._version import __version__
 if TYPE_CHECKING:
     from hf_distill.pairing import PairReport, check_pair
     from hf_distill.question_answering.answering import QuestionAnswerer
+    from hf_distill.recording import TeacherRecorderCallback
     from hf_distill.seq2seq import (
         Seq2SeqDistillationTrainer,
         Seq2SeqDistillationTrainingArguments,
@@ -24,6 +25,7 @@ __all__ = [
     "QuestionAnswerer",
     "Seq2SeqDistillationTrainer",
     "Seq2SeqDistillationTrainingArguments",
+    "TeacherRecorderCallback",
     "__version__",
     "check_pair",
 ]
@@ -36,6 +38,7 @@ _HOMES = {
     "QuestionAnswerer": "hf_distill.question_answering.answering",
     "Seq2SeqDistillationTrainer": "hf_distill.seq2seq",
     "Seq2SeqDistillationTrainingArguments": "hf_distill.seq2seq",
+    "TeacherRecorderCallback": "hf_distill.recording",
     "check_pair": "hf_distill.pairing.check",
 }
 

@@ -201,7 +201,9 @@ def same_random_numbers() -> Iterator[None]:
 
 
 class TeacherGuard:
-    """Refuses teacher logits that are NaN or +inf; -inf is a legitimate "impossible".
+    """Refuses a teacher's outputs that are NaN or +inf.
+
+    (-inf is a legitimate "impossible" among logits.)
 
     Args:
         at_once: look at the answer in every step, which costs nothing on a CPU. Elsewhere it is
@@ -213,7 +215,7 @@ class TeacherGuard:
         self._bad: Tensor | None = None
         self._checked: list[str] = []
 
-    def check(self, pair: LogitsPair, where: str) -> None:
+    def check_logits(self, pair: LogitsPair, where: str) -> None:
         """Look at the teacher's logits of one batch, where they count.
 
         Args:
@@ -230,6 +232,18 @@ class TeacherGuard:
         bad = torch.isnan(largest) | (largest == torch.inf)
         if pair.row_mask is not None:
             bad = bad & pair.row_mask
+        self.check(bad, where)
+
+    def check(self, bad: Tensor, where: str) -> None:
+        """Take note of the rows of a batch for which the teacher gave nothing usable.
+
+        Args:
+            bad: bool, ``(rows, …)``.
+            where: names the batch.
+
+        Raises:
+            ValueError: names the batch and the rows.
+        """
         if self._at_once:
             if bool(bad.any()):
                 rows = bad.flatten(1).any(dim=1) if bad.dim() > 1 else bad
@@ -253,7 +267,7 @@ class TeacherGuard:
     @staticmethod
     def _raise(where: str) -> None:
         raise ValueError(
-            f"The teacher's logits contain NaN or +inf in a batch of {where}. Check the "
+            f"The teacher's outputs contain NaN or +inf in a batch of {where}. Check the "
             "teacher's weights, and that its number format does not overflow (try "
             "teacher_dtype='float32', or bf16 instead of fp16)."
         )

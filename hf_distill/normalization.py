@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from hf_distill.heads import Batch, TaskHead
+Counter = Callable[[Mapping[str, Any]], int | Tensor]
+"""How many items of a batch a loss is the mean of."""
 
 
 def count_step(
-    head: TaskHead, batches: Sequence[Batch], accelerator: Accelerator
-) -> tuple[int | Tensor, int | Tensor]:
-    """Labelled items and compared rows of a step, over its micro-batches and all processes.
+    counters: Mapping[str, Counter], batches: Sequence[Mapping[str, Any]], accelerator: Accelerator
+) -> dict[str, int | Tensor]:
+    """What the losses of a step are means of, over its micro-batches and all processes.
 
     Args:
-        head: the student's head.
+        counters: one a loss, by its name.
         batches: the micro-batches of this process.
         accelerator: knows the other processes.
     """
-    labelled: int | Tensor = sum(head.count_labelled(batch) for batch in batches)
-    rows: int | Tensor = sum(head.count_rows(batch) for batch in batches)
+    totals: dict[str, int | Tensor] = {
+        name: sum(counter(batch) for batch in batches) for name, counter in counters.items()
+    }
     if accelerator.num_processes > 1:
-        counts = torch.zeros(2, device=accelerator.device)
-        counts[0], counts[1] = labelled, rows
-        labelled, rows = accelerator.reduce(counts, reduction="sum")
-    return labelled, rows
+        counts = torch.zeros(len(totals), device=accelerator.device, dtype=torch.long)
+        for i, count in enumerate(totals.values()):
+            counts[i] = count
+        totals = dict(zip(totals, accelerator.reduce(counts, reduction="sum"), strict=True))
+    return totals
 
 
 def weighted_mean(loss: Tensor, count: Any, factor: int = 1, total: Any = 1) -> Tensor:

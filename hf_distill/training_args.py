@@ -11,6 +11,9 @@ from hf_distill.objectives import LOGITS_LOSSES
 from hf_distill.schedules import SCHEDULES, scheduled_value
 
 TEACHER_DTYPES = ("auto", "float32", "bfloat16", "float16")
+STAGES = ("prediction", "intermediate")
+HIDDEN_STATES_LOSSES = ("mse", "cosine")
+ATTENTION_LOSSES = ("scores", "probabilities", "probabilities_mse", "relations")
 
 
 @dataclass
@@ -20,13 +23,24 @@ class DistillationTrainingArguments(TrainingArguments):
     The loss of a step is ``(1 - w) * task + w * prediction``, where ``task`` is the student's own
     loss on the labels, ``prediction`` compares the logits of student and teacher, and ``w`` is
     ``distillation_loss_weight`` (Hinton et al. 2015, *Distilling the Knowledge in a Neural
-    Network*, section 2). All values are read at every step, so ``hyperparameter_search`` and
-    callbacks may change them.
+    Network*, section 2), plus the losses of intermediate layers, each by its weight. In stage
+    ``intermediate`` it is the latter alone (Jiao et al. 2020, *TinyBERT*, section 3.2). All values
+    are read at every step, so ``hyperparameter_search`` and callbacks may change them.
 
     Raises:
         ValueError: if a value is out of its range; the message names the argument.
     """
 
+    stage: str = field(
+        default="prediction",
+        metadata={
+            "help": "What the student learns: prediction (the teacher's logits, mixed with the "
+            "labels) or intermediate (the teacher's hidden states and attentions alone, layer by "
+            "layer: TinyBERT's first stage; no labels are needed, and the task head is left "
+            "alone).",
+            "choices": list(STAGES),
+        },
+    )
     temperature: float = field(
         default=2.0,
         metadata={
@@ -76,6 +90,56 @@ class DistillationTrainingArguments(TrainingArguments):
             "js_div (their symmetric middle), skew_kl (kl_div against a mix of both, DistiLLM) or "
             "mse (squared distance of the logits themselves).",
             "choices": sorted(LOGITS_LOSSES),
+        },
+    )
+    hidden_states_loss_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "What the loss between hidden states is multiplied by before it is added, 0 or "
+            "more. By default 1 in stage intermediate and 0 in stage prediction."
+        },
+    )
+    hidden_states_loss: str = field(
+        default="mse",
+        metadata={
+            "help": "What compares the hidden states of a token: mse (TinyBERT's: the mean squared "
+            "difference) or cosine (1 - cosine similarity, blind to their length). Where the "
+            "student is narrower, a projection is trained with it.",
+            "choices": list(HIDDEN_STATES_LOSSES),
+        },
+    )
+    attention_loss_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "What the loss between attentions is multiplied by before it is added, 0 or "
+            "more. By default 1 in stage intermediate and 0 in stage prediction."
+        },
+    )
+    attention_loss: str = field(
+        default="scores",
+        metadata={
+            "help": "What compares attentions: scores (TinyBERT's: the squared difference before "
+            "the softmax), probabilities (the KL divergence after it), probabilities_mse (their "
+            "squared difference) or relations (MiniLMv2's: between queries, between keys and "
+            "between values; for pairs with other numbers of heads).",
+            "choices": list(ATTENTION_LOSSES),
+        },
+    )
+    relation_heads: int | None = field(
+        default=None,
+        metadata={
+            "help": "For attention_loss relations: into how many heads queries, keys and values "
+            "are split before they are compared; must divide both widths. By default the "
+            "teacher's number of attention heads."
+        },
+    )
+    layer_mapping: str = field(
+        default="uniform",
+        metadata={
+            "help": "Which teacher layer a student layer learns from: uniform (every N/M-th), last "
+            "or first (the teacher's last or first layers), auto (by how alike they are on a "
+            "sample of the data, linear CKA), a list of one teacher layer for each student layer "
+            "(2,4,6), or only some pairs, student:teacher (3:6). 0 is the embedding output."
         },
     )
     teacher_dtype: str | None = field(
@@ -155,15 +219,37 @@ class DistillationTrainingArguments(TrainingArguments):
                 f"{self.distillation_loss!r}. (A function of your own goes to "
                 "DistillationTrainer(distillation_loss=...).)"
             )
+        self._check_intermediate_options()
         if self.teacher_dtype is not None and self.teacher_dtype not in TEACHER_DTYPES:
             raise ValueError(
                 f"teacher_dtype must be one of {', '.join(TEACHER_DTYPES)}, but it is "
                 f"{self.teacher_dtype!r}."
             )
-
         if self.teacher_trial_samples < 0:
             raise ValueError(
                 f"teacher_trial_samples must be 0 or more, but it is {self.teacher_trial_samples}."
+            )
+
+    def _check_intermediate_options(self) -> None:
+        for name, choices in (
+            ("stage", STAGES),
+            ("hidden_states_loss", HIDDEN_STATES_LOSSES),
+            ("attention_loss", ATTENTION_LOSSES),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, but it is {value!r}.")
+        for name in ("hidden_states_loss_weight", "attention_loss_weight"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and value >= 0):
+                raise ValueError(f"{name} must be 0 or more, but it is {value!r}.")
+        heads = self.relation_heads
+        if heads is not None and (not isinstance(heads, int) or heads < 1):
+            raise ValueError(f"relation_heads must be at least 1, but it is {heads!r}.")
+        if self.stage == "intermediate" and not any(self.intermediate_weights.values()):
+            raise ValueError(
+                "stage='intermediate' has nothing to learn with hidden_states_loss_weight=0 and "
+                "attention_loss_weight=0; set one of them above 0."
             )
 
     def temperature_at(self, progress: float) -> float:
@@ -187,9 +273,30 @@ class DistillationTrainingArguments(TrainingArguments):
         )
 
     @property
+    def intermediate_weights(self) -> dict[str, float]:
+        """What each loss between intermediate layers is multiplied by."""
+        default = 1.0 if self.stage == "intermediate" else 0.0
+        weights = {
+            "hidden_states": self.hidden_states_loss_weight,
+            "attention": self.attention_loss_weight,
+        }
+        return {name: default if w is None else w for name, w in weights.items()}
+
+    @property
+    def compares_layers(self) -> bool:
+        """Whether intermediate layers are compared."""
+        return any(self.intermediate_weights.values())
+
+    @property
+    def compares_logits(self) -> bool:
+        """Whether logits are compared at any step."""
+        weight = max(self.distillation_loss_weight, self.distillation_loss_weight_end or 0.0)
+        return self.stage == "prediction" and weight > 0
+
+    @property
     def distils(self) -> bool:
         """Whether a teacher is needed at any step."""
-        return max(self.distillation_loss_weight, self.distillation_loss_weight_end or 0.0) > 0
+        return self.compares_layers or self.compares_logits
 
     @property
     def needs_labels(self) -> bool:
@@ -197,7 +304,7 @@ class DistillationTrainingArguments(TrainingArguments):
         weights = [self.distillation_loss_weight]
         if self.distillation_loss_weight_end is not None:
             weights.append(self.distillation_loss_weight_end)
-        return min(weights) < 1
+        return self.stage == "prediction" and min(weights) < 1
 
 
 def _is_number(value: object) -> bool:

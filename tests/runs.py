@@ -82,7 +82,7 @@ def distil(
         model=model_for(task, seed=0, layers=1) if student is None else student,
         args=arguments(output_dir, **options),
         train_dataset=dataset_for(task) if train_dataset is None else train_dataset,
-        callbacks=[norms] if record_gradients else [],
+        callbacks=[*extra.pop("callbacks", ()), *([norms] if record_gradients else [])],
         **extra,
     )
     trainer.train()

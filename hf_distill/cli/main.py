@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "score a model on labelled data",
     "compare": "teacher, student alone, student distilled: one table and one plot",
     "answer": "ask a question-answering model about a text",
+    "augment": "more training data: copies of texts with words replaced, answers kept",
     "recipes": "pairs of models that are known to work, with their settings and results",
     "demo": "see it all work in a few minutes on a small example",
 }

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments, set_seed
+from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_distill._version import __version__
-from hf_distill.cli.arguments import (
-    TaskArguments,
+from hf_distill.cli.arguments import TaskArguments, names, task_sections
+from hf_distill.cli.loading import check_model_source, check_paths
+from hf_distill.cli.parsing import CommandParser, Preset, Section
+from hf_distill.cli.stages import INTERMEDIATE, intermediate_stage, prediction_arguments, train
+from hf_distill.cli.tasks import create_task
+from hf_distill.cli.train_arguments import (
+    IntermediateStageArguments,
     TrainArguments,
     TrainDataArguments,
-    names,
-    task_sections,
 )
-from hf_distill.cli.loading import (
-    check_model_source,
-    check_paths,
-    data_name,
-    load_config,
-    load_examples,
-    load_student,
-    load_tokenizer,
-    spread,
-)
-from hf_distill.cli.parsing import CommandParser, Preset, Section
-from hf_distill.cli.tasks import Scorer, Task, create_task, say
+from hf_distill.cli.training_run import Request, prepare, report
 from hf_distill.recipes import load_recipe
-from hf_distill.reporting.files import display_name, write_json
-from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
 
 EXAMPLES = """\
@@ -65,6 +53,9 @@ examples:
     accelerate launch --num_processes 2 -m hf_distill train …
     accelerate launch --multi_gpu --num_processes 2 -m hf_distill train … --use_cpu
 
+  two stages: hidden states and attentions first, then the answers (TinyBERT)
+    hf-distill train … --intermediate_epochs 5 --intermediate_train_file augmented.json
+
   go on after an interruption: the same command with --resume_from_checkpoint last
 """
 
@@ -79,17 +70,9 @@ _TRAINING_BASICS = (
 _WITHOUT_EFFECT = ("do_train", "do_eval", "do_predict", "local_rank")
 
 # What an earlier run leaves behind, which a new one would overwrite or mistake for its own.
-_RUN_FILES = ("config.json", "*.safetensors", "checkpoint-*", "metrics.json", "predictions.json")
-
-
-@dataclass(frozen=True)
-class _Request:
-    """The options of one call."""
-
-    run: TrainArguments
-    data: TrainDataArguments
-    task: Task
-    args: DistillationTrainingArguments
+_RUN_FILES = (
+    "config.json", "*.safetensors", "checkpoint-*", "metrics.json", "predictions.json", INTERMEDIATE
+)  # fmt: skip
 
 
 def run(argv: Sequence[str]) -> None:
@@ -104,29 +87,24 @@ def run(argv: Sequence[str]) -> None:
         RuntimeError: the processes were launched in a way that cannot train one model.
     """
     request = _read(argv)
-    checkpoint = _check(request)
     args = request.args
+    resumes = args.resume_from_checkpoint is not None
+    checkpoint = _check(request)
     if request.run.recipe is not None and args.process_index == 0:
         sys.stderr.write(load_recipe(request.run.recipe).in_words())
-    trainer = _prepare(request)
-    if checkpoint is None and trainer.is_world_process_zero():
-        for earlier in Path(str(args.output_dir)).glob("checkpoint-*"):
-            shutil.rmtree(earlier)
-    trainer.accelerator.wait_for_everyone()
-    try:
-        output = trainer.train(resume_from_checkpoint=checkpoint)
-    except KeyboardInterrupt:
-        if trainer.is_world_process_zero():
-            _say_how_to_resume(str(args.output_dir))
-        raise
-    trainer.save_model()
-    trainer.save_state()
+    if request.has_two_stages:
+        if checkpoint is None:
+            student = intermediate_stage(request, resumes=resumes)
+            request = replace(request, run=replace(request.run, student_model=student))
+        prediction_arguments(args)
+    trainer = prepare(request)
+    train_metrics = train(trainer, checkpoint)
     metrics: dict[str, Any] = {}
     scorer: Any = trainer.compute_metrics
     if scorer is not None:
         metrics = {**trainer.evaluate(), **scorer.finish(trainer)}
     if trainer.is_world_process_zero():
-        _report(request, trainer, scorer, output.metrics, metrics)
+        report(request, trainer, scorer, train_metrics, metrics)
     if args.push_to_hub:
         trainer.push_to_hub()
 
@@ -138,6 +116,7 @@ def build_parser() -> CommandParser:
     sections = [
         Section("model", names(TrainArguments)),
         Section("data", names(TrainDataArguments)),
+        Section("two stages", names(IntermediateStageArguments)),
         *task_sections(),
         Section(
             "distillation",
@@ -150,6 +129,7 @@ def build_parser() -> CommandParser:
         [
             TrainArguments,
             TrainDataArguments,
+            IntermediateStageArguments,
             TaskArguments,
             DistillationTrainingArguments,
         ],
@@ -188,9 +168,9 @@ def _describe_as_here(parser: CommandParser) -> None:
             action.required = action.dest == "output_dir"
 
 
-def _read(argv: Sequence[str]) -> _Request:
+def _read(argv: Sequence[str]) -> Request:
     parser = build_parser()
-    run_arguments, data, options, args = parser.parse(argv)
+    run_arguments, data, first_stage, options, args = parser.parse(argv)
     if run_arguments.baseline:
         args.distillation_loss_weight = 0.0
         args.distillation_loss_weight_schedule = "constant"
@@ -212,21 +192,52 @@ def _read(argv: Sequence[str]) -> _Request:
             f"--eval_strategy {args.eval_strategy.value} needs data to score on: pass "
             "--validation_file."
         )
-    return _Request(run_arguments, data, create_task(run_arguments.task, options), args)
+    _check_first_stage(parser, run_arguments, first_stage, args)
+    task = create_task(run_arguments.task, options)
+    return Request(run_arguments, data, first_stage, task, args)
 
 
-def _check(request: _Request) -> str | None:
+def _check_first_stage(
+    parser: CommandParser,
+    run_arguments: TrainArguments,
+    first_stage: IntermediateStageArguments,
+    args: DistillationTrainingArguments,
+) -> None:
+    wanted = first_stage.intermediate_epochs, first_stage.intermediate_max_steps
+    if all(value is None for value in wanted):
+        for name in ("intermediate_train_file", "intermediate_learning_rate"):
+            if getattr(first_stage, name) is not None:
+                parser.error(f"--{name} needs --intermediate_epochs.")
+        return
+    for name in ("intermediate_epochs", "intermediate_max_steps"):
+        value = getattr(first_stage, name)
+        if value is not None and value <= 0:
+            parser.error(f"--{name} {value} must be above 0.")
+    if args.stage == "intermediate":
+        parser.error(
+            "--stage intermediate is the first stage alone; leave it out for two stages, or leave "
+            "--intermediate_epochs out and set --num_train_epochs."
+        )
+
+
+def _check(request: Request) -> str | None:
     """Find what would fail later, at once; and the checkpoint to go on from, if any."""
     run, data = request.run, request.data
     run.student_model = check_model_source("student_model", run.student_model)
     if run.teacher_model is not None and not run.baseline:
         run.teacher_model = check_model_source("teacher_model", run.teacher_model)
-    check_paths({"train_file": data.train_file, "validation_file": data.validation_file})
+    check_paths(
+        {
+            "train_file": data.train_file,
+            "validation_file": data.validation_file,
+            "intermediate_train_file": request.first_stage.intermediate_train_file,
+        }
+    )
     folder, wanted = str(request.args.output_dir), request.args.resume_from_checkpoint
     if Path(folder).exists() and not Path(folder).is_dir():
         raise ValueError(f"--output_dir {folder} is a file; name a folder.")
     if wanted is not None:
-        return _find_checkpoint(folder, wanted)
+        return _find_checkpoint(folder, wanted, first_stage=request.has_two_stages)
     found = sorted(path.name for name in _RUN_FILES for path in Path(folder).glob(name))
     if found and not run.overwrite_output_dir:
         shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
@@ -238,9 +249,11 @@ def _check(request: _Request) -> str | None:
     return None
 
 
-def _find_checkpoint(folder: str, wanted: str) -> str:
+def _find_checkpoint(folder: str, wanted: str, *, first_stage: bool) -> str | None:
     if wanted.lower() in ("last", "true"):
         last = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+        if last is None and first_stage and (Path(folder) / INTERMEDIATE).is_dir():
+            return None
         if last is None:
             raise ValueError(
                 f"--resume_from_checkpoint {wanted}: there is no checkpoint in --output_dir "
@@ -253,116 +266,3 @@ def _find_checkpoint(folder: str, wanted: str) -> str:
             "name a folder checkpoint-…, or `last` for the last one in --output_dir."
         )
     return wanted
-
-
-def _prepare(request: _Request) -> DistillationTrainer:
-    """Load data and models; whatever does not fit together is refused here."""
-    run, data, task, args = request.run, request.data, request.task, request.args
-    source: dict[str, Any] = {
-        "dataset_name": data.dataset_name,
-        "config_name": data.dataset_config_name,
-        "revision": data.dataset_revision,
-    }
-    train = load_examples(task, data.train_file, split=data.train_split, **source)
-    validation = None
-    if data.validation_file is not None or (data.dataset_name and data.validation_split != "none"):
-        validation = load_examples(
-            task,
-            data.validation_file,
-            split=data.validation_split,
-            most=data.max_eval_samples,
-            **source,
-        )
-    tokenizer = load_tokenizer("student_model", run.student_model)
-    # From all of the data, and alike with and without --baseline: a label may be rare.
-    teacher_config = None if run.teacher_model is None else load_config(run.teacher_model)
-    options = task.model_options(train, load_config(run.student_model), teacher_config)
-    if data.max_train_samples is not None:
-        train = spread(train, data.max_train_samples)
-    # Before the student: its new head begins the same with and without a teacher.
-    set_seed(args.seed)
-    student, new_parts = load_student(run.student_model, task, **options)
-    if new_parts:
-        say(f"New in the student, so trained from scratch: {', '.join(new_parts)}")
-    workers = data.preprocessing_num_workers
-    train_features = task.features(train, tokenizer, student, training=True, num_proc=workers)
-    features = scorer = None
-    if validation is not None:
-        features = task.features(validation, tokenizer, student, training=False, num_proc=workers)
-        scorer = task.scorer(validation, features, tokenizer, student)
-    return DistillationTrainer(
-        model=student,
-        teacher_model=None if run.baseline else run.teacher_model,
-        args=args,
-        train_dataset=train_features,
-        eval_dataset=features,
-        data_collator=task.data_collator(tokenizer, student),
-        processing_class=tokenizer,
-        compute_metrics=scorer,
-        preprocess_logits_for_metrics=None if scorer is None else scorer.preprocess_logits,
-    )
-
-
-def _say_how_to_resume(folder: str) -> None:
-    last = get_last_checkpoint(folder)
-    if last is None:
-        message = "No checkpoint had been saved yet (see --save_strategy and --save_steps)."
-    else:
-        message = (
-            f"The last checkpoint is {last}. To go on from it, repeat the command with "
-            "--resume_from_checkpoint last"
-        )
-    sys.stderr.write(f"\n{message}\n")
-
-
-def _report(
-    request: _Request,
-    trainer: DistillationTrainer,
-    scorer: Scorer | None,
-    train_metrics: dict[str, Any],
-    eval_metrics: dict[str, Any],
-) -> None:
-    """Write metrics and predictions, and show the scores."""
-    from hf_distill.reporting.tables import print_figures
-
-    run, data, args = request.run, request.data, request.args
-    folder = Path(str(args.output_dir))
-    scores = {name.removeprefix("eval_"): value for name, value in eval_metrics.items()}
-    inherited = {f.name for f in fields(TrainingArguments)}
-    has_teacher = run.teacher_model is not None and not run.baseline
-    teacher = display_name(str(run.teacher_model)) if has_teacher else None
-    validation = None
-    if scorer is not None:
-        validation = data_name(data.validation_file, data.dataset_name, data.validation_split)
-    content = {
-        "hf_distill_version": __version__,
-        "task": request.task.name,
-        "recipe": run.recipe,
-        "student_model": display_name(run.student_model),
-        "teacher_model": teacher,
-        "train_data": data_name(data.train_file, data.dataset_name, data.train_split),
-        "validation_data": validation,
-        "distillation": {
-            f.name: getattr(args, f.name) for f in fields(args) if f.name not in inherited
-        },
-        "steps": trainer.state.global_step,
-        "train": {name.removeprefix("train_"): value for name, value in train_metrics.items()},
-        "eval": scores,
-    }
-    write_json(folder / "metrics.json", content)
-    figures = {"training loss": train_metrics["train_loss"]}
-    if scorer is not None:
-        for name, predictions in scorer.files().items():
-            write_json(folder / name, predictions)
-        quality = scorer.measures.quality
-        figures |= {label: scores[key] for key, label in quality.items()}
-        figures |= {
-            name: value
-            for name, value in scores.items()
-            if name not in quality
-            and not name.endswith(("runtime", "per_second", "epoch", "_time"))
-        }
-    print_figures(f"{display_name(folder)}: {trainer.state.global_step} steps", figures)
-    sys.stdout.write(
-        f"The student is in {args.output_dir}. Its scores are in metrics.json there.\n"
-    )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from hf_distill.objectives.attention import AttentionInputs
+from hf_distill.objectives.attention_probabilities import probabilities_loss
+from hf_distill.objectives.attention_relations import relations_loss
+from hf_distill.objectives.attention_scores import scores_loss
+from hf_distill.objectives.hidden_states import hidden_states_loss
 from hf_distill.objectives.logits import (
     LogitsLoss,
     js_div,
@@ -22,12 +27,17 @@ LOGITS_LOSSES: dict[str, LogitsLoss] = {
 
 __all__ = [
     "LOGITS_LOSSES",
+    "AttentionInputs",
     "LogitsLoss",
     "get_logits_loss",
+    "hidden_states_loss",
     "js_div",
     "kl_div",
     "mse",
+    "probabilities_loss",
+    "relations_loss",
     "reverse_kl",
+    "scores_loss",
     "skew_kl",
 ]
 

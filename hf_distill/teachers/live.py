@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ def load_teacher(
     dtype: str | None = None,
     attn_implementation: str | None = None,
     device: torch.device | None = None,
+    fine_tuned: bool = True,
 ) -> nn.Module:
     """The fine-tuned teacher: a module as it is, or one loaded by Hub id or directory.
 
@@ -35,6 +37,7 @@ def load_teacher(
             is slow in float16 and cannot mix it with bfloat16 autocast.
         attn_implementation: as in ``from_pretrained``; the model's own choice by default.
         device: where it will run.
+        fine_tuned: refuse one whose head was never trained.
 
     Raises:
         ValueError: if it cannot be found, has another task, or its head has no trained weights.
@@ -57,7 +60,7 @@ def load_teacher(
             f"teacher_model={name!r} cannot be loaded: it is neither a directory with a model nor "
             f"a model that the Hub gives out. ({_first_line(error)})"
         ) from error
-    if new:
+    if new and fine_tuned:
         raise ValueError(
             f"teacher_model={name!r} is not fine-tuned for {head.task}: its weights lack "
             f"{', '.join(new)}, which would be random. Fine-tune it first "
@@ -90,15 +93,26 @@ class LiveTeacher:
         self._placed_for: Accelerator | None = None
         self._placed: nn.Module = model
 
-    def __call__(self, batch: Mapping[str, Any], accelerator: Accelerator) -> Mapping[str, Tensor]:
-        """The teacher's outputs for a batch, without gradient, in the student's precision."""
+    def __call__(
+        self,
+        batch: Mapping[str, Any],
+        accelerator: Accelerator,
+        further_inputs: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Mapping[str, Tensor]:
+        """The teacher's outputs for a batch, without gradient, in the student's precision.
+
+        Args:
+            batch: what the student gets.
+            accelerator: of the student.
+            further_inputs: what the teacher is asked for beyond its logits.
+        """
         if self._placed_for is not accelerator:
             self._placed = _place(self.model, accelerator)
             self._placed_for = accelerator
         inputs = inputs_for(self.model, self.input_names, self._head, batch)
         # Not inference_mode: an objective may save the teacher's tensors for its backward pass.
         with torch.no_grad(), self._precision(accelerator):
-            return self._placed(**inputs)
+            return self._placed(**inputs, **further_inputs)
 
     def _precision(self, accelerator: Accelerator) -> AbstractContextManager[Any]:
         """The student's autocast; not for half-precision weights of the other kind."""

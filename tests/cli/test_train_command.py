@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from tiny import model_for, tokenizer
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from hf_distill.cli import train
+from hf_distill import DistillationTrainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,7 +86,7 @@ def test_baseline_is_the_same_run_without_a_teacher(
 
     weight_zero = [*train_options, "--output_dir", str(tmp_path / "zero")]
     assert program(*weight_zero, "--distillation_loss_weight", "0").status == 0
-    monkeypatch.setattr("hf_distill.trainer.load_teacher", refuse)
+    monkeypatch.setattr("hf_distill.teaching.load_teacher", refuse)
     schedule = ("--distillation_loss_weight_schedule", "linear",
                 "--distillation_loss_weight_end", "1")  # fmt: skip
     result = program(*train_options, "--baseline", *schedule, "--teacher_model", "/nowhere")
@@ -283,14 +283,14 @@ def test_interruption_says_how_to_go_on(
     program: Callable[..., Result],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = train.DistillationTrainer.train
+    original = DistillationTrainer.train
 
-    def interrupted(self: train.DistillationTrainer, **kwargs: object) -> None:
+    def interrupted(self: DistillationTrainer, **kwargs: object) -> None:
         if steps:
             original(self, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.DistillationTrainer, "train", interrupted)
+    monkeypatch.setattr(DistillationTrainer, "train", interrupted)
     result = program(*train_options)
     assert result.status == 130
     assert expected in result.stderr

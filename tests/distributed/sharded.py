@@ -11,7 +11,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from launch import LOSSES
 from runs import distil, logged
+from tiny import model_for
 from torch.distributed.tensor import DTensor
 
 
@@ -52,7 +54,7 @@ def is_sharded(parameter: torch.Tensor) -> bool:
 
 
 if __name__ == "__main__":
-    output, kind = sys.argv[1:3]
+    output, kind, stage = sys.argv[1:]
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(1)
     options: dict[str, Any] = {}
@@ -63,6 +65,12 @@ if __name__ == "__main__":
     trainer, _ = distil(
         "question-answering",
         output,
+        # A narrower student has projections, which are sharded, too.
+        student=model_for("question-answering", seed=0, layers=2, width=8),
+        teacher=model_for("question-answering", seed=1, layers=4),
+        stage=stage,
+        save_strategy="steps",
+        save_steps=2,
         per_device_train_batch_size=8 // processes,
         max_steps=4,
         train_sampling_strategy="sequential",
@@ -71,9 +79,7 @@ if __name__ == "__main__":
     )
     teacher = trainer.teacher_model
     result = {
-        "loss": logged(trainer, "loss"),
-        "loss_task": logged(trainer, "loss_task"),
-        "loss_prediction": logged(trainer, "loss_prediction"),
+        **{name: logged(trainer, name) for name in LOSSES},
         "processes": trainer.args.world_size,
         "student_sharded": any(is_sharded(p) for p in trainer.model.parameters()),
         "teacher_sharded": any(is_sharded(p) for p in teacher.parameters()),

@@ -1,4 +1,4 @@
-"""One optimizer step of every task under `accelerate launch`: what it logged, where it ended."""
+"""One optimizer step of several cases, as one of the processes: what it logged, where it ended."""
 
 from __future__ import annotations
 
@@ -15,38 +15,46 @@ from runs import distil, logged
 from transformers import default_data_collator
 from zoo import zoo_dataset, zoo_model
 
+LOSSES = ("loss", "loss_task", "loss_prediction", "loss_hidden_states", "loss_attention")
+
+
+def sums(tensors: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {name: tensor.detach().double().sum().item() for name, tensor in tensors.items()}
+
+
 if __name__ == "__main__":
-    output, batch_size, accumulation, weight, *pairs = sys.argv[1:]
+    output, batch_size, accumulation, cases = sys.argv[1:]
     torch.set_num_threads(1)
     results = {}
-    for pair in pairs:
-        task, architecture = pair.split("/")
+    for name, case in json.loads(cases).items():
+        task, architecture = case.pop("task"), case.pop("architecture")
         AcceleratorState._reset_state()
         trainer, norms = distil(
             task,
             output,
-            student=zoo_model(task, architecture, seed=0),
+            student=zoo_model(task, architecture, seed=0, **case.pop("student", {})),
             teacher=zoo_model(task, architecture, seed=1, layers=2),
             train_dataset=zoo_dataset(task),
             trainer_options={"data_collator": default_data_collator},
             per_device_train_batch_size=int(batch_size),
             gradient_accumulation_steps=int(accumulation),
-            distillation_loss_weight=float(weight),
             max_steps=1,
             optim="sgd",
             learning_rate=0.1,
             max_grad_norm=0.0,
             train_sampling_strategy="sequential",
+            **case,
         )
         student = trainer.accelerator.unwrap_model(trainer.model)
-        results[pair] = {
-            "loss": logged(trainer, "loss"),
-            "loss_task": logged(trainer, "loss_task"),
-            "loss_prediction": logged(trainer, "loss_prediction"),
+        layers = trainer._intermediate
+        projections = None if layers is None else layers._projections
+        results[name] = {
+            **{loss: logged(trainer, loss) for loss in LOSSES},
             "norms": norms.norms,
             "processes": trainer.args.world_size,
             "teacher_class": type(trainer.teacher_model).__name__,
-            "weights": {n: p.detach().double().sum().item() for n, p in student.named_parameters()},
+            "weights": sums(dict(student.named_parameters())),
+            "projections": sums(projections.state_dict()) if projections else {},
         }
     path = Path(output) / f"rank{os.environ.get('RANK', '0')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

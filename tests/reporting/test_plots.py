@@ -28,22 +28,15 @@ def comparison(*timed: str, roles: tuple[str, ...] = tuple(F1)) -> Comparison:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def drawn(saved_figure: Any, tmp_path: Path) -> Any:
     """Draws a comparison and returns the figure that was saved."""
 
     def draw(what: Comparison) -> Figure:
-        saved: list[Figure] = []
-        original = Figure.savefig
-
-        def save(self: Figure, *args: Any, **kwargs: Any) -> None:
-            saved.append(self)
-            original(self, *args, **kwargs)
-
-        monkeypatch.setattr(Figure, "savefig", save)
-        path = plot_comparison(what, tmp_path / "plot.png")
+        with saved_figure() as figures:
+            path = plot_comparison(what, tmp_path / "plot.png")
         assert imread(path).shape[0] > 400
         assert [p.name for p in tmp_path.iterdir()] == ["plot.png"]
-        return saved[0]
+        return figures[0]
 
     return draw
 

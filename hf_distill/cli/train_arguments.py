@@ -1,0 +1,99 @@
+"""The options of ``hf-distill train`` besides those of ``DistillationTrainingArguments``.
+
+The help text of a field is its documentation. Nothing here imports PyTorch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass
+
+from hf_distill.cli.arguments import FORMATS, option
+from hf_distill.cli.tasks import TASKS
+
+
+@dataclass
+class TrainArguments:
+    """Which models are trained, and how the run begins."""
+
+    task: str = option(
+        MISSING, help=f"What the model is to do: {', '.join(TASKS)}.", choices=list(TASKS)
+    )
+    student_model: str = option(
+        MISSING,
+        help="The model to train: a folder (as written by `save_pretrained`) or a Hub id. It need "
+        "not be fine-tuned; a head that it lacks starts out random.",
+    )
+    teacher_model: str | None = option(
+        help="The model to learn from, fine-tuned for the task: a folder or a Hub id. It must use "
+        "the student's tokenizer."
+    )
+    baseline: bool = option(
+        False,
+        help="Train without a teacher, everything else being equal: the way to make a teacher, "
+        "and the run to compare a distilled student with. --teacher_model is then not even loaded.",
+    )
+    overwrite_output_dir: bool = option(
+        False,
+        help="Allow an --output_dir that holds an earlier run, and delete that run's checkpoints.",
+    )
+    recipe: str | None = option(
+        help="A pair of models with data and settings that are known to work; `hf-distill recipes` "
+        "lists them. It sets --task and the options that it is made of; those of --config and of "
+        "the command line override it, and --train_file or --dataset_name replaces its data."
+    )
+    config: str | None = option(
+        help="A YAML file with options, one `name: value` a line, named as they are here. Options "
+        "on the command line override it."
+    )
+
+
+@dataclass
+class TrainDataArguments:
+    """The data of a training run."""
+
+    train_file: str | None = option(help=f"The training data: {FORMATS}.")
+    validation_file: str | None = option(
+        help="The data to score the student on at the end, and during training with "
+        "--eval_strategy. Same formats."
+    )
+    dataset_name: str | None = option(
+        help="Instead of the two files: the id of a data set on the Hub, such as `squad_v2`."
+    )
+    dataset_config_name: str | None = option(help="The configuration of --dataset_name.")
+    dataset_revision: str | None = option(
+        help="The branch, tag or commit of --dataset_name, such as `refs/convert/parquet`."
+    )
+    train_split: str = option("train", help="The split of --dataset_name to train on.")
+    validation_split: str = option(
+        "validation", help="The split of --dataset_name to score on; `none` for no scoring."
+    )
+    max_train_samples: int | None = option(
+        help="Use only this many training examples, taken evenly from all over the data."
+    )
+    max_eval_samples: int | None = option(help="The same for the validation data.")
+    preprocessing_num_workers: int | None = option(
+        help="Processes that prepare the data; by default the main process does."
+    )
+
+
+@dataclass
+class IntermediateStageArguments:
+    """A stage of intermediate-layer distillation before the other."""
+
+    intermediate_epochs: float | None = option(
+        help="Two stages in one command: first this many epochs in which the student learns the "
+        "teacher's hidden states and attentions (TinyBERT), in the folder `intermediate` of "
+        "--output_dir, then the prediction stage as the other options say. The options of "
+        "intermediate layers (--layer_mapping, --attention_loss, …) then belong to the first stage "
+        "alone."
+    )
+    intermediate_max_steps: int | None = option(
+        help="Steps of the first stage, instead of --intermediate_epochs."
+    )
+    intermediate_train_file: str | None = option(
+        help="The training data of the first stage, such as augmented data; its labels do not "
+        "count. By default that of the second."
+    )
+    intermediate_learning_rate: float | None = option(
+        help="The learning rate of the first stage. By default that of the second."
+    )

@@ -1,0 +1,252 @@
+"""What ``DistillationTrainer`` needs for intermediate layers: taps, projections and losses."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from hf_distill.intermediate.counting import TokenCount
+from hf_distill.intermediate.losses import IntermediateLosses
+from hf_distill.intermediate.projections import (
+    PROJECTIONS_FILE,
+    Projections,
+    attached,
+    load_projections,
+    save_projections,
+)
+from hf_distill.intermediate.sizes import Sizes, check_attention, check_checkpointing
+from hf_distill.layer_mapping import (
+    LayerPair,
+    LayerSimilarity,
+    describe,
+    layer_pairs,
+    suggest_layer_pairs,
+)
+from hf_distill.recording.callback import TeacherRecorderCallback, taken_losses
+from hf_distill.recording.capture import Recording
+from hf_distill.training_args import DistillationTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+RunTeacher = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Tensor]]
+"""(batch, further inputs) -> outputs."""
+
+
+class IntermediateDistillation:
+    """The intermediate layers of one pair: recorded, projected, compared, saved.
+
+    Args:
+        args: which losses, layers and weights.
+        teacher: the teacher.
+        student: the model that is trained, not yet wrapped.
+        recorder: records both.
+        accelerator: precision and processes.
+
+    Raises:
+        ValueError: the layers of this pair cannot be compared as the arguments say.
+    """
+
+    def __init__(
+        self,
+        args: DistillationTrainingArguments,
+        teacher: nn.Module,
+        student: nn.Module,
+        recorder: TeacherRecorderCallback,
+        accelerator: Accelerator,
+    ) -> None:
+        self._args = args
+        self._teacher = teacher
+        self.student = student
+        self._recorder = recorder
+        self._accelerator = accelerator
+        self._sizes = {
+            "teacher": Sizes.of(teacher, "teacher"),
+            "student": Sizes.of(student, "student"),
+        }
+        if args.intermediate_weights["attention"] > 0:
+            check_attention(args, teacher, student)
+        self._projections: Projections | None = None
+        widths = {who: size.width for who, size in self._sizes.items()}
+        if (
+            widths["teacher"] != widths["student"]
+            and args.intermediate_weights["hidden_states"] > 0
+        ):
+            self._projections = Projections(
+                widths["student"],
+                widths["teacher"],
+                seed=args.seed,
+                device=next(student.parameters()).device,
+            )
+        self._count = TokenCount(student)
+        self._losses: IntermediateLosses | None = None
+        if args.layer_mapping != "auto":
+            depths = {f"{who}_layers": size.layers for who, size in self._sizes.items()}
+            self._use(layer_pairs(args.layer_mapping, **depths))
+
+    # ---- layers --------------------------------------------------------------------------------
+
+    @property
+    def pairs_are_known(self) -> bool:
+        """Whether it is settled which layers are compared; ``auto`` looks at data first."""
+        return self._losses is not None
+
+    def _use(self, pairs: list[LayerPair]) -> None:
+        weights = self._args.intermediate_weights
+        writes = self._recorder.samples_wanted
+        self._recorder.choose(
+            pairs,
+            hidden_states=writes or weights["hidden_states"] > 0,
+            attentions=writes or weights["attention"] > 0,
+        )
+        self._losses = IntermediateLosses(
+            self._args,
+            pairs,
+            self._projections,
+            self._count,
+            self._sizes["teacher"].heads,
+            self._accelerator.autocast,
+        )
+        depths = {f"{who}_layers": size.layers for who, size in self._sizes.items()}
+        logger.info(describe(pairs, self._args.layer_mapping, **depths))
+
+    def choose_pairs(self, batches: Iterable[Mapping[str, Any]], run_teacher: RunTeacher) -> None:
+        """``layer_mapping="auto"``: pair the layers that are most alike on these batches.
+
+        Args:
+            batches: on the device, without labels.
+            run_teacher: the teacher's forward pass.
+        """
+        similarity = LayerSimilarity()
+        was_training = self.student.training
+        self.student.eval()
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    hidden = {"output_hidden_states": True}
+                    theirs: Any = run_teacher(batch, hidden)["hidden_states"]
+                    with self._accelerator.autocast():
+                        ours = self.student(**batch, **hidden)["hidden_states"]
+                    mask = self._count.mask(batch, ours[0].shape[1])
+                    similarity.add(ours, theirs, token_mask=mask)
+        finally:
+            self.student.train(was_training)
+        self.similarity = similarity.matrix()
+        pairs = [suggest_layer_pairs(self.similarity)]
+        if self._accelerator.num_processes > 1:
+            broadcast_object_list(pairs)
+        self._use(pairs[0])
+
+    similarity: Any = None
+    """``(student layers + 1, teacher layers + 1)``, linear CKA, if ``auto`` chose the layers."""
+
+    def check_first_batch(self) -> None:
+        """Check what is only known once training has begun."""
+        if self._args.intermediate_weights["attention"] > 0:
+            check_checkpointing(self.student)
+
+    # ---- a step --------------------------------------------------------------------------------
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Inside, taps are set in both models and projections are a part of the student."""
+        with (
+            attached(self.student, self._projections),
+            self._recorder.attached(self._teacher, self.student),
+        ):
+            yield
+
+    def counters(self) -> dict[str, Callable[[Mapping[str, Any]], int | Tensor]]:
+        """What each loss is a mean over: counts the items of a batch."""
+        return {} if self._losses is None else self._losses.counters()
+
+    def is_sample_due(self, step: int) -> bool:
+        """Whether the batch of this step is to be written."""
+        return self._accelerator.is_main_process and self._recorder.is_sample_due(step)
+
+    def run_teacher(
+        self, batch: Mapping[str, Any], run_teacher: RunTeacher
+    ) -> Mapping[str, Tensor]:
+        """The teacher's outputs for a batch, with its layers recorded."""
+        with self._recorder.recording_teacher():
+            outputs = run_teacher(batch, self._recorder.extra_inputs(self._teacher))
+        self._recorder.teacher.take_outputs(outputs, "teacher")
+        return outputs
+
+    def student_inputs(self) -> dict[str, bool]:
+        """What the student's forward must be asked for."""
+        return self._recorder.extra_inputs(self.student)
+
+    def compare(
+        self, batch: Mapping[str, Any], *, only_losses: bool
+    ) -> AbstractContextManager[None]:
+        """The student's forward pass inside is recorded and compared with the teacher's.
+
+        Args:
+            batch: as the student gets it.
+            only_losses: the outputs have nothing else (stage ``intermediate``, in training).
+        """
+        losses = self._losses
+        assert losses is not None
+
+        def compare(student: Recording, teacher: Recording) -> dict[str, Tensor]:
+            return losses(student, teacher, batch)
+
+        return self._recorder.recording_student(compare, only_losses=only_losses)
+
+    @staticmethod
+    def taken_losses(outputs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """The student's own outputs, and the losses that came with them."""
+        own, losses = taken_losses(outputs)
+        return own, losses or {}
+
+    def write_sample(self, step: int, batch: Mapping[str, Any]) -> None:
+        """Write the first row of the batch that was just recorded, for pictures."""
+        states = next(iter(self._recorder.student.hidden_states.values()))
+        self._recorder.write_sample(step, batch, self._count.mask(batch, states.shape[1]))
+
+    def bad_rows(self, batch: Mapping[str, Any]) -> Tensor:
+        """Bool, ``(rows,)``: where what was recorded of the teacher is not finite."""
+        recording = self._recorder.teacher
+        if recording.hidden_states:
+            last = recording.hidden_states[max(recording.hidden_states)]
+        else:
+            last = next(iter(_queries(recording)))
+        bad = ~torch.isfinite(last.float().sum(-1))
+        mask = self._count.mask(batch, last.shape[1])
+        return (bad if mask is None else bad & mask).any(-1)
+
+    # ---- checkpoints ---------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write projections and layer pairs beside a checkpoint; every process calls it."""
+        write = self._accelerator.is_main_process
+        save_projections(folder, self._projections, self._recorder.pairs, write=write)
+
+    def load(self, folder: str | os.PathLike[str]) -> None:
+        """Read them back.
+
+        Raises:
+            ValueError: they are missing, damaged, or of another pair of models.
+        """
+        self._use(load_projections(folder, self._projections))
+
+    def load_best(self, folder: str | os.PathLike[str] | None) -> None:
+        """Read those of the best checkpoint, if it has any (``save_only_model`` keeps none)."""
+        if folder is not None and (Path(folder) / PROJECTIONS_FILE).exists():
+            self.load(folder)
+
+
+def _queries(recording: Recording) -> Iterator[Tensor]:
+    for call in recording.attentions.values():
+        yield call.inputs.query.transpose(1, 2).flatten(2)
+    for maps in recording.attention_maps.values():
+        yield maps.transpose(1, 2).flatten(2)

@@ -1,0 +1,310 @@
+"""A ``Trainer`` with a teacher beside it: loaded, checked, run, recorded; no loss yet."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DataCollatorWithPadding, Trainer, default_data_collator
+
+from hf_distill.checks import (
+    TeacherGuard,
+    check_datasets,
+    check_inputs,
+    check_label_range,
+    check_labels,
+    check_launch,
+    same_random_numbers,
+    sample_batches,
+)
+from hf_distill.heads import TaskHead, find_head, without_adapters
+from hf_distill.intermediate import IntermediateDistillation
+from hf_distill.pairing import check_models, check_preparation, enforce, try_teacher
+from hf_distill.recording import TeacherRecorderCallback
+from hf_distill.teachers import LiveTeacher, load_teacher
+from hf_distill.training_args import DistillationTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+_AUTO_MAPPING_ROWS = 64
+
+
+class TrainerWithTeacher(Trainer):
+    """What ``DistillationTrainer`` does apart from its losses; see there."""
+
+    args: DistillationTrainingArguments
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        args: DistillationTrainingArguments,
+        *trainer_args: Any,
+        teacher_model: nn.Module | str | os.PathLike[str] | None,
+        distillation_loss: Callable[..., Tensor] | None,
+        **kwargs: Any,
+    ) -> None:
+        check_launch(args)
+        self._teacher_source = teacher_model
+        self._teacher: LiveTeacher | None = None
+        self._teacher_only_inputs: frozenset[str] = frozenset()
+        self._custom_loss = distillation_loss
+        self._head: TaskHead | None = None
+        self._intermediate: IntermediateDistillation | None = None
+        self._attachments: ExitStack | None = None
+        self._first_batch_checked = False
+        self._teacher_tried = False
+        self._teacher_guard = TeacherGuard(at_once=args.device.type == "cpu")
+        super().__init__(model, args, *trainer_args, **kwargs)
+        student: Any = self.model
+        self._head = find_head(student)
+        if self._head is not None:
+            # The loss is the mean of a micro-batch, re-weighted by its share of the step.
+            self.model_accepts_loss_kwargs = False
+            self.loss_is_scaled_for_ga = False
+        check_datasets(self.train_dataset, self.eval_dataset)
+        self._prepare_distillation()
+
+    # ---- the teacher ---------------------------------------------------------------------------
+
+    @property
+    def teacher_model(self) -> nn.Module | None:
+        """The frozen teacher; ``None`` as long as none is needed."""
+        return None if self._teacher is None else self._teacher.model
+
+    @property
+    def layer_similarity(self) -> Tensor | None:
+        """How alike the layers were if ``layer_mapping="auto"`` looked at them.
+
+        Linear CKA, ``(student layers + 1, teacher layers + 1)``, the embedding output first.
+        """
+        return None if self._intermediate is None else self._intermediate.similarity
+
+    def _prepare_distillation(self) -> None:
+        """Load and check the teacher, if the arguments call for one and it is not there yet."""
+        self.args.check_distillation_options()
+        recorder = self._recorder
+        if not self.args.distils:
+            if recorder is not None:
+                raise ValueError(
+                    "TeacherRecorderCallback has no teacher to record, as every weight of a "
+                    "distillation loss is 0; leave the callback out, or set "
+                    "distillation_loss_weight above 0."
+                )
+            return
+        if self._teacher is None:
+            self._load_teacher()
+        if self.args.compares_layers or recorder is not None:
+            self._prepare_intermediate()
+
+    def _load_teacher(self) -> None:
+        if self._teacher_source is None:
+            what = f"distillation_loss_weight={self.args.distillation_loss_weight}"
+            if not self.args.compares_logits:
+                what = f"stage={self.args.stage!r} with a loss between intermediate layers"
+            raise ValueError(
+                f"{what} needs a teacher; pass teacher_model, or set distillation_loss_weight=0 "
+                "(in stage 'prediction') to train without one."
+            )
+        if self._head is None:
+            raise ValueError(
+                f"What {type(self.model).__name__} is for cannot be told from its class, or there "
+                "is no distillation for it; use one of transformers' models for a task "
+                "(AutoModelFor…), or name yours after theirs (…ForSequenceClassification)."
+            )
+        compare_logits = self.args.compares_logits
+        if compare_logits and self._custom_loss is None:
+            self._head.check_loss(self.args.distillation_loss)
+        student: Any = self.model
+        teacher = load_teacher(
+            self._teacher_source,
+            self._head,
+            dtype=self.args.teacher_dtype,
+            attn_implementation=self.args.teacher_attn_implementation,
+            device=self.args.device,
+            fine_tuned=compare_logits,
+        )
+        findings = check_models(teacher, student, self._head, compare_logits=compare_logits)
+        findings.append(check_preparation(teacher, student, self._head, self.processing_class))
+        enforce(findings, logger)
+        self._teacher = LiveTeacher(teacher, self._head)
+        parameters = inspect.signature(without_adapters(student).forward).parameters
+        self._teacher_only_inputs = self._teacher.input_names - set(parameters)
+        self._signature_columns = None
+
+    @property
+    def _recorder(self) -> TeacherRecorderCallback | None:
+        """The recorder that is among the callbacks, if there is one."""
+        callbacks = self.callback_handler.callbacks
+        return next((c for c in callbacks if isinstance(c, TeacherRecorderCallback)), None)
+
+    def _prepare_intermediate(self) -> None:
+        """Check the pair's layers, and make what records and compares them."""
+        student: Any = self.model
+        if self._intermediate is not None and self._intermediate.student is student:
+            return
+        assert self._teacher is not None
+        if self._recorder is None:
+            self.add_callback(TeacherRecorderCallback())
+        recorder: Any = self._recorder
+        self._intermediate = IntermediateDistillation(
+            self.args, self._teacher.model, student, recorder, self.accelerator
+        )
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """As ``Trainer``'s; a new student gets taps and projections of its own."""
+        model: nn.Module = super().call_model_init(trial)
+        if self._attachments is not None:
+            self._attachments.close()
+            self.model = model
+            self._prepare_distillation()
+            self._choose_layers(self.train_dataset)
+            self._attach()
+        return model
+
+    def _attach(self) -> None:
+        if self._intermediate is not None and self._attachments is not None:
+            self._attachments.enter_context(self._intermediate.attached())
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns that only the teacher reads, too."""
+        missing = self._signature_columns is None
+        super()._set_signature_columns_if_needed()
+        if missing and self._signature_columns is not None:
+            self._signature_columns += sorted(self._teacher_only_inputs)
+
+    # ---- training ------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.train``, after checking everything that can be checked beforehand."""
+        self._check_before_training()
+        self._choose_layers(self.train_dataset)
+        self._first_batch_checked = False
+        with ExitStack() as self._attachments:
+            self._attach()
+            try:
+                return super().train(*args, **kwargs)
+            finally:
+                self._attachments = None
+
+    def _run_teacher(
+        self, batch: Mapping[str, Any], layers: IntermediateDistillation | None = None
+    ) -> Mapping[str, Tensor]:
+        if self._teacher is None:
+            # The weight was raised after the checks of train(), by a callback for example.
+            self._prepare_distillation()
+        teacher = self._teacher
+        assert teacher is not None
+        if layers is None:
+            return teacher(batch, self.accelerator)
+        outputs = layers.run_teacher(batch, lambda *inputs: self._ask(teacher, *inputs))
+        self._teacher_guard.check(layers.bad_rows(batch), self._where)
+        return outputs
+
+    def _ask(
+        self, teacher: LiveTeacher, batch: Mapping[str, Any], further_inputs: Mapping[str, Any]
+    ) -> Mapping[str, Tensor]:
+        return teacher(batch, self.accelerator, further_inputs)
+
+    @property
+    def _where(self) -> str:
+        """Names what is being computed, for messages."""
+        step = f"training step {self.state.global_step + 1}"
+        return step if torch.is_grad_enabled() else "an evaluation"
+
+    def _has_labels(self, batch: Mapping[str, Any]) -> bool:
+        return bool(self.label_names) and all(batch.get(k) is not None for k in self.label_names)
+
+    # ---- checkpoints ---------------------------------------------------------------------------
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._intermediate is not None:
+            self._intermediate.save(output_dir)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._intermediate is not None:
+            self._intermediate.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self._intermediate is not None:
+            self._intermediate.load_best(self.state.best_model_checkpoint)
+
+    # ---- checks --------------------------------------------------------------------------------
+
+    def _check_before_training(self) -> None:
+        self._prepare_distillation()
+        if self._head is None:
+            return
+        if not _makes_labels(self.data_collator):
+            columns = getattr(self.train_dataset, "column_names", None)
+            check_labels(columns, self.label_names, self.args)
+        check_label_range(self.train_dataset, self._head, self.label_names)
+        # DeepSpeed knows the sizes of a run only later, in `train`.
+        untried = self._teacher is not None and not self._teacher_tried
+        if self.args.compares_logits and untried and not self.is_deepspeed_enabled:
+            self._try_teacher(self._head)
+
+    def _try_teacher(self, head: TaskHead) -> None:
+        """Every process looks at the same rows, so that all of them raise or none does."""
+        self._teacher_tried = True
+        batches = sample_batches(
+            self.eval_dataset,
+            self.args.teacher_trial_samples,
+            batch_size=self.args.eval_batch_size,
+            collator=self._get_collator_with_removed_columns(self.data_collator),
+        )
+        inputs: Iterator[Any] = (self._prepare_inputs(batch) for batch in batches)
+        with same_random_numbers():
+            finding = try_teacher(head, self._run_teacher, inputs)
+        enforce([] if finding is None else [finding], logger)
+
+    def _choose_layers(self, dataset: Any) -> None:
+        """``layer_mapping="auto"``: look at how alike the layers are, where that is not known."""
+        layers = self._intermediate
+        if layers is None or layers.pairs_are_known:
+            return
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise ValueError(
+                "layer_mapping='auto' looks at the whole student before it is sharded, which FSDP "
+                "and DeepSpeed do not allow; choose uniform, last, first or a list."
+            )
+        teacher = self._teacher
+        assert teacher is not None
+        batches = sample_batches(
+            dataset,
+            _AUTO_MAPPING_ROWS,
+            batch_size=self.args.eval_batch_size,
+            collator=self._get_collator_with_removed_columns(self.data_collator),
+        )
+        left_out = {*self.label_names, *self._teacher_only_inputs}
+        inputs = (
+            {k: v for k, v in self._prepare_inputs(batch).items() if k not in left_out}
+            for batch in batches
+        )
+        with same_random_numbers():
+            layers.choose_pairs(inputs, lambda *args: self._ask(teacher, *args))
+
+    def _check_first_batch(self, head: TaskHead, batch: Mapping[str, Any]) -> None:
+        self._first_batch_checked = True
+        check_labels([k for k, v in batch.items() if v is not None], self.label_names, self.args)
+        if self._intermediate is not None:
+            self._intermediate.check_first_batch()
+        if self._teacher is not None:
+            student: Any = self.model
+            check_inputs(self._teacher, student, head, batch)
+
+
+def _makes_labels(data_collator: Any) -> bool:
+    """Whether batches may have labels that the data has not, such as masked tokens."""
+    plain = isinstance(data_collator, DataCollatorWithPadding)
+    return not plain and data_collator is not default_data_collator

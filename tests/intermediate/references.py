@@ -1,0 +1,89 @@
+"""The losses between intermediate layers, written out sentence by sentence in float64."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from zoo import zoo_dataset, zoo_model
+
+WITHOUT_QUERIES = ("mpnet", "deberta-v2")
+CAUSAL = ("gpt2", "llama", "qwen2")
+
+
+def sentences(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Rows of their own, without padding; each choice of multiple choice is one."""
+    rows = [{k: v[i] for k, v in batch.items()} for i in range(len(next(iter(batch.values()))))]
+    found = []
+    for row in rows:
+        names = [name for name in ("input_ids", "token_type_ids") if name in row]
+        if "attention_mask" not in row:
+            found.append(
+                {k: v[None] for k, v in row.items() if k in ("pixel_values", "input_values")}
+            )
+            continue
+        masks = row["attention_mask"].view(-1, row["attention_mask"].shape[-1]).bool()
+        for i, mask in enumerate(masks):
+            sentence = {name: row[name].view(len(masks), -1)[i][mask][None] for name in names}
+            found.append({**sentence, "attention_mask": mask[mask][None].long()})
+    return found
+
+
+def plain(model: Any) -> Any:
+    """A float64 copy with eager attention, its base model alone."""
+    model = copy.deepcopy(model).double().eval().requires_grad_(False)
+    model.set_attn_implementation("eager")
+    return model.base_model
+
+
+def hidden_states_loss(
+    student: Any, teacher: Any, batch: dict[str, Tensor], pairs: list[tuple[int, int]],
+    projections: Any = None,
+) -> float:  # fmt: skip
+    """The sum over layer pairs of the mean over tokens of the mean squared difference."""
+    total, tokens = 0.0, 0
+    ours, theirs = plain(student), plain(teacher)
+    for sentence in sentences(batch):
+        inputs = {k: v.double() if v.is_floating_point() else v for k, v in sentence.items()}
+        s = ours(**inputs, output_hidden_states=True).hidden_states
+        t = theirs(**inputs, output_hidden_states=True).hidden_states
+        for i, j in pairs:
+            x = s[i][0]
+            if projections is not None:
+                linear = projections["embeddings" if i == 0 else "hidden_states"]
+                x = x @ linear.weight.double().T + linear.bias.double()
+            total += float((x - t[j][0]).square().mean(-1).sum())
+        tokens += s[0].shape[1]
+    return total / tokens
+
+
+def probabilities_loss(
+    student: Any, teacher: Any, batch: dict[str, Tensor], pairs: list[tuple[int, int]]
+) -> float:
+    """The sum over layer pairs of the mean over tokens and heads of KL(teacher || student)."""
+    total, tokens = 0.0, 0
+    ours, theirs = plain(student), plain(teacher)
+    for sentence in sentences(batch):
+        inputs = {k: v.double() if v.is_floating_point() else v for k, v in sentence.items()}
+        s = ours(**inputs, output_attentions=True).attentions
+        t = theirs(**inputs, output_attentions=True).attentions
+        for i, j in pairs:
+            if i == 0:
+                continue
+            p, q = t[j - 1][0], s[i - 1][0]
+            terms = torch.where(p > 0, p * (p.log() - q.log()), 0.0)
+            total += float(terms.sum() / p.shape[0])
+        tokens += s[0].shape[-1]
+    return total / tokens
+
+
+def models(task: str, architecture: str, **student_options: Any) -> tuple[Any, Any]:
+    """A student with one layer and a teacher with two."""
+    student = zoo_model(task, architecture, seed=0, layers=1, **student_options)
+    return student, zoo_model(task, architecture, seed=1, layers=2)
+
+
+def batch_of(task: str) -> dict[str, Tensor]:
+    return dict(zoo_dataset(task).with_format("torch")[:])
