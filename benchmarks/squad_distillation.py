@@ -162,6 +162,35 @@ def _difference(memoised: MemoisedTeacher, live: nn.Module, batch: dict[str, Any
     )
 
 
+def arguments_of(run: Run, output_dir: Path, **options: Any) -> DistillationTrainingArguments:
+    """The arguments of a run; ``options`` come first."""
+    own = {
+        "temperature": run.temperature,
+        "distillation_loss_weight": run.distillation_loss_weight,
+        "distillation_loss": run.distillation_loss,
+        "eval_with_teacher": False,
+        "teacher_trial_samples": 0,  # no logits of the validation data are stored
+        "learning_rate": run.learning_rate,
+        "num_train_epochs": run.epochs,
+        "per_device_train_batch_size": run.batch_size,
+        "per_device_eval_batch_size": 32,
+        "warmup_steps": run.warmup,
+        "weight_decay": run.weight_decay,
+        "seed": run.seed,
+        "use_cpu": True,
+        "bf16": True,
+        "train_sampling_strategy": "group_by_length",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "logging_steps": 50,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+    return DistillationTrainingArguments(str(output_dir), **{**own, **options})
+
+
 def execute(run: Run, material: Material) -> dict[str, Any]:
     """Train and evaluate; the teacher is saved, too."""
     train_features, validation, validation_features = material.data(run)
@@ -173,31 +202,7 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
     trainer = DistillationTrainer(
         model=model,
         teacher_model=teacher,
-        args=DistillationTrainingArguments(
-            str(output_dir),
-            temperature=run.temperature,
-            distillation_loss_weight=run.distillation_loss_weight,
-            distillation_loss=run.distillation_loss,
-            eval_with_teacher=False,
-            teacher_trial_samples=0,  # no logits of the validation data are stored
-            learning_rate=run.learning_rate,
-            num_train_epochs=run.epochs,
-            per_device_train_batch_size=run.batch_size,
-            per_device_eval_batch_size=32,
-            warmup_steps=run.warmup,
-            weight_decay=run.weight_decay,
-            seed=run.seed,
-            use_cpu=True,
-            bf16=True,
-            train_sampling_strategy="group_by_length",
-            eval_strategy="epoch",
-            save_strategy="epoch",
-            save_total_limit=1,
-            logging_steps=50,
-            logging_nan_inf_filter=False,
-            disable_tqdm=True,
-            report_to="none",
-        ),
+        args=arguments_of(run, output_dir),
         train_dataset=train_features,
         eval_dataset=validation_features,
         processing_class=material.tokenizer,
@@ -212,7 +217,7 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
         trainer.save_model(str(material.teacher_dir(run.squad)))
     shutil.rmtree(output_dir)
     history = trainer.state.log_history
-    evaluations = [_metrics(entry) for entry in history if "eval_f1" in entry]
+    evaluations = [metrics_of(entry) for entry in history if "eval_f1" in entry]
     return {
         "name": run.name,
         "config": asdict(run),
@@ -233,7 +238,7 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
     }
 
 
-def _metrics(entry: dict[str, Any]) -> dict[str, float]:
+def metrics_of(entry: dict[str, Any]) -> dict[str, float]:
     return {
         name.removeprefix("eval_"): value
         for name, value in entry.items()
@@ -313,10 +318,10 @@ def work(options: argparse.Namespace) -> None:
             write_json(run.name, execute(run, material))
 
 
-def main() -> None:
-    """Run what the command line says."""
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of this program, and of those that use its parts."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", action="store_true", help="only write the table, run nothing")
     parser.add_argument("--data_dir", help="train-v1.1.json.gz, validation-v1.1.json.gz, …")
@@ -337,13 +342,19 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=3.0)
     parser.add_argument("--distillation_loss_weight", type=float, default=1.0)
     parser.add_argument("--distillation_loss", default="kl_div")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Run what the command line says."""
+    own = parser(__doc__)
+    options = own.parse_args()
     if options.table:
         write_table()
         return
     for name in ("data_dir", "teacher_encoder", "small_encoder"):
         if getattr(options, name) is None:
-            parser.error(f"--{name} is needed to run anything")
+            own.error(f"--{name} is needed to run anything")
     work(options)
 
 

@@ -123,3 +123,52 @@ def _epochs(results: Results, squad: str) -> str:
             steps = " → ".join(f"{e['f1']:.1f} ({e['loss']:.2f})" for e in run["evaluations"])
             lines.append(f"| {name} | {steps} | {run['cpu_seconds'] / 60:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+STAGES = {
+    "alone": "alone",
+    "distilled": "prediction layer alone",
+    "stages": "intermediate layers, then prediction layer",
+    "stages-no-attention": "… without attention",
+    "stages-no-hidden-states": "… without hidden states",
+    "stages-no-prediction": "… without prediction layer (labels instead)",
+    "stages-last": "… the teacher's last layers",
+    "stages-first": "… the teacher's first layers",
+}
+"""The ways of training of ``squad_stages.py``, beside those they are compared with."""
+
+
+def render_stages() -> str:
+    """Markdown for the runs of two stages."""
+    results = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(RESULTS.glob("v1.1-*.json"))
+    }
+    top = _scores(results["v1.1-teacher-alone-0"])[1]
+    lines = [
+        "| student | trained | seeds | EM: mean (min–max) | F1: mean (min–max) | gap closed (F1) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, title in STUDENTS.items():
+        alone = {
+            seed: _scores(results[name])[1]
+            for seed in range(100)
+            if (name := f"v1.1-{model}-alone-{seed}") in results
+        }
+        for way, described in STAGES.items():
+            runs = {
+                seed: results[name]
+                for seed in alone
+                if (name := f"v1.1-{model}-{way}-{seed}") in results
+            }
+            if not runs:
+                continue
+            scores = {seed: _scores(run) for seed, run in runs.items()}
+            shares = [100 * (f1 - alone[s]) / (top - alone[s]) for s, (_, f1) in scores.items()]
+            lines.append(
+                f"| {title} | {described} | {len(runs)} | "
+                f"{_spread([exact for exact, _ in scores.values()])} | "
+                f"{_spread([f1 for _, f1 in scores.values()])} | "
+                f"{'' if way == 'alone' else _spread(shares) + ' %'} |"
+            )
+    return "\n".join(lines) + "\n"

@@ -25,6 +25,7 @@ from hf_distill.checks import (
 )
 from hf_distill.heads import TaskHead, find_head, without_adapters
 from hf_distill.intermediate import IntermediateDistillation
+from hf_distill.layer_mapping import LayerPair
 from hf_distill.pairing import check_models, check_preparation, enforce, try_teacher
 from hf_distill.recording import TeacherRecorderCallback
 from hf_distill.teachers import LiveTeacher, load_teacher
@@ -84,6 +85,11 @@ class TrainerWithTeacher(Trainer):
         Linear CKA, ``(student layers + 1, teacher layers + 1)``, the embedding output first.
         """
         return None if self._intermediate is None else self._intermediate.similarity
+
+    @property
+    def layer_pairs(self) -> list[LayerPair]:
+        """Which layers are compared or recorded; none as long as that is not settled."""
+        return [] if self._recorder is None else list(self._recorder.pairs)
 
     def _prepare_distillation(self) -> None:
         """Load and check the teacher, if the arguments call for one and it is not there yet."""

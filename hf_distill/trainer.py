@@ -150,7 +150,7 @@ class DistillationTrainer(TrainerWithTeacher):
         # Before the forward pass: Trainer takes the labels out of the batch for label smoothing.
         counts = {name: counter(inputs) for name, counter in self._counters(head).items()}
         weight = self._distillation_loss_weight
-        uses_teacher = model.training or self.args.eval_with_teacher
+        uses_teacher = model.training or self._evaluates_with_teacher
         layers = self._layers_to_compare(model) if uses_teacher else None
         teacher_outputs = None
         if uses_teacher and (weight > 0 or layers is not None):
@@ -159,7 +159,7 @@ class DistillationTrainer(TrainerWithTeacher):
         only_layers = self.args.stage == "intermediate"
         comparison: AbstractContextManager[None] = nullcontext()
         if layers is not None:
-            comparison = layers.compare(inputs, only_losses=only_layers and model.training)
+            comparison = layers.compare(inputs)
             student_inputs |= layers.student_inputs()
         losses: dict[str, Tensor] = {}
         outputs: Any
@@ -249,6 +249,10 @@ class DistillationTrainer(TrainerWithTeacher):
         return shares
 
     @property
+    def _evaluates_with_teacher(self) -> bool:
+        return self.args.eval_with_teacher or self.args.stage == "intermediate"
+
+    @property
     def _distillation_loss_weight(self) -> float:
         """That of the logits at this step."""
         if self.args.stage == "intermediate":
@@ -278,7 +282,7 @@ class DistillationTrainer(TrainerWithTeacher):
         if (
             self._has_labels(inputs)
             or self._teacher is None
-            or not self.args.eval_with_teacher
+            or not self._evaluates_with_teacher
             or not compares
         ):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)

@@ -170,7 +170,8 @@ class DistillationTrainingArguments(TrainingArguments):
         default=True,
         metadata={
             "help": "Run the teacher during evaluation, too, for `eval_loss_prediction`. Turn it "
-            "off to save time: `eval_loss`, the label loss, does not need the teacher."
+            "off to save time: `eval_loss`, the label loss, does not need the teacher. (Stage "
+            "intermediate has no other loss and always needs it.)"
         },
     )
 
@@ -238,7 +239,8 @@ class DistillationTrainingArguments(TrainingArguments):
         ):
             value = getattr(self, name)
             if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, but it is {value!r}.")
+                listed = ", ".join(choices)
+                raise ValueError(f"{name} must be one of {listed}, but it is {value!r}.")
         for name in ("hidden_states_loss_weight", "attention_loss_weight"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and value >= 0):

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_distill.objectives import AttentionInputs
+from hf_distill.objectives import (
+    AttentionInputs,
+    hidden_states_loss,
+    probabilities_loss,
+    relations_loss,
+    scores_loss,
+)
 
 BATCH, LENGTH = 3, 9
 LENGTHS = (9, 5, 7)
@@ -84,7 +91,9 @@ def pair_mask(kind: str, heads: int = 4, length: int = LENGTH) -> Tensor | None:
     return torch.rand(3, heads, length, length, generator=generator) > 0.4
 
 
-def visible(values: AttentionInputs, mask: Tensor | None, causal: bool, pairs: Tensor | None) -> Any:
+def visible(
+    values: AttentionInputs, mask: Tensor | None, causal: bool, pairs: Tensor | None
+) -> Any:
     """(batch, heads, length, length), pair by pair."""
     batch, heads, length, _ = values.query.shape
     seen = torch.zeros(batch, heads, length, length, dtype=torch.bool)
@@ -123,9 +132,7 @@ def kl_of_rows(student: Tensor, teacher: Tensor, seen: Tensor) -> Tensor:
     return total
 
 
-def scores_reference(
-    student: AttentionInputs, teacher: AttentionInputs, seen: Tensor
-) -> Tensor:
+def scores_reference(student: AttentionInputs, teacher: AttentionInputs, seen: Tensor) -> Tensor:
     difference = scores(student) - scores(teacher)
     return difference[seen].square().sum() / student.query.shape[1]
 
@@ -162,3 +169,36 @@ def relations_reference(
 def relative(got: Tensor, wanted: Tensor) -> float:
     """The distance over the size of what is wanted."""
     return float((got.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+Loss = Callable[..., Tensor]
+
+
+def _hidden(kind: str) -> Loss:
+    """From the same inputs: the values as hidden states."""
+
+    def loss(student: AttentionInputs, teacher: AttentionInputs, **options: Any) -> Tensor:
+        values = (x.value.transpose(1, 2).flatten(2) for x in (student, teacher))
+        return hidden_states_loss(*values, loss=kind, **options)
+
+    return loss
+
+
+def _attention(function: Loss, **fixed: Any) -> Loss:
+    def loss(student: AttentionInputs, teacher: AttentionInputs, **options: Any) -> Tensor:
+        return function(student, teacher, **fixed, **options)
+
+    return loss
+
+
+LOSSES: dict[str, Loss] = {
+    "scores, gram": _attention(scores_loss, route="gram"),
+    "scores, rows": _attention(scores_loss, route="rows"),
+    "scores, causal": _attention(scores_loss, causal=True),
+    "probabilities": _attention(probabilities_loss),
+    "probabilities, mse": _attention(probabilities_loss, divergence="mse", causal=True),
+    "relations": _attention(relations_loss, relation_heads=2),
+    "hidden states": _hidden("mse"),
+    "hidden states, cosine": _hidden("cosine"),
+}
+MAPS = [name for name in LOSSES if not name.startswith("hidden")]

@@ -143,21 +143,22 @@ def load_examples(
     revision: str | None = None,
     split: str | None = None,
     most: int | None = None,
+    labelled: bool = True,
 ) -> Dataset:
     """Load data from a file or the Hub, all of it or ``most`` examples from all over it.
 
     Raises:
         OSError: it is not there.
-        ValueError: it is not data of the task, or ``most`` is not above 0.
+        ValueError: it is not data of the task (without labels unless ``labelled``), or ``most`` is
+            not above 0.
     """
+    load = task.load_data if labelled else task.load_unlabelled
     if file is not None:
         path = Path(file).expanduser()
         has_splits = (path / "dataset_dict.json").is_file()
-        examples = task.load_data(str(path), split=split if has_splits else None)
+        examples = load(str(path), split=split if has_splits else None)
     else:
-        examples = task.load_data(
-            str(dataset_name), split=split, config_name=config_name, revision=revision
-        )
+        examples = load(str(dataset_name), split=split, config_name=config_name, revision=revision)
     return examples if most is None else spread(examples, most)
 
 

@@ -214,7 +214,7 @@ class CommandParser(HfArgumentParser):
 
         try:
             with open(path, encoding="utf-8") as file:
-                content = yaml.safe_load(file)
+                content = yaml.load(file, _loader())
         except OSError as error:
             self.error(f"--config {path} cannot be read: {error.strerror}.")
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -225,6 +225,21 @@ class CommandParser(HfArgumentParser):
                 f"{type(content).__name__}."
             )
         return content
+
+
+def _loader() -> Any:
+    """PyYAML's safe loader, to which ``3:6`` is a text and not three hours and six minutes."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_object(self, node: Any, deep: bool = False) -> Any:
+            if isinstance(node, yaml.ScalarNode) and re.fullmatch(
+                r"[-+\d:._]*:[\d:._]*", node.value
+            ):
+                return node.value
+            return super().construct_object(node, deep)
+
+    return Loader
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

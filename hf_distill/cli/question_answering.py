@@ -50,6 +50,31 @@ class QuestionAnsweringTask(Task):
             source, split=split, config_name=config_name, revision=revision
         )
 
+    def load_unlabelled(
+        self,
+        source: str,
+        *,
+        split: str | None = None,
+        config_name: str | None = None,
+        revision: str | None = None,
+    ) -> Dataset:
+        """Load questions and contexts; answers are not read."""
+        return load_question_answering_dataset(
+            source, split=split, config_name=config_name, revision=revision, answers=False
+        )
+
+    def unlabelled_features(
+        self,
+        examples: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        *,
+        num_proc: int | None,
+    ) -> Dataset:
+        """One row a window."""
+        features = self.features(examples, tokenizer, model, training=True, num_proc=num_proc)
+        return features.remove_columns(["start_positions", "end_positions"])
+
     def features(
         self,
         examples: Dataset,

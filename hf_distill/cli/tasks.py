@@ -97,6 +97,28 @@ class Task(ABC):
     ) -> Dataset:
         """Load and check data: one row an example, labels included."""
 
+    def load_unlabelled(
+        self,
+        source: str,
+        *,
+        split: str | None = None,
+        config_name: str | None = None,
+        revision: str | None = None,
+    ) -> Dataset:
+        """Load data whose labels do not count, and need not be there."""
+        return self.load_data(source, split=split, config_name=config_name, revision=revision)
+
+    def unlabelled_features(
+        self,
+        examples: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        *,
+        num_proc: int | None,
+    ) -> Dataset:
+        """The inputs of the model, from ``load_unlabelled``."""
+        return self.features(examples, tokenizer, model, training=True, num_proc=num_proc)
+
     def model_options(
         self, examples: Dataset, student: PreTrainedConfig | None, teacher: PreTrainedConfig | None
     ) -> dict[str, Any]:

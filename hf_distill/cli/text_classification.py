@@ -39,6 +39,7 @@ from hf_distill.tasks.text_classification import (
     encode_classification,
     model_problem_type,
 )
+from hf_distill.tasks.unlabelled import encode_unlabelled, unlabelled_rows
 
 _SAME_LABEL = {"identical": "same label as the teacher"}
 _MEASURES = {
@@ -107,6 +108,39 @@ class TextClassificationTask(Task):
         """One row a text."""
         length = self.options.max_length
         features, truncated = encode_classification(
+            examples, tokenizer, model, max_length=length, num_proc=num_proc
+        )
+        say_truncated(truncated, len(examples), input_length(length, tokenizer, model))
+        return features
+
+    def load_unlabelled(
+        self,
+        source: str,
+        *,
+        split: str | None = None,
+        config_name: str | None = None,
+        revision: str | None = None,
+    ) -> Dataset:
+        """Load texts."""
+        table = load_table(source, split=split, config_name=config_name, revision=revision)
+        return unlabelled_rows(
+            table,
+            text_column=self.options.text_column,
+            text_pair_column=self.options.text_pair_column,
+            label_column=self.options.label_column,
+        )
+
+    def unlabelled_features(
+        self,
+        examples: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        *,
+        num_proc: int | None,
+    ) -> Dataset:
+        """One row a text."""
+        length = self.options.max_length
+        features, truncated = encode_unlabelled(
             examples, tokenizer, model, max_length=length, num_proc=num_proc
         )
         say_truncated(truncated, len(examples), input_length(length, tokenizer, model))

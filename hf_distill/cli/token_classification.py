@@ -34,6 +34,7 @@ from hf_distill.tasks.token_classification import (
     tag_numbers,
     tagged_rows,
 )
+from hf_distill.tasks.unlabelled import encode_unlabelled, unlabelled_sentences
 
 _AGREEMENT = {"identical": "same tag as the teacher"}
 _ENTITIES = Measures(
@@ -87,6 +88,34 @@ class TokenClassificationTask(Task):
         """One row a sentence; the tag is on the first token of a word."""
         length = self.options.max_length
         features, truncated = encode_tagged(
+            examples, tokenizer, model, max_length=length, num_proc=num_proc
+        )
+        say_truncated(truncated, len(examples), input_length(length, tokenizer, model))
+        return features
+
+    def load_unlabelled(
+        self,
+        source: str,
+        *,
+        split: str | None = None,
+        config_name: str | None = None,
+        revision: str | None = None,
+    ) -> Dataset:
+        """Load words."""
+        table = load_table(source, split=split, config_name=config_name, revision=revision)
+        return unlabelled_sentences(table, text_column=self.options.text_column)
+
+    def unlabelled_features(
+        self,
+        examples: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        *,
+        num_proc: int | None,
+    ) -> Dataset:
+        """One row a sentence."""
+        length = self.options.max_length
+        features, truncated = encode_unlabelled(
             examples, tokenizer, model, max_length=length, num_proc=num_proc
         )
         say_truncated(truncated, len(examples), input_length(length, tokenizer, model))

@@ -5,23 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from hf_distill.cli.arguments import TaskArguments, names, task_sections
 from hf_distill.cli.loading import check_model_source, check_paths
 from hf_distill.cli.parsing import CommandParser, Preset, Section
-from hf_distill.cli.stages import INTERMEDIATE, intermediate_stage, prediction_arguments, train
-from hf_distill.cli.tasks import create_task
+from hf_distill.cli.run_folder import (
+    INTERMEDIATE,
+    PICTURES,
+    SAMPLES,
+    Start,
+    check_unused,
+    find_start,
+    forget_first_stage,
+)
+from hf_distill.cli.stages import run_first_stage, split, train
+from hf_distill.cli.tasks import create_task, say
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
     TrainArguments,
     TrainDataArguments,
 )
-from hf_distill.cli.training_run import Request, prepare, report
+from hf_distill.cli.training_run import Request, prepare, push, report
 from hf_distill.recipes import load_recipe
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -56,6 +63,10 @@ examples:
   two stages: hidden states and attentions first, then the answers (TinyBERT)
     hf-distill train … --intermediate_epochs 5 --intermediate_train_file augmented.json
 
+  what the two attend to, as pictures of a training sentence every 200 steps
+    hf-distill train … --record_steps 200
+    hf-distill pictures distilled
+
   go on after an interruption: the same command with --resume_from_checkpoint last
 """
 
@@ -68,11 +79,6 @@ _TRAINING_BASICS = (
 )  # fmt: skip
 # Options of TrainingArguments that are for the scripts around it; these commands do not ask.
 _WITHOUT_EFFECT = ("do_train", "do_eval", "do_predict", "local_rank")
-
-# What an earlier run leaves behind, which a new one would overwrite or mistake for its own.
-_RUN_FILES = (
-    "config.json", "*.safetensors", "checkpoint-*", "metrics.json", "predictions.json", INTERMEDIATE
-)  # fmt: skip
 
 
 def run(argv: Sequence[str]) -> None:
@@ -87,25 +93,28 @@ def run(argv: Sequence[str]) -> None:
         RuntimeError: the processes were launched in a way that cannot train one model.
     """
     request = _read(argv)
-    args = request.args
-    resumes = args.resume_from_checkpoint is not None
-    checkpoint = _check(request)
-    if request.run.recipe is not None and args.process_index == 0:
+    start = _check(request)
+    if request.run.recipe is not None and request.args.process_index == 0:
         sys.stderr.write(load_recipe(request.run.recipe).in_words())
+    request = _with_push_apart(request)
+    first_stage: dict[str, Any] | None = None
     if request.has_two_stages:
-        if checkpoint is None:
-            student = intermediate_stage(request, resumes=resumes)
-            request = replace(request, run=replace(request.run, student_model=student))
-        prediction_arguments(args)
+        first, request = split(request)
+        first_stage = run_first_stage(first, request, start)
     trainer = prepare(request)
-    train_metrics = train(trainer, checkpoint)
+    if start == Start() and not request.has_two_stages and trainer.is_world_process_zero():
+        forget_first_stage(request.output_dir, steps=True)
+    train_metrics = train(request, trainer, start.checkpoint)
     metrics: dict[str, Any] = {}
     scorer: Any = trainer.compute_metrics
-    if scorer is not None:
-        metrics = {**trainer.evaluate(), **scorer.finish(trainer)}
+    if request.data.validates:
+        metrics = trainer.evaluate()
+        metrics |= {} if scorer is None else scorer.finish(trainer)
     if trainer.is_world_process_zero():
-        report(request, trainer, scorer, train_metrics, metrics)
-    if args.push_to_hub:
+        report(request, trainer, scorer, train_metrics, metrics, first_stage)
+    if request.pushes_at_the_end:
+        push(trainer)
+    elif request.args.push_to_hub:
         trainer.push_to_hub()
 
 
@@ -171,11 +180,11 @@ def _describe_as_here(parser: CommandParser) -> None:
 def _read(argv: Sequence[str]) -> Request:
     parser = build_parser()
     run_arguments, data, first_stage, options, args = parser.parse(argv)
+    if run_arguments.recipe is not None:
+        run_arguments.recipe = load_recipe(run_arguments.recipe).name
     if run_arguments.baseline:
-        args.distillation_loss_weight = 0.0
-        args.distillation_loss_weight_schedule = "constant"
-        args.distillation_loss_weight_end = None
-    elif run_arguments.teacher_model is None and args.distils:
+        _leave_the_teacher_out(parser, run_arguments, first_stage, args)
+    elif run_arguments.teacher_model is None and (args.distils or first_stage.wanted):
         parser.error(
             "--teacher_model is missing; name the model to learn from, or add --baseline to train "
             "without one."
@@ -184,44 +193,77 @@ def _read(argv: Sequence[str]) -> Request:
         parser.error("there is no training data; pass --train_file or --dataset_name.")
     if data.dataset_name is not None and (data.train_file or data.validation_file):
         parser.error("pass either --dataset_name or --train_file and --validation_file, not both.")
-    validates = data.validation_file is not None or (
-        data.dataset_name is not None and data.validation_split != "none"
-    )
-    if str(args.eval_strategy.value) != "no" and not validates:
+    if str(args.eval_strategy.value) != "no" and not data.validates:
         parser.error(
             f"--eval_strategy {args.eval_strategy.value} needs data to score on: pass "
             "--validation_file."
         )
-    _check_first_stage(parser, run_arguments, first_stage, args)
+    _check_layers(parser, run_arguments, first_stage, args)
     task = create_task(run_arguments.task, options)
     return Request(run_arguments, data, first_stage, task, args)
 
 
-def _check_first_stage(
+def _leave_the_teacher_out(
     parser: CommandParser,
     run_arguments: TrainArguments,
     first_stage: IntermediateStageArguments,
     args: DistillationTrainingArguments,
 ) -> None:
-    wanted = first_stage.intermediate_epochs, first_stage.intermediate_max_steps
-    if all(value is None for value in wanted):
+    if args.stage == "intermediate":
+        parser.error(
+            "--stage intermediate learns from nothing but a teacher, and --baseline leaves it out; "
+            "leave one of the two out."
+        )
+    args.distillation_loss_weight = 0.0
+    args.distillation_loss_weight_schedule = "constant"
+    args.distillation_loss_weight_end = None
+    args.hidden_states_loss_weight = args.attention_loss_weight = None
+    left_out = {
+        "the intermediate stage (--intermediate_…)": first_stage.wanted,
+        "recorded samples (--record_steps)": run_arguments.record_steps is not None,
+    }
+    run_arguments.record_steps = None
+    for what, asked in left_out.items():
+        if asked:
+            say(f"--baseline trains without a teacher, so {what} is left out.")
+
+
+def _check_layers(
+    parser: CommandParser,
+    run_arguments: TrainArguments,
+    first_stage: IntermediateStageArguments,
+    args: DistillationTrainingArguments,
+) -> None:
+    if run_arguments.record_steps is not None and run_arguments.record_steps < 1:
+        parser.error(f"--record_steps {run_arguments.record_steps} must be at least 1.")
+    for name, value in vars(first_stage).items():
+        if isinstance(value, int | float) and not value > 0:
+            parser.error(f"--{name} {value} must be above 0.")
+    if not first_stage.wanted:
         for name in ("intermediate_train_file", "intermediate_learning_rate"):
             if getattr(first_stage, name) is not None:
                 parser.error(f"--{name} needs --intermediate_epochs.")
         return
-    for name in ("intermediate_epochs", "intermediate_max_steps"):
-        value = getattr(first_stage, name)
-        if value is not None and value <= 0:
-            parser.error(f"--{name} {value} must be above 0.")
     if args.stage == "intermediate":
         parser.error(
             "--stage intermediate is the first stage alone; leave it out for two stages, or leave "
-            "--intermediate_epochs out and set --num_train_epochs."
+            "--intermediate_epochs and --intermediate_max_steps out and set --num_train_epochs."
+        )
+    if run_arguments.task in ("summarization", "translation") and not run_arguments.baseline:
+        parser.error(
+            f"the models of --task {run_arguments.task} are encoders with decoders, whose "
+            "intermediate layers cannot be compared yet; leave --intermediate_epochs and "
+            "--intermediate_max_steps out."
+        )
+    if args.deepspeed is not None and not run_arguments.baseline:
+        parser.error(
+            "DeepSpeed's configuration is for one training, not two; run the stages one by one: "
+            "first with --stage intermediate, then with that student as --student_model."
         )
 
 
-def _check(request: Request) -> str | None:
-    """Find what would fail later, at once; and the checkpoint to go on from, if any."""
+def _check(request: Request) -> Start:
+    """Find what would fail later, at once; and where to begin."""
     run, data = request.run, request.data
     run.student_model = check_model_source("student_model", run.student_model)
     if run.teacher_model is not None and not run.baseline:
@@ -233,36 +275,24 @@ def _check(request: Request) -> str | None:
             "intermediate_train_file": request.first_stage.intermediate_train_file,
         }
     )
-    folder, wanted = str(request.args.output_dir), request.args.resume_from_checkpoint
-    if Path(folder).exists() and not Path(folder).is_dir():
+    folder, wanted = request.output_dir, request.args.resume_from_checkpoint
+    if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file; name a folder.")
     if wanted is not None:
-        return _find_checkpoint(folder, wanted, first_stage=request.has_two_stages)
-    found = sorted(path.name for name in _RUN_FILES for path in Path(folder).glob(name))
-    if found and not run.overwrite_output_dir:
-        shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
-        raise ValueError(
-            f"--output_dir {folder} holds an earlier run ({shown}). Choose another folder, "
-            "go on with that run (--resume_from_checkpoint last), or replace it "
-            "(--overwrite_output_dir)."
-        )
-    return None
+        return find_start(folder, wanted, two_stages=request.has_two_stages)
+    if not run.overwrite_output_dir:
+        check_unused(folder)
+    return Start()
 
 
-def _find_checkpoint(folder: str, wanted: str, *, first_stage: bool) -> str | None:
-    if wanted.lower() in ("last", "true"):
-        last = get_last_checkpoint(folder) if Path(folder).is_dir() else None
-        if last is None and first_stage and (Path(folder) / INTERMEDIATE).is_dir():
-            return None
-        if last is None:
-            raise ValueError(
-                f"--resume_from_checkpoint {wanted}: there is no checkpoint in --output_dir "
-                f"{folder}; leave the option out to begin anew."
-            )
-        return last
-    if not (Path(wanted) / "trainer_state.json").is_file():
-        raise ValueError(
-            f"--resume_from_checkpoint {wanted}: this is no checkpoint (no trainer_state.json); "
-            "name a folder checkpoint-…, or `last` for the last one in --output_dir."
-        )
-    return wanted
+def _with_push_apart(request: Request) -> Request:
+    """``Trainer`` pushes the folder with everything in it: not if there is more than a student."""
+    args, folder = request.args, request.output_dir
+    holds_more = request.has_two_stages or request.run.record_steps is not None
+    holds_more = holds_more or args.layer_mapping == "auto"
+    holds_more = holds_more or any((folder / n).is_dir() for n in (INTERMEDIATE, SAMPLES, PICTURES))
+    if not args.push_to_hub or not holds_more:
+        return request
+    args.push_to_hub = False
+    say("The student is pushed to the Hub once, at the end: --output_dir holds more than it.")
+    return replace(request, pushes_at_the_end=True)

@@ -36,6 +36,11 @@ class TrainArguments:
         False,
         help="Allow an --output_dir that holds an earlier run, and delete that run's checkpoints.",
     )
+    record_steps: int | None = option(
+        help="Record what teacher and student compute for a training sentence every so many steps, "
+        "up to 256 MiB, in the folder `samples` of --output_dir: `hf-distill pictures` makes "
+        "pictures of their attentions. By default nothing is recorded."
+    )
     recipe: str | None = option(
         help="A pair of models with data and settings that are known to work; `hf-distill recipes` "
         "lists them. It sets --task and the options that it is made of; those of --config and of "
@@ -75,6 +80,12 @@ class TrainDataArguments:
         help="Processes that prepare the data; by default the main process does."
     )
 
+    @property
+    def validates(self) -> bool:
+        """Whether there is data to score on."""
+        on_hub = self.dataset_name is not None and self.validation_split != "none"
+        return self.validation_file is not None or on_hub
+
 
 @dataclass
 class IntermediateStageArguments:
@@ -97,3 +108,8 @@ class IntermediateStageArguments:
     intermediate_learning_rate: float | None = option(
         help="The learning rate of the first stage. By default that of the second."
     )
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is such a stage."""
+        return self.intermediate_epochs is not None or self.intermediate_max_steps is not None

@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainingArguments, set_seed
+from huggingface_hub import upload_folder
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from hf_distill._version import __version__
+from hf_distill.cli.layers import ChosenLayers
 from hf_distill.cli.loading import (
     data_name,
     load_config,
@@ -18,12 +20,14 @@ from hf_distill.cli.loading import (
     load_tokenizer,
     spread,
 )
+from hf_distill.cli.run_folder import SAMPLES
 from hf_distill.cli.tasks import Scorer, Task, say
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
     TrainArguments,
     TrainDataArguments,
 )
+from hf_distill.recording import TeacherRecorderCallback
 from hf_distill.reporting.files import display_name, write_json
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
@@ -31,68 +35,207 @@ from hf_distill.training_args import DistillationTrainingArguments
 
 @dataclass(frozen=True)
 class Request:
-    """The options of one call."""
+    """The options of one call, or of one of its stages."""
 
     run: TrainArguments
     data: TrainDataArguments
     first_stage: IntermediateStageArguments
     task: Task
     args: DistillationTrainingArguments
+    begins_with: str | None = None
+    """The folder of the student of the stage before, if there was one."""
+    pushes_at_the_end: bool = False
+    """The folder is pushed to the Hub once, by ``push``, and not by the trainer."""
 
     @property
     def has_two_stages(self) -> bool:
         """Whether intermediate layers come first; not without a teacher."""
-        stage = self.first_stage
-        wanted = stage.intermediate_epochs is not None or stage.intermediate_max_steps is not None
-        return wanted and not self.run.baseline
+        return self.first_stage.wanted and not self.run.baseline
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the run writes."""
+        return Path(str(self.args.output_dir))
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Which data set of the Hub, as ``load_examples`` takes it."""
+        return {
+            "dataset_name": self.data.dataset_name,
+            "config_name": self.data.dataset_config_name,
+            "revision": self.data.dataset_revision,
+        }
 
 
 def prepare(request: Request) -> DistillationTrainer:
     """Load data and models; whatever does not fit together is refused here."""
     run, data, task, args = request.run, request.data, request.task, request.args
-    source: dict[str, Any] = {
-        "dataset_name": data.dataset_name,
-        "config_name": data.dataset_config_name,
-        "revision": data.dataset_revision,
-    }
-    train = load_examples(task, data.train_file, split=data.train_split, **source)
+    if args.stage == "intermediate":
+        return _prepare_without_labels(request)
+    train = load_examples(task, data.train_file, split=data.train_split, **request.source)
     validation = None
-    if data.validation_file is not None or (data.dataset_name and data.validation_split != "none"):
+    if request.data.validates:
         validation = load_examples(
             task,
             data.validation_file,
             split=data.validation_split,
             most=data.max_eval_samples,
-            **source,
+            **request.source,
         )
     tokenizer = load_tokenizer("student_model", run.student_model)
+    begins_with = request.begins_with or run.student_model
     # From all of the data, and alike with and without --baseline: a label may be rare.
     teacher_config = None if run.teacher_model is None else load_config(run.teacher_model)
-    options = task.model_options(train, load_config(run.student_model), teacher_config)
+    options = task.model_options(train, load_config(begins_with), teacher_config)
     if data.max_train_samples is not None:
         train = spread(train, data.max_train_samples)
-    # Before the student: its new head begins the same with and without a teacher.
-    set_seed(args.seed)
-    student, new_parts = load_student(run.student_model, task, **options)
-    if new_parts:
-        say(f"New in the student, so trained from scratch: {', '.join(new_parts)}")
+    student = _load_student(request, begins_with, **options)
     workers = data.preprocessing_num_workers
     train_features = task.features(train, tokenizer, student, training=True, num_proc=workers)
     features = scorer = None
     if validation is not None:
         features = task.features(validation, tokenizer, student, training=False, num_proc=workers)
         scorer = task.scorer(validation, features, tokenizer, student)
-    return DistillationTrainer(
-        model=student,
-        teacher_model=None if run.baseline else run.teacher_model,
-        args=args,
+    return _trainer(
+        request,
+        student,
+        tokenizer,
         train_dataset=train_features,
         eval_dataset=features,
-        data_collator=task.data_collator(tokenizer, student),
-        processing_class=tokenizer,
         compute_metrics=scorer,
         preprocess_logits_for_metrics=None if scorer is None else scorer.preprocess_logits,
     )
+
+
+def prepare_first_stage(
+    request: Request, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> DistillationTrainer:
+    """The first of two stages, with the student as the second one has it, head included."""
+    return _trainer(
+        request, student, tokenizer, train_dataset=_unlabelled(request, student, tokenizer)
+    )
+
+
+def _prepare_without_labels(request: Request) -> DistillationTrainer:
+    """Stage ``intermediate`` alone: no labels, and no scores of a head that learns nothing."""
+    run = request.run
+    tokenizer = load_tokenizer("student_model", run.student_model)
+    student = _load_student(request, run.student_model)
+    features = None
+    if request.data.validates:
+        features = _unlabelled(request, student, tokenizer, validation=True)
+    return _trainer(
+        request,
+        student,
+        tokenizer,
+        train_dataset=_unlabelled(request, student, tokenizer),
+        eval_dataset=features,
+    )
+
+
+def _load_student(request: Request, source: str, **options: Any) -> PreTrainedModel:
+    # Before the student: its new head begins the same with and without a teacher.
+    set_seed(request.args.seed)
+    student, new_parts = load_student(source, request.task, **options)
+    if new_parts:
+        learns = request.args.stage == "prediction"
+        what = "so trained from scratch" if learns else "random, and this stage leaves it so"
+        say(f"New in the student, {what}: {', '.join(new_parts)}")
+    return student
+
+
+def _unlabelled(
+    request: Request,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    validation: bool = False,
+) -> Any:
+    data, task = request.data, request.task
+    examples = load_examples(
+        task,
+        data.validation_file if validation else data.train_file,
+        split=data.validation_split if validation else data.train_split,
+        most=data.max_eval_samples if validation else data.max_train_samples,
+        labelled=False,
+        **request.source,
+    )
+    return task.unlabelled_features(
+        examples, tokenizer, student, num_proc=data.preprocessing_num_workers
+    )
+
+
+def _trainer(
+    request: Request,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    **options: Any,
+) -> DistillationTrainer:
+    run, task = request.run, request.task
+    layers = ChosenLayers(request.output_dir)
+    callbacks: list[Any] = [layers]
+    if run.record_steps is not None:
+        folder = request.output_dir / SAMPLES
+        callbacks.append(TeacherRecorderCallback(folder, every_steps=run.record_steps))
+    trainer = DistillationTrainer(
+        model=student,
+        teacher_model=None if run.baseline else run.teacher_model,
+        args=request.args,
+        data_collator=task.data_collator(tokenizer, student),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+        **options,
+    )
+    layers.trainer = trainer
+    if request.pushes_at_the_end:
+        trainer.init_hf_repo()  # says now what the Hub does not allow
+    return trainer
+
+
+def push(trainer: DistillationTrainer) -> None:
+    """Push the student and the figures: what lies in the folder itself, and no stage or sample.
+
+    ``Trainer.push_to_hub`` leaves out nothing but checkpoints: projections, recorded samples of the
+    training data and the first stage's checkpoints would be published.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    args = trainer.args
+    repository = str(trainer.hub_model_id)
+    trainer.create_model_card(model_name=repository.rpartition("/")[2])
+    upload_folder(
+        repo_id=repository,
+        folder_path=str(args.output_dir),
+        commit_message="End of training",
+        token=args.hub_token,
+        revision=getattr(args, "hub_revision", None),
+        ignore_patterns=["_*", ".*", "*/*"],
+    )
+
+
+def summary(
+    request: Request, trainer: DistillationTrainer, train_metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """What ``metrics.json`` says of a run or of one of its stages, scores apart."""
+    run, data, args = request.run, request.data, request.args
+    inherited = {f.name for f in fields(TrainingArguments)}
+    has_teacher = run.teacher_model is not None and not run.baseline
+    content: dict[str, Any] = {
+        "hf_distill_version": __version__,
+        "task": request.task.name,
+        "recipe": run.recipe,
+        "student_model": display_name(run.student_model),
+        "teacher_model": display_name(str(run.teacher_model)) if has_teacher else None,
+        "train_data": data_name(data.train_file, data.dataset_name, data.train_split),
+        "distillation": {
+            f.name: getattr(args, f.name) for f in fields(args) if f.name not in inherited
+        },
+        "steps": trainer.state.global_step,
+        "train": {name.removeprefix("train_"): value for name, value in train_metrics.items()},
+    }
+    if args.compares_layers:
+        content["layer_pairs"] = [list(pair) for pair in trainer.layer_pairs]
+    return content
 
 
 def report(
@@ -101,48 +244,41 @@ def report(
     scorer: Scorer | None,
     train_metrics: dict[str, Any],
     eval_metrics: dict[str, Any],
+    intermediate_stage: dict[str, Any] | None,
 ) -> None:
-    """Write metrics and predictions, and show the scores."""
+    """Write metrics and predictions, and show the scores.
+
+    Args:
+        request: of the run, or of the last of its stages.
+        trainer: the trained one.
+        scorer: with its predictions.
+        train_metrics: of the training.
+        eval_metrics: of the evaluation; may be empty.
+        intermediate_stage: the summary of the stage before, if there was one.
+    """
     from hf_distill.reporting.tables import print_figures
 
-    run, data, args = request.run, request.data, request.args
-    folder = Path(str(args.output_dir))
+    data, args, folder = request.data, request.args, request.output_dir
     scores = {name.removeprefix("eval_"): value for name, value in eval_metrics.items()}
-    inherited = {f.name for f in fields(TrainingArguments)}
-    has_teacher = run.teacher_model is not None and not run.baseline
-    teacher = display_name(str(run.teacher_model)) if has_teacher else None
     validation = None
-    if scorer is not None:
+    if request.data.validates:
         validation = data_name(data.validation_file, data.dataset_name, data.validation_split)
-    content = {
-        "hf_distill_version": __version__,
-        "task": request.task.name,
-        "recipe": run.recipe,
-        "student_model": display_name(run.student_model),
-        "teacher_model": teacher,
-        "train_data": data_name(data.train_file, data.dataset_name, data.train_split),
-        "validation_data": validation,
-        "distillation": {
-            f.name: getattr(args, f.name) for f in fields(args) if f.name not in inherited
-        },
-        "steps": trainer.state.global_step,
-        "train": {name.removeprefix("train_"): value for name, value in train_metrics.items()},
-        "eval": scores,
-    }
+    content = summary(request, trainer, train_metrics)
+    content |= {"validation_data": validation, "eval": scores}
+    content["intermediate_stage"] = intermediate_stage
     write_json(folder / "metrics.json", content)
     figures = {"training loss": train_metrics["train_loss"]}
+    quality: dict[str, str] = {}
     if scorer is not None:
         for name, predictions in scorer.files().items():
             write_json(folder / name, predictions)
-        quality = scorer.measures.quality
-        figures |= {label: scores[key] for key, label in quality.items()}
-        figures |= {
-            name: value
-            for name, value in scores.items()
-            if name not in quality
-            and not name.endswith(("runtime", "per_second", "epoch", "_time"))
-        }
+        quality = dict(scorer.measures.quality)
+    figures |= {label: scores[key] for key, label in quality.items()}
+    figures |= {
+        name: value
+        for name, value in scores.items()
+        if name not in quality and not name.endswith(("runtime", "per_second", "epoch", "_time"))
+    }
     print_figures(f"{display_name(folder)}: {trainer.state.global_step} steps", figures)
-    sys.stdout.write(
-        f"The student is in {args.output_dir}. Its scores are in metrics.json there.\n"
-    )
+    what = "scores are" if scores else "figures are"
+    sys.stdout.write(f"The student is in {args.output_dir}. Its {what} in metrics.json there.\n")

@@ -185,14 +185,11 @@ class IntermediateDistillation:
         """What the student's forward must be asked for."""
         return self._recorder.extra_inputs(self.student)
 
-    def compare(
-        self, batch: Mapping[str, Any], *, only_losses: bool
-    ) -> AbstractContextManager[None]:
+    def compare(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
         """The student's forward pass inside is recorded and compared with the teacher's.
 
         Args:
             batch: as the student gets it.
-            only_losses: the outputs have nothing else (stage ``intermediate``, in training).
         """
         losses = self._losses
         assert losses is not None
@@ -200,7 +197,7 @@ class IntermediateDistillation:
         def compare(student: Recording, teacher: Recording) -> dict[str, Tensor]:
             return losses(student, teacher, batch)
 
-        return self._recorder.recording_student(compare, only_losses=only_losses)
+        return self._recorder.recording_student(compare)
 
     @staticmethod
     def taken_losses(outputs: Any) -> tuple[Any, dict[str, Tensor]]:

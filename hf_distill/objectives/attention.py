@@ -14,7 +14,7 @@ One set of rules for ``scores_loss``, ``probabilities_loss`` and ``relations_los
   whatever the types of the inputs. The division by the number of tokens or pairs is the caller's,
   so that any split of a batch gives the same result.
 - All is computed in float32 (float64), from half-precision inputs too. The gradient is rounded
-  once, to the type of the input that it belongs to. Autocast is the caller's to switch off.
+  once, to the type of the input that it belongs to. Autocast has no effect.
 - Memory beyond the inputs grows linearly with the length: no attention map exists as a whole.
 - The gradient reaches the student only, and is first order: ``create_graph=True`` raises.
 """

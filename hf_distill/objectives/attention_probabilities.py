@@ -111,7 +111,10 @@ def softmax_loss(
     pairs: Pairs,
     divergence: Divergence,
 ) -> Tensor:
-    """The sum over rows, mean over heads, of a divergence between attention probabilities."""
+    """The sum over rows, mean over heads, of a divergence between attention probabilities.
+
+    The student's query and key may be the same tensor.
+    """
     gradients = wants_gradient(student.query, student.key)
     with torch.no_grad(), torch.autocast(student.query.device.type, enabled=False):
         loss, of_query, of_key = _loss_and_gradients(
@@ -119,7 +122,9 @@ def softmax_loss(
         )
     if of_query is None or of_key is None:
         return loss
-    return with_gradients(loss, student.query, student.key, of_query, of_key)
+    if student.query is student.key:
+        return with_gradients(loss, (student.query, of_query.add_(of_key)))
+    return with_gradients(loss, (student.query, of_query), (student.key, of_key))
 
 
 def _loss_and_gradients(
@@ -172,10 +177,12 @@ def _clean(tensor: Tensor, group: Group, rows: slice, heads: int, dtype: torch.d
 
 
 def _hide(scores: Tensor, group: Group, rows: slice, pairs: Pairs) -> None:
-    """Give hidden pairs the same score on both sides; of padded queries all pairs are hidden."""
+    """Give hidden pairs the same score on both sides.
+
+    Padded queries, zeros on both sides, have the same probabilities anyway: they count 0.
+    """
     pairs.hide(scores, group, rows, _HIDDEN)
     if group.padding is not None:
         keys = pairs.keys(group, rows)
         by_sample = scores.unflatten(0, (group.padding.shape[0], -1))
         by_sample.masked_fill_(group.padding[:, :, keys].transpose(2, 3), _HIDDEN)
-        by_sample.masked_fill_(group.padding[:, :, rows], _HIDDEN)

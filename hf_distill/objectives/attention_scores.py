@@ -19,8 +19,8 @@ from hf_distill.objectives.chunks import (
 
 ROUTES = ("auto", "gram", "rows")
 
-_PER_PAIR = {"cpu": 130.0}
-_PER_FACTOR_ENTRY = {"cpu": 310.0}
+_PER_PAIR = {"cpu": 100.0}
+_PER_FACTOR_ENTRY = {"cpu": 400.0}
 """What passes over memory cost in ``faster_route``, as multiplications and additions that the
 processor does meanwhile: for a pair of tokens, and for an entry of X and Y. Measured on a CPU with
 AVX-512; see benchmarks/attention_kernels.py."""
@@ -99,8 +99,8 @@ def faster_route(
     """The route of ``scores_loss`` that takes less time where all pairs are visible.
 
     Counts multiplications and additions, forward and backward, and adds what passes over memory
-    cost. The type of the inputs does not matter: all is computed in float32. About 190 tokens are
-    where "gram" begins to win on a CPU with head_dims of 64, 100 with 32.
+    cost. The type of the inputs does not matter: all is computed in float32. About 220 tokens are
+    where "gram" begins to win on a CPU with head_dims of 64, 130 with 32.
 
     Args:
         length: tokens of a sample, padding included.
@@ -151,4 +151,4 @@ def _by_rows(
         loss *= scale
     if of_query is None or of_key is None:
         return loss
-    return with_gradients(loss, student.query, student.key, of_query, of_key)
+    return with_gradients(loss, (student.query, of_query), (student.key, of_key))

@@ -142,31 +142,29 @@ def wants_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def with_gradients(
-    loss: Tensor, query: Tensor, key: Tensor, of_query: Tensor, of_key: Tensor
-) -> Tensor:
-    """The 0-dim loss, with the gradients that were computed along with it."""
-    result: Tensor = _KnownGradients.apply(loss, query, key, of_query, of_key)
+def with_gradients(loss: Tensor, *gradients: tuple[Tensor, Tensor]) -> Tensor:
+    """The 0-dim loss with known gradients: tensors, each with what was computed for it."""
+    tensors, values = zip(*gradients, strict=True)
+    result: Tensor = _KnownGradients.apply(loss, *tensors, *values)
     return result
 
 
 class _KnownGradients(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, loss: Tensor, query: Tensor, key: Tensor, of_query: Tensor, of_key: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(of_query, of_key)
-        ctx.dtypes = (query.dtype, key.dtype)
+    def forward(ctx: Any, loss: Tensor, *tensors_and_gradients: Tensor) -> Tensor:
+        count = len(tensors_and_gradients) // 2
+        ctx.save_for_backward(*tensors_and_gradients[count:])
+        ctx.dtypes = [tensor.dtype for tensor in tensors_and_gradients[:count]]
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order()
-        gradients = (
+        gradients = [
             (gradient * grad_output).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return None, *gradients, None, None
+        ]
+        return None, *gradients, *(None for _ in gradients)
 
 
 def refuse_second_order() -> None:

@@ -122,8 +122,9 @@ class _Distance(torch.autograd.Function):
         ctx.masked = token_mask is not None
         ctx.groups = groups(token_mask, batch, length, student.device)
         loss = torch.zeros((), dtype=dtype, device=student.device)
-        for group, rows in _pieces(ctx.groups, student):
-            loss += value(*(_clean(x, group, rows, dtype) for x in (student, teacher)))
+        with torch.autocast(student.device.type, enabled=False):
+            for group, rows in _pieces(ctx.groups, student):
+                loss += value(*(_clean(x, group, rows, dtype) for x in (student, teacher)))
         return loss
 
     @staticmethod
@@ -131,9 +132,10 @@ class _Distance(torch.autograd.Function):
         refuse_second_order()
         (student,) = ctx.saved_tensors
         gradient = torch.zeros_like(student) if ctx.masked else torch.empty_like(student)
-        for group, rows in _pieces(ctx.groups, student):
-            sides = (_clean(x, group, rows, ctx.dtype) for x in (student, ctx.teacher))
-            part(gradient.unsqueeze(1), group, rows).copy_(ctx.slope(*sides, grad_output))
+        with torch.autocast(student.device.type, enabled=False):
+            for group, rows in _pieces(ctx.groups, student):
+                sides = (_clean(x, group, rows, ctx.dtype) for x in (student, ctx.teacher))
+                part(gradient.unsqueeze(1), group, rows).copy_(ctx.slope(*sides, grad_output))
         return gradient, None, None, None, None
 
 

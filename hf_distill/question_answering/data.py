@@ -46,6 +46,7 @@ def load_question_answering_dataset(
     split: str | None = None,
     config_name: str | None = None,
     revision: str | None = None,
+    answers: bool = True,
 ) -> Dataset:
     """Load and check a question-answering data set.
 
@@ -58,6 +59,8 @@ def load_question_answering_dataset(
         split: The split to take. Needed when the source has several; a file has none.
         config_name: The configuration of a Hub data set.
         revision: The branch, tag or commit of a Hub data set.
+        answers: False if they do not matter and may be missing: they are not read, and no row
+            has any.
 
     Returns:
         A data set with the columns `id` (unique, a string even where the source has numbers),
@@ -82,8 +85,8 @@ def load_question_answering_dataset(
         if path.is_file():
             if split is not None:
                 raise ValueError(f"{path} is a file and has no splits; leave out split={split!r}")
-            return _load_file(path)
-        return _from_rows(_load_folder(path, split), str(path))
+            return _load_file(path, answers)
+        return _from_rows(_load_folder(path, split), str(path), answers)
     if not isinstance(source, str) or not _HUB_ID.fullmatch(source) or _has_file_suffix(path):
         raise FileNotFoundError(
             f"no file or folder {str(source)!r}; source must be an existing path or the id of a "
@@ -98,7 +101,7 @@ def load_question_answering_dataset(
             f"{source} is a script on the Hub, which datasets no longer runs; the Hub keeps its "
             "data as Parquet, too: choose revision='refs/convert/parquet'"
         ) from error
-    return _from_rows(_one_split(loaded, source), source)
+    return _from_rows(_one_split(loaded, source), source, answers)
 
 
 def validate_answers(dataset: Dataset) -> None:
@@ -134,10 +137,10 @@ def _has_file_suffix(path: Path) -> bool:
     return path.suffix in {".json", ".gz", ".csv", ".tsv", ".txt", ".arrow", *_TABLE_READERS}
 
 
-def _load_file(path: Path) -> Dataset:
+def _load_file(path: Path, answers: bool) -> Dataset:
     name = path.name.lower()
     if name.endswith((".json", ".json.gz")):
-        return _from_records(read_squad_json(path), str(path))
+        return _from_records(read_squad_json(path, answers=answers), str(path))
     reader = _TABLE_READERS.get(path.suffix.lower())
     if reader is None:
         raise QuestionAnsweringDataError(
@@ -149,7 +152,7 @@ def _load_file(path: Path) -> Dataset:
     except Exception as error:  # datasets wraps the reason differently for each reader
         reason = error.__cause__ or error
         raise QuestionAnsweringDataError(f"{path} cannot be read: {reason}") from error
-    return _from_rows(rows, str(path))
+    return _from_rows(rows, str(path), answers)
 
 
 def _load_folder(path: Path, split: str | None) -> Dataset:
@@ -181,20 +184,21 @@ def _one_split(loaded: Dataset | DatasetDict, source: str) -> Dataset:
     return next(iter(loaded.values()))
 
 
-def _from_rows(rows: Dataset, source: str) -> Dataset:
-    return _from_records(_records(rows, source), source)
+def _from_rows(rows: Dataset, source: str, answers: bool) -> Dataset:
+    return _from_records(_records(rows, source, answers=answers), source)
 
 
-def _records(rows: Dataset, source: str) -> Iterable[Record]:
-    missing = [name for name in REQUIRED_COLUMNS if name not in rows.column_names]
+def _records(rows: Dataset, source: str, *, answers: bool = True) -> Iterable[Record]:
+    required = [name for name in REQUIRED_COLUMNS if answers or name != "answers"]
+    missing = [name for name in required if name not in rows.column_names]
     if missing:
         raise QuestionAnsweringDataError(
             f"{source} is not a question-answering data set: no column {', '.join(missing)}; "
             f"it has {', '.join(rows.column_names)}"
         )
-    wanted = [name for name in (*REQUIRED_COLUMNS, "title") if name in rows.column_names]
+    wanted = [name for name in (*required, "title") if name in rows.column_names]
     plain = rows.select_columns(wanted).with_format(None)
-    return (row_record(row, f"row {index}") for index, row in enumerate(plain))
+    return (row_record(row, f"row {index}", answers=answers) for index, row in enumerate(plain))
 
 
 def _from_records(records: Iterable[Record], source: str) -> Dataset:

@@ -62,13 +62,14 @@ def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> 
     return value
 
 
-def row_record(row: Mapping[str, Any], where: str) -> Record:
+def row_record(row: Mapping[str, Any], where: str, *, answers: bool = True) -> Record:
     """Turn a row of a `datasets.Dataset` into a record.
 
     Args:
         row: `id`, `context`, `question`, `answers` and possibly `title`. `answers` is an object
             of lists, as in the Hub's `squad`, or a list of objects.
         where: The place of the row in its source.
+        answers: Whether to read them; otherwise the record has none.
 
     Returns:
         The record, types checked.
@@ -76,6 +77,19 @@ def row_record(row: Mapping[str, Any], where: str) -> Record:
     Raises:
         QuestionAnsweringDataError: A field is missing or has the wrong type.
     """
+    texts, starts = _row_answers(row, where) if answers else ([], [])
+    return Record(
+        where=where,
+        id=str(field(row, "id", (str, int), where)),
+        title=article_title(row, where),
+        context=field(row, "context", str, where),
+        question=field(row, "question", str, where),
+        texts=texts,
+        starts=starts,
+    )
+
+
+def _row_answers(row: Mapping[str, Any], where: str) -> tuple[list[str], list[int]]:
     answers = field(row, "answers", (dict, list), where)
     if isinstance(answers, dict):
         texts = field(answers, "text", list, f"{where}.answers")
@@ -87,16 +101,7 @@ def row_record(row: Mapping[str, Any], where: str) -> Record:
         answers = [
             {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
         ]
-    texts, starts = answer_lists(answers, f"{where}.answers")
-    return Record(
-        where=where,
-        id=str(field(row, "id", (str, int), where)),
-        title=article_title(row, where),
-        context=field(row, "context", str, where),
-        question=field(row, "question", str, where),
-        texts=texts,
-        starts=starts,
-    )
+    return answer_lists(answers, f"{where}.answers")
 
 
 def article_title(record: Mapping[str, Any], where: str) -> str:

@@ -13,7 +13,7 @@ from hf_distill.question_answering.errors import QuestionAnsweringDataError
 from hf_distill.question_answering.records import Record, answer_lists, article_title, field
 
 
-def read_squad_json(path: Path) -> Iterator[Record]:
+def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
     """Read the questions of a file, one by one.
 
     The layout is `{"data": [{"paragraphs": [{"context": …, "qas": [{"id": …, "question": …,
@@ -24,6 +24,7 @@ def read_squad_json(path: Path) -> Iterator[Record]:
 
     Args:
         path: A `.json` file, or `.json.gz`.
+        answers: Whether to read the answers, and whether a question has any.
 
     Yields:
         The records, types checked.
@@ -46,23 +47,12 @@ def read_squad_json(path: Path) -> Iterator[Record]:
             place = f"data[{a}].paragraphs[{p}]"
             context = field(paragraph, "context", str, place)
             for q, question in enumerate(field(paragraph, "qas", list, place)):
-                yield _question(question, f"{place}.qas[{q}]", name, context)
+                yield _question(question, f"{place}.qas[{q}]", name, context, answers)
 
 
-def _question(question: Any, where: str, article: str, context: str) -> Record:
+def _question(question: Any, where: str, article: str, context: str, with_answers: bool) -> Record:
     key = field(question, "id", (str, int), where)
-    impossible = None
-    if "is_impossible" in question:
-        impossible = field(question, "is_impossible", bool, where)
-    answers = []
-    if not impossible or "answers" in question:
-        answers = field(question, "answers", list, where)
-    texts, starts = answer_lists(answers, f"{where}.answers")
-    if impossible is not None and impossible == bool(texts):
-        raise QuestionAnsweringDataError(
-            f"{where} (id {str(key)!r}) says is_impossible={json.dumps(impossible)} but has "
-            f"{len(texts)} answers; change one of the two"
-        )
+    texts, starts = _answers(question, str(key), where) if with_answers else ([], [])
     return Record(
         where=where,
         id=str(key),
@@ -72,6 +62,22 @@ def _question(question: Any, where: str, article: str, context: str) -> Record:
         texts=texts,
         starts=starts,
     )
+
+
+def _answers(question: Any, key: str, where: str) -> tuple[list[str], list[int]]:
+    impossible = None
+    if "is_impossible" in question:
+        impossible = field(question, "is_impossible", bool, where)
+    answers = []
+    if not impossible or "answers" in question:
+        answers = field(question, "answers", list, where)
+    texts, starts = answer_lists(answers, f"{where}.answers")
+    if impossible is not None and impossible == bool(texts):
+        raise QuestionAnsweringDataError(
+            f"{where} (id {key!r}) says is_impossible={json.dumps(impossible)} but has "
+            f"{len(texts)} answers; change one of the two"
+        )
+    return texts, starts
 
 
 def _parse(path: Path) -> Any:

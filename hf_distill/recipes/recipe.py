@@ -129,7 +129,7 @@ class Recipe:
     def in_words(self) -> str:
         """What to know before it is run: what it does, how its weight was translated, and more."""
         parts = (f"Recipe {self.name}: {self.summary}", self.translation, self.differs)
-        return "\n".join(textwrap.fill(part, 100) for part in parts) + "\n"
+        return "\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in parts) + "\n"
 
     @property
     def translation(self) -> str:
@@ -156,10 +156,16 @@ def list_recipes() -> list[str]:
 def load_recipe(name: str) -> Recipe:
     """Load a recipe.
 
+    Args:
+        name: its name; the name of the data at its end may be left out (``tinybert-6l``).
+
     Raises:
         ValueError: there is none of that name; the message names the nearest, or all.
     """
     known = list_recipes()
+    in_full = [one for one in known if one.rpartition("-")[0] == name]
+    if name not in known and len(in_full) == 1:
+        (name,) = in_full
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""

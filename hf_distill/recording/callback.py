@@ -71,9 +71,7 @@ class TeacherRecorderCallback(TrainerCallback):
         self._models: tuple[nn.Module, nn.Module] | None = None
         self._hook: Any = None
         self._losses: LossesOfRecordings | None = None
-        self._only_losses = False
         self._written_step: int | None = None
-        self._recording_student = False
         self._tokens: Callable[[list[int]], Any] | None = None
         self.pairs: Sequence[LayerPair] = ()
         self.teacher = Recording(frozenset(), frozenset())
@@ -147,30 +145,23 @@ class TeacherRecorderCallback(TrainerCallback):
             yield
 
     @contextmanager
-    def recording_student(
-        self, losses: LossesOfRecordings | None, *, only_losses: bool
-    ) -> Iterator[None]:
+    def recording_student(self, losses: LossesOfRecordings) -> Iterator[None]:
         """Record the student's forward pass inside, and compare it with the teacher's recording.
 
         Args:
             losses: compares; the results are the entry ``intermediate_losses`` of the outputs.
-                ``None`` records only.
-            only_losses: leave everything else out of the outputs, so that no gradient of it, not
-                even zero, reaches the task head, and DDP knows.
         """
         self.student.clear()
-        self._losses, self._only_losses = losses, only_losses
-        self._recording_student = True
+        self._losses = losses
         try:
             with recording_attention(self.student):
                 yield
         finally:
-            self._recording_student = False
             self._losses = None
 
     def _after_student(self, module: nn.Module, args: Any, outputs: Any) -> Any:
         """Compare inside the forward pass: DDP and FSDP see the losses and nothing bigger."""
-        if not self._recording_student:
+        if self._losses is None:
             return outputs
         self.student.take_outputs(outputs, "student")
         if not isinstance(outputs, ModelOutput):
@@ -178,11 +169,9 @@ class TeacherRecorderCallback(TrainerCallback):
                 f"The student returned a {type(outputs).__name__}; intermediate layers need a "
                 "model whose forward returns a ModelOutput (return_dict=True)."
             )
-        results = None
-        if self._losses is not None:
-            results = self._losses(self.student, self.teacher)
-        kept = {} if self._only_losses else _without(outputs, "hidden_states", "attentions")
-        return _with_losses(type(outputs))(**kept, **{_LOSSES: results})
+        kept = _without(outputs, "hidden_states", "attentions")
+        losses = {_LOSSES: self._losses(self.student, self.teacher)}
+        return _with_losses(type(outputs))(**kept, **losses)
 
     # ---- samples -------------------------------------------------------------------------------
 

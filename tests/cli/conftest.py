@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cli_runs import FACTS, WINDOWS, Files, Result, squad
 from tiny import model_for, tokenizer
+from two_stage_runs import STAGES
 
 from hf_distill.cli.main import main
 
@@ -64,3 +65,35 @@ def train_options(files: Files, tmp_path: Path) -> list[str]:
         *("--logging_steps", "1", "--disable_tqdm", "true", "--use_cpu"),
         *WINDOWS,
     ]
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A student without a head, narrower than its teacher, with dropout."""
+    folder = tmp_path_factory.mktemp("encoder")
+    model = model_for("question-answering", seed=5, layers=1, width=8, hidden_dropout_prob=0.1)
+    model.bert.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def two_stages(train_options: list[str], encoder: str) -> list[str]:
+    """A run of 4 + 4 steps with a checkpoint every second step."""
+    return [*train_options, *STAGES, "--student_model", encoder]
+
+
+@pytest.fixture(scope="session")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, files: Files, encoder: str
+) -> Callable[[Callable[..., Result], list[str]], Path]:
+    """The folder of a run that nothing interrupted; run once."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+
+    def run(program: Callable[..., Result], options: list[str]) -> Path:
+        if not folder.exists():
+            result = program(*options, "--output_dir", folder)
+            assert result.status == 0, result.stderr
+        return folder
+
+    return run

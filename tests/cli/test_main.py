@@ -53,7 +53,7 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["evaluate", "compare", "answer", "recipes"])
+@pytest.mark.parametrize("command", ["evaluate", "compare", "answer", "pictures", "recipes"])
 def test_help_of_a_light_command_does_not_wait_for_torch(command: str) -> None:
     script = f"""
 import sys

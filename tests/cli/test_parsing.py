@@ -50,6 +50,9 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, **kwargs: Any) ->
         ("teacher_model: -weird", "teacher_model", "-weird"),
         ("temperature:", "temperature", 2.0),
         ("train_file: 'a b.json'", "train_file", "a b.json"),
+        ("layer_mapping: 3:6", "layer_mapping", "3:6"),  # 186 to YAML 1.1
+        ("layer_mapping: 1:2,3:6", "layer_mapping", "1:2,3:6"),
+        ("layer_mapping: 2,4,6", "layer_mapping", "2,4,6"),
     ],
 )  # fmt: skip
 def test_config_file_means_what_it_says(

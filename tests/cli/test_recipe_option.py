@@ -14,7 +14,7 @@ from cli_runs import Files, Result
 from recipes.stand_ins import STAND_INS, save_models, write_data
 
 from hf_distill.cli.train import build_parser
-from hf_distill.recipes import list_recipes, load_recipe
+from hf_distill.recipes import Recipe, list_recipes, load_recipe
 
 NAME = "roberta-base-squad2"
 
@@ -110,6 +110,28 @@ def test_what_does_not_go_together(
         assert fragment in result.stderr
 
 
+def shorter(recipe: Recipe) -> list[str]:
+    two_stages = "intermediate_epochs" in recipe.training
+    return ["--intermediate_max_steps", "2"] if two_stages else []
+
+
+def test_a_recipe_goes_by_its_full_name_in_reports(
+    tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    recipe = load_recipe("tinybert-6l")
+    save_models(recipe, {role: tmp_path / role for role in ("student", "teacher")})
+    file = write_data(recipe, tmp_path / "data.json")
+    words = ["--recipe", "tinybert-6l", "--use_cpu", "--max_steps", "1", *shorter(recipe)]
+    models = [f"--{role}_model={tmp_path / role}" for role in ("student", "teacher")]
+    result = program(
+        *("train", *words, *models, "--train_file", file, "--output_dir", tmp_path / "out"),
+        *("--disable_tqdm", "true"),
+    )
+    assert result.status == 0, result.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["recipe"] == metrics["intermediate_stage"]["recipe"] == "tinybert-6l-squad2"
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_recipe_runs_on_stand_ins(
     name: str, tmp_path: Path, program: Callable[..., Result]
@@ -122,7 +144,16 @@ def test_every_recipe_runs_on_stand_ins(
         *("train", "--recipe", name, "--output_dir", tmp_path / "out"),
         *("--student_model", models["student"], "--teacher_model", models["teacher"]),
         *("--train_file", file, "--validation_file", file),
-        *("--max_steps", "2", "--logging_steps", "1", "--use_cpu", "--disable_tqdm", "true"),
+        *(
+            "--max_steps",
+            "2",
+            *shorter(recipe),
+            "--logging_steps",
+            "1",
+            "--use_cpu",
+            "--disable_tqdm",
+            "true",
+        ),
     )
     assert result.status == 0, result.stderr
     said = " ".join(result.stderr.split())
@@ -131,6 +162,12 @@ def test_every_recipe_runs_on_stand_ins(
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["recipe"] == name
     assert metrics["steps"] == 2
+    stage = metrics["intermediate_stage"]
+    assert (stage is not None) == ("intermediate_epochs" in recipe.training)
+    if stage is not None:
+        assert stage["steps"] == 2
+        first = json.loads((tmp_path / "out" / "intermediate" / "trainer_state.json").read_text())
+        assert first["log_history"][0]["loss_attention"] > 0
     assert metrics["distillation"]["temperature"] == recipe.published.temperature
     assert (
         metrics["distillation"]["distillation_loss_weight"]

@@ -1,4 +1,4 @@
-"""One optimizer step of several cases, as one of the processes: what it logged, where it ended."""
+"""Two optimizer steps of several cases, as one of the processes: what it logged, where it ended."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ if __name__ == "__main__":
             trainer_options={"data_collator": default_data_collator},
             per_device_train_batch_size=int(batch_size),
             gradient_accumulation_steps=int(accumulation),
-            max_steps=1,
+            max_steps=2,  # DDP notices in the second what the first left out
             optim="sgd",
-            learning_rate=0.1,
+            learning_rate=1e-3,
             max_grad_norm=0.0,
             train_sampling_strategy="sequential",
             **case,

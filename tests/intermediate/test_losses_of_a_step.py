@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from references import batch_of, hidden_states_loss, models, probabilities_loss
+from layer_references import (
+    batch_of,
+    hidden_states_loss,
+    models,
+    probabilities_loss,
+    scores_loss,
+)
 from runs import distil, logged
 from transformers import default_data_collator
 from zoo import PAIRS, zoo_dataset, zoo_model
@@ -59,6 +65,18 @@ def test_the_losses_are_those_of_sentences_alone(
     assert logged(trained, "loss_attention") == [pytest.approx(attention, rel=1e-4)]
     assert logged(trained, "loss") == [pytest.approx(hidden + attention, rel=1e-4)]
     assert logged(trained, "loss_task") == logged(trained, "loss_prediction") == []
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2"])
+def test_scores_are_a_mean_over_the_pairs_that_see_each_other(
+    architecture: str, tmp_path: Path
+) -> None:
+    task = "text-classification"
+    student, teacher = models(task, architecture)
+    causal = architecture == "gpt2"
+    expected = scores_loss(student, teacher, batch_of(task), MAPPING, causal=causal)
+    trained, _ = run(task, student, teacher, tmp_path, attention_loss="scores")
+    assert logged(trained, "loss_attention") == [pytest.approx(expected, rel=1e-4)]
 
 
 @pytest.mark.parametrize("attention_loss", ["scores", "probabilities_mse", "relations"])

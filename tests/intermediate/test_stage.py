@@ -18,6 +18,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from hf_distill import DistillationTrainer
 from hf_distill.intermediate import PROJECTIONS_FILE
+from hf_distill.layer_mapping import LayerPair
 
 TASK = "question-answering"
 
@@ -134,6 +135,29 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(
     assert len(load_file(files[0])) == 4
 
 
+def test_a_resumed_run_keeps_its_layer_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``auto`` would look at another student by then."""
+    options = {"layer_mapping": "auto", "stage": "intermediate", "save_strategy": "steps"}
+    pairs = [LayerPair(0, 0), LayerPair(1, 1)]
+    files = []
+    for steps, checkpoint in ((2, None), (4, str(tmp_path / "checkpoint-2"))):
+        monkeypatch.setattr(
+            "hf_distill.intermediate.distillation.suggest_layer_pairs",
+            lambda similarity, found=tuple(pairs): list(found),
+        )
+        trainer = DistillationTrainer(
+            model=narrow(), teacher_model=model_for(TASK, seed=1), train_dataset=dataset_for(TASK),
+            args=arguments(tmp_path, max_steps=steps, save_steps=2, **options),
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=checkpoint)
+        with safe_open(tmp_path / f"checkpoint-{steps}" / PROJECTIONS_FILE, "pt") as file:
+            files.append(json.loads(file.metadata()["layer_pairs"]))
+        pairs = [LayerPair(0, 0), LayerPair(1, 2)]
+    assert files == [[[0, 0], [1, 1]]] * 2
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other widths"])
 def test_a_checkpoint_without_its_projections_is_refused(damage: str, tmp_path: Path) -> None:
     distil(TASK, tmp_path, student=narrow(), stage="intermediate", save_strategy="steps",
@@ -169,6 +193,7 @@ def test_evaluation_has_the_same_losses_and_compute_metrics_sees_logits(tmp_path
     for name in ("loss", "loss_hidden_states", "loss_attention"):
         assert metrics[f"eval_{name}"] == pytest.approx(logged(trained, name)[0], rel=1e-5)
     assert [logits.shape for logits in seen[0].predictions] == [(16, 24), (16, 24)]
+    trained.args.eval_with_teacher = False  # there is no other loss
     unlabelled = trained.evaluate(dataset_for(TASK, labels=False))
     assert unlabelled["eval_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
 

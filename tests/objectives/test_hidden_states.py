@@ -42,9 +42,7 @@ def reference(student: Tensor, teacher: Tensor, mask: Tensor | None, loss: str) 
     return total
 
 
-def value_and_gradient(
-    student: Tensor, teacher: Tensor, **options: Any
-) -> tuple[Tensor, Tensor]:
+def value_and_gradient(student: Tensor, teacher: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
     student = student.detach().clone().requires_grad_()
     value = hidden_states_loss(student, teacher, **options)
     return value.detach(), torch.autograd.grad(value, student)[0]
@@ -145,7 +143,9 @@ def test_cosine_of_zero_vectors() -> None:
 
 def test_cosine_ignores_length_and_mse_does_not() -> None:
     student, teacher = states()
-    cosine, mse = (hidden_states_loss(7 * student, teacher, loss=loss) for loss in ("cosine", "mse"))
+    cosine, mse = (
+        hidden_states_loss(7 * student, teacher, loss=loss) for loss in ("cosine", "mse")
+    )
     torch.testing.assert_close(cosine, hidden_states_loss(student, teacher, loss="cosine"))
     assert mse > 5 * hidden_states_loss(student, teacher)
 

@@ -93,7 +93,25 @@ def test_what_is_not_all_of_the_published_procedure_says_so() -> None:
     partial = [recipe for recipe in RECIPES if not recipe.published.whole_procedure]
     assert {recipe.name for recipe in partial} == {"tinybert-4l-squad2", "tinybert-6l-squad2"}
     for recipe in partial:
-        assert "intermediate-layer stage" in recipe.differs
+        assert "hf-distill augment" in recipe.differs
+        assert "--intermediate_train_file" in recipe.differs
+        assert recipe.training["intermediate_epochs"] == 5
+        assert recipe.training["intermediate_learning_rate"] == 5e-5
+        assert recipe.training["learning_rate"] == 3e-5
+
+
+@EACH
+def test_the_name_of_the_data_may_be_left_out(recipe: Recipe) -> None:
+    short = recipe.name.rpartition("-")[0]
+    assert load_recipe(short) == recipe
+    assert "-" in short
+
+
+def test_a_short_name_that_two_recipes_have_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["pair-squad2", "pair-germanquad"]
+    monkeypatch.setattr("hf_distill.recipes.recipe.list_recipes", lambda: names)
+    with pytest.raises(ValueError, match="There is no recipe 'pair'"):
+        load_recipe("pair")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1.5, 5.0])
@@ -127,7 +145,7 @@ def test_the_translation_is_that_of_the_losses(temperature: float, weight: float
 @pytest.mark.parametrize(
     ("name", "fragments"),
     [
-        ("bert-medium", ["'bert-medium'", "did you mean 'bert-medium-squad2'?"]),
+        ("bert-medum", ["'bert-medum'", "did you mean 'bert-medium-squad2'?"]),
         ("roberta", ["did you mean"]),
         ("zzz", ["no recipe 'zzz'", *list_recipes()]),
         ("families", ["no recipe 'families'"]),

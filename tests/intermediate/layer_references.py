@@ -79,6 +79,51 @@ def probabilities_loss(
     return total / tokens
 
 
+def scores_loss(
+    student: Any, teacher: Any, batch: dict[str, Tensor], pairs: list[tuple[int, int]], *,
+    causal: bool,
+) -> float:  # fmt: skip
+    """The sum over layer pairs of the mean over visible pairs of the squared difference.
+
+    From the queries and keys that hooks on the linear layers of BERT and GPT-2 see.
+    """
+    total, seen = 0.0, 0
+    ours, theirs = plain(student), plain(teacher)
+    for sentence in sentences(batch):
+        s, t = _scores(ours, sentence), _scores(theirs, sentence)
+        length = s[0].shape[-1]
+        visible = torch.ones(length, length, dtype=torch.bool)
+        visible = visible.tril() if causal else visible
+        for i, j in pairs:
+            if i > 0:
+                squares = (s[i - 1] - t[j - 1]).square().mean(0)
+                total += float(squares[visible].sum())
+        seen += int(visible.sum())
+    return total / seen
+
+
+def _scores(model: Any, sentence: dict[str, Tensor]) -> list[Tensor]:
+    """``(heads, length, length)`` of each layer."""
+    outputs: dict[str, list[Tensor]] = {"query": [], "key": [], "c_attn": []}
+    hooks = [
+        module.register_forward_hook(lambda m, i, o, kind=kind: outputs[kind].append(o))
+        for name, module in model.named_modules()
+        if (kind := name.rpartition(".")[2]) in outputs
+    ]
+    model(**sentence)
+    for hook in hooks:
+        hook.remove()
+    fused = [part.split(part.shape[-1] // 3, dim=-1) for part in outputs["c_attn"]]
+    queries = outputs["query"] or [part[0] for part in fused]
+    keys = outputs["key"] or [part[1] for part in fused]
+    heads = model.config.num_attention_heads
+    found = []
+    for query, key in zip(queries, keys, strict=True):
+        q, k = (x[0].view(x.shape[1], heads, -1).transpose(0, 1) for x in (query, key))
+        found.append(q @ k.mT / q.shape[-1] ** 0.5)
+    return found
+
+
 def models(task: str, architecture: str, **student_options: Any) -> tuple[Any, Any]:
     """A student with one layer and a teacher with two."""
     student = zoo_model(task, architecture, seed=0, layers=1, **student_options)

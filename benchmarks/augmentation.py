@@ -1,0 +1,209 @@
+"""What data augmentation costs and how good it is: grouped and single masking, and a peer.
+
+    python benchmarks/augmentation.py --model MODEL --squad_path train-v1.1.json.gz
+
+The peer is Haystack v1's algorithm, written anew on the same model and texts: every word of one
+token in a pass of its own, batches of 16 within a context, logits of all tokens. Its own script,
+in its own environment, is timed outside; `--augmented FILE` counts the defects of what it wrote.
+Times are CPU seconds of one thread, context by context in turns; the table is Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import logging
+
+from hf_distill.augmentation import WordSubstituter
+from hf_distill.augmentation.drawing import apply, draw
+from hf_distill.augmentation.masked_lm import MaskedLanguageModel
+from hf_distill.question_answering import load_question_answering_dataset
+from hf_distill.reporting.files import display_name, write_json
+
+RESULTS = Path(__file__).parent / "results" / "augmentation.json"
+SPECIAL = re.compile(r"\[(?:SEP|CLS|MASK|PAD|UNK)\]|</?s>|<mask>|##", re.IGNORECASE)
+WORD = re.compile(r"[\w'’-]+")
+
+
+def plain_candidates(model: Any, tokenizer: Any, text: str, count: int, batch: int) -> int:
+    """Haystack's way: one word a pass. Returns the number of passes."""
+    encoding = tokenizer(text)
+    ids, words = encoding["input_ids"], encoding.word_ids()
+    pieces = Counter(words)
+    places = [i for i, word in enumerate(words) if word is not None and pieces[word] == 1]
+    for start in range(0, len(places), batch):
+        part = places[start : start + batch]
+        rows = torch.tensor([ids] * len(part))
+        rows[torch.arange(len(part)), torch.tensor(part)] = tokenizer.mask_token_id
+        with torch.no_grad():
+            logits = model(input_ids=rows).logits
+        logits[torch.arange(len(part)), torch.tensor(part)].softmax(-1).topk(count)
+    return len(places)
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """CPU seconds of a call, and what it returned."""
+    start = time.process_time()
+    value = call()
+    return time.process_time() - start, value
+
+
+def pseudo_perplexity(model: Any, tokenizer: Any, texts: Sequence[str], places: int) -> float:
+    """Exp of the mean surprise at some tokens, each masked by itself (Salazar et al. 2020)."""
+    generator = random.Random(0)
+    losses = []
+    for text in texts:
+        ids = tokenizer(text, truncation=True, max_length=256)["input_ids"]
+        chosen = generator.sample(range(1, len(ids) - 1), min(places, len(ids) - 2))
+        rows = torch.tensor([ids] * len(chosen))
+        rows[torch.arange(len(chosen)), torch.tensor(chosen)] = tokenizer.mask_token_id
+        with torch.no_grad():
+            logits = model(input_ids=rows).logits[torch.arange(len(chosen)), torch.tensor(chosen)]
+        targets = torch.tensor([ids[place] for place in chosen])
+        losses += torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
+    return float(torch.tensor(losses).mean().exp())
+
+
+def defects(source: str, augmented: str) -> dict[str, int]:
+    """What is wrong in an augmented SQuAD file, counted with no code of the package."""
+
+    def paragraphs(path: str) -> list[dict[str, Any]]:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [p for article in content["data"] for p in article["paragraphs"]]
+
+    original = {p["context"] for p in paragraphs(source)}
+    folded = {" ".join(re.findall(r"\w+", text.lower())) for text in original}
+    shapes = {WORD.sub("w", text) for text in original}
+    counts: Counter[str] = Counter()
+    ids: Counter[Any] = Counter()
+    for paragraph in paragraphs(augmented):
+        context = paragraph["context"]
+        counts["paragraphs"] += 1
+        counts["questions"] += len(paragraph["qas"])
+        is_original = context in original
+        counts["same words as an original"] += (
+            not is_original and " ".join(re.findall(r"\w+", context.lower())) in folded
+        )
+        counts["special tokens or pieces"] += bool(SPECIAL.search(context))
+        counts["spacing or punctuation changed"] += WORD.sub("w", context) not in shapes
+        for question in paragraph["qas"]:
+            ids[str(question["id"])] += 1
+            answers = question["answers"]
+            counts["answers lost"] += not answers and not question.get("is_impossible", False)
+            counts["answers misplaced"] += any(
+                context[a["answer_start"] : a["answer_start"] + len(a["text"])] != a["text"]
+                for a in answers
+            )
+    counts["ids used twice"] = sum(count - 1 for count in ids.values())
+    return dict(counts)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Run everything."""
+    rows = load_question_answering_dataset(options.squad_path)
+    contexts = list(dict.fromkeys(rows["context"]))
+    near = [text for text in contexts if 100 <= len(text.split()) <= 160]
+    texts = near[:: max(len(near) // options.contexts, 1)][: options.contexts]
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = AutoModelForMaskedLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    ours = {
+        masking: WordSubstituter(
+            MaskedLanguageModel(model, tokenizer, masking=masking, device="cpu"),
+            word_possibilities=options.word_possibilities,
+        )
+        for masking in ("grouped", "single")
+    }
+    seconds: dict[str, list[float]] = {"one word a pass, plain": [], "single": [], "grouped": []}
+    found: dict[str, list[Any]] = {"grouped": [], "single": []}
+    passes = 0
+    for text in texts:
+        spent, count = timed(
+            lambda text=text: plain_candidates(
+                model, tokenizer, text, options.word_possibilities, 16
+            )
+        )
+        passes += count
+        seconds["one word a pass, plain"].append(spent)
+        for name, substituter in ours.items():
+            spent, (candidates,) = timed(lambda s=substituter, text=text: s.candidates([text]))
+            seconds[name].append(spent)
+            found[name].append(candidates)
+    overlaps = [
+        len({*one.words} & {*other.words}) / max(len(other.words), 1)
+        for here, there in zip(found["grouped"], found["single"], strict=True)
+        for one, other in zip(here, there, strict=True)
+    ]
+    firsts = [
+        one.words[0] == other.words[0]
+        for here, there in zip(found["grouped"], found["single"], strict=True)
+        for one, other in zip(here, there, strict=True)
+    ]
+    copies = {
+        name: [
+            apply(text, draw(text, words, replace_probability=0.4, seed=0, copy=1))
+            for text, words in zip(texts, all_words, strict=True)
+        ]
+        for name, all_words in found.items()
+    }
+    base = sum(seconds["one word a pass, plain"])
+    return {
+        "model": display_name(options.model),
+        "contexts": len(texts),
+        "words a context": statistics.mean(len(text.split()) for text in texts),
+        "threads": torch.get_num_threads(),
+        "passes of the plain way": passes,
+        "seconds a context": {name: statistics.median(s) for name, s in seconds.items()},
+        "times as fast as the plain way": {name: base / sum(s) for name, s in seconds.items()},
+        "candidates shared by grouped and single": statistics.mean(overlaps),
+        "same first candidate": statistics.mean(firsts),
+        "pseudo-perplexity": {
+            "original": pseudo_perplexity(model, tokenizer, texts, options.places),
+            **{
+                name: pseudo_perplexity(model, tokenizer, written, options.places)
+                for name, written in copies.items()
+            },
+        },
+    }
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--squad_path", required=True)
+    parser.add_argument("--contexts", type=int, default=12)
+    parser.add_argument("--word_possibilities", type=int, default=15)
+    parser.add_argument("--places", type=int, default=24, help="tokens a text, for perplexity")
+    parser.add_argument("--augmented", action="append", default=[], help="count its defects")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    if options.augmented:
+        content: dict[str, Any] = {
+            display_name(path): defects(options.squad_path, path) for path in options.augmented
+        }
+    else:
+        content = measure(options)
+        print("| masking | s a context | times as fast |\n| --- | --- | --- |")
+        for name, seconds in content["seconds a context"].items():
+            faster = content["times as fast as the plain way"][name]
+            print(f"| {name} | {seconds:.2f} | {faster:.1f} |")
+    print(json.dumps(content, indent=2))
+    write_json(options.output, content)
+
+
+if __name__ == "__main__":
+    main()

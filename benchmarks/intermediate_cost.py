@@ -1,0 +1,241 @@
+"""What a step of intermediate-layer distillation costs, beside a step on the logits.
+
+    OMP_NUM_THREADS=1 python benchmarks/intermediate_cost.py --record
+
+The student (6 layers) and the teacher (12) are 768 wide. Ways that train the same student on equal
+batches take turns, step by step, in one process:
+
+- ``prediction``: ``DistillationTrainer`` with weight 1, the teacher beside it;
+- ``intermediate``: ``DistillationTrainer`` in that stage, hidden states and attention scores;
+- each with the attention implementations ``sdpa`` and ``eager``;
+- ``all maps``: a bare loop that compares hidden states and the full attention maps of eager
+  attention, as TinyBERT, Haystack and TextBrewer do.
+
+``--memory`` runs each way alone, in a process of its own, for its peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+from datasets import Dataset
+from report import circumstances, replace_section, write_json
+from step_cost import TakeTurns, Turns
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import BertConfig, BertForQuestionAnswering, default_data_collator
+
+from hf_distill import DistillationTrainer, DistillationTrainingArguments
+
+WAYS = (
+    *("prediction, sdpa", "prediction, eager"),
+    *("intermediate, sdpa", "intermediate, eager"),
+    "all maps",
+)
+BATCH_SIZES = {128: 8, 384: 3, 512: 2, 1024: 1, 2048: 1, 4096: 1}
+TEACHER_LAYERS, STUDENT_LAYERS, WIDTH, HEADS, VOCABULARY = 12, 6, 768, 12, 30522
+WARM_UP = 1
+
+
+def build(layers: int, length: int, implementation: str) -> BertForQuestionAnswering:
+    torch.manual_seed(layers)
+    config = BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        max_position_embeddings=max(length, 512),
+    )
+    model = BertForQuestionAnswering(config)
+    model.set_attn_implementation(implementation)
+    return model
+
+
+def make_data(length: int, steps: int) -> Dataset:
+    rows = BATCH_SIZES[length] * (steps + WARM_UP)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, VOCABULARY, (rows, length), generator=generator)
+    return Dataset.from_dict(
+        {
+            "input_ids": ids.tolist(),
+            "token_type_ids": torch.zeros_like(ids).tolist(),
+            "attention_mask": torch.ones_like(ids).tolist(),
+        }
+    )
+
+
+def all_maps(data: Dataset, length: int, bf16: bool, turns: Turns) -> None:
+    """Every hidden state and every attention map of both models, compared in full."""
+    student = build(STUDENT_LAYERS, length, "eager").train()
+    teacher = build(TEACHER_LAYERS, length, "eager").eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=5e-5, fused=True)
+    loader = DataLoader(data, BATCH_SIZES[length], collate_fn=default_data_collator)
+    outputs = {"output_hidden_states": True, "output_attentions": True}
+    every = TEACHER_LAYERS // STUDENT_LAYERS
+    for batch in loader:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            theirs = teacher(**batch, **outputs)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            ours = student(**batch, **outputs)
+        pairs = [
+            *zip(ours.hidden_states, theirs.hidden_states[::every], strict=True),
+            *zip(ours.attentions, theirs.attentions[every - 1 :: every], strict=True),
+        ]
+        loss = sum((F.mse_loss(s.float(), t.float()) for s, t in pairs), start=torch.zeros(()))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        turns.done("all maps")
+        turns.wait("all maps")
+    turns.done("all maps")
+
+
+def trained(
+    data: Dataset, length: int, steps: int, bf16: bool, turns: Turns, name: str, folder: str
+) -> None:
+    stage, implementation = name.split(", ")
+    trainer = DistillationTrainer(
+        model=build(STUDENT_LAYERS, length, implementation),
+        teacher_model=build(TEACHER_LAYERS, length, implementation),
+        args=DistillationTrainingArguments(
+            folder,
+            stage=stage,
+            distillation_loss_weight=1.0,
+            per_device_train_batch_size=BATCH_SIZES[length],
+            max_steps=steps + WARM_UP,
+            use_cpu=True,
+            bf16=bf16,
+            save_strategy="no",
+            logging_steps=100,
+            disable_tqdm=True,
+            report_to="none",
+        ),
+        train_dataset=data,
+        data_collator=default_data_collator,
+        callbacks=[TakeTurns(turns, name)],
+    )
+    trainer.train()
+
+
+def measure(length: int, steps: int, bf16: bool, ways: tuple[str, ...]) -> Turns:
+    data, turns = make_data(length, steps), Turns(ways)
+    with tempfile.TemporaryDirectory() as folder:
+        functions: dict[str, Callable[[], Any]] = {
+            name: lambda name=name: trained(data, length, steps, bf16, turns, name, folder)  # type: ignore[misc]
+            for name in ways
+        }
+        if "all maps" in functions:
+            functions["all maps"] = lambda: all_maps(data, length, bf16, turns)
+        turns.run(functions)
+    return turns
+
+
+def compare(length: int, steps: int, bf16: bool) -> dict[str, Any]:
+    """CPU seconds of a step, and the ratios of neighbours in time."""
+    cpu = measure(length, steps, bf16, WAYS).cpu
+    kept = {name: times[WARM_UP : WARM_UP + steps] for name, times in cpu.items()}
+    seconds = {name: median(times) for name, times in kept.items()}
+    best = {
+        stage: min((name for name in WAYS if name.startswith(stage)), key=seconds.__getitem__)
+        for stage in ("prediction", "intermediate")
+    }
+    ours = kept[best["intermediate"]]
+    ratios = {
+        base: quantiles([a / b for a, b in zip(ours, kept[name], strict=True)], n=4)
+        for base, name in (("prediction", best["prediction"]), ("all maps", "all maps"))
+    }
+    return {
+        "length": length,
+        "batch_size": BATCH_SIZES[length],
+        "precision": "bf16" if bf16 else "float32",
+        "steps": steps,
+        "cpu_seconds": seconds,
+        "fastest": best,
+        "ratio": ratios,
+    }
+
+
+def peak_memory(length: int, bf16: bool, name: str) -> float:
+    """Of a process that does nothing else, in GB."""
+    command = [sys.executable, __file__, "--alone", json.dumps([length, bf16, name])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def alone(length: int, bf16: bool, name: str) -> None:
+    measure(length, 1, bf16, (name,))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+
+
+def render(results: list[dict[str, Any]], memory: list[dict[str, Any]]) -> str:
+    lines = [
+        f"| length × batch | precision | {' | '.join(f'{way}, s' for way in WAYS)} | "
+        "intermediate / prediction (aim: 1.08) | intermediate / all maps |",
+        "|---|---|" + "---|" * (len(WAYS) + 2),
+    ]
+    for result in results:
+        cells = [f"{result['cpu_seconds'][way]:.2f}" for way in WAYS]
+        cells += [f"{b:.3f} ({a:.3f}–{c:.3f})" for a, b, c in result["ratio"].values()]
+        size = f"{result['length']:,} × {result['batch_size']}"
+        lines.append(f"| {size} | {result['precision']} | {' | '.join(cells)} |")
+    if memory:
+        ways = list(memory[0]["gigabytes"])
+        lines += [
+            "",
+            f"| length × batch | {' | '.join(f'{way}, GB' for way in ways)} | "
+            "intermediate / prediction (aim: 1.15) |",
+            "|---|" + "---|" * (len(ways) + 1),
+        ]
+        for row in memory:
+            cells = [f"{row['gigabytes'][way]:.2f}" for way in ways]
+            ratio = row["gigabytes"]["intermediate, sdpa"] / row["gigabytes"]["prediction, sdpa"]
+            size = f"{row['length']:,} × {BATCH_SIZES[row['length']]}"
+            lines.append(f"| {size} | {' | '.join(cells)} | {ratio:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print, and record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 384, 512, 1024, 2048])
+    parser.add_argument("--memory", type=int, nargs="*", default=[384, 1024, 2048, 4096])
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.alone:
+        alone(*json.loads(options.alone))
+        return
+    results = []
+    for length in options.lengths:
+        for bf16 in (False, True):
+            results.append(compare(length, options.steps, bf16))
+            print(json.dumps(results[-1]), flush=True)
+    memory = []
+    for length in options.memory:
+        ways = ("prediction, sdpa", "intermediate, sdpa", "all maps")
+        row = {way: peak_memory(length, False, way) for way in ways}
+        memory.append({"length": length, "gigabytes": row})
+        print(json.dumps(memory[-1]), flush=True)
+    print(render(results, memory))
+    if options.record:
+        content = {"results": results, "memory": memory, **circumstances()}
+        write_json("intermediate_cost", content)
+        replace_section("intermediate_cost", render(results, memory))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""``hf-distill pictures``: what a run recorded, as images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_distill.cli.arguments import option
+from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, SAMPLES, last_checkpoint
+
+if TYPE_CHECKING:
+    from hf_distill.layer_mapping import LayerPair
+    from hf_distill.recording.samples import RecordedSample
+
+EXAMPLES = """\
+examples:
+  hf-distill train … --record_steps 200 --output_dir distilled
+  hf-distill pictures distilled
+  hf-distill pictures distilled --step 400 --layers 3:6 --head 0
+"""
+_HEADER = ("picture", "what it shows")
+
+
+@dataclass
+class PicturesArguments:
+    """What `pictures` draws."""
+
+    step: int | None = option(
+        help="The recorded sentence: the step at which it was recorded. By default the last one."
+    )
+    layers: str | None = option(
+        help="The layers whose attentions are drawn, student:teacher, such as 3:6; counted from 1. "
+        "By default the last pair that learns from each other."
+    )
+    head: int | None = option(
+        help="The attention head, from 0. By default the mean of all heads of a layer."
+    )
+
+
+def build_parser() -> CommandParser:
+    """The parser of the command."""
+    parser = CommandParser(
+        [PicturesArguments],
+        prog="hf-distill pictures",
+        usage="hf-distill pictures RUN_FOLDER [--step N] [--layers STUDENT:TEACHER] [--head N]",
+        description="Draw what a run of `hf-distill train` recorded: the losses over time, and "
+        "with --record_steps the attentions of teacher and student side by side. The images go to "
+        "RUN_FOLDER/pictures; those of the first of two stages have names that begin with "
+        "`intermediate_`.",
+        sections=[Section("pictures", ["folder", "step", "layers", "head"])],
+        epilog=EXAMPLES,
+    )
+    parser.add_argument(
+        "folder", metavar="RUN_FOLDER", help="The --output_dir of the run, finished or not."
+    )
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """Draw all there is, and list it.
+
+    Args:
+        argv: the options, without the command's name.
+
+    Raises:
+        ValueError: the folder holds nothing to draw, or not what was asked for.
+        OSError: a file cannot be read or written.
+    """
+    options, positional = build_parser().parse(argv)
+    folder = Path(positional.folder).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder; name the --output_dir of a run.")
+
+    from hf_distill.reporting.files import display_name
+    from hf_distill.reporting.tables import print_rows
+
+    rows = [row for stage in _stages(folder) for row in _draw(folder, stage, options)]
+    if not rows:
+        raise ValueError(
+            f"{folder} holds nothing to draw: neither a trainer_state.json nor recorded samples. "
+            "Name the --output_dir of a run that has logged something."
+        )
+    if not any("attention" in name for name, _ in rows):
+        _refuse_choices(options, folder)
+        sys.stderr.write("No attentions were recorded: train with --record_steps for those.\n")
+    print_rows(f"{display_name(folder)}: pictures", _HEADER, rows)
+    sys.stdout.write(f"They are in {folder / PICTURES}.\n")
+
+
+def _stages(folder: Path) -> list[Path]:
+    return [stage for stage in (folder / INTERMEDIATE, folder) if stage.is_dir()]
+
+
+def _refuse_choices(options: PicturesArguments, folder: Path) -> None:
+    for name in ("step", "layers", "head"):
+        if getattr(options, name) is not None:
+            recorded = sorted({s for stage in _stages(folder) for s in _steps(stage)})
+            there = f"only those of the steps {recorded}" if recorded else "no recorded attentions"
+            raise ValueError(
+                f"--{name} {getattr(options, name)}: there are {there} in {folder} "
+                "(--record_steps of `hf-distill train` records them)."
+            )
+
+
+def _draw(folder: Path, stage: Path, options: PicturesArguments) -> Iterator[tuple[str, str]]:
+    """Draw what a stage has; the names of the files and what they show."""
+    from hf_distill.reporting.attention_maps import plot_attention
+    from hf_distill.reporting.plots import plot_losses
+
+    first = "" if stage == folder else f"{INTERMEDIATE}_"
+    in_words = "" if stage == folder else "intermediate stage: "
+    history = _log_history(stage)
+    if any("loss" in entry for entry in history):
+        file = plot_losses(history, folder / PICTURES / f"{first}losses.png")
+        last = max(entry["step"] for entry in history)
+        yield file.name, f"{in_words}losses up to step {last:,}"
+    sample = _sample(stage, options.step)
+    if sample is None:
+        return
+    pair = _pair(sample, options.layers)
+    which = "" if options.head is None else f"_head_{options.head}"
+    name = f"{first}attention_step_{sample.step}_layers_{pair.student}_{pair.teacher}{which}.png"
+    plot_attention(sample, pair, folder / PICTURES / name, head=options.head)
+    heads = "mean of all heads" if options.head is None else f"head {options.head}"
+    text = " ".join(sample.tokens or ())
+    text = text if len(text) <= 60 else f"{text[:57]}…"
+    yield (
+        name,
+        (
+            f"{in_words}attention at step {sample.step:,}, layer {pair.student} of the student and "
+            f"{pair.teacher} of the teacher, {heads}: {text}"
+        ),
+    )
+
+
+def _log_history(stage: Path) -> list[dict[str, Any]]:
+    """What the trainer logged: all of it, or up to the last checkpoint of an unfinished run."""
+    checkpoint = last_checkpoint(stage)
+    for folder in (stage, None if checkpoint is None else Path(checkpoint)):
+        file = None if folder is None else folder / "trainer_state.json"
+        if file is not None and file.is_file():
+            try:
+                history: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))["log_history"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{file} is no state of a Trainer, or it is damaged.") from error
+            return history
+    return []
+
+
+def _steps(stage: Path) -> list[int]:
+    files = (stage / SAMPLES).glob("step-*.safetensors")
+    return sorted(int(file.stem.removeprefix("step-")) for file in files)
+
+
+def _sample(stage: Path, step: int | None) -> RecordedSample | None:
+    """The sample of a step, or the last one; ``None`` if this stage has none."""
+    steps = _steps(stage)
+    if not steps or (step is not None and step not in steps):
+        return None
+    from hf_distill.recording.samples import read_sample
+
+    chosen = steps[-1] if step is None else step
+    return read_sample(stage / SAMPLES / f"step-{chosen:08d}.safetensors")
+
+
+def _pair(sample: RecordedSample, layers: str | None) -> LayerPair:
+    from hf_distill.layer_mapping import LayerPair
+
+    pairs = [pair for pair in sample.layer_pairs if pair.student and pair.teacher]
+    recorded = ", ".join(f"{pair.student}:{pair.teacher}" for pair in pairs)
+    if layers is None:
+        if not pairs:
+            raise ValueError(
+                f"The sample of step {sample.step} has no attentions, only embeddings; train with "
+                "another --layer_mapping."
+            )
+        return pairs[-1]
+    student, colon, teacher = layers.partition(":")
+    if not (colon and student.strip().isdigit() and teacher.strip().isdigit()):
+        raise ValueError(
+            f"--layers {layers} is no pair of layers; write student:teacher. The recorded pairs "
+            f"are {recorded}."
+        )
+    pair = LayerPair(int(student), int(teacher))
+    # Any two recorded layers may be looked at side by side.
+    if pair.student not in [p.student for p in pairs] or pair.teacher not in [
+        p.teacher for p in pairs
+    ]:
+        raise ValueError(f"--layers {layers} was not recorded; the recorded pairs are {recorded}.")
+    return pair

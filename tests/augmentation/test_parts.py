@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from masked_lms import WORDS
+from squad_files import document, write
+
+from hf_distill.augmentation import WordSubstituter, augment_squad, parts
+from hf_distill.augmentation.parts import Item, Parts, StoredCandidates
+from hf_distill.augmentation.processes import Rank, compute_share
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = [" ".join(WORDS[i : i + 7]) for i in range(0, 60, 5)]
+
+
+def big_document(repeat: int = 1) -> dict[str, Any]:
+    content = document()
+    content["data"].append(
+        {
+            "title": "",
+            "paragraphs": [
+                {"context": f"{text} {number}", "qas": []}
+                for number in range(repeat)
+                for text in TEXTS
+            ],
+        }
+    )
+    return content
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_TEXTS", 4)
+
+
+def items(texts: list[str] = TEXTS) -> list[Item]:
+    return [Item(text) for text in texts]
+
+
+def test_texts_are_computed_once_and_found_by_text(
+    substituter: WordSubstituter, tmp_path: Path
+) -> None:
+    odd = ["", "a\u2028b \ud83d river", "river", "x" * 40_000, "河"]
+    texts = [*TEXTS, *odd]
+    spans = [Item("river town", [(0, 5)]), Item("river town", [(6, 10)])]
+    made = Parts.create(tmp_path / "work", [*items(texts * 3), *spans], {}, resume=False)
+    lines = (tmp_path / "work" / "texts.jsonl").read_text().splitlines()
+    assert len(lines) == len(texts) + 2 and len(made) == 6
+    for part in made.missing():
+        made.compute(part, substituter)
+    stored = StoredCandidates(made)
+    for text in reversed(texts):
+        assert [w.start for w in stored(Item(text))] == [
+            w.start for w in substituter.candidates([text])[0]
+        ]
+    assert [(w.start, w.end) for item in spans for w in stored(item)] == [(0, 5), (6, 10)]
+    with pytest.raises(KeyError):
+        stored(Item("something else"))
+    stored.close()
+
+
+def test_resume_keeps_whole_parts(substituter: WordSubstituter, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    first = Parts.create(folder, items(), {"model": "a"}, resume=False)
+    first.compute(1, substituter)
+    written = (folder / "part-00001.jsonl").stat().st_mtime_ns
+    again = Parts.create(folder, items(), {"model": "a"}, resume=True)
+    assert again.missing() == [0, 2]
+    assert (folder / "part-00001.jsonl").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="started with model='a' [(]now 'b'[)]; leave resume out"):
+        Parts.create(folder, items(), {"model": "b"}, resume=True)
+    with pytest.raises(ValueError, match="started with other texts"):
+        Parts.create(folder, items()[1:], {"model": "a"}, resume=True)
+    assert Parts(folder).missing() == [0, 2]
+    assert Parts.create(folder, items(), {"model": "a"}, resume=False).missing() == [0, 1, 2]
+    assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "texts.jsonl"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_processes_share_the_parts(
+    count: int, substituter: WordSubstituter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Parts.create(tmp_path / "work", items(), {}, resume=False)
+    computed: list[int] = []
+    monkeypatch.setattr(Parts, "compute", lambda self, part, substituter: computed.append(part))
+    shares = []
+    for number in range(count):
+        computed.clear()
+        compute_share(made, Rank(number, count), substituter, None)
+        shares.append(list(computed))
+    assert sorted(part for share in shares for part in share) == [0, 1, 2]
+    assert sum(map(bool, shares)) == min(count, 3)
+    compute_share(made, Rank(0, 1), substituter, None, is_wanted=lambda: False)
+    assert computed == shares[-1]
+
+
+def squad_command(source: Path, target: Path, model: str, *options: str) -> list[str]:
+    return [
+        sys.executable, "-m", "hf_distill", "augment", "--squad_path", str(source), "--output_path",
+        str(target), "--model", model, "--device", "cpu", "--multiplication_factor", "3", *options,
+    ]  # fmt: skip
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    # Small parts in the other processes, too.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('SMALL_PARTS'):\n"
+        "    import hf_distill.augmentation.parts as parts\n"
+        "    parts.PART_TEXTS = 4\n"
+    )
+    return {
+        **os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "SMALL_PARTS": "1",
+        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_same_bytes_from_any_number_of_processes(saved_model: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.json", big_document())
+    options: dict[str, Any] = {"model": saved_model, "device": "cpu", "multiplication_factor": 3}
+    augment_squad(source, tmp_path / "one.json", **options)
+    augment_squad(source, tmp_path / "two.json", num_proc=2, **options)
+    assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    command = squad_command(source, tmp_path / "three.json", saved_model)
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run(
+        [*launch, *command[1:]], env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("questions in") == 1
+    assert (tmp_path / "three.json").read_bytes() == (tmp_path / "one.json").read_bytes()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed(saved_model: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.json", big_document(repeat=30))
+    target = tmp_path / "out.json"
+    command = squad_command(source, target, saved_model, "--masking", "single")
+    process = subprocess.Popen(
+        command, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    folder = tmp_path / ".out.json.parts"
+    while not list(folder.glob("part-*.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not target.exists()
+    assert 0 < len(Parts(folder).missing()) < len(Parts(folder))
+    options: dict[str, Any] = {"model": saved_model, "device": "cpu", "multiplication_factor": 3}
+    with pytest.raises(ValueError, match="masking='single' [(]now 'grouped'[)]"):
+        augment_squad(source, target, resume=True, **options)
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("part-*.jsonl")}
+    computed: list[int] = []
+    compute = Parts.compute
+
+    def count(self: Parts, part: int, substituter: WordSubstituter) -> None:
+        computed.append(part)
+        compute(self, part, substituter)
+
+    Parts.compute = count  # type: ignore[method-assign]
+    try:
+        augment_squad(source, target, resume=True, masking="single", **options)
+    finally:
+        Parts.compute = compute  # type: ignore[method-assign]
+    whole = json.loads(target.read_text())
+    assert computed and len(computed) + len(kept) == -(-(3 + 30 * len(TEXTS)) // 4)
+    augment_squad(source, tmp_path / "other.json", masking="single", **options)
+    assert json.loads((tmp_path / "other.json").read_text()) == whole
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_is_told(saved_model: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.json", big_document())
+    with pytest.raises(RuntimeError, match="status 1: .*masking='double'"):
+        augment_squad(
+            source, tmp_path / "out.json", model=saved_model, num_proc=2, masking="double"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["in.json"]

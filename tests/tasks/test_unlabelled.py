@@ -1,0 +1,59 @@
+"""Texts without labels: which columns they are, and what models get of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from tiny import model_for, tokenizer
+
+from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.unlabelled import encode_unlabelled, unlabelled_rows, unlabelled_sentences
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "expected"),
+    [
+        ({"text": ["a b"]}, {}, {"text": ["a b"]}),
+        ({"body": ["a b"]}, {}, {"text": ["a b"]}),
+        ({"body": ["a b"], "label": ["good"]}, {}, {"text": ["a b"]}),
+        ({"body": ["a b"], "mood": ["good"]}, {"label_column": "mood"}, {"text": ["a b"]}),
+        ({"label": ["good"], "premise": ["a"], "hypothesis": ["b"]}, {},
+         {"text": ["a"], "text_pair": ["b"]}),
+        ({"x": ["a"], "y": ["b"]}, {"text_column": "y", "text_pair_column": "x"},
+         {"text": ["b"], "text_pair": ["a"]}),
+    ],
+)  # fmt: skip
+def test_columns(
+    columns: dict[str, Any], options: dict[str, str], expected: dict[str, Any]
+) -> None:
+    rows = unlabelled_rows(Dataset.from_dict(columns), **options)
+    assert {name: list(rows[name]) for name in rows.column_names} == expected
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [({"n": [1]}, "which column|Which column"), ({"text": [""]}, "are empty")],
+)
+def test_no_texts(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(TaskDataError, match=message):
+        unlabelled_rows(Dataset.from_dict(columns))
+
+
+def test_words() -> None:
+    table = Dataset.from_dict({"tokens": [["a", "b"], ["c"]], "tags": [["O", "O"], ["O"]]})
+    assert list(unlabelled_sentences(table)["text"]) == ["a b", "c"]
+    with pytest.raises(TaskDataError, match="not lists of words"):
+        unlabelled_sentences(Dataset.from_dict({"tokens": ["a b"]}))
+    with pytest.raises(TaskDataError, match="are empty"):
+        unlabelled_sentences(Dataset.from_dict({"words": [[""]]}))
+
+
+def test_inputs_are_the_tokenizers_and_have_no_labels() -> None:
+    rows = Dataset.from_dict({"text": ["a b c d", "e"], "text_pair": ["f", "g h"]})
+    model, encode = model_for("text-classification", seed=0), tokenizer()
+    features, truncated = encode_unlabelled(rows, encode, model, max_length=6)
+    assert truncated == 1
+    for row, text, pair in zip(features, rows["text"], rows["text_pair"], strict=True):
+        assert row == dict(encode(text, pair, truncation=True, max_length=6))
