@@ -1,6 +1,6 @@
 """What the loss between attention scores costs, by each route and by full maps.
 
-    OMP_NUM_THREADS=1 python benchmarks/attention_kernels.py
+    OMP_NUM_THREADS=1 python benchmarks/attention_kernels.py --record
 
 One layer of 12 heads, forward and backward, on random Q and K that lie in memory as models leave
 them. The ways take turns; shown are medians of CPU seconds of one thread. ``full maps`` is what one
@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from report import circumstances, write_json
+from report import circumstances, replace_section, write_json
 from torch import Tensor
 
 from hf_distill.objectives import AttentionInputs, scores_loss
@@ -138,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--head_dims", type=int, nargs="+", default=HEAD_DIMS)
+    parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = [
@@ -146,10 +147,12 @@ def main() -> None:
         for head_dim in options.head_dims
         for length in options.lengths
     ]
-    write_json("attention_kernels", {"circumstances": circumstances(), "rows": rows})
-    print(table(rows))
     worst = max(row["picked_to_other"] for row in rows)
-    print(f"\nThe picked route takes at most {worst:.2f} of the time of the other.")
+    text = f"{table(rows)}\n\nThe picked route takes at most {worst:.2f} of the other's time.\n"
+    print(text)
+    if options.record:
+        write_json("attention_kernels", {"rows": rows, **circumstances()})
+        replace_section("attention_kernels", text)
 
 
 if __name__ == "__main__":
