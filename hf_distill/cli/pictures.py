@@ -88,7 +88,7 @@ def run(argv: Sequence[str]) -> None:
     if not any("attention" in name for name, _ in rows):
         _refuse_choices(options, folder)
         sys.stderr.write("No attentions were recorded: train with --record_steps for those.\n")
-    print_rows(f"{display_name(folder)}: pictures", _HEADER, rows)
+    print_rows(f"{display_name(folder)}: pictures", _HEADER, rows, names=True)
     sys.stdout.write(f"They are in {folder / PICTURES}.\n")
 
 

@@ -47,12 +47,25 @@ def print_figures(
 
 
 def print_rows(
-    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    console: Console | None = None,
+    *,
+    names: bool = False,
 ) -> None:
-    """Print a table of texts, as they are."""
+    """Print a table of texts, as they are.
+
+    Args:
+        title: the line above it.
+        header: of the columns.
+        rows: their cells.
+        console: where to; the terminal by default.
+        names: the first column has names to copy, which are not broken over lines.
+    """
     table = Table()
-    for name in header:
-        table.add_column(name, overflow="fold")
+    for i, name in enumerate(header):
+        table.add_column(name, overflow="fold", no_wrap=names and i == 0)
     for row in rows:
         table.add_row(*map(Text, row))
     (console or Console()).print(Text(title, style="bold"), table, sep="\n")
