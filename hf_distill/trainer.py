@@ -177,6 +177,7 @@ class DistillationTrainer(TrainerWithTeacher):
             losses |= of_layers
             if model.training and layers.is_sample_due(self.state.global_step):
                 layers.write_sample(self.state.global_step, inputs)
+            layers.forget()
         if teacher_outputs is not None and weight > 0:
             losses["prediction"] = self._prediction_loss(head, outputs, teacher_outputs, inputs)
 

@@ -210,6 +210,11 @@ class IntermediateDistillation:
         states = next(iter(self._recorder.student.hidden_states.values()))
         self._recorder.write_sample(step, batch, self._count.mask(batch, states.shape[1]))
 
+    def forget(self) -> None:
+        """Let go of what was recorded: the losses keep what their backward pass needs."""
+        self._recorder.teacher.clear()
+        self._recorder.student.clear()
+
     def bad_rows(self, batch: Mapping[str, Any]) -> Tensor:
         """Bool, ``(rows,)``: where what was recorded of the teacher is not finite."""
         recording = self._recorder.teacher
