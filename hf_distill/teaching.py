@@ -230,19 +230,19 @@ class TrainerWithTeacher(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._intermediate is not None:
+        if self._intermediate is not None and self.args.compares_layers:
             self._intermediate.save(output_dir)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self._intermediate is not None:
+        if self._intermediate is not None and self.args.compares_layers:
             self._intermediate.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        if self._intermediate is not None:
+        if self._intermediate is not None and self.args.compares_layers:
             self._intermediate.load_best(self.state.best_model_checkpoint)
 
     # ---- checks --------------------------------------------------------------------------------

@@ -202,8 +202,20 @@ class DistillationTrainer(TrainerWithTeacher):
 
     def _layers_to_compare(self, model: nn.Module) -> IntermediateDistillation | None:
         layers = self._intermediate
-        if layers is None or self.args.compares_layers:
+        if self.args.compares_layers:
+            recorded = () if layers is None else layers.recorded
+            raised = [
+                k for k, w in self.args.intermediate_weights.items() if w and k not in recorded
+            ]
+            if raised:
+                raise ValueError(
+                    f"{raised[0]}_loss_weight was 0 when this trainer was made, so nothing is "
+                    "recorded that it could weigh. Make the trainer with a weight above 0, however "
+                    "small, and change it then."
+                )
             return layers
+        if layers is None:
+            return None
         due = model.training and layers.is_sample_due(self.state.global_step)
         return layers if due else None
 

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from hf_distill.intermediate.counting import TokenCount
-from hf_distill.intermediate.losses import IntermediateLosses
+from hf_distill.intermediate.losses import ATTENTION, HIDDEN_STATES, IntermediateLosses
 from hf_distill.intermediate.projections import (
     PROJECTIONS_FILE,
     Projections,
@@ -163,6 +163,13 @@ class IntermediateDistillation:
             self._recorder.attached(self._teacher, self.student),
         ):
             yield
+
+    @property
+    def recorded(self) -> set[str]:
+        """What is recorded, by the names of the losses."""
+        kinds = {HIDDEN_STATES: self._recorder.teacher.hidden_layers,
+                 ATTENTION: self._recorder.teacher.attention_layers}  # fmt: skip
+        return {name for name, layers in kinds.items() if layers}
 
     def counters(self) -> dict[str, Callable[[Mapping[str, Any]], int | Tensor]]:
         """What each loss is a mean over: counts the items of a batch."""

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from runs import distil
+from runs import arguments, distil
 from tiny import dataset_for, model_for, tokenizer
 from torch import Tensor, nn
 
-from hf_distill import TeacherRecorderCallback
+from hf_distill import DistillationTrainer, TeacherRecorderCallback
 from hf_distill.recording.samples import SampleFolder
 
 TASK = "question-answering"
@@ -72,6 +72,20 @@ def test_recording_changes_nothing_in_the_run(tmp_path: Path) -> None:
            train_sampling_strategy="sequential")  # fmt: skip
     for one, other in zip(students[0].parameters(), students[1].parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_run_may_be_resumed_with_a_recorder(tmp_path: Path) -> None:
+    """It adds nothing that a checkpoint must have."""
+    student, teacher = model_for(TASK, seed=0, layers=1), model_for(TASK, seed=1)
+    distil(TASK, tmp_path, student=student, teacher=teacher, save_strategy="steps", save_steps=2)
+    again = DistillationTrainer(
+        model=model_for(TASK, seed=0, layers=1), teacher_model=teacher,
+        args=arguments(tmp_path, max_steps=6), train_dataset=dataset_for(TASK),
+        callbacks=[TeacherRecorderCallback(tmp_path / "samples", every_steps=1)],
+    )  # fmt: skip
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    steps = [sample.step for sample in SampleFolder(tmp_path / "samples", max_bytes=LOTS)]
+    assert steps == [2, 3, 4, 5]
 
 
 def test_the_folder_is_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,12 @@ import torch
 from runs import arguments, distil, logged
 from tiny import dataset_for, model_for
 from torch import nn
-from transformers import ConvNextConfig, ConvNextForImageClassification, default_data_collator
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    TrainerCallback,
+    default_data_collator,
+)
 from zoo import zoo_dataset, zoo_model
 
 from hf_distill import DistillationTrainer, TeacherRecorderCallback
@@ -182,6 +187,21 @@ def test_a_teacher_with_nan_in_its_layers_is_named(tmp_path: Path) -> None:
         teacher.bert.encoder.layer[1].output.dense.bias[3] = torch.nan  # type: ignore[union-attr,index]
     with pytest.raises(ValueError, match=r"NaN or \+inf in a batch of training step 1, rows \[0"):
         trainer(tmp_path, model_for(TASK, seed=0, layers=1), teacher).train()
+
+
+@pytest.mark.parametrize("raised", ["hidden_states", "attention"])
+@pytest.mark.parametrize("other", [0.0, 1.0])
+def test_weights_that_are_raised_later(raised: str, other: float, tmp_path: Path) -> None:
+    """Never a silent zero: what was 0 at the beginning is not recorded."""
+
+    class Raise(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            setattr(args, f"{raised}_loss_weight", 0.5)
+
+    second = {"hidden_states": "attention", "attention": "hidden_states"}[raised]
+    with pytest.raises(ValueError, match=f"{raised}_loss_weight was 0 when this trainer was made"):
+        distil(TASK, tmp_path, **{f"{second}_loss_weight": other, f"{raised}_loss_weight": 0.0},
+               trainer_options={"callbacks": [Raise()]}, record_gradients=False)  # fmt: skip
 
 
 def test_a_recorder_without_a_teacher(tmp_path: Path) -> None:
