@@ -101,6 +101,11 @@ class IntermediateDistillation:
 
     def _use(self, pairs: list[LayerPair]) -> None:
         weights = self._args.intermediate_weights
+        if weights[ATTENTION] > 0 and not any(pair.student for pair in pairs):
+            raise ValueError(
+                f"layer_mapping={self._args.layer_mapping!r} has the embedding output alone, which "
+                "has no attention to compare; name a layer, or set attention_loss_weight=0."
+            )
         writes = self._recorder.samples_wanted
         self._recorder.choose(
             pairs,

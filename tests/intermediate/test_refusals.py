@@ -60,6 +60,7 @@ def test_arguments(options: dict[str, Any], message: str, tmp_path: Path) -> Non
         ({"layer_mapping": "2,4"}, "names 2 teacher layers, but the student has 1"),
         ({"layer_mapping": "1:9"}, "layer_mapping='1:9'"),
         ({"layer_mapping": "middle"}, "layer_mapping='middle'"),
+        ({"layer_mapping": "0:0"}, "layer_mapping='0:0' has the embedding output alone"),
         (
             {"attention_loss": "relations", "relation_heads": 5},
             "relation_heads=5 does not divide the teacher's width 16",
