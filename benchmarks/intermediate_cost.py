@@ -1,6 +1,8 @@
 """What a step of intermediate-layer distillation costs, beside a step on the logits.
 
-    OMP_NUM_THREADS=1 python benchmarks/intermediate_cost.py --record
+    OMP_NUM_THREADS=1 MALLOC_ARENA_MAX=1 python benchmarks/intermediate_cost.py --record
+
+(Each way is a thread, and without MALLOC_ARENA_MAX each would keep the memory of its largest step.)
 
 The student (6 layers) and the teacher (12) are 768 wide. Ways that train the same student on equal
 batches take turns, step by step, in one process:
