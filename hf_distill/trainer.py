@@ -19,6 +19,7 @@ from hf_distill.loss_log import LossLog
 from hf_distill.normalization import Counter, count_step, mixed, weighted_mean
 from hf_distill.objectives import get_logits_loss
 from hf_distill.prediction import compared_logits, prediction_loss
+from hf_distill.recording.callback import taken_losses
 from hf_distill.teaching import TrainerWithTeacher
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -173,7 +174,7 @@ class DistillationTrainer(TrainerWithTeacher):
                     **{k: v for k, v in student_inputs.items() if k not in self.label_names}
                 )
         if layers is not None:
-            outputs, of_layers = layers.taken_losses(outputs)
+            outputs, of_layers = taken_losses(outputs)
             losses |= of_layers
             if model.training and layers.is_sample_due(self.state.global_step):
                 layers.write_sample(self.state.global_step, inputs)

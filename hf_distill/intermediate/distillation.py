@@ -31,7 +31,7 @@ from hf_distill.layer_mapping import (
     layer_pairs,
     suggest_layer_pairs,
 )
-from hf_distill.recording.callback import TeacherRecorderCallback, taken_losses
+from hf_distill.recording.callback import TeacherRecorderCallback
 from hf_distill.recording.capture import Recording
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -72,14 +72,11 @@ class IntermediateDistillation:
             "teacher": Sizes.of(teacher, "teacher"),
             "student": Sizes.of(student, "student"),
         }
-        if args.intermediate_weights["attention"] > 0:
+        if args.intermediate_weights[ATTENTION] > 0:
             check_attention(args, teacher, student)
         self._projections: Projections | None = None
         widths = {who: size.width for who, size in self._sizes.items()}
-        if (
-            widths["teacher"] != widths["student"]
-            and args.intermediate_weights["hidden_states"] > 0
-        ):
+        if widths["teacher"] != widths["student"] and args.intermediate_weights[HIDDEN_STATES] > 0:
             self._projections = Projections(
                 widths["student"],
                 widths["teacher"],
@@ -88,9 +85,9 @@ class IntermediateDistillation:
             )
         self._count = TokenCount(student)
         self._losses: IntermediateLosses | None = None
+        self._depths = {f"{who}_layers": size.layers for who, size in self._sizes.items()}
         if args.layer_mapping != "auto":
-            depths = {f"{who}_layers": size.layers for who, size in self._sizes.items()}
-            self._use(layer_pairs(args.layer_mapping, **depths))
+            self._use(layer_pairs(args.layer_mapping, **self._depths))
 
     # ---- layers --------------------------------------------------------------------------------
 
@@ -109,8 +106,8 @@ class IntermediateDistillation:
         writes = self._recorder.samples_wanted
         self._recorder.choose(
             pairs,
-            hidden_states=writes or weights["hidden_states"] > 0,
-            attentions=writes or weights["attention"] > 0,
+            hidden_states=writes or weights[HIDDEN_STATES] > 0,
+            attentions=writes or weights[ATTENTION] > 0,
         )
         self._losses = IntermediateLosses(
             self._args,
@@ -120,8 +117,7 @@ class IntermediateDistillation:
             self._sizes["teacher"].heads,
             self._accelerator.autocast,
         )
-        depths = {f"{who}_layers": size.layers for who, size in self._sizes.items()}
-        logger.info(describe(pairs, self._args.layer_mapping, **depths))
+        logger.info(describe(pairs, self._args.layer_mapping, **self._depths))
 
     def choose_pairs(self, batches: Iterable[Mapping[str, Any]], run_teacher: RunTeacher) -> None:
         """``layer_mapping="auto"``: pair the layers that are most alike on these batches.
@@ -210,12 +206,6 @@ class IntermediateDistillation:
             return losses(student, teacher, batch)
 
         return self._recorder.recording_student(compare)
-
-    @staticmethod
-    def taken_losses(outputs: Any) -> tuple[Any, dict[str, Tensor]]:
-        """The student's own outputs, and the losses that came with them."""
-        own, losses = taken_losses(outputs)
-        return own, losses or {}
 
     def write_sample(self, step: int, batch: Mapping[str, Any]) -> None:
         """Write the first row of the batch that was just recorded, for pictures."""

@@ -65,11 +65,7 @@ class IntermediateLosses:
     def counters(self) -> dict[str, Callable[[Mapping[str, Any]], int | Tensor]]:
         """What the mean of each loss is over: counts the items of a batch."""
         weights = self._args.intermediate_weights
-        over_tokens = self._args.attention_loss in _OVER_TOKENS
-        counters = {
-            HIDDEN_STATES: self._count.tokens,
-            ATTENTION: self._count.tokens if over_tokens else self._count.pairs,
-        }
+        counters = {HIDDEN_STATES: self._count.tokens, ATTENTION: self._attention_items}
         return {name: counter for name, counter in counters.items() if weights[name] > 0}
 
     def __call__(
@@ -139,9 +135,13 @@ class IntermediateLosses:
             mask = self._count.mask(batch, length)
             with _exact(ours.inputs.query):
                 total = total + self._compare(ours, theirs, mask)
-        tokens = self._args.attention_loss in _OVER_TOKENS
-        count = self._count.tokens if tokens else self._count.pairs
-        return _mean(total, count(batch, length))
+        return _mean(total, self._attention_items(batch, length))
+
+    def _attention_items(self, batch: Mapping[str, Any], length: int | None = None) -> int | Tensor:
+        """How many tokens, or pairs of them, the attention loss is a mean over."""
+        over_tokens = self._args.attention_loss in _OVER_TOKENS
+        count = self._count.tokens if over_tokens else self._count.pairs
+        return count(batch, length)
 
     def _compare(self, ours: AttentionCall, theirs: AttentionCall, mask: Tensor | None) -> Tensor:
         pair = (ours.inputs, theirs.inputs)

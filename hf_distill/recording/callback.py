@@ -222,11 +222,9 @@ class TeacherRecorderCallback(TrainerCallback):
         self.detach()
 
 
-def taken_losses(outputs: Any) -> tuple[Any, dict[str, Tensor] | None]:
+def taken_losses(outputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A student's own outputs, and the losses that the recorder put there."""
-    if not isinstance(outputs, Mapping):
-        return outputs, None
-    return _without(outputs, _LOSSES), outputs.get(_LOSSES)
+    return _without(outputs, _LOSSES), outputs[_LOSSES]
 
 
 def _without(outputs: Mapping[str, Any], *names: str) -> dict[str, Any]:
