@@ -17,7 +17,7 @@ from transformers import (
 
 from hf_distill.cli.forward import Rows, forward_predictor
 from hf_distill.cli.tasks import Measures, Scorer, Task, say
-from hf_distill.tasks.encoding import input_length
+from hf_distill.tasks.encoding import Encoded, input_length
 from hf_distill.tasks.labels import (
     choose_labels,
     data_labels,
@@ -107,11 +107,9 @@ class TextClassificationTask(Task):
     ) -> Dataset:
         """One row a text."""
         length = self.options.max_length
-        features, truncated = encode_classification(
-            examples, tokenizer, model, max_length=length, num_proc=num_proc
+        return encoded(
+            encode_classification, examples, tokenizer, model, max_length=length, num_proc=num_proc
         )
-        say_truncated(truncated, len(examples), input_length(length, tokenizer, model))
-        return features
 
     def load_unlabelled(
         self,
@@ -140,11 +138,9 @@ class TextClassificationTask(Task):
     ) -> Dataset:
         """One row a text."""
         length = self.options.max_length
-        features, truncated = encode_unlabelled(
-            examples, tokenizer, model, max_length=length, num_proc=num_proc
+        return encoded(
+            encode_unlabelled, examples, tokenizer, model, max_length=length, num_proc=num_proc
         )
-        say_truncated(truncated, len(examples), input_length(length, tokenizer, model))
-        return features
 
     def data_collator(
         self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
@@ -246,10 +242,23 @@ class TextClassificationScorer(Scorer):
         return [folded[number] for number in self.predictions or []]
 
 
-def say_truncated(truncated: int, rows: int, length: int) -> None:
-    """Say how many inputs were cut off, if any."""
+def encoded(
+    encode: Callable[..., Encoded],
+    examples: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    *,
+    max_length: int | None,
+    num_proc: int | None,
+) -> Dataset:
+    """The features that ``encode`` makes of examples; how many were cut off is said, if any."""
+    features, truncated = encode(
+        examples, tokenizer, model, max_length=max_length, num_proc=num_proc
+    )
     if truncated:
         say(
-            f"{truncated} of {rows} rows are longer than {length} tokens and are cut off there "
+            f"{truncated} of {len(examples)} rows are longer than "
+            f"{input_length(max_length, tokenizer, model)} tokens and are cut off there "
             "(--max_length)."
         )
+    return features

@@ -17,7 +17,7 @@ from transformers import (
 
 from hf_distill.cli.forward import Rows, forward_predictor
 from hf_distill.cli.tasks import Measures, Scorer, Task, say
-from hf_distill.cli.text_classification import say_truncated
+from hf_distill.cli.text_classification import encoded
 from hf_distill.heads.base import IGNORED
 from hf_distill.tasks.encoding import input_length
 from hf_distill.tasks.labels import (
@@ -87,11 +87,9 @@ class TokenClassificationTask(Task):
     ) -> Dataset:
         """One row a sentence; the tag is on the first token of a word."""
         length = self.options.max_length
-        features, truncated = encode_tagged(
-            examples, tokenizer, model, max_length=length, num_proc=num_proc
+        return encoded(
+            encode_tagged, examples, tokenizer, model, max_length=length, num_proc=num_proc
         )
-        say_truncated(truncated, len(examples), input_length(length, tokenizer, model))
-        return features
 
     def load_unlabelled(
         self,
@@ -115,11 +113,9 @@ class TokenClassificationTask(Task):
     ) -> Dataset:
         """One row a sentence."""
         length = self.options.max_length
-        features, truncated = encode_unlabelled(
-            examples, tokenizer, model, max_length=length, num_proc=num_proc
+        return encoded(
+            encode_unlabelled, examples, tokenizer, model, max_length=length, num_proc=num_proc
         )
-        say_truncated(truncated, len(examples), input_length(length, tokenizer, model))
-        return features
 
     def data_collator(
         self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
