@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_distill._version import __version__
 
 if TYPE_CHECKING:
+    from hf_distill.caching import cache_teacher_outputs, load_teacher_outputs
     from hf_distill.pairing import PairReport, check_pair
     from hf_distill.question_answering.answering import QuestionAnswerer
     from hf_distill.recording import TeacherRecorderCallback
@@ -27,7 +28,9 @@ __all__ = [
     "Seq2SeqDistillationTrainingArguments",
     "TeacherRecorderCallback",
     "__version__",
+    "cache_teacher_outputs",
     "check_pair",
+    "load_teacher_outputs",
 ]
 
 # Imported when first used: `hf-distill --help` should not wait for torch.
@@ -39,7 +42,9 @@ _HOMES = {
     "Seq2SeqDistillationTrainer": "hf_distill.seq2seq",
     "Seq2SeqDistillationTrainingArguments": "hf_distill.seq2seq",
     "TeacherRecorderCallback": "hf_distill.recording",
+    "cache_teacher_outputs": "hf_distill.caching",
     "check_pair": "hf_distill.pairing.check",
+    "load_teacher_outputs": "hf_distill.caching",
 }
 
 

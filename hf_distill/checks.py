@@ -21,7 +21,7 @@ from hf_distill.heads import LabelledHead, TaskHead
 from hf_distill.heads.base import IGNORED
 from hf_distill.pairing import longest_input
 from hf_distill.prediction import LogitsPair
-from hf_distill.teachers import LiveTeacher
+from hf_distill.teachers import Teacher
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ def check_label_range(dataset: Any, head: TaskHead, label_names: list[str]) -> N
 
 
 def check_inputs(
-    teacher: LiveTeacher, student: nn.Module, head: TaskHead, batch: Mapping[str, Any]
+    teacher: Teacher, student: nn.Module, head: TaskHead, batch: Mapping[str, Any]
 ) -> None:
     """Look at the first batch with the eyes of both models.
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 
@@ -17,6 +17,25 @@ class Loaded(NamedTuple):
     model: PreTrainedModel
     new: list[str]
     """The weights that were not saved with it, or in another shape, and are random."""
+
+
+def read_config(source: str, who: str) -> PreTrainedConfig:
+    """The configuration of a model.
+
+    Args:
+        source: a folder or a Hub id.
+        who: what the error calls it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{who}={source!r} cannot be loaded: it is neither a directory with a model nor a "
+            f"model that the Hub gives out. ({str(error).strip().splitlines()[0]})"
+        ) from error
 
 
 def load_model(auto_model: str, source: str, **options: Any) -> Loaded:

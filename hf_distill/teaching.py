@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, Trainer, default_data_collator
 
@@ -26,9 +26,10 @@ from hf_distill.checks import (
 from hf_distill.heads import TaskHead, find_head, without_adapters
 from hf_distill.intermediate import IntermediateDistillation
 from hf_distill.layer_mapping import LayerPair
-from hf_distill.pairing import check_models, check_preparation, enforce, try_teacher
+from hf_distill.pairing import TeacherPairing, TeacherSource, enforce, try_teacher
 from hf_distill.recording import TeacherRecorderCallback
-from hf_distill.teachers import LiveTeacher, load_teacher
+from hf_distill.signals import SignalDescription, TeacherSignalCollator
+from hf_distill.teachers import CachedTeacher, Teacher
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -46,13 +47,13 @@ class TrainerWithTeacher(Trainer):
         model: nn.Module | None,
         args: DistillationTrainingArguments,
         *trainer_args: Any,
-        teacher_model: nn.Module | str | os.PathLike[str] | None,
+        teacher_model: TeacherSource,
         distillation_loss: Callable[..., Tensor] | None,
         **kwargs: Any,
     ) -> None:
         check_launch(args)
         self._teacher_source = teacher_model
-        self._teacher: LiveTeacher | None = None
+        self._teacher: Teacher | None = None
         self._teacher_only_inputs: frozenset[str] = frozenset()
         self._custom_loss = distillation_loss
         self._head: TaskHead | None = None
@@ -75,8 +76,12 @@ class TrainerWithTeacher(Trainer):
 
     @property
     def teacher_model(self) -> nn.Module | None:
-        """The frozen teacher; ``None`` as long as none is needed."""
-        return None if self._teacher is None else self._teacher.model
+        """The frozen teacher; ``None`` as long as none is needed, or if its outputs are cached.
+
+        Several are an ``nn.ModuleList``.
+        """
+        teacher = self._teacher
+        return None if teacher is None or isinstance(teacher, CachedTeacher) else teacher.model
 
     @property
     def layer_similarity(self) -> Tensor | None:
@@ -109,13 +114,23 @@ class TrainerWithTeacher(Trainer):
             self._prepare_intermediate()
 
     def _load_teacher(self) -> None:
-        if self._teacher_source is None:
+        cached = SignalDescription.of(self.train_dataset)
+        if cached is None and self.train_dataset is None:
+            cached = SignalDescription.of(self.eval_dataset)
+        if self._teacher_source is None and cached is None:
             what = f"distillation_loss_weight={self.args.distillation_loss_weight}"
             if not self.args.compares_logits:
                 what = f"stage={self.args.stage!r} with a loss between intermediate layers"
             raise ValueError(
-                f"{what} needs a teacher; pass teacher_model, or set distillation_loss_weight=0 "
-                "(in stage 'prediction') to train without one."
+                f"{what} needs a teacher; pass teacher_model, or data with the columns of "
+                "cache_teacher_outputs, or set distillation_loss_weight=0 (in stage 'prediction') "
+                "to train without one."
+            )
+        if self._teacher_source is not None and cached is not None:
+            raise ValueError(
+                "There are two teachers: teacher_model, and the cached outputs of "
+                f"{cached.teacher!r} in train_dataset. Leave teacher_model out to learn from the "
+                "columns, or remove the teacher_… columns."
             )
         if self._head is None:
             raise ValueError(
@@ -123,25 +138,31 @@ class TrainerWithTeacher(Trainer):
                 "is no distillation for it; use one of transformers' models for a task "
                 "(AutoModelFor…), or name yours after theirs (…ForSequenceClassification)."
             )
-        compare_logits = self.args.compares_logits
-        if compare_logits and self._custom_loss is None:
+        if self.args.compares_logits and self._custom_loss is None:
             self._head.check_loss(self.args.distillation_loss)
         student: Any = self.model
-        teacher = load_teacher(
-            self._teacher_source,
-            self._head,
-            dtype=self.args.teacher_dtype,
-            attn_implementation=self.args.teacher_attn_implementation,
-            device=self.args.device,
-            fine_tuned=compare_logits,
-        )
-        findings = check_models(teacher, student, self._head, compare_logits=compare_logits)
-        findings.append(check_preparation(teacher, student, self._head, self.processing_class))
-        enforce(findings, logger)
-        self._teacher = LiveTeacher(teacher, self._head)
+        pair = TeacherPairing(student, self._head, self.args, self.processing_class)
+        if cached is None:
+            self._teacher = pair.live_teacher(
+                self._teacher_source, needs_layers=self._recorder is not None
+            )
+        else:
+            self._teacher = pair.cached_teacher(cached, needs_layers=self._recorder is not None)
+            self._read_columns(cached, self._head)
         parameters = inspect.signature(without_adapters(student).forward).parameters
         self._teacher_only_inputs = self._teacher.input_names - set(parameters)
         self._signature_columns = None
+
+    def _read_columns(self, description: SignalDescription, head: TaskHead) -> None:
+        """Let the batches carry what the data has in its teacher columns."""
+        dataset: Any = self.train_dataset
+        if isinstance(dataset, Dataset) and dataset.format["type"] is None:
+            # As Python's numbers, reading them takes ten times longer.
+            self.train_dataset = dataset.with_format(
+                "numpy", columns=description.columns, output_all_columns=True
+            )
+        collator: Any = self.data_collator
+        self.data_collator = TeacherSignalCollator(collator, head, description)
 
     @property
     def _recorder(self) -> TeacherRecorderCallback | None:
@@ -161,6 +182,8 @@ class TrainerWithTeacher(Trainer):
         self._intermediate = IntermediateDistillation(
             self.args, self._teacher.model, student, recorder, self.accelerator
         )
+        if isinstance(self._teacher, CachedTeacher):
+            self._teacher.check_layers(self.layer_pairs)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """As ``Trainer``'s; a new student gets taps and projections of its own."""
@@ -213,7 +236,7 @@ class TrainerWithTeacher(Trainer):
         return outputs
 
     def _ask(
-        self, teacher: LiveTeacher, batch: Mapping[str, Any], further_inputs: Mapping[str, Any]
+        self, teacher: Teacher, batch: Mapping[str, Any], further_inputs: Mapping[str, Any]
     ) -> Mapping[str, Tensor]:
         return teacher(batch, self.accelerator, further_inputs)
 
@@ -222,6 +245,12 @@ class TrainerWithTeacher(Trainer):
         """Names what is being computed, for messages."""
         step = f"training step {self.state.global_step + 1}"
         return step if torch.is_grad_enabled() else "an evaluation"
+
+    def _teaches(self, batch: Mapping[str, Any]) -> bool:
+        """Whether the teacher has something to say about a batch: not without its columns."""
+        if isinstance(self._teacher, CachedTeacher):
+            return self._teacher.input_names <= set(batch)
+        return True
 
     def _has_labels(self, batch: Mapping[str, Any]) -> bool:
         return bool(self.label_names) and all(batch.get(k) is not None for k in self.label_names)
@@ -263,15 +292,17 @@ class TrainerWithTeacher(Trainer):
     def _try_teacher(self, head: TaskHead) -> None:
         """Every process looks at the same rows, so that all of them raise or none does."""
         self._teacher_tried = True
+        is_cached = isinstance(self._teacher, CachedTeacher)
         batches = sample_batches(
-            self.eval_dataset,
+            self.train_dataset if is_cached else self.eval_dataset,
             self.args.teacher_trial_samples,
             batch_size=self.args.eval_batch_size,
             collator=self._get_collator_with_removed_columns(self.data_collator),
         )
         inputs: Iterator[Any] = (self._prepare_inputs(batch) for batch in batches)
         with same_random_numbers():
-            finding = try_teacher(head, self._run_teacher, inputs)
+            data = "the training data" if is_cached else "the evaluation data"
+            finding = try_teacher(head, self._run_teacher, inputs, data)
         enforce([] if finding is None else [finding], logger)
 
     def _choose_layers(self, dataset: Any) -> None:
@@ -312,5 +343,7 @@ class TrainerWithTeacher(Trainer):
 
 def _makes_labels(data_collator: Any) -> bool:
     """Whether batches may have labels that the data has not, such as masked tokens."""
+    if isinstance(data_collator, TeacherSignalCollator):
+        data_collator = data_collator.inner
     plain = isinstance(data_collator, DataCollatorWithPadding)
     return not plain and data_collator is not default_data_collator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,6 +17,7 @@ from hf_distill.intermediate import IntermediateDistillation
 from hf_distill.loss_log import LossLog
 from hf_distill.normalization import Counter, count_step, mixed, weighted_mean
 from hf_distill.objectives import get_logits_loss
+from hf_distill.pairing import TeacherSource
 from hf_distill.prediction import compared_logits, prediction_loss
 from hf_distill.recording.callback import taken_losses
 from hf_distill.teaching import TrainerWithTeacher
@@ -57,8 +57,11 @@ class DistillationTrainer(TrainerWithTeacher):
     Args:
         model: the student, as for ``Trainer``.
         args: a ``DistillationTrainingArguments``.
-        teacher_model: the fine-tuned teacher: a module, or the Hub id or directory of one. It is
-            frozen. May be left out if no weight is above 0.
+        teacher_model: the fine-tuned teacher: a module, or the Hub id or directory of one; or a
+            list of several, whose predictions are averaged (``teacher_weights``,
+            ``teacher_combination``). It is frozen. May be left out if no weight is above 0, or if
+            ``train_dataset`` has the columns of ``cache_teacher_outputs``. Evaluation data without
+            them is then evaluated without ``eval_loss_prediction``.
         distillation_loss: a function ``(student_logits, teacher_logits, *, temperature, mask)``
             that is used instead of ``args.distillation_loss``. The logits are
             ``(*rows, classes)``, ``mask`` is ``None`` or bool and broadcastable to them (False is
@@ -87,7 +90,7 @@ class DistillationTrainer(TrainerWithTeacher):
         model: nn.Module | None = None,
         args: DistillationTrainingArguments | None = None,
         *trainer_args: Any,
-        teacher_model: nn.Module | str | os.PathLike[str] | None = None,
+        teacher_model: TeacherSource = None,
         distillation_loss: Callable[..., Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -151,7 +154,7 @@ class DistillationTrainer(TrainerWithTeacher):
         # Before the forward pass: Trainer takes the labels out of the batch for label smoothing.
         counts = {name: counter(inputs) for name, counter in self._counters(head).items()}
         weight = self._distillation_loss_weight
-        uses_teacher = model.training or self._evaluates_with_teacher
+        uses_teacher = model.training or (self._evaluates_with_teacher and self._teaches(inputs))
         layers = self._layers_to_compare(model) if uses_teacher else None
         teacher_outputs = None
         if uses_teacher and (weight > 0 or layers is not None):
@@ -293,12 +296,16 @@ class DistillationTrainer(TrainerWithTeacher):
     ) -> tuple[Tensor | None, Any, Any]:
         """As ``Trainer``'s; where there are no labels, with a distillation loss as the loss."""
         compares = self._distillation_loss_weight > 0 or self.args.compares_layers
+        has_labels = self._has_labels(inputs)
         if (
-            self._has_labels(inputs)
+            has_labels
             or self._teacher is None
             or not self._evaluates_with_teacher
             or not compares
+            or not self._teaches(inputs)
         ):
+            if not has_labels:  # Trainer gives the model all of it
+                inputs = {k: v for k, v in inputs.items() if k not in self._teacher_only_inputs}
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         label_names, can_return_loss = self.label_names, self.can_return_loss
         self.label_names, self.can_return_loss = [], True

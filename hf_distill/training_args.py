@@ -13,6 +13,7 @@ from hf_distill.schedules import SCHEDULES, scheduled_value
 TEACHER_DTYPES = ("auto", "float32", "bfloat16", "float16")
 STAGES = ("prediction", "intermediate")
 HIDDEN_STATES_LOSSES = ("mse", "cosine")
+TEACHER_COMBINATIONS = ("probabilities", "logits")
 ATTENTION_LOSSES = ("scores", "probabilities", "probabilities_mse", "relations")
 
 
@@ -158,6 +159,21 @@ class DistillationTrainingArguments(TrainingArguments):
             "By default the model's own choice."
         },
     )
+    teacher_weights: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "With several teachers (teacher_model is a list): how much each of them "
+            "counts, in their order. By default all count the same."
+        },
+    )
+    teacher_combination: str = field(
+        default="probabilities",
+        metadata={
+            "help": "How several teachers are averaged: probabilities (the mean of what they "
+            "predict) or logits (the geometric mean).",
+            "choices": list(TEACHER_COMBINATIONS),
+        },
+    )
     teacher_trial_samples: int = field(
         default=256,
         metadata={
@@ -225,6 +241,11 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"teacher_dtype must be one of {', '.join(TEACHER_DTYPES)}, but it is "
                 f"{self.teacher_dtype!r}."
+            )
+        if self.teacher_combination not in TEACHER_COMBINATIONS:
+            raise ValueError(
+                f"teacher_combination must be one of {', '.join(TEACHER_COMBINATIONS)}, but it is "
+                f"{self.teacher_combination!r}."
             )
         if self.teacher_trial_samples < 0:
             raise ValueError(

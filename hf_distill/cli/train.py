@@ -182,13 +182,9 @@ def _read(argv: Sequence[str]) -> Request:
     run_arguments, data, first_stage, options, args = parser.parse(argv)
     if run_arguments.recipe is not None:
         run_arguments.recipe = load_recipe(run_arguments.recipe).name
+    _check_teacher(parser, run_arguments, first_stage, args)
     if run_arguments.baseline:
         _leave_the_teacher_out(parser, run_arguments, first_stage, args)
-    elif run_arguments.teacher_model is None and (args.distils or first_stage.wanted):
-        parser.error(
-            "--teacher_model is missing; name the model to learn from, or add --baseline to train "
-            "without one."
-        )
     if data.dataset_name is None and data.train_file is None:
         parser.error("there is no training data; pass --train_file or --dataset_name.")
     if data.dataset_name is not None and (data.train_file or data.validation_file):
@@ -226,6 +222,33 @@ def _leave_the_teacher_out(
     for what, asked in left_out.items():
         if asked:
             say(f"--baseline trains without a teacher, so {what} is left out.")
+
+
+def _check_teacher(
+    parser: CommandParser,
+    run: TrainArguments,
+    first_stage: IntermediateStageArguments,
+    args: DistillationTrainingArguments,
+) -> None:
+    if run.teacher_outputs is not None:
+        if run.teacher_model is not None:
+            parser.error(
+                "pass either --teacher_model or --teacher_outputs, which has its outputs already."
+            )
+        needs_layers = {
+            "the intermediate stage (--intermediate_…)": first_stage.wanted,
+            "recorded samples (--record_steps)": run.record_steps is not None,
+        }
+        for what, asked in needs_layers.items():
+            if asked and not run.baseline:
+                parser.error(f"{what} needs the teacher itself: pass --teacher_model instead.")
+    elif run.teacher_model is None and not run.baseline and (args.distils or first_stage.wanted):
+        parser.error(
+            "--teacher_model is missing; name the model to learn from (or --teacher_outputs), or "
+            "add --baseline to train without one."
+        )
+    if run.further_teachers and run.teacher_model is None:
+        parser.error("--further_teachers are averaged with --teacher_model, which is missing.")
 
 
 def _check_layers(
@@ -268,10 +291,14 @@ def _check(request: Request) -> Start:
     run.student_model = check_model_source("student_model", run.student_model)
     if run.teacher_model is not None and not run.baseline:
         run.teacher_model = check_model_source("teacher_model", run.teacher_model)
+        run.further_teachers = [
+            check_model_source("further_teachers", source) for source in run.further_teachers or ()
+        ]
     check_paths(
         {
             "train_file": data.train_file,
             "validation_file": data.validation_file,
+            "teacher_outputs": None if run.baseline else run.teacher_outputs,
             "intermediate_train_file": request.first_stage.intermediate_train_file,
         }
     )

@@ -5,7 +5,8 @@ The help text of a field is its documentation. Nothing here imports PyTorch.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field
+from typing import Any
 
 from hf_distill.cli.arguments import FORMATS, option
 from hf_distill.cli.tasks import TASKS
@@ -26,6 +27,17 @@ class TrainArguments:
     teacher_model: str | None = option(
         help="The model to learn from, fine-tuned for the task: a folder or a Hub id. It must use "
         "the student's tokenizer."
+    )
+    further_teachers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "More teachers: what they and --teacher_model predict is averaged "
+            "(--teacher_weights, --teacher_combination)."
+        },
+    )
+    teacher_outputs: str | None = option(
+        help="Instead of --teacher_model: the folder that `hf-distill cache` wrote for this "
+        "training data, prepared with the same options. The teacher is then not loaded at all."
     )
     baseline: bool = option(
         False,
@@ -53,31 +65,48 @@ class TrainArguments:
 
 
 @dataclass
-class TrainDataArguments:
-    """The data of a training run."""
+class TrainingFileArguments:
+    """The data to train on."""
 
     train_file: str | None = option(help=f"The training data: {FORMATS}.")
-    validation_file: str | None = option(
-        help="The data to score the student on at the end, and during training with "
-        "--eval_strategy. Same formats."
-    )
     dataset_name: str | None = option(
-        help="Instead of the two files: the id of a data set on the Hub, such as `squad_v2`."
+        help="Instead of files: the id of a data set on the Hub, such as `squad_v2`."
     )
     dataset_config_name: str | None = option(help="The configuration of --dataset_name.")
     dataset_revision: str | None = option(
         help="The branch, tag or commit of --dataset_name, such as `refs/convert/parquet`."
     )
     train_split: str = option("train", help="The split of --dataset_name to train on.")
-    validation_split: str = option(
-        "validation", help="The split of --dataset_name to score on; `none` for no scoring."
-    )
     max_train_samples: int | None = option(
         help="Use only this many training examples, taken evenly from all over the data."
     )
-    max_eval_samples: int | None = option(help="The same for the validation data.")
     preprocessing_num_workers: int | None = option(
         help="Processes that prepare the data; by default the main process does."
+    )
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Which data set of the Hub, as ``load_examples`` takes it."""
+        return {
+            "dataset_name": self.dataset_name,
+            "config_name": self.dataset_config_name,
+            "revision": self.dataset_revision,
+        }
+
+
+@dataclass
+class TrainDataArguments(TrainingFileArguments):
+    """The data of a training run."""
+
+    validation_file: str | None = option(
+        help="The data to score the student on at the end, and during training with "
+        "--eval_strategy. Same formats as --train_file."
+    )
+    validation_split: str = option(
+        "validation", help="The split of --dataset_name to score on; `none` for no scoring."
+    )
+    max_eval_samples: int | None = option(
+        help="Use only this many validation examples, taken evenly from all over the data."
     )
 
     @property

@@ -11,6 +11,8 @@ from huggingface_hub import upload_folder
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from hf_distill._version import __version__
+from hf_distill.caching import cached_teacher, load_teacher_outputs
+from hf_distill.cli.cache import preprocessing_of
 from hf_distill.cli.layers import ChosenLayers
 from hf_distill.cli.loading import (
     data_name,
@@ -58,13 +60,27 @@ class Request:
         return Path(str(self.args.output_dir))
 
     @property
-    def source(self) -> dict[str, Any]:
-        """Which data set of the Hub, as ``load_examples`` takes it."""
-        return {
-            "dataset_name": self.data.dataset_name,
-            "config_name": self.data.dataset_config_name,
-            "revision": self.data.dataset_revision,
-        }
+    def teacher(self) -> list[str] | str | None:
+        """What teaches beside the student; ``None`` if nothing does."""
+        run = self.run
+        if run.baseline or run.teacher_model is None:
+            return None
+        return (
+            [run.teacher_model, *run.further_teachers]
+            if run.further_teachers
+            else run.teacher_model
+        )
+
+    @property
+    def teacher_name(self) -> str | None:
+        """What reports call the teacher."""
+        run = self.run
+        if run.baseline:
+            return None
+        if run.teacher_outputs is not None:
+            return cached_teacher(run.teacher_outputs).teacher
+        names = [run.teacher_model, *(run.further_teachers or ())]
+        return " + ".join(display_name(name) for name in names if name is not None) or None
 
 
 def prepare(request: Request) -> DistillationTrainer:
@@ -72,7 +88,7 @@ def prepare(request: Request) -> DistillationTrainer:
     run, data, task, args = request.run, request.data, request.task, request.args
     if args.stage == "intermediate":
         return _prepare_without_labels(request)
-    train = load_examples(task, data.train_file, split=data.train_split, **request.source)
+    train = load_examples(task, data.train_file, split=data.train_split, **request.data.source)
     validation = None
     if request.data.validates:
         validation = load_examples(
@@ -80,18 +96,24 @@ def prepare(request: Request) -> DistillationTrainer:
             data.validation_file,
             split=data.validation_split,
             most=data.max_eval_samples,
-            **request.source,
+            **request.data.source,
         )
     tokenizer = load_tokenizer("student_model", run.student_model)
     begins_with = request.begins_with or run.student_model
     # From all of the data, and alike with and without --baseline: a label may be rare.
     teacher_config = None if run.teacher_model is None else load_config(run.teacher_model)
+    if run.teacher_outputs is not None:
+        teacher_config = cached_teacher(run.teacher_outputs).read_config()
     options = task.model_options(train, load_config(begins_with), teacher_config)
     if data.max_train_samples is not None:
         train = spread(train, data.max_train_samples)
     student = _load_student(request, begins_with, **options)
     workers = data.preprocessing_num_workers
     train_features = task.features(train, tokenizer, student, training=True, num_proc=workers)
+    if run.teacher_outputs is not None and not run.baseline:
+        train_features = load_teacher_outputs(
+            train_features, run.teacher_outputs, preprocessing=preprocessing_of(task)
+        )
     features = scorer = None
     if validation is not None:
         features = task.features(validation, tokenizer, student, training=False, num_proc=workers)
@@ -158,7 +180,7 @@ def _unlabelled(
         split=data.validation_split if validation else data.train_split,
         most=data.max_eval_samples if validation else data.max_train_samples,
         labelled=False,
-        **request.source,
+        **request.data.source,
     )
     return task.unlabelled_features(
         examples, tokenizer, student, num_proc=data.preprocessing_num_workers
@@ -179,7 +201,7 @@ def _trainer(
         callbacks.append(TeacherRecorderCallback(folder, every_steps=run.record_steps))
     trainer = DistillationTrainer(
         model=student,
-        teacher_model=None if run.baseline else run.teacher_model,
+        teacher_model=request.teacher,
         args=request.args,
         data_collator=task.data_collator(tokenizer, student),
         processing_class=tokenizer,
@@ -219,13 +241,12 @@ def summary(
     """What ``metrics.json`` says of a run or of one of its stages, scores apart."""
     run, data, args = request.run, request.data, request.args
     inherited = {f.name for f in fields(TrainingArguments)}
-    has_teacher = run.teacher_model is not None and not run.baseline
     content: dict[str, Any] = {
         "hf_distill_version": __version__,
         "task": request.task.name,
         "recipe": run.recipe,
         "student_model": display_name(run.student_model),
-        "teacher_model": display_name(str(run.teacher_model)) if has_teacher else None,
+        "teacher_model": request.teacher_name,
         "train_data": data_name(data.train_file, data.dataset_name, data.train_split),
         "distillation": {
             f.name: getattr(args, f.name) for f in fields(args) if f.name not in inherited

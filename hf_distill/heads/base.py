@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Batch = Mapping[str, Any]
@@ -35,6 +36,10 @@ class TaskHead(ABC):
     """Name of the ``AutoModelFor…`` class that loads a teacher for this task."""
     needs_token_types = False
     """Whether every input is a pair of texts, which a model with token types must be told apart."""
+    logit_names: tuple[str, ...] = ("logits",)
+    """The entries of a model's outputs that hold its logits."""
+    target_names: tuple[str, ...] = ()
+    """What the logits depend on beside the input, the first that a batch has."""
 
     @abstractmethod
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
@@ -62,6 +67,17 @@ class TaskHead(ABC):
 
         ``None`` where a label is no class, as in regression.
         """
+
+    def compared_positions(self, batch: Batch) -> Tensor | None:
+        """Bool, ``(batch, length)``: the positions whose logits the loss looks at.
+
+        ``None`` where a model gives its logits for an input as a whole.
+        """
+        return None
+
+    def outputs(self, logits: Tensor) -> dict[str, Tensor]:
+        """What a model would have returned with these logits, ``(*rows, classes)``."""
+        return {"logits": logits}
 
     def teacher_inputs(self, batch: Batch, teacher: nn.Module) -> dict[str, Any]:
         """Inputs that the teacher needs and that the student's model makes of the labels."""
@@ -104,3 +120,12 @@ def main_input(batch: Batch) -> Tensor:
         f"A batch has none of {', '.join(_MAIN_INPUTS)}, only: {', '.join(batch)}. Check the "
         "columns of the data set and the data collator."
     )
+
+
+def not_padding(batch: Batch) -> Tensor:
+    """Bool, ``(batch, length)``: the tokens of the input, by the attention mask if there is one."""
+    tokens = main_input(batch)
+    mask = batch.get("attention_mask")
+    if mask is not None and mask.shape == tokens.shape[:2]:
+        return mask.bool()
+    return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

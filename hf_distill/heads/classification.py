@@ -56,6 +56,12 @@ class SequenceClassificationHead(LabelledHead):
             return torch.stack((logits, torch.zeros_like(logits)), dim=-1)
         return logits
 
+    def outputs(self, logits: Tensor) -> dict[str, Tensor]:
+        """For several labels: their log-odds, which is what a sigmoid takes."""
+        if self.problem_type == "multi_label_classification":
+            logits = logits[..., 0] - logits[..., 1]
+        return {"logits": logits}
+
     def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's logits in the student's order of labels."""
         if self.problem_type == "multi_label_classification" and self.teacher_order is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from hf_distill.heads.base import IGNORED, Batch, TaskHead, main_input, output
+from hf_distill.heads.base import IGNORED, Batch, TaskHead, main_input, not_padding, output
 from hf_distill.heads.tokens import count, token_mask
 
 
@@ -21,6 +22,11 @@ class LanguageModelingHead(TaskHead):
     def count_rows(self, batch: Batch) -> int | Tensor:
         """The tokens that count."""
         return count(self.row_mask(batch), main_input(batch))
+
+    def compared_positions(self, batch: Batch) -> Tensor:
+        """The tokens that count."""
+        mask = self.row_mask(batch)
+        return not_padding(batch) if mask is None else mask
 
     def count_labelled(self, batch: Batch) -> int | Tensor:
         """Tokens with a label."""
@@ -86,6 +92,17 @@ class CausalLMHead(LanguageModelingHead):
         mask = token_mask(batch)
         return None if mask is None else mask[:, 1:]
 
+    def compared_positions(self, batch: Batch) -> Tensor:
+        """The tokens before those that count."""
+        mask = self.row_mask(batch)
+        if mask is None:
+            mask = torch.ones_like(main_input(batch)[:, 1:], dtype=torch.bool)
+        return nn.functional.pad(mask, (0, 1))
+
+    def outputs(self, logits: Tensor) -> dict[str, Tensor]:
+        """With logits for the last token, too, which nothing looks at."""
+        return {"logits": nn.functional.pad(logits, (0, 0, 0, 1))}
+
     def count_rows(self, batch: Batch) -> int | Tensor:
         """The tokens that count; the first of a sequence is predicted by none."""
         return count(self.row_mask(batch), main_input(batch)[:, 1:])
@@ -108,6 +125,7 @@ class Seq2SeqLMHead(LanguageModelingHead):
     """
 
     task = "summarization"
+    target_names = ("labels", "decoder_input_ids")
 
     def __init__(self, config: Any, auto_model: str = "AutoModelForSeq2SeqLM") -> None:
         self._config = config
@@ -131,6 +149,13 @@ class Seq2SeqLMHead(LanguageModelingHead):
         counts = ids != pad
         counts[:, 0] = True  # several models start the target with the padding token
         return counts
+
+    def compared_positions(self, batch: Batch) -> Tensor:
+        """The tokens of the target that count."""
+        mask = self.row_mask(batch)
+        if mask is None:
+            mask = torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool)
+        return mask
 
     def count_rows(self, batch: Batch) -> int | Tensor:
         """The tokens of the target that count.

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hf_distill.heads.base import IGNORED, Batch, TaskHead, main_input, output
+from hf_distill.heads.base import (
+    IGNORED,
+    Batch,
+    TaskHead,
+    main_input,
+    not_padding,
+    output,
+)
 
 
 class QuestionAnsweringHead(TaskHead):
@@ -21,6 +28,7 @@ class QuestionAnsweringHead(TaskHead):
     task = "question-answering"
     auto_model = "AutoModelForQuestionAnswering"
     needs_token_types = True
+    logit_names = ("start_logits", "end_logits")
 
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Start and end logits, ``(batch, 2, length)``."""
@@ -30,6 +38,14 @@ class QuestionAnsweringHead(TaskHead):
         """The attention mask, ``(batch, 1, length)``."""
         attention_mask = batch.get("attention_mask")
         return None if attention_mask is None else attention_mask.bool()[:, None, :]
+
+    def compared_positions(self, batch: Batch) -> Tensor:
+        """All but padding."""
+        return not_padding(batch)
+
+    def outputs(self, logits: Tensor) -> dict[str, Tensor]:
+        """Start and end apart."""
+        return {"start_logits": logits[:, 0], "end_logits": logits[:, 1]}
 
     def count_rows(self, batch: Batch) -> int:
         """Two a sequence."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from hf_distill.heads.base import IGNORED, Batch, main_input, output
+from hf_distill.heads.base import IGNORED, Batch, main_input, not_padding, output
 from hf_distill.heads.classification import LabelledHead
 
 
@@ -27,6 +27,11 @@ class TokenClassificationHead(LabelledHead):
     def row_mask(self, batch: Batch) -> Tensor | None:
         """Tokens with a label, or all but padding."""
         return token_mask(batch)
+
+    def compared_positions(self, batch: Batch) -> Tensor:
+        """The tokens that count."""
+        mask = self.row_mask(batch)
+        return not_padding(batch) if mask is None else mask
 
     def count_rows(self, batch: Batch) -> int | Tensor:
         """The tokens that count."""

@@ -4,6 +4,7 @@ from hf_distill.pairing.check import PairReport, check_pair
 from hf_distill.pairing.findings import Finding, enforce
 from hf_distill.pairing.models import check_models, input_limit, longest_input
 from hf_distill.pairing.processors import check_preparation
+from hf_distill.pairing.teacher import TeacherPairing, TeacherSource
 from hf_distill.pairing.tokenizers import TOKENIZER_FILES
 from hf_distill.pairing.trial import try_teacher
 
@@ -11,6 +12,8 @@ __all__ = [
     "TOKENIZER_FILES",
     "Finding",
     "PairReport",
+    "TeacherPairing",
+    "TeacherSource",
     "check_models",
     "check_pair",
     "check_preparation",

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from hf_distill.heads import LabelledHead, TaskHead, find_head, head_of_class, head_of_task
-from hf_distill.loading import load_model
+from hf_distill.loading import load_model, read_config
 from hf_distill.pairing.findings import Finding, note, refused
 from hf_distill.pairing.models import check_models
 from hf_distill.pairing.processors import check_preparation
@@ -123,13 +122,7 @@ def _load_student(source: str | os.PathLike[str], head: TaskHead, teacher: nn.Mo
 def _config_of(source: Any, who: str) -> Any:
     if isinstance(source, nn.Module):
         return getattr(source, "config", None)
-    try:
-        return AutoConfig.from_pretrained(os.fspath(source))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{who}={os.fspath(source)!r} cannot be loaded: it is neither a directory with a model "
-            f"nor a model that the Hub gives out. ({str(error).strip().splitlines()[0]})"
-        ) from error
+    return read_config(os.fspath(source), who)
 
 
 def _known(head: TaskHead | None, who: str) -> TaskHead:

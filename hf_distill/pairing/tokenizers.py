@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 from torch import nn
@@ -82,6 +84,24 @@ def check_tokenizers(
             "tokenizer, too.",
         )
     return note("tokenizer", "Not compared: the teacher's tokenizer is not at hand.")
+
+
+def tokenizer_hash(processing_class: Any) -> str | None:
+    """SHA-256 of what a tokenizer does: vocabulary, special ids, the encoding of probe texts.
+
+    Of other processors their settings. ``None`` if there is nothing to tell.
+    """
+    if isinstance(processing_class, PreTrainedTokenizerBase):
+        content: Any = [
+            sorted(processing_class.get_vocab().items()),
+            [getattr(processing_class, name, None) for name in SPECIAL_IDS],
+            [processing_class(probe)["input_ids"] for probe in PROBES],
+        ]
+    elif hasattr(processing_class, "to_dict"):
+        content = processing_class.to_dict()
+    else:
+        return None
+    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def compare_tokenizers(

@@ -21,6 +21,7 @@ def try_teacher(
     head: TaskHead,
     run_teacher: Callable[[Mapping[str, Any]], Mapping[str, Tensor]],
     batches: Iterable[Mapping[str, Any]],
+    data: str = "the evaluation data",
 ) -> Finding | None:
     """Compare the teacher's answers with always giving the most frequent label.
 
@@ -28,6 +29,7 @@ def try_teacher(
         head: the student's head, which knows the order of the labels.
         run_teacher: gives the teacher's outputs for a batch.
         batches: labelled batches on the teacher's device; a few hundred rows are enough.
+        data: what they are called in what is found.
 
     Returns:
         What was found; ``None`` if the batches have no labels, or labels that are no classes.
@@ -47,10 +49,10 @@ def try_teacher(
         answers.append(logits.argmax(dim=-1)[counts].cpu())
     if not labels or not sum(map(len, labels)):
         return None
-    return _judge(torch.cat(labels), torch.cat(answers))
+    return _judge(torch.cat(labels), torch.cat(answers), data)
 
 
-def _judge(labels: Tensor, answers: Tensor) -> Finding:
+def _judge(labels: Tensor, answers: Tensor, data: str) -> Finding:
     right = (labels == answers).double()
     accuracy = float(right.mean())
     usual = (labels == labels.mode().values).double()
@@ -63,7 +65,7 @@ def _judge(labels: Tensor, answers: Tensor) -> Finding:
     if accuracy < majority - _CLEARLY * error:
         return refused(
             "quality",
-            f"On the evaluation data, {found}: it is worse than no teacher. Its labels may have "
+            f"On {data}, {found}: it is worse than no teacher. Its labels may have "
             "another order than the data's (compare id2label with the data), the inputs may be "
             "prepared otherwise than for its training, or it is not fine-tuned for this task. "
             "(teacher_trial_samples=0 leaves out this test.)",
@@ -71,7 +73,7 @@ def _judge(labels: Tensor, answers: Tensor) -> Finding:
     if accuracy <= majority:
         return warning(
             "quality",
-            f"On the evaluation data, {found}. A teacher that is no better than that has little to "
+            f"On {data}, {found}. A teacher that is no better than that has little to "
             "teach; check that it is fine-tuned for this task and data.",
         )
-    return note("quality", f"On the evaluation data, {found}.")
+    return note("quality", f"On {data}, {found}.")

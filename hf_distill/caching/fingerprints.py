@@ -1,0 +1,87 @@
+"""What tells whether stored outputs still fit: hashes of weights and data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import nn
+
+_ROWS = 1000
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bytes of all weights and buffers.
+
+    Weights that are not in memory (offloaded by ``device_map``) count by name, type and shape.
+    """
+    digest = sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        if not value.is_meta:
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def row_lengths(dataset: Dataset) -> NDArray[Any]:
+    """How many tokens each row has; 1 where the data has no ``input_ids``."""
+    if "input_ids" not in dataset.column_names:
+        return np.ones(len(dataset), dtype=np.int64)
+    lengths = [
+        pyarrow.compute.list_value_length(column).to_numpy(zero_copy_only=False)
+        for column in _pieces(dataset.select_columns(["input_ids"]), "input_ids")
+    ]
+    return np.concatenate(lengths).astype(np.int64)
+
+
+def data_hash(dataset: Dataset) -> str:
+    """SHA-256 over the values of all columns, row by row; not over how they are stored."""
+    digest = sha256()
+    for name in sorted(dataset.column_names):
+        digest.update(f"{name}\n".encode())
+        for column in _pieces(dataset.select_columns([name]), name):
+            _update(digest, column)
+    return digest.hexdigest()
+
+
+def _pieces(dataset: Dataset, name: str) -> Iterator[pyarrow.Array]:
+    for table in dataset.with_format("arrow").iter(batch_size=_ROWS):
+        column = table[name].combine_chunks()
+        if isinstance(column, pyarrow.ChunkedArray):  # of no rows
+            continue
+        yield column
+
+
+def _update(digest: Any, array: pyarrow.Array) -> None:
+    """Take in the values of an array, whatever its chunks, offsets and integer widths."""
+    kind = array.type
+    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
+        lengths = pyarrow.compute.list_value_length(array).fill_null(-1)
+        digest.update(lengths.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+        _update(digest, array.flatten())
+    elif pyarrow.types.is_fixed_size_list(kind):
+        digest.update(f"[{kind.list_size}]".encode())
+        _update(digest, array.flatten())
+    elif pyarrow.types.is_struct(kind):
+        for place, field in enumerate(kind):
+            digest.update(f"{field.name}\n".encode())
+            _update(digest, array.field(place))
+    elif pyarrow.types.is_dictionary(kind):
+        _update(digest, array.dictionary_decode())
+    elif pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind):
+        digest.update(array.is_null().to_numpy(zero_copy_only=False).tobytes())
+        values = array.cast(pyarrow.int64()).fill_null(0)
+        digest.update(values.to_numpy(zero_copy_only=False).tobytes())
+    elif pyarrow.types.is_floating(kind):
+        digest.update(array.is_null().to_numpy(zero_copy_only=False).tobytes())
+        digest.update(array.to_numpy(zero_copy_only=False).tobytes())
+    else:  # texts, bytes, dates
+        for value in array.to_pylist():
+            digest.update(f"{value!r}\n".encode())

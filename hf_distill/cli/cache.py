@@ -1,0 +1,184 @@
+"""``hf-distill cache``: a teacher's outputs for the training data, computed once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hf_distill.cli.arguments import TaskArguments, names, option, task_sections
+from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.cli.tasks import TASKS
+from hf_distill.cli.train_arguments import TrainingFileArguments
+
+if TYPE_CHECKING:
+    from hf_distill.cli.tasks import Task
+
+EXAMPLES = """\
+examples:
+  once
+    hf-distill cache --task question-answering --teacher_model teacher \\
+        --train_file train.json --output_dir teacher_outputs
+
+  then as often as you like, without the teacher
+    hf-distill train --task question-answering --student_model SMALL_MODEL \\
+        --teacher_outputs teacher_outputs --train_file train.json --output_dir distilled
+
+  a language model: the 64 largest logits of each token
+    hf-distill cache --task text-generation --teacher_model teacher --top_k 64 …
+
+  on several GPUs
+    accelerate launch --num_processes 4 -m hf_distill cache …
+
+  go on after an interruption: the same command again
+"""
+
+_NOT_PREPARATION = (
+    "n_best", "max_answer_length", "no_answer_threshold", "mlm_probability", "num_beams",
+)  # fmt: skip
+"""Options of the tasks that change no input."""
+
+
+@dataclass
+class CacheArguments:
+    """Whose outputs are stored, and how."""
+
+    task: str = option(
+        MISSING, help=f"What the teacher does: {', '.join(TASKS)}.", choices=list(TASKS)
+    )
+    teacher_model: str = option(
+        MISSING, help="The teacher, fine-tuned for the task: a folder or a Hub id."
+    )
+    output_dir: str = option(MISSING, help="Where the outputs go. A folder of their own.")
+    further_teachers: list[str] | None = field(
+        default=None,
+        metadata={"help": "More teachers: what they and --teacher_model predict is averaged."},
+    )
+    teacher_weights: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "How much each teacher counts, in their order. By default all count the same."
+        },
+    )
+    teacher_combination: str = option(
+        "probabilities",
+        help="How several teachers are averaged: probabilities (the mean of what they predict) or "
+        "logits (the geometric mean).",
+        choices=["probabilities", "logits"],
+    )
+    dtype: str = option(
+        "float16",
+        help="How the numbers are stored: float16 (a relative error of up to 1/2,048), bfloat16 "
+        "(1/256, of any size) or float32 (as they were computed).",
+        choices=["float16", "bfloat16", "float32"],
+    )
+    top_k: int | None = option(
+        help="For large vocabularies: store only so many of the largest logits of a token, and "
+        "what all the others add up to. By default all."
+    )
+    batch_size: int = option(32, help="Inputs at a time, of about the same length.")
+    teacher_dtype: str = option(
+        "float32",
+        help="The number format of the teacher's weights.",
+        choices=["float32", "bfloat16", "float16"],
+    )
+    mixed_precision: str = option(
+        "no",
+        help="Compute in bf16 or fp16 (autocast), as a teacher does in a training with --bf16 or "
+        "--fp16.",
+        choices=["no", "bf16", "fp16"],
+    )
+    use_cpu: bool = option(False, help="Leave an accelerator unused.")
+    config: str | None = option(
+        help="A YAML file with options, one `name: value` a line, named as they are here. Options "
+        "on the command line override it."
+    )
+
+
+def build_parser() -> CommandParser:
+    """The parser of the command."""
+    return CommandParser(
+        [CacheArguments, TrainingFileArguments, TaskArguments],
+        prog="hf-distill cache",
+        usage="hf-distill cache --task TASK --teacher_model MODEL --train_file FILE\n"
+        "                        --output_dir FOLDER [options]",
+        description="Run a teacher over the training data once, and keep its outputs for any "
+        "number of\ntrainings: `hf-distill train --teacher_outputs FOLDER` with the same data "
+        "options.",
+        sections=[
+            Section("teacher and outputs", names(CacheArguments)),
+            Section("data", names(TrainingFileArguments)),
+            *task_sections(),
+        ],
+        epilog=EXAMPLES,
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Cache a teacher's outputs.
+
+    Args:
+        argv: the options, without the command's name.
+
+    Raises:
+        ValueError: an option, the teacher or the data cannot be used, or the folder holds the
+            outputs of another run.
+        OSError: a file or a download failed, or there is no room.
+    """
+    parser = build_parser()
+    arguments, data, options = parser.parse(argv)
+    if (data.train_file is None) == (data.dataset_name is None):
+        parser.error("say which data: either --train_file or --dataset_name.")
+
+    from hf_distill.caching import cache_teacher_outputs
+    from hf_distill.cli.loading import (
+        check_model_source,
+        check_paths,
+        load_examples,
+        load_tokenizer,
+        load_trained_model,
+    )
+    from hf_distill.cli.tasks import create_task
+
+    source = check_model_source("teacher_model", arguments.teacher_model)
+    further = [
+        check_model_source("further_teachers", name) for name in arguments.further_teachers or ()
+    ]
+    check_paths({"train_file": data.train_file})
+    task = create_task(arguments.task, options)
+    examples = load_examples(
+        task, data.train_file, split=data.train_split, most=data.max_train_samples, **data.source
+    )
+    tokenizer = load_tokenizer("teacher_model", source)
+    teacher = load_trained_model("teacher_model", source, task, arguments.teacher_dtype)
+    features = task.features(
+        examples, tokenizer, teacher, training=True, num_proc=data.preprocessing_num_workers
+    )
+    stored = cache_teacher_outputs(
+        [teacher, *further],
+        features,
+        task=task.name,
+        processing_class=tokenizer,
+        data_collator=task.data_collator(tokenizer, teacher),
+        preprocessing=preprocessing_of(task),
+        **{
+            name: getattr(arguments, name)
+            for name in (
+                "output_dir", "dtype", "top_k", "batch_size", "teacher_weights",
+                "teacher_combination", "teacher_dtype", "mixed_precision", "use_cpu",
+            )
+        },
+    )  # fmt: skip
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        sys.stdout.write(
+            f"The teacher's outputs for {len(stored):,} rows are in {arguments.output_dir}; train "
+            "with --teacher_outputs and the same data options.\n"
+        )
+
+
+def preprocessing_of(task: Task) -> dict[str, Any]:
+    """The options that the inputs of a task are prepared with."""
+    return {k: v for k, v in asdict(task.options).items() if k not in _NOT_PREPARATION}

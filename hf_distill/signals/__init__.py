@@ -1,0 +1,29 @@
+"""A teacher's outputs as columns of a data set: what they mean, how they are written and read."""
+
+from hf_distill.signals.collator import TeacherSignalCollator
+from hf_distill.signals.description import DTYPES, SignalDescription, describe_model
+from hf_distill.signals.encoding import (
+    EncodedSignal,
+    checksum,
+    densified,
+    encode,
+    identities,
+    take_hidden_states,
+    take_logits,
+    to_array,
+)
+
+__all__ = [
+    "DTYPES",
+    "EncodedSignal",
+    "SignalDescription",
+    "TeacherSignalCollator",
+    "checksum",
+    "densified",
+    "describe_model",
+    "encode",
+    "identities",
+    "take_hidden_states",
+    "take_logits",
+    "to_array",
+]

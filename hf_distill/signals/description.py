@@ -1,0 +1,144 @@
+"""What the teacher columns of a data set mean; it travels with the columns wherever they go."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from datasets import Features, List, Value
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
+
+from hf_distill.heads import without_adapters
+
+LOGITS = "teacher_logits"
+TOKEN_IDS = "teacher_token_ids"
+REST = "teacher_rest"
+HIDDEN_STATES = "teacher_hidden_states"
+CHECKSUM = "teacher_checksum"
+
+DTYPES = {"float16": "float16", "bfloat16": "uint16", "float32": "float32"}
+"""The number formats of stored outputs, with their types in Arrow, which has no bfloat16."""
+
+_FORMAT = 1
+_NOT_STORED = (
+    "_name_or_path",
+    "auto_map",
+    "dtype",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+)
+
+
+@dataclass(frozen=True)
+class SignalDescription:
+    """What the teacher columns of a data set mean.
+
+    It is stored in the ``id`` of the column ``teacher_checksum`` in the data set's features, which
+    survives ``select``, ``map``, ``save_to_disk``, Parquet and the Hub, and takes no room in a row.
+    Rows of two teachers cannot be concatenated, because their features differ.
+
+    Attributes:
+        task: the head, as the Hub calls its task.
+        architecture: the teacher's class.
+        config: the teacher's configuration; ``None`` if it is no model of transformers.
+        dtype: the number format of ``teacher_logits`` and ``teacher_rest``; a key of ``DTYPES``.
+        classes: logits that the teacher gives for an input, or for a position.
+        by_position: whether there are logits for each position that the loss looks at.
+        top_k: how many of the classes are stored; ``None`` for all.
+        hidden_layers: the layers whose hidden states are stored, 0 being the embedding output.
+        hidden_width: numbers in a hidden state.
+        teacher: the teacher's name, without a path.
+        weights: SHA-256 of the teacher's weights.
+        tokenizer: SHA-256 of what the tokenizer does; ``None`` if it was not known.
+    """
+
+    task: str
+    architecture: str
+    config: dict[str, Any] | None
+    dtype: str
+    classes: int
+    by_position: bool
+    top_k: int | None
+    hidden_layers: tuple[int, ...]
+    hidden_width: int
+    teacher: str
+    weights: str
+    tokenizer: str | None
+
+    @property
+    def stored(self) -> int:
+        """Logits that are stored for an input, or for a position."""
+        return self.classes if self.top_k is None else self.top_k
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return list(self.features())
+
+    def read_config(self) -> PreTrainedConfig | None:
+        """The teacher's configuration; ``None`` if it is no model of transformers."""
+        return None if self.config is None else AutoConfig.for_model(**self.config)
+
+    def features(self) -> Features:
+        """The types of the columns.
+
+        A row holds flat lists: ``teacher_logits`` has ``positions * stored`` numbers, position by
+        position (for question answering start, end, start, end, …); beside them stand, with
+        ``top_k``, the classes they belong to and the log of the remaining mass of a position.
+        """
+        number = DTYPES[self.dtype]
+        length = -1 if self.by_position else self.stored
+        columns: dict[str, Any] = {LOGITS: List(Value(number), length=length)}
+        if self.top_k is not None:
+            id_type = "uint16" if self.classes <= 1 << 16 else "uint32"
+            columns[TOKEN_IDS] = List(Value(id_type), length=length)
+            columns[REST] = List(Value(number), length=-1 if self.by_position else 1)
+        if self.hidden_layers:
+            columns[HIDDEN_STATES] = List(Value(number))
+        text = json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True)
+        return Features({**columns, CHECKSUM: Value("uint32", id=text)})
+
+    @classmethod
+    def of(cls, dataset: Any) -> SignalDescription | None:
+        """The description of a data set's columns; ``None`` if it has none.
+
+        Raises:
+            ValueError: the columns are there but nothing says what they mean, or they are of
+                another version.
+        """
+        features = getattr(dataset, "features", None)
+        if not features or not {LOGITS, CHECKSUM} & set(features):
+            return None
+        missing = [name for name in (LOGITS, CHECKSUM) if name not in features]
+        if missing:
+            raise ValueError(
+                f"The data has teacher columns, but {missing[0]} is missing among them; take the "
+                "data as cache_teacher_outputs gave it, or remove all teacher_… columns."
+            )
+        try:
+            content = json.loads(features[CHECKSUM].id)
+            version = content.pop("format")
+            if version != _FORMAT:
+                raise ValueError(
+                    f"The teacher columns of the data have format {version} and this version of "
+                    f"hf_distill reads format {_FORMAT}; cache the teacher's outputs again."
+                )
+            return cls(**{**content, "hidden_layers": tuple(content["hidden_layers"])})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"The description of the teacher columns is lost: the column {CHECKSUM} was cast "
+                "or made anew. Take the data as cache_teacher_outputs gave it."
+            ) from error
+
+
+def describe_model(model: nn.Module) -> tuple[str, dict[str, Any] | None]:
+    """The class and the configuration of a teacher, without anything about this machine."""
+    model = without_adapters(model)
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "to_diff_dict"):
+        return type(model).__name__, None
+    content = json.loads(config.to_json_string(use_diff=True))
+    return type(model).__name__, {k: v for k, v in content.items() if k not in _NOT_STORED}

@@ -1,0 +1,195 @@
+"""A teacher's outputs for a batch as rows of numbers, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hf_distill.heads import Batch, TaskHead
+from hf_distill.heads.base import main_input, not_padding, output
+
+_LARGEST = {"float16": torch.finfo(torch.float16).max}
+
+
+def take_logits(head: TaskHead, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """The logits that the loss looks at, as they are stored.
+
+    Returns:
+        ``(batch, classes)`` where a model gives logits for an input; else ``(positions, classes)``,
+        the positions of all inputs one after the other.
+    """
+    parts = [output(outputs, name) for name in head.logit_names]
+    positions = head.compared_positions(batch)
+    if positions is None:
+        return parts[0].flatten(1)
+    logits = parts[0] if len(parts) == 1 else torch.stack(parts, dim=-1)
+    logits = logits[:, -positions.shape[1] :]  # a learned prompt comes before the input
+    if logits.dim() != 3 or logits.shape[:2] != positions.shape:
+        raise ValueError(
+            f"The teacher gave logits of the shape {tuple(parts[0].shape)} for inputs of "
+            f"{tuple(positions.shape)}; use a teacher with logits for each position."
+        )
+    return logits[positions]
+
+
+def take_hidden_states(
+    outputs: Mapping[str, Any], layers: Sequence[int], batch: Batch
+) -> tuple[Tensor, list[int]]:
+    """The hidden states of some layers, without those of padding.
+
+    Returns:
+        ``(positions, layers * width)``, and how many positions each input has.
+    """
+    states = torch.stack([outputs["hidden_states"][layer] for layer in layers], dim=2)
+    positions = state_positions(batch)
+    if positions is None or positions.shape != states.shape[:2]:
+        positions = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+    return states.flatten(2)[positions], positions.sum(dim=1).tolist()
+
+
+def state_positions(batch: Batch) -> Tensor | None:
+    """Bool, ``(batch, length)``: tokens that are not padding; ``None`` for other inputs."""
+    return not_padding(batch) if main_input(batch).dim() == 2 else None
+
+
+@dataclass(frozen=True)
+class EncodedSignal:
+    """Stored numbers of several rows, one after the other.
+
+    Attributes:
+        logits: ``(n, stored)`` in the stored number format.
+        token_ids: ``(n, stored)``, the classes of the logits; ``None`` if all are stored.
+        rest: ``(n,)``, the log of the sum of the exponentials of all other logits.
+    """
+
+    logits: NDArray[Any]
+    token_ids: NDArray[Any] | None = None
+    rest: NDArray[Any] | None = None
+
+    def rows(self, counts: Sequence[int]) -> Iterator[EncodedSignal]:
+        """Split into rows of so many positions each."""
+        start = 0
+        for count in counts:
+            place = slice(start, start + count)
+            start += count
+            yield EncodedSignal(
+                self.logits[place],
+                None if self.token_ids is None else self.token_ids[place],
+                None if self.rest is None else self.rest[place],
+            )
+
+
+def encode(logits: Tensor, *, dtype: str, top_k: int | None) -> EncodedSignal:
+    """Numbers as they are stored.
+
+    Args:
+        logits: ``(n, classes)``.
+        dtype: a key of ``DTYPES``.
+        top_k: store only so many of the largest, and what the others add up to:
+            ``log sum exp`` of the rest.
+
+    Raises:
+        ValueError: a logit is too large for the number format.
+    """
+    logits = logits.float()
+    if top_k is None:
+        return EncodedSignal(to_array(logits, dtype))
+    largest = logits.topk(top_k, dim=-1)
+    others = logits.scatter(-1, largest.indices, -torch.inf)
+    classes = logits.shape[-1]
+    id_type = np.uint16 if classes <= 1 << 16 else np.uint32
+    return EncodedSignal(
+        to_array(largest.values, dtype),
+        largest.indices.cpu().numpy().astype(id_type),
+        to_array(others.logsumexp(dim=-1), dtype),
+    )
+
+
+def decode(values: NDArray[Any], dtype: str) -> Tensor:
+    """Stored numbers as a tensor of their number format."""
+    if dtype == "bfloat16":
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
+
+
+def densified(logits: Tensor, token_ids: Tensor, rest: Tensor, classes: int) -> Tensor:
+    """Logits of all classes, from the largest and what the others add up to.
+
+    The rest of the mass is shared out evenly: each class that is not stored has the logit
+    ``rest - log(classes - k)``. So the softmax at temperature 1 is exact for every stored class,
+    and exact altogether if all are stored.
+
+    Args:
+        logits: ``(…, k)``.
+        token_ids: ``(…, k)``, their classes.
+        rest: ``(…)``.
+        classes: how many there are.
+    """
+    others = classes - logits.shape[-1]
+    fill = rest.float() - math.log(others) if others else torch.zeros_like(rest).float()
+    dense = fill[..., None].repeat(*[1] * fill.dim(), classes)
+    return dense.scatter_(-1, token_ids.long(), logits.float())
+
+
+def identities(head: TaskHead, batch: Batch) -> list[list[NDArray[Any]]]:
+    """What makes an input itself, whatever batch it is in: its tokens (or pixels), its target.
+
+    And where the loss looks: stored outputs would land elsewhere if the labels moved.
+    """
+    inputs, mask = main_input(batch), batch.get("attention_mask")
+    found = [_rows(inputs, mask)]
+    positions = head.compared_positions(batch)
+    if positions is not None and positions.shape == inputs.shape:
+        found.append(_rows(positions, mask))
+    for name in head.target_names:
+        if batch.get(name) is not None:
+            found.append(_rows(batch[name], positions))
+            break
+    return [list(parts) for parts in zip(*found, strict=True)]
+
+
+def checksum(identity: Sequence[NDArray[Any]], stored: Sequence[NDArray[Any]]) -> int:
+    """A number that tells whether stored outputs belong to an input, and are unaltered: CRC-32."""
+    value = 0
+    for array in identity:
+        kind = np.float32 if array.dtype.kind == "f" else np.int64
+        value = crc32(array.astype(kind).tobytes(), value)
+    for array in stored:
+        value = crc32(array.tobytes(), value)
+    return value
+
+
+def to_array(values: Tensor, dtype: str) -> NDArray[Any]:
+    """Numbers in the number format ``dtype``, as Arrow can hold them.
+
+    Raises:
+        ValueError: one is too large for it.
+    """
+    limit = _LARGEST.get(dtype)
+    if limit is not None:
+        too_large = torch.isfinite(values) & (values.abs() > limit)
+        if bool(too_large.any()):
+            raise ValueError(
+                f"The teacher gave the number {values[too_large][0].item():g}, which float16 "
+                "cannot hold; cache with dtype='bfloat16' or 'float32'."
+            )
+    stored = values.to(getattr(torch, dtype)).cpu().contiguous()
+    if dtype == "bfloat16":
+        return stored.view(torch.int16).numpy().view(np.uint16)
+    return stored.numpy()
+
+
+def _rows(values: Tensor, mask: Tensor | None) -> list[NDArray[Any]]:
+    arrays = values.detach().cpu().numpy()
+    if mask is None or mask.shape != values.shape:
+        return list(arrays)
+    kept = mask.detach().cpu().numpy().astype(bool)
+    return [row[keep] for row, keep in zip(arrays, kept, strict=True)]

@@ -1,0 +1,109 @@
+"""A teacher whose outputs were computed beforehand and come with the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import transformers
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from hf_distill.heads import TaskHead
+from hf_distill.layer_mapping import LayerPair
+from hf_distill.signals import SignalDescription, densified
+from hf_distill.signals.description import HIDDEN_STATES, LOGITS, REST, TOKEN_IDS
+
+
+class CachedTeacher:
+    """Gives the outputs that a batch carries in its teacher columns.
+
+    Args:
+        description: what the columns mean.
+        head: the task.
+    """
+
+    def __init__(self, description: SignalDescription, head: TaskHead) -> None:
+        self.description = description
+        self.model = stand_in(description)
+        """The teacher without weights, for everything that its shape tells."""
+        self.input_names = frozenset(description.columns)
+        self._head = head
+
+    def check_layers(self, pairs: Sequence[LayerPair]) -> None:
+        """Check that what is compared was stored.
+
+        Args:
+            pairs: the layers that are compared; none if ``layer_mapping="auto"`` is yet to look.
+
+        Raises:
+            ValueError: names the layer that is missing.
+        """
+        stored = self.description.hidden_layers
+        listed = ", ".join(map(str, stored))
+        if not pairs:
+            raise ValueError(
+                "layer_mapping='auto' looks at all layers of the teacher, and only the hidden "
+                f"states of the layers {listed} are cached; choose uniform, last, first or a list."
+            )
+        missing = [pair.teacher for pair in pairs if pair.teacher not in stored]
+        if missing:
+            raise ValueError(
+                f"The student is to learn from the teacher's layer {missing[0]}, but the cached "
+                f"outputs have the hidden states of the layers {listed} only; cache them with "
+                "hidden_layers, or change layer_mapping."
+            )
+
+    def __call__(
+        self,
+        batch: Mapping[str, Any],
+        accelerator: Accelerator,
+        further_inputs: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Mapping[str, Any]:
+        """The teacher's outputs for a batch, in float32.
+
+        Args:
+            batch: what the data collator made, teacher columns included.
+            accelerator: as for ``LiveTeacher``; not used.
+            further_inputs: what a live teacher would be asked for; stored hidden states are always
+                given.
+
+        Raises:
+            ValueError: the batch has no teacher columns.
+        """
+        stored = batch.get(LOGITS)
+        if stored is None:
+            raise ValueError(
+                f"A batch has no {LOGITS}, only: {', '.join(batch)}. The data collator must keep "
+                "rows whole, and the data set its teacher columns; or pass a live teacher "
+                "(teacher_model)."
+            )
+        logits = stored.float()
+        if self.description.top_k is not None:
+            logits = densified(logits, batch[TOKEN_IDS], batch[REST], self.description.classes)
+        names = self._head.logit_names
+        parts = (logits,) if len(names) == 1 else logits.unbind(dim=-1)
+        outputs: dict[str, Any] = dict(zip(names, parts, strict=True))
+        if HIDDEN_STATES in batch:
+            layers = self.description.hidden_layers
+            states: list[Tensor | None] = [None] * (max(layers) + 1)
+            for place, layer in enumerate(layers):
+                states[layer] = batch[HIDDEN_STATES][:, :, place].float()
+            outputs["hidden_states"] = states
+        return outputs
+
+
+def stand_in(description: SignalDescription) -> nn.Module:
+    """The teacher as its configuration describes it, on the meta device: no memory, no weights.
+
+    An empty module if it is no model of transformers.
+    """
+    model_class: Any = getattr(transformers, description.architecture, None)
+    if description.config is None or model_class is None:
+        return nn.Module()
+    config = description.read_config()
+    with torch.device("meta"):
+        model: nn.Module = model_class(config)
+    return model.eval()
