@@ -249,7 +249,7 @@ class TrainerWithTeacher(Trainer):
     def _teaches(self, batch: Mapping[str, Any]) -> bool:
         """Whether the teacher has something to say about a batch: not without its columns."""
         if isinstance(self._teacher, CachedTeacher):
-            return self._teacher.input_names <= set(batch)
+            return self._teacher.has_outputs(batch)
         return True
 
     def _has_labels(self, batch: Mapping[str, Any]) -> bool:

@@ -87,25 +87,22 @@ class CausalLMHead(LanguageModelingHead):
         logits = output(outputs, "logits")
         return logits[:, -main_input(batch).shape[1] :][:, :-1]
 
-    def row_mask(self, batch: Batch) -> Tensor | None:
-        """Whether the token after it counts."""
-        mask = token_mask(batch)
-        return None if mask is None else mask[:, 1:]
+    def row_mask(self, batch: Batch) -> Tensor:
+        """Whether the token after it counts; padding (on the left) predicts none."""
+        mask, inputs = token_mask(batch), not_padding(batch)
+        return inputs[:, :-1] if mask is None else mask[:, 1:] & inputs[:, :-1]
 
     def compared_positions(self, batch: Batch) -> Tensor:
         """The tokens before those that count."""
-        mask = self.row_mask(batch)
-        if mask is None:
-            mask = torch.ones_like(main_input(batch)[:, 1:], dtype=torch.bool)
-        return nn.functional.pad(mask, (0, 1))
+        return nn.functional.pad(self.row_mask(batch), (0, 1))
 
     def outputs(self, logits: Tensor) -> dict[str, Tensor]:
         """With logits for the last token, too, which nothing looks at."""
         return {"logits": nn.functional.pad(logits, (0, 0, 0, 1))}
 
-    def count_rows(self, batch: Batch) -> int | Tensor:
+    def count_rows(self, batch: Batch) -> Tensor:
         """The tokens that count; the first of a sequence is predicted by none."""
-        return count(self.row_mask(batch), main_input(batch)[:, 1:])
+        return self.row_mask(batch).sum()
 
     def gold(self, batch: Batch) -> Tensor | None:
         """The next tokens."""

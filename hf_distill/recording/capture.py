@@ -9,7 +9,7 @@ dropout, which is neither what TinyBERT compares nor the same in two runs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,24 +73,27 @@ class Recording:
             ValueError: the outputs lack what is to be recorded.
         """
         if self.hidden_layers:
-            states = self._all(outputs, "hidden_states", "hidden_states_loss_weight", who)
-            for layer in self.hidden_layers:
-                self.hidden_states[layer] = states[layer]
+            places = {layer: layer for layer in self.hidden_layers}
+            weight = "hidden_states_loss_weight"
+            self.hidden_states |= _taken(outputs, "hidden_states", places, weight, who)
         missing = self.attention_layers - self.attentions.keys()
         if missing:
-            maps = self._all(outputs, "attentions", "attention_loss_weight", who)
-            for layer in missing:
-                self.attention_maps[layer] = maps[layer - 1]
+            places = {layer: layer - 1 for layer in missing}
+            weight = "attention_loss_weight"
+            self.attention_maps |= _taken(outputs, "attentions", places, weight, who)
 
-    @staticmethod
-    def _all(outputs: Mapping[str, Any], name: str, weight: str, who: str) -> Sequence[Tensor]:
-        values = outputs.get(name) if isinstance(outputs, Mapping) else None
-        if not values or any(value is None for value in values):
-            raise ValueError(
-                f"The {who} returned no {name}, so there is nothing to compare. Set {weight}=0, or "
-                "use a model of transformers that has them."
-            )
-        return values
+
+def _taken(
+    outputs: Mapping[str, Any], name: str, places: Mapping[int, int], weight: str, who: str
+) -> dict[int, Tensor]:
+    """What layers gave, from its places in the outputs."""
+    values = outputs.get(name) if isinstance(outputs, Mapping) else None
+    if not values or any(values[place] is None for place in places.values()):
+        raise ValueError(
+            f"The {who} returned no {name}, so there is nothing to compare. Set {weight}=0, or "
+            "use a model of transformers that has them."
+        )
+    return {layer: values[place] for layer, place in places.items()}
 
 
 class _Active:

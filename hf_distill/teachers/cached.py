@@ -56,6 +56,11 @@ class CachedTeacher:
                 "hidden_layers, or change layer_mapping."
             )
 
+    @staticmethod
+    def has_outputs(batch: Mapping[str, Any]) -> bool:
+        """Whether a batch carries the teacher's outputs."""
+        return batch.get(LOGITS) is not None
+
     def __call__(
         self,
         batch: Mapping[str, Any],
@@ -73,14 +78,13 @@ class CachedTeacher:
         Raises:
             ValueError: the batch has no teacher columns.
         """
-        stored = batch.get(LOGITS)
-        if stored is None:
+        if not self.has_outputs(batch):
             raise ValueError(
                 f"A batch has no {LOGITS}, only: {', '.join(batch)}. The data collator must keep "
                 "rows whole, and the data set its teacher columns; or pass a live teacher "
                 "(teacher_model)."
             )
-        logits = stored.float()
+        logits = batch[LOGITS].float()
         if self.description.top_k is not None:
             logits = densified(logits, batch[TOKEN_IDS], batch[REST], self.description.classes)
         names = self._head.logit_names

@@ -15,6 +15,8 @@ from runs import distil, logged
 from transformers import default_data_collator
 from zoo import zoo_dataset, zoo_model
 
+from hf_distill import cache_teacher_outputs
+
 LOSSES = ("loss", "loss_task", "loss_prediction", "loss_hidden_states", "loss_attention")
 
 
@@ -29,12 +31,24 @@ if __name__ == "__main__":
     for name, case in json.loads(cases).items():
         task, architecture = case.pop("task"), case.pop("architecture")
         AcceleratorState._reset_state()
+        teacher = zoo_model(task, architecture, seed=1, layers=2)
+        data = zoo_dataset(task)
+        if case.pop("cached", False):
+            data = cache_teacher_outputs(
+                teacher,
+                data,
+                output_dir=Path(output) / f"cache-{task}",
+                data_collator=default_data_collator,
+                dtype="float32",
+                batch_size=3,
+            )
+            teacher = None
         trainer, norms = distil(
             task,
             output,
             student=zoo_model(task, architecture, seed=0, **case.pop("student", {})),
-            teacher=zoo_model(task, architecture, seed=1, layers=2),
-            train_dataset=zoo_dataset(task),
+            teacher=teacher,
+            train_dataset=data,
             trainer_options={"data_collator": default_data_collator},
             per_device_train_batch_size=int(batch_size),
             gradient_accumulation_steps=int(accumulation),

@@ -30,6 +30,12 @@ _INTERMEDIATE: dict[str, dict[str, Any]] = {
                  "hidden_states_loss_weight": 0.5, "attention_loss_weight": 0.5,
                  "distillation_loss_weight": 0.5},
 }  # fmt: skip
+_CACHED = ("question-answering", "token-classification", "text-generation", "summarization")
+CASES |= {
+    f"{task}/{architecture}, cached": {**CASES[f"{task}/{architecture}"], "cached": True}
+    for task, architecture in dict(PAIRS).items()
+    if task in _CACHED
+}
 CASES |= {
     name: {"task": "text-classification", "stage": "intermediate", **case}
     for name, case in _INTERMEDIATE.items()
@@ -79,3 +85,12 @@ def test_intermediate_losses_were_there_at_all(case: str, whole: Results) -> Non
     if case == "attention alone":
         expected -= {"loss_hidden_states"}
     assert found == expected
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.endswith(", cached")])
+def test_cached_outputs_are_those_of_the_live_teacher(case: str, whole: Results) -> None:
+    live = whole[case.removesuffix(", cached")]
+    for name in LOSSES:
+        assert whole[case][name] == pytest.approx(live[name], rel=1e-5), name
+    assert whole[case]["norms"] == pytest.approx(live["norms"], rel=1e-5)
+    assert whole[case]["teacher_class"] == "NoneType"
