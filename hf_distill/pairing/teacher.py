@@ -64,6 +64,12 @@ class TeacherPairing:
         if not sources:
             raise ValueError("teacher_model is an empty list; name at least one teacher.")
         if len(sources) == 1:
+            if self._args.teacher_weights is not None and len(self._args.teacher_weights) > 1:
+                raise ValueError(
+                    f"teacher_weights={self._args.teacher_weights} has "
+                    f"{len(self._args.teacher_weights)} weights for 1 teacher; leave them out, or "
+                    "pass a list as teacher_model."
+                )
             return LiveTeacher(self._checked(sources[0], self._head), self._head)
         if self._args.compares_layers or needs_layers:
             raise ValueError(
