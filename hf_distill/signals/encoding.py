@@ -147,7 +147,7 @@ def identities(head: TaskHead, batch: Batch) -> list[list[NDArray[Any]]]:
     inputs, mask = main_input(batch), batch.get("attention_mask")
     found = [_rows(inputs, mask)]
     positions = head.compared_positions(batch)
-    if positions is not None and positions.shape == inputs.shape:
+    if positions is not None and not head.target_names:
         found.append(_rows(positions, mask))
     for name in head.target_names:
         if batch.get(name) is not None:

@@ -78,7 +78,7 @@ def test_every_architecture_learns_the_same(task: str, architecture: str, tmp_pa
 
 
 QA = ("question-answering", "bert")
-Change = Callable[[Dataset, Path], Dataset]
+Change = Callable[[Dataset, Path], Any]
 
 
 def through_disk(data: Dataset, folder: Path) -> Dataset:
@@ -98,6 +98,7 @@ CHANGES: dict[str, Change] = {
     "mapped": lambda data, folder: data.map(lambda row: {"extra": len(row["input_ids"])}),
     "as tensors": lambda data, folder: data.with_format("torch"),
     "sharded": lambda data, folder: concatenate_datasets([data.shard(2, 1), data.shard(2, 0)]),
+    "streamed": lambda data, folder: data.to_iterable_dataset(),
     "saved": through_disk,
     "as Parquet": through_parquet,
 }
@@ -113,6 +114,13 @@ def test_rows_keep_their_own_whatever_is_done_to_the_data(change: str, tmp_path:
     assert logged(from_cache, "loss_prediction") == pytest.approx(
         logged(live, "loss_prediction"), rel=1e-4
     )
+
+
+def test_workers_that_load_the_data(tmp_path: Path) -> None:
+    stored = cached(zoo_dataset(QA[0]), zoo_model(*QA, seed=1), tmp_path / "cache")
+    alone = train(*QA, tmp_path, stored, None)
+    with_workers = train(*QA, tmp_path, stored, None, dataloader_num_workers=2)
+    assert logged(with_workers, "loss") == logged(alone, "loss")
 
 
 def test_rows_mixed_up_with_another_rows_outputs_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from datasets import Dataset, Value, concatenate_datasets
+import yaml
+from datasets import Dataset, DatasetInfo, Value, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 from zoo import zoo_config
@@ -123,6 +124,17 @@ def test_the_description_travels_with_the_columns() -> None:
         assert SignalDescription.of(Dataset.from_dict(empty, features=made.features())) == made
     assert SignalDescription.of(Dataset.from_dict({"input_ids": [[1]]})) is None
     assert SignalDescription.of([1, 2]) is None
+
+
+def test_the_description_survives_the_card_of_a_data_set_on_the_hub() -> None:
+    """``push_to_hub`` writes Parquet, and the features as YAML into README.md."""
+    made = description(
+        tokenizer="x" * 64, config={"model_type": "bert", "id2label": {"0": "a: 'b'"}}
+    )
+    card = yaml.safe_load(yaml.safe_dump(rows(made).info._to_yaml_dict(), sort_keys=False))
+    read = DatasetInfo._from_yaml_dict(card)
+    empty = {name: [] for name in made.columns}
+    assert SignalDescription.of(Dataset.from_dict(empty, features=read.features)) == made
 
 
 def test_columns_that_nobody_can_read_are_refused() -> None:
