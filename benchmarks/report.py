@@ -38,6 +38,19 @@ def write_json(name: str, content: dict[str, Any]) -> None:
     _write(RESULTS / f"{name}.json", json.dumps(content, indent=1) + "\n")
 
 
+def record_part(name: str, part: str, content: dict[str, Any]) -> dict[str, Any]:
+    """Put one of several measurements into ``results/NAME.json``, with its circumstances.
+
+    Returns:
+        What the file has now, the other measurements included.
+    """
+    path = RESULTS / f"{name}.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    results = {**before, part: {**content, **circumstances()}}
+    write_json(name, results)
+    return results
+
+
 def replace_section(name: str, text: str) -> None:
     """Replace what stands between the two marks of a section in RESULTS.md.
 

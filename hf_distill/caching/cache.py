@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,22 @@ import datasets
 import torch
 import transformers
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
 
 from hf_distill._version import __version__
 from hf_distill.caching.computing import PartComputer
-from hf_distill.caching.parts import PartFiles
 from hf_distill.caching.store import (
     FORMAT,
     MANIFEST,
+    DamagedManifestError,
+    cache_key,
     changes,
     describe_data,
     description_of,
     join,
+    part_files,
     part_starts,
     parts_of,
     read_manifest,
@@ -155,9 +156,10 @@ def cache_teacher_outputs(
     )
     computer.check_collator()
     description = computer.describe(tokenizer_hash(processing_class))
+    labels = _position_labels(inputs, used) if description.by_position else []
     manifest = _manifest(
         description,
-        dataset.select_columns(used),
+        describe_data(dataset.select_columns([*used, *labels]), labels),
         teachers,
         parts=part_starts(inputs, _bytes_a_token(description)),
         computation={
@@ -165,6 +167,7 @@ def cache_teacher_outputs(
             "attn_implementation": teacher_attn_implementation,
             "device": state.device.type,
         },
+        data_collator={"inputs": computer.probe()},
         batch_size=batch_size,
         preprocessing=dict(preprocessing or {}),
     )
@@ -174,8 +177,10 @@ def cache_teacher_outputs(
     state.wait_for_everyone()
     manifest = read_manifest(folder) or manifest
     parts = parts_of(manifest)
-    files = PartFiles(folder, description.features())
+    files = part_files(folder, manifest)
     missing = [part for part in parts if files.find(part) is None]
+    # All look before any adds a file: they share out the same list.
+    state.wait_for_everyone()
     computer.compute(
         missing[state.process_index :: state.num_processes],
         files,
@@ -224,6 +229,17 @@ def _columns(dataset: Dataset, teachers: Teachers) -> tuple[list[str], list[str]
     return [name for name in there if name in (*used, *_LABELS)], used
 
 
+def _position_labels(inputs: Dataset, used: Sequence[str]) -> list[str]:
+    """Columns with a label for each token: the loss looks where they are not -100."""
+    return [
+        name
+        for name in inputs.column_names
+        if name in _LABELS
+        and name not in used
+        and not isinstance(inputs.features[name], Value | ClassLabel)
+    ]
+
+
 def _default_collator(processing_class: Any) -> Callable[[list[Any]], Any]:
     if isinstance(processing_class, PreTrainedTokenizerBase):
         return DataCollatorWithPadding(processing_class)
@@ -240,7 +256,7 @@ def _bytes_a_token(description: SignalDescription) -> int:
 
 def _manifest(
     description: SignalDescription,
-    inputs: Dataset,
+    data: Mapping[str, Any],
     teachers: Teachers,
     **further: Any,
 ) -> dict[str, Any]:
@@ -248,7 +264,7 @@ def _manifest(
         "format": FORMAT,
         "signal": {**asdict(description), "hidden_layers": list(description.hidden_layers)},
         "teachers": teachers.described(),
-        "data": describe_data(inputs),
+        "data": data,
         **further,
         "versions": {
             "hf_distill": __version__,
@@ -261,38 +277,55 @@ def _manifest(
 
 
 def _default_folder(manifest: Mapping[str, Any]) -> Path:
-    pinned = {name: value for name, value in manifest.items() if name != "versions"}
-    key = sha256(repr(sorted(pinned.items())).encode()).hexdigest()[:32]
-    return Path(datasets.config.HF_DATASETS_CACHE) / "teacher_outputs" / key
+    return Path(datasets.config.HF_DATASETS_CACHE) / "teacher_outputs" / cache_key(manifest)[:32]
 
 
 def _prepare(folder: Path, manifest: dict[str, Any]) -> None:
     """Begin a cache, or see to it that the one that is there is the same one."""
-    before = read_manifest(folder)
+    damage = None
+    try:
+        before = read_manifest(folder)
+    except DamagedManifestError as error:
+        before, damage = None, error
     if before is None:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(
-                f"output_dir {folder.name} holds other files and no {MANIFEST}; name a new folder."
-            )
-        _check_room(folder, manifest)
-        write_manifest(folder, manifest)
-        return
+        _begin(folder, manifest, damage)
+        before = manifest
     changed = changes(before, manifest)
     if changed:
         raise ValueError(
             f"output_dir {folder.name} holds the outputs of another run: {'; '.join(changed)}. "
             "Name another folder, or delete this one."
         )
-    files = PartFiles(folder, description_of(before).features())
+    files = part_files(folder, before)
     files.remove_unfinished()
-    for path in files.damaged(parts_of(before)):
-        logger.warning("%s is damaged (cut short or altered); it is computed again.", path.name)
+    for path, fault in files.faults(parts_of(before)).items():
+        logger.warning("%s is computed again: %s.", path.name, fault)
         path.unlink()
+
+
+def _begin(folder: Path, manifest: dict[str, Any], damage: DamagedManifestError | None) -> None:
+    """Write the manifest of a new cache; or of one that lost it, if the parts say they are its."""
+    files = part_files(folder, manifest)
+    strangers = files.strangers(parts_of(manifest), (MANIFEST, f".{Path(MANIFEST).stem}.tmp.json"))
+    if strangers and damage is not None:
+        raise ValueError(
+            f"{MANIFEST} in {folder.name} is damaged, and {strangers[0].name} is, too, or of "
+            "another run; name another folder."
+        ) from damage
+    if strangers:
+        raise ValueError(
+            f"output_dir {folder.name} holds other files and no {MANIFEST}; name a new folder."
+        )
+    if damage is not None:
+        logger.warning("%s was damaged; it is written again, and whole parts are kept.", MANIFEST)
+    _check_room(folder, manifest)
+    write_manifest(folder, manifest)
 
 
 def _check_room(folder: Path, manifest: Mapping[str, Any]) -> None:
     description = description_of(manifest)
-    units = manifest["data"]["tokens"] if description.by_position else manifest["data"]["rows"]
+    by_token = description.by_position or description.hidden_layers
+    units = manifest["data"]["tokens"] if by_token else manifest["data"]["rows"]
     needed = units * _bytes_a_token(description)
     there = folder.absolute()
     while not there.exists():
@@ -301,7 +334,10 @@ def _check_room(folder: Path, manifest: Mapping[str, Any]) -> None:
     if needed > free:
         remedy = "set top_k, " if description.top_k is None and description.classes > 1000 else ""
         raise OSError(
-            f"The teacher's outputs need up to {needed / 2**30:.1f} GiB, and there are "
-            f"{free / 2**30:.1f} GiB free for {folder.name}; {remedy}take fewer rows or another "
-            "output_dir."
+            f"The teacher's outputs need up to {_size(needed)}, and there are {_size(free)} free "
+            f"for {folder.name}; {remedy}take fewer rows or another output_dir."
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

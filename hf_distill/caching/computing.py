@@ -30,6 +30,7 @@ from hf_distill.signals import (
 from hf_distill.signals.description import CHECKSUM, HIDDEN_STATES, LOGITS, REST, TOKEN_IDS
 
 Collator = Callable[[list[Any]], Any]
+_PROBED_ROWS = 8
 
 
 class PartComputer:
@@ -87,6 +88,12 @@ class PartComputer:
                     "(map it, with the masks in its labels), or train with a live teacher "
                     "(teacher_model)."
                 )
+
+    def probe(self) -> int:
+        """A checksum of what the data collator makes of the first rows, and of the longest."""
+        rows = [*range(min(_PROBED_ROWS, len(self._inputs))), int(self._lengths.argmax())]
+        found = identities(self._teachers.head, self._batch(rows))
+        return checksum([array for identity in found for array in identity], [])
 
     def describe(self, tokenizer: str | None) -> SignalDescription:
         """What the columns will mean, from the outputs for the longest row.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import nn
+
+from hf_distill.heads.base import IGNORED
 
 _ROWS = 1000
 
@@ -41,13 +43,18 @@ def row_lengths(dataset: Dataset) -> NDArray[Any]:
     return np.concatenate(lengths).astype(np.int64)
 
 
-def data_hash(dataset: Dataset) -> str:
-    """SHA-256 over the values of all columns, row by row; not over how they are stored."""
+def data_hash(dataset: Dataset, positions_of: Collection[str] = ()) -> str:
+    """SHA-256 over the values of all columns, row by row; not over how they are stored.
+
+    Args:
+        dataset: the data.
+        positions_of: columns of labels, of which it only matters where they count.
+    """
     digest = sha256()
     for name in sorted(dataset.column_names):
         digest.update(f"{name}\n".encode())
         for column in _pieces(dataset.select_columns([name]), name):
-            _update(digest, column)
+            _update(digest, column, only_positions=name in positions_of)
     return digest.hexdigest()
 
 
@@ -59,16 +66,16 @@ def _pieces(dataset: Dataset, name: str) -> Iterator[pyarrow.Array]:
         yield column
 
 
-def _update(digest: Any, array: pyarrow.Array) -> None:
+def _update(digest: Any, array: pyarrow.Array, *, only_positions: bool = False) -> None:
     """Take in the values of an array, whatever its chunks, offsets and integer widths."""
     kind = array.type
     if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind):
         lengths = pyarrow.compute.list_value_length(array).fill_null(-1)
         digest.update(lengths.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
-        _update(digest, array.flatten())
+        _update(digest, array.flatten(), only_positions=only_positions)
     elif pyarrow.types.is_fixed_size_list(kind):
         digest.update(f"[{kind.list_size}]".encode())
-        _update(digest, array.flatten())
+        _update(digest, array.flatten(), only_positions=only_positions)
     elif pyarrow.types.is_struct(kind):
         for place, field in enumerate(kind):
             digest.update(f"{field.name}\n".encode())
@@ -78,6 +85,8 @@ def _update(digest: Any, array: pyarrow.Array) -> None:
     elif pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind):
         digest.update(array.is_null().to_numpy(zero_copy_only=False).tobytes())
         values = array.cast(pyarrow.int64()).fill_null(0)
+        if only_positions:
+            values = pyarrow.compute.not_equal(values, IGNORED).cast(pyarrow.int8())
         digest.update(values.to_numpy(zero_copy_only=False).tobytes())
     elif pyarrow.types.is_floating(kind):
         digest.update(array.is_null().to_numpy(zero_copy_only=False).tobytes())

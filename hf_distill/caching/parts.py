@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 _MOST_ROWS = 4096
 _MOST_BYTES = 64 * 2**20
 _BLOCK = 1 << 20
+_IDENTITY = b"hf_distill"
 
 
 class Part(NamedTuple):
@@ -50,15 +51,18 @@ class PartFiles:
     Args:
         folder: where they are.
         features: the columns.
+        key: tells the outputs of this cache from all others. It stands in each file, with the rows
+            that the file is of, so that one which was copied from elsewhere is noticed.
     """
 
-    def __init__(self, folder: Path, features: Features) -> None:
+    def __init__(self, folder: Path, features: Features, key: str) -> None:
         self._folder = folder
         self._features = features
+        self._key = key
 
     def find(self, part: Part) -> Path | None:
         """The file of a part, if it is there; its content is not looked at."""
-        found = sorted(self._folder.glob(f"part-{part.number:05d}.*.arrow"))
+        found = self._files(part)
         return found[0] if found else None
 
     def write(self, part: Part, columns: dict[str, pyarrow.Array]) -> None:
@@ -68,6 +72,7 @@ class PartFiles:
             OSError: it cannot be written; nothing is left of it then.
         """
         schema = self._features.arrow_schema
+        schema = schema.with_metadata({**schema.metadata, _IDENTITY: self._identity(part)})
         table = pyarrow.table([columns[name] for name in schema.names], schema=schema)
         temporary = self._folder / f"part-{part.number:05d}.{os.getpid()}.tmp"
         try:
@@ -78,6 +83,13 @@ class PartFiles:
                 os.fsync(file.fileno())
             name = f"part-{part.number:05d}.{_checksum(temporary)}.arrow"
             os.replace(temporary, self._folder / name)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"The teacher's outputs for rows {part.start} to {part.stop - 1} cannot be written "
+                f"to {self._folder.name} ({error.strerror or error}). The parts before are kept: "
+                "make room, and run the same again to go on",
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -85,51 +97,58 @@ class PartFiles:
         """The rows of a part, memory-mapped.
 
         Raises:
-            ValueError: the file is missing, cut short or altered.
+            ValueError: the file is missing, cut short, altered, or of another cache.
         """
-        path = self.find(part)
-        if path is None:
+        paths = self._files(part)
+        if not paths:
             raise ValueError(
                 f"Rows {part.start} to {part.stop - 1} have no file (part-{part.number:05d}) in "
                 f"{self._folder.name}: caching was not finished. Run it again to finish it."
             )
-        self.check(path)
-        rows = Dataset.from_file(str(path))
-        if rows.features.arrow_schema != self._features.arrow_schema or len(rows) != (
-            part.stop - part.start
-        ):
-            raise ValueError(f"{path.name} is a file of another cache; delete it and run again.")
-        return rows
+        for path in paths:
+            fault = self._fault(part, path)
+            if fault is not None:
+                raise ValueError(
+                    f"{path.name} in {self._folder.name} cannot be used: {fault}. Run the caching "
+                    "again: it computes this part anew and keeps the others."
+                )
+        return Dataset.from_file(str(paths[0]))
 
-    @staticmethod
-    def check(path: Path) -> None:
-        """Compare a file with the checksum in its name.
-
-        Raises:
-            ValueError: it was cut short or altered.
-        """
-        if path.name.split(".")[1] != _checksum(path):
-            raise ValueError(
-                f"{path.name} is damaged: it was cut short or altered after it was written. Run "
-                "the caching again: it computes this part anew and keeps the others."
-            )
-
-    def damaged(self, parts: Sequence[Part]) -> list[Path]:
-        """The files that are cut short or altered."""
-        found = []
-        for part in parts:
-            path = self.find(part)
-            if path is not None:
-                try:
-                    self.check(path)
-                except ValueError:
-                    found.append(path)
-        return found
+    def faults(self, parts: Sequence[Part]) -> dict[Path, str]:
+        """The files that cannot be used, and why not."""
+        found = {path: self._fault(part, path) for part in parts for path in self._files(part)}
+        return {path: fault for path, fault in found.items() if fault is not None}
 
     def remove_unfinished(self) -> None:
         """Delete what interrupted runs left behind."""
         for path in self._folder.glob("part-*.tmp"):
             path.unlink(missing_ok=True)
+
+    def strangers(self, parts: Sequence[Part], known: Collection[str]) -> list[Path]:
+        """What is in the folder and neither a whole part, nor unfinished, nor of a known name."""
+        ours = {path for part in parts for path in self._files(part)} - set(self.faults(parts))
+        if not self._folder.is_dir():
+            return []
+        return [
+            path
+            for path in sorted(self._folder.iterdir())
+            if path not in ours and path.name not in known and path.suffix != ".tmp"
+        ]
+
+    def _files(self, part: Part) -> list[Path]:
+        return sorted(self._folder.glob(f"part-{part.number:05d}.*.arrow"))
+
+    def _identity(self, part: Part) -> bytes:
+        return f"{self._key} {part.start} {part.stop}".encode()
+
+    def _fault(self, part: Part, path: Path) -> str | None:
+        if path.name.split(".")[1] != _checksum(path):
+            return "it is damaged, cut short or altered after it was written"
+        with pyarrow.OSFile(str(path)) as file:
+            schema = pyarrow.ipc.open_stream(file).schema
+        if (schema.metadata or {}).get(_IDENTITY) != self._identity(part):
+            return "it is of another cache, or of other rows"
+        return None
 
 
 def _checksum(path: Path) -> str:

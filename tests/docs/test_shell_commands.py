@@ -58,7 +58,7 @@ def test_it_parses(
     assert name in COMMANDS
     if name == "train":
         # Also what the parser alone does not ask for: a teacher, data.
-        train._read(words)
+        train.read_request(train.build_parser(), words)
     else:
         importlib.import_module(f"hf_distill.cli.{name}").build_parser().parse(words)
 
@@ -73,5 +73,5 @@ def test_a_mistake_would_be_found(capsys: pytest.CaptureFixture[str]) -> None:
     text = "hf-distill train --baseline \\\n    --student_model BIG --train_file t --output_dir o"
     (command,) = commands(text)
     with pytest.raises(SystemExit):
-        train._read(shlex.split(command)[1:])
+        train.read_request(train.build_parser(), shlex.split(command)[1:])
     assert "--task" in capsys.readouterr().err
