@@ -170,6 +170,12 @@ class TaskArguments(
     """The options of all tasks."""
 
 
+SCORING_OPTIONS = (
+    "n_best", "max_answer_length", "no_answer_threshold", "mlm_probability", "num_beams",
+)  # fmt: skip
+"""The options of tasks that change no input of a model."""
+
+
 def task_sections() -> list[Section]:
     """The parts of a help text that list the options of the tasks."""
     return [

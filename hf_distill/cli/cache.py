@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.cli.arguments import TaskArguments, names, option, task_sections
+from hf_distill.cli.arguments import (
+    SCORING_OPTIONS,
+    TaskArguments,
+    names,
+    option,
+    task_sections,
+)
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.cli.tasks import TASKS
 from hf_distill.cli.train_arguments import TrainingFileArguments
@@ -33,11 +39,6 @@ examples:
 
   go on after an interruption: the same command again
 """
-
-_NOT_PREPARATION = (
-    "n_best", "max_answer_length", "no_answer_threshold", "mlm_probability", "num_beams",
-)  # fmt: skip
-"""Options of the tasks that change no input."""
 
 
 @dataclass
@@ -181,4 +182,4 @@ def run(argv: Sequence[str]) -> None:
 
 def preprocessing_of(task: Task) -> dict[str, Any]:
     """The options that the inputs of a task are prepared with."""
-    return {k: v for k, v in asdict(task.options).items() if k not in _NOT_PREPARATION}
+    return {k: v for k, v in asdict(task.options).items() if k not in SCORING_OPTIONS}

@@ -18,6 +18,7 @@ from hf_distill._version import __version__
 COMMANDS = {
     "train": "train a student with the help of a teacher, or without one (--baseline)",
     "cache": "run a teacher over the training data once, for any number of trainings",
+    "sweep": "search temperature, weight, loss or any option: table and heat map, resumable",
     "check": "say whether a teacher can teach a student",
     "evaluate": "score a model on labelled data",
     "compare": "teacher, student alone, student distilled: one table and one plot",

@@ -91,6 +91,27 @@ class CommandParser(HfArgumentParser):
         except ValueError as error:
             self.error(str(error))
 
+    def given(self, argv: Sequence[str]) -> dict[str, Any]:
+        """The options that are given at all, by name, as ``parse`` reads them; no defaults."""
+        words = self._with_config(argv)
+        absent = object()
+        namespace = argparse.Namespace(**{action.dest: absent for action in self._actions})
+        _, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            self.error(self._describe_unknown(unknown))
+        found = {name: value for name, value in vars(namespace).items() if value is not absent}
+        # What has no form on the command line.
+        return {**self._defaults, **found}
+
+    def words_of(self, options: Mapping[Any, Any], source: str) -> list[str]:
+        """Options by name as they would be written on the command line.
+
+        Args:
+            options: a file's or a preset's. ``None`` is an option that is not given.
+            source: where they are from, for errors.
+        """
+        return list(self._words_of(options, source))
+
     def error(self, message: str) -> NoReturn:
         """End the program with status 2 and a message that names the option once."""
         message = re.sub(r"\bargument (--[\w-]+)(/--[\w-]+)+", r"argument \1", message)
@@ -174,12 +195,6 @@ class CommandParser(HfArgumentParser):
         return value
 
     def _words_of(self, options: Mapping[Any, Any], source: str) -> Iterator[str]:
-        """Options by name as they would be written on the command line.
-
-        Args:
-            options: a file's or a preset's.
-            source: where they are from, for errors.
-        """
         types = _types_of(self.dataclass_types)
         actions = {a.dest: a for a in reversed(self._actions) if a.dest in types}
         for key, value in options.items():
@@ -210,14 +225,12 @@ class CommandParser(HfArgumentParser):
                 yield f"--{name}={value}"
 
     def _read_config(self, path: str) -> dict[object, Any]:
-        import yaml
-
         try:
             with open(path, encoding="utf-8") as file:
-                content = yaml.load(file, _loader())
+                content = load_yaml(file.read())
         except OSError as error:
             self.error(f"--config {path} cannot be read: {error.strerror}.")
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except ValueError as error:  # also of text that is not UTF-8
             self.error(f"--config {path} is not a YAML file: {error}")
         if not isinstance(content, dict):
             self.error(
@@ -227,8 +240,12 @@ class CommandParser(HfArgumentParser):
         return content
 
 
-def _loader() -> Any:
-    """PyYAML's safe loader, to which ``3:6`` is a text and not three hours and six minutes."""
+def load_yaml(text: str) -> Any:
+    """Read YAML as PyYAML does safely; but ``3:6`` is a text, not three hours and six minutes.
+
+    Raises:
+        ValueError: it is no YAML.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -239,7 +256,10 @@ def _loader() -> Any:
                 return node.value
             return super().construct_object(node, deep)
 
-    return Loader
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

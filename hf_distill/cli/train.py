@@ -92,8 +92,18 @@ def run(argv: Sequence[str]) -> None:
         OSError: a file or a download failed.
         RuntimeError: the processes were launched in a way that cannot train one model.
     """
-    request = _read(argv)
-    start = _check(request)
+    run_request(read_request(build_parser(), argv))
+
+
+def run_request(request: Request) -> None:
+    """Train, save, score and report as ``read_request`` read it.
+
+    Raises:
+        ValueError: as ``run``.
+        OSError: as ``run``.
+        RuntimeError: as ``run``.
+    """
+    start = check_request(request)
     if request.run.recipe is not None and request.args.process_index == 0:
         sys.stderr.write(load_recipe(request.run.recipe).in_words())
     request = _with_push_apart(request)
@@ -120,9 +130,36 @@ def run(argv: Sequence[str]) -> None:
 
 def build_parser() -> CommandParser:
     """The parser of the command."""
+    return training_parser(
+        prog="hf-distill train",
+        usage="hf-distill train --task TASK --student_model MODEL --teacher_model MODEL "
+        "--train_file FILE\n"
+        "                        [--validation_file FILE] --output_dir FOLDER [options]",
+        description="Fine-tune a small model (the student) with the help of a bigger, fine-tuned "
+        "one (the teacher).",
+        epilog=EXAMPLES,
+    )
+
+
+def training_parser(
+    *,
+    further: Sequence[type] = (),
+    title: str = "",
+    kind: type[CommandParser] = CommandParser,
+    **wording: Any,
+) -> CommandParser:
+    """A parser of all options of a training.
+
+    Args:
+        further: dataclasses of options that come before them.
+        title: the title of those in the help text.
+        kind: the class of the parser.
+        **wording: what else ``CommandParser`` takes.
+    """
     inherited = {f.name for f in fields(TrainingArguments)}
     own = [f.name for f in fields(DistillationTrainingArguments) if f.name not in inherited]
     sections = [
+        *([Section(title, names(*further))] if further else []),
         Section("model", names(TrainArguments)),
         Section("data", names(TrainDataArguments)),
         Section("two stages", names(IntermediateStageArguments)),
@@ -134,20 +171,15 @@ def build_parser() -> CommandParser:
         ),
         Section("training", _TRAINING_BASICS),
     ]
-    parser = CommandParser(
+    parser = kind(
         [
+            *further,
             TrainArguments,
             TrainDataArguments,
             IntermediateStageArguments,
             TaskArguments,
             DistillationTrainingArguments,
         ],
-        prog="hf-distill train",
-        usage="hf-distill train --task TASK --student_model MODEL --teacher_model MODEL "
-        "--train_file FILE\n"
-        "                        [--validation_file FILE] --output_dir FOLDER [options]",
-        description="Fine-tune a small model (the student) with the help of a bigger, fine-tuned "
-        "one (the teacher).",
         sections=sections,
         rest="everything else that transformers.TrainingArguments takes",
         hidden=_WITHOUT_EFFECT,
@@ -157,7 +189,7 @@ def build_parser() -> CommandParser:
             part=names(TrainDataArguments),
             replaced_by=("train_file", "dataset_name"),
         ),
-        epilog=EXAMPLES,
+        **wording,
     )
     _describe_as_here(parser)
     return parser
@@ -177,8 +209,13 @@ def _describe_as_here(parser: CommandParser) -> None:
             action.required = action.dest == "output_dir"
 
 
-def _read(argv: Sequence[str]) -> Request:
-    parser = build_parser()
+def read_request(parser: CommandParser, argv: Sequence[str]) -> Request:
+    """Read the options, and check what can be told from them alone.
+
+    Args:
+        parser: one of ``training_parser``, without further options; its ``error`` is called.
+        argv: the options.
+    """
     run_arguments, data, first_stage, options, args = parser.parse(argv)
     if run_arguments.recipe is not None:
         run_arguments.recipe = load_recipe(run_arguments.recipe).name
@@ -237,6 +274,7 @@ def _check_teacher(
             )
         needs_layers = {
             "the intermediate stage (--intermediate_…)": first_stage.wanted,
+            "--stage intermediate": args.stage == "intermediate",
             "recorded samples (--record_steps)": run.record_steps is not None,
         }
         for what, asked in needs_layers.items():
@@ -285,8 +323,12 @@ def _check_layers(
         )
 
 
-def _check(request: Request) -> Start:
-    """Find what would fail later, at once; and where to begin."""
+def check_request(request: Request) -> Start:
+    """Find what would fail later, at once; and where to begin.
+
+    Raises:
+        ValueError: a model or file is not there, or --output_dir holds another run.
+    """
     run, data = request.run, request.data
     run.student_model = check_model_source("student_model", run.student_model)
     if run.teacher_model is not None and not run.baseline:

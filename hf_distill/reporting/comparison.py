@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_distill._version import __version__
 from hf_distill.reporting.files import write_json, write_text
+from hf_distill.reporting.markdown import markdown_table
 
 ROLES = {
     "teacher": "teacher",
@@ -194,10 +195,10 @@ class Comparison:
     def to_markdown(self) -> str:
         """The table, the headline and the footnotes as Markdown."""
         header = ["", *(ROLES[model.role] for model in self.models)]
-        lines = [_markdown_row(header), _markdown_row(["---", *("---:" for _ in self.models)])]
-        lines += [_markdown_row([label, *cells]) for label, cells in self.rows()]
+        rows = [[label, *cells] for label, cells in self.rows()]
+        table = markdown_table(header, rows, right=range(1, len(header)))
         notes = [f"- {note}" for note in self.footnotes()]
-        return "\n".join([*lines, "", f"**{self.headline()}**", "", *notes]) + "\n"
+        return "\n".join([table, "", f"**{self.headline()}**", "", *notes]) + "\n"
 
 
 def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
@@ -239,7 +240,3 @@ def _latency(model: ModelReport) -> str:
         return ABSENT
     low, high = model.latency.quartiles
     return f"{model.latency.median:.1f} ms ({low:.1f}–{high:.1f})"
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

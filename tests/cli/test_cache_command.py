@@ -140,7 +140,12 @@ def test_options_that_exclude_each_other(
     cached = ["--teacher_outputs", outputs]
     teacher = ["--teacher_model", files.models["teacher"]]
     assert "either --teacher_model or" in train(*cached, *teacher, status=2).stderr
-    for further in (["--intermediate_epochs", "1"], ["--record_steps", "1"]):
+    layers = (
+        ["--intermediate_epochs", "1"],
+        ["--record_steps", "1"],
+        ["--stage", "intermediate"],
+    )
+    for further in layers:
         result = train(*cached, *further, status=2)
         assert "needs the teacher itself: pass --teacher_model" in result.stderr
     result = train("--further_teachers", files.models["teacher"], status=2)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from transformers import TrainingArguments
 
 from hf_distill import DistillationTrainingArguments
@@ -59,6 +60,50 @@ def test_config_file_means_what_it_says(
     line: str, name: str, value: object, tmp_path: Path
 ) -> None:
     assert parse(config=line, folder=tmp_path)[name] == value
+
+
+def test_what_is_given_is_told_from_defaults(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "temperature: 2.0\nseed: 7\nlabel_names: [a, b]\nlr_scheduler_kwargs: {num_cycles: 2}\n"
+        "eval_with_teacher: no\nlayer_mapping: 3:6\nsave_strategy: no\nteacher_model:\n"
+    )
+    words = [*NEEDED, "--config", str(tmp_path / "run.yaml"), "--seed", "8"]
+    parser = build_parser()
+    given = parser.given(words)
+    assert given == {
+        "task": "question-answering",
+        "student_model": "s",
+        "output_dir": "o",
+        "use_cpu": True,
+        "config": str(tmp_path / "run.yaml"),
+        "temperature": 2.0,  # the default, and given all the same
+        "seed": 8,
+        "label_names": ["a", "b"],
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+        "eval_with_teacher": False,
+        "layer_mapping": "3:6",
+        "save_strategy": "no",
+    }
+    # Written down and read again, they are the same options.
+    del given["config"]
+    text = yaml.safe_dump({**given, "run_name": None})
+    again = tmp_path / "again.yaml"
+    again.write_text(text)
+    assert {**build_parser().given(["--config", str(again)]), "config": None} == {
+        **given, "config": None,
+    }  # fmt: skip
+    by_words = build_parser()
+    read = by_words.parse(by_words.words_of(given, "given"))
+    for one, other in zip(read, build_parser().parse(words), strict=True):
+        for field in dataclasses.fields(one):
+            if field.name not in ("config", "logging_dir"):
+                assert getattr(one, field.name) == getattr(other, field.name)
+
+
+def test_what_is_given_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().given([*NEEDED, "--temprature", "3"])
+    assert "Did you mean --temperature?" in capsys.readouterr().err
 
 
 def test_command_line_overrides_the_file(tmp_path: Path) -> None:

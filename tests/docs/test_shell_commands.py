@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hf_distill.cli import main, train
+from hf_distill.cli import main, sweep, train
 from hf_distill.cli.main import COMMANDS
+from hf_distill.cli.sweep_plan import read_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,6 +42,13 @@ def shown() -> Iterator[tuple[str, str]]:
             yield f"hf-distill {name} --help", command
 
 
+def shown_sweep() -> str:
+    """The file that the help text of ``sweep`` shows."""
+    found = re.search(r"^    task: .*?(?=\n\n)", sweep.EXAMPLES, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return textwrap.dedent(found[0])
+
+
 SHOWN = list(shown())
 
 
@@ -53,12 +62,15 @@ def test_it_parses(
     (tmp_path / "run.yaml").write_text(
         "recipe: bert-medium-squad2\noutput_dir: out\n", encoding="utf-8"
     )
+    (tmp_path / "sweep.yaml").write_text(shown_sweep(), encoding="utf-8")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     name, *words = shlex.split(command, comments=True)
     assert name in COMMANDS
     if name == "train":
         # Also what the parser alone does not ask for: a teacher, data.
         train.read_request(train.build_parser(), words)
+    elif name == "sweep":
+        read_plan(sweep.build_parser(), words)
     else:
         importlib.import_module(f"hf_distill.cli.{name}").build_parser().parse(words)
 

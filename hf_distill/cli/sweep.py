@@ -1,0 +1,105 @@
+"""``hf-distill sweep``: many trainings over one cache of teacher outputs, and which is best."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from hf_distill.cli.parsing import CommandParser
+from hf_distill.cli.sweep_arguments import SweepArguments
+from hf_distill.cli.tasks import say
+from hf_distill.cli.train import training_parser
+
+EXAMPLES = """\
+examples:
+  hf-distill sweep --config sweep.yaml
+
+  where sweep.yaml holds the options of `hf-distill train` and what to search:
+    task: question-answering
+    student_model: SMALL_MODEL
+    teacher_model: teacher
+    train_file: train.json
+    validation_file: dev.json
+    output_dir: sweep
+    search_space:
+      temperature: [1, 2, 4, 8]
+      distillation_loss_weight: {low: 0.0, high: 1.0, step: 0.25}
+      learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
+      distillation_loss: [kl_div, mse]
+    n_trials: 40
+
+  each combination with three seeds
+    hf-distill sweep --config sweep.yaml --seeds 0 1 2
+
+  go on after an interruption, or with more trials: the same command again
+    hf-distill sweep --config sweep.yaml --n_trials 80
+
+The validation data chose the winner, so judge it in the end on data of its own.
+"""
+
+
+def build_parser() -> CommandParser:
+    """The parser of the command."""
+    parser = training_parser(
+        further=[SweepArguments],
+        title="search",
+        prog="hf-distill sweep",
+        usage="hf-distill sweep --config FILE [options]",
+        description="Train a student with many combinations of options, and show which is best. "
+        "The teacher runs\nonce: its outputs are cached in --output_dir (or were before: "
+        "--teacher_outputs).",
+        epilog=EXAMPLES,
+    )
+    for action in parser._actions:
+        if action.dest == "output_dir":
+            action.help = (
+                "Where the sweep goes: a folder for each trial, the cached teacher outputs, "
+                "sweep.json, sweep.md and sweep.png."
+            )
+        elif action.dest == "overwrite_output_dir":
+            action.help = (
+                "Delete the trials of an earlier sweep in --output_dir. Its cached teacher outputs "
+                "are used again if they fit."
+            )
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """Search, as far as that was not done before, and report.
+
+    Args:
+        argv: the options, without the command's name.
+
+    Raises:
+        ValueError: an option, a model or the data cannot be used, or the folder holds another
+            sweep.
+        OSError: a file or a download failed.
+        RuntimeError: Optuna is missing, or trial after trial fails.
+    """
+    from hf_distill.cli.sweep_plan import read_plan
+    from hf_distill.cli.sweep_run import Sweep
+    from hf_distill.reporting.sweep import write_sweep
+    from hf_distill.reporting.tables import print_rows
+    from hf_distill.sweeping import check_optuna, in_use
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"a sweep is one process, but WORLD_SIZE={os.environ['WORLD_SIZE']} processes were "
+            "launched; run it as `hf-distill sweep …`, and for more GPUs divide the search space "
+            "into several sweeps, one --output_dir and CUDA_VISIBLE_DEVICES each."
+        )
+    check_optuna()
+    plan = read_plan(build_parser(), argv)
+    with in_use(plan.output_dir):
+        sweep = Sweep(plan)
+        try:
+            sweep.run()
+        except KeyboardInterrupt:
+            say("The sweep was stopped; the same command goes on with it, as it is.")
+            raise
+        report = sweep.report()
+        written = write_sweep(report, plan.output_dir)
+    print_rows(f"{plan.output_dir.name}: {report.metric}", report.header(), report.rows())
+    sys.stdout.write(f"{report.headline()}\n")
+    sys.stdout.write(f"In {plan.output_dir}: {', '.join(path.name for path in written)}\n")

@@ -1,0 +1,295 @@
+"""What a sweep is to do: read from its options, checked, and told apart from another one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hf_distill.cli.parsing import CommandParser, load_yaml
+from hf_distill.cli.sweep_arguments import (
+    TEACHER_OPTIONS,
+    SweepArguments,
+    matters,
+    why_not_searched,
+)
+from hf_distill.cli.train import read_request, training_parser
+from hf_distill.cli.training_run import Request
+from hf_distill.reporting.files import display_name
+from hf_distill.sweeping import SearchSpace, Value, content_hash, read_search_space
+
+TEACHER_OUTPUTS = "teacher_outputs"
+"""The folder of the cache that a sweep makes, in its own."""
+
+_TRIALS = 20
+# So many combinations are checked in full before the first is trained.
+_MOST_CHECKED = 256
+# Options with which a training looks into the teacher.
+_OF_LAYERS = (
+    "intermediate_epochs", "intermediate_max_steps", "hidden_states_loss_weight",
+    "attention_loss_weight", "record_steps",
+)  # fmt: skip
+_SOURCES = (
+    "student_model", "teacher_model", "further_teachers", "teacher_outputs", "train_file",
+    "validation_file", "intermediate_train_file",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep is to do.
+
+    Attributes:
+        options: those of the trainings that are given, by name; without folders.
+        space: the options that are searched.
+        sampler: how.
+        n_trials: how many combinations.
+        metric: what a trial is judged by, without ``eval_``; ``None`` for the task's primary one.
+        seeds: one training each.
+        output_dir: the folder of the sweep.
+        keep_all_trials: whether students that are not the best one are kept.
+        makes_cache: whether the teacher's outputs are still to be cached.
+        overwrite: whether an earlier sweep in the folder is deleted.
+    """
+
+    options: Mapping[str, Any]
+    space: SearchSpace
+    sampler: str
+    n_trials: int
+    metric: str | None
+    seeds: tuple[int, ...]
+    output_dir: Path
+    keep_all_trials: bool
+    makes_cache: bool
+    overwrite: bool
+
+    def trial_options(self, parameters: Mapping[str, Value], seed: int) -> dict[str, Any]:
+        """The options of one training, as ``hf-distill train`` takes them; without a folder."""
+        options = {**self.options, **parameters}
+        if "seed" not in parameters:
+            options["seed"] = seed
+        if self.makes_cache:
+            options = {k: v for k, v in options.items() if k not in TEACHER_OPTIONS}
+            options["teacher_outputs"] = str(self.output_dir / TEACHER_OUTPUTS)
+        return {name: value for name, value in options.items() if value is not None}
+
+    def described(self) -> dict[str, Any]:
+        """What another sweep in the same folder would have to have in common."""
+        sources = {name: self.options.get(name) for name in _SOURCES}
+        listed = [
+            (name, one)
+            for name, source in sources.items()
+            for one in (source if isinstance(source, list) else [source])
+            if one is not None
+        ]
+        contents = {f"{name} {display_name(one)}": content_hash(one) for name, one in listed}
+        return {
+            "search_space": self.space.to_dict(),
+            "sampler": self.sampler,
+            "seeds": list(self.seeds),
+            "caches_teacher": self.makes_cache,
+            "options": {
+                name: _without_path(value)
+                for name, value in self.options.items()
+                if value is not None and matters(name) and name != "seed"
+            },
+            "contents": {name: value for name, value in contents.items() if value is not None},
+        }
+
+
+class TrialParser:
+    """Reads the options of a trial; what is wrong is a ``ValueError``."""
+
+    def __init__(self) -> None:
+        self._parser = training_parser(kind=_Refusing, prog="hf-distill sweep", usage="")
+
+    def value(self, options: Mapping[str, Any], name: str, raw: Any) -> Value:
+        """One option's value as a training reads it."""
+        # Also for its name.
+        words = self._parser.words_of({**options, "output_dir": ".", name: raw}, "search_space")
+        if raw is None:
+            return None
+        value: Any = self._parser.given(words)[name]
+        if isinstance(value, list | dict):
+            raise ValueError(f"search_space: {name} takes a list, which cannot be searched.")
+        return value
+
+    def request(self, options: Mapping[str, Any], folder: Path, **further: Any) -> Request:
+        """A training in a folder, with further options of how it begins."""
+        everything = {**options, **further, "output_dir": str(folder)}
+        return read_request(self._parser, self._parser.words_of(everything, "options"))
+
+
+def read_plan(parser: CommandParser, argv: Sequence[str]) -> SweepPlan:
+    """Read the options of a sweep, and check what can be told from them alone.
+
+    Args:
+        parser: of all of them; its ``error`` is called with what is wrong.
+        argv: the options.
+    """
+    given = parser.given(argv)
+    own = {f.name for f in fields(SweepArguments)}
+    arguments = SweepArguments(**{name: given[name] for name in own & set(given)})
+    options = {name: value for name, value in given.items() if name not in own}
+    try:
+        return _plan(arguments, options)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _plan(arguments: SweepArguments, options: dict[str, Any]) -> SweepPlan:
+    _check_options(options)
+    output_dir = Path(options.pop("output_dir")).expanduser()
+    overwrite = bool(options.pop("overwrite_output_dir", False))
+    for name in ("config", "recipe"):  # what they stand for is among the options
+        options.pop(name, None)
+    if arguments.live_teacher and options.get("teacher_outputs") is not None:
+        raise ValueError("--live_teacher runs a teacher; leave --teacher_outputs out.")
+    has_teacher = not options.get("baseline", False) and options.get("teacher_model") is not None
+    makes_cache = (
+        has_teacher and not arguments.live_teacher and options.get("teacher_outputs") is None
+    )
+    if makes_cache and options["task"] == "fill-mask":
+        raise ValueError(
+            "fill-mask draws its masks anew each time, so the teacher's outputs cannot be stored; "
+            "add --live_teacher."
+        )
+    cached = makes_cache or options.get("teacher_outputs") is not None
+    reader = TrialParser()
+
+    def read_value(name: str, raw: Any) -> Value:
+        value = reader.value(options, name, raw)
+        reason = why_not_searched(name, cached=cached, seeds=arguments.seeds is not None)
+        if reason is not None:
+            raise ValueError(f"search_space: {name} cannot be searched: {reason}.")
+        return value
+
+    space = read_search_space(_content(arguments.search_space), read_value)
+    sampler = arguments.sampler or ("tpe" if space.endless() else "grid")
+    plan = SweepPlan(
+        options={name: value for name, value in options.items() if name not in space.options},
+        space=space,
+        sampler=sampler,
+        n_trials=_number_of_trials(arguments.n_trials, sampler, space),
+        metric=None if arguments.metric is None else arguments.metric.removeprefix("eval_"),
+        seeds=_seeds(arguments.seeds, int(options.get("seed", 42))),
+        output_dir=output_dir,
+        keep_all_trials=arguments.keep_all_trials,
+        makes_cache=makes_cache,
+        overwrite=overwrite,
+    )
+    if makes_cache and options.get("teacher_attn_implementation") is not None:
+        raise ValueError(
+            "--teacher_attn_implementation is for a teacher that runs; leave it out, or add "
+            "--live_teacher."
+        )
+    _check_combinations(plan, reader)
+    return plan
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    if options.get("resume_from_checkpoint") is not None:
+        raise ValueError("a sweep goes on by itself; leave --resume_from_checkpoint out.")
+    if options.get("push_to_hub"):
+        raise ValueError("a sweep pushes nothing to the Hub; leave --push_to_hub out.")
+    if options.get("stage") == "intermediate":
+        raise ValueError(
+            "--stage intermediate has no score to search by; have both stages in a trial "
+            "(--intermediate_epochs)."
+        )
+    scored = options.get("validation_file") is not None
+    if options.get("dataset_name") is not None:
+        scored = options.get("validation_split") != "none"
+    if not scored:
+        raise ValueError("a sweep needs data to score on: pass --validation_file.")
+
+
+def _content(search_space: Any) -> Any:
+    if search_space is None:
+        raise ValueError(
+            "there is nothing to search; write the options to search under `search_space:` in "
+            "the --config file."
+        )
+    if not isinstance(search_space, str):
+        return search_space
+    try:
+        return load_yaml(search_space)
+    except ValueError as error:
+        raise ValueError(f"--search_space cannot be read: {error}") from None
+
+
+def _number_of_trials(wanted: int | None, sampler: str, space: SearchSpace) -> int:
+    endless = space.endless()
+    if sampler == "grid" and endless:
+        raise ValueError(
+            f"--sampler grid needs values that can be listed, but {', '.join(endless)} is a range "
+            "without a step; give it a step, list its values, or take --sampler tpe or random."
+        )
+    if wanted is not None and wanted < 1:
+        raise ValueError(f"--n_trials {wanted} must be at least 1.")
+    if wanted is None and sampler != "grid":
+        wanted = _TRIALS
+    if space.size is None:
+        return wanted or _TRIALS
+    return space.size if wanted is None else min(wanted, space.size)
+
+
+def _seeds(seeds: Sequence[int] | None, seed: int) -> tuple[int, ...]:
+    if seeds is None:
+        return (seed,)
+    for one in seeds:
+        if one < 0:
+            raise ValueError(f"--seeds {one} must be 0 or more.")
+        if seeds.count(one) > 1:
+            raise ValueError(f"--seeds has {one} twice.")
+    return tuple(seeds)
+
+
+def _check_combinations(plan: SweepPlan, reader: TrialParser) -> None:
+    """Refuse a combination that a training would refuse."""
+    first = next(plan.space.corners())
+    for parameters in itertools.chain(
+        _one_by_one(plan.space, first), itertools.islice(plan.space.corners(), _MOST_CHECKED)
+    ):
+        options = plan.trial_options(parameters, plan.seeds[0])
+        try:
+            if plan.makes_cache:
+                _check_layers(options)
+            reader.request(options, plan.output_dir)
+        except ValueError as error:
+            shown = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
+            raise ValueError(f"search_space: with {shown}: {error}") from None
+
+
+def _check_layers(options: Mapping[str, Any]) -> None:
+    for name in _OF_LAYERS:
+        if options.get(name):
+            raise ValueError(
+                f"--{name} {options[name]} needs the teacher itself, and not its stored outputs; "
+                "add --live_teacher."
+            )
+
+
+def _one_by_one(space: SearchSpace, first: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
+    for name, option in space.options.items():
+        for value in option.corners():
+            yield {**first, name: value}
+
+
+class _Refusing(CommandParser):
+    """Raises what the parser of a program would end the program with."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _without_path(value: Any) -> Any:
+    """A value as reports show it: nothing about the machine."""
+    if isinstance(value, list):
+        return [_without_path(one) for one in value]
+    if isinstance(value, str) and (os.sep in value or value.startswith("~")):
+        return display_name(value)
+    return value

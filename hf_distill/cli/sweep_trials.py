@@ -1,0 +1,207 @@
+"""The trials of a sweep: each a training like any other, in a folder of its own."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import shutil
+import statistics
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+
+from hf_distill.cli.run_folder import INTERMEDIATE, last_checkpoint
+from hf_distill.cli.sweep_plan import SweepPlan, TrialParser
+from hf_distill.cli.tasks import Measures, say
+from hf_distill.cli.train import check_request, run_request
+from hf_distill.cli.training_run import prepare
+from hf_distill.reporting.files import write_json, write_text
+from hf_distill.reporting.sweep import TrialReport
+from hf_distill.sweeping import Trial
+
+_RESULT = "result.json"
+_METRICS = "metrics.json"
+_OPTIONS = "options.yaml"
+# What is left of a student that is not the best: figures, and how to train it again.
+_KEPT = (_RESULT, _METRICS, _OPTIONS, "trainer_state.json")
+# Not of the trial: the next one would end the same way, and this one is worth another try.
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+
+
+class Judge(NamedTuple):
+    """What a trial is judged by.
+
+    Attributes:
+        metric: the figure of ``eval`` in metrics.json.
+        lower_is_better: it is an error.
+    """
+
+    metric: str
+    lower_is_better: bool
+
+
+def choose_metric(plan: SweepPlan, parser: TrialParser) -> Judge:
+    """What to judge by. Models and data are loaded for it, as the first trial has them.
+
+    Raises:
+        ValueError: they do not fit together, or the metric cannot tell trials apart.
+        OSError: one of them cannot be loaded.
+    """
+    options = plan.trial_options(next(plan.space.corners()), plan.seeds[0])
+    request = parser.request(options, trial_folder(plan, 0), overwrite_output_dir=True)
+    check_request(request)
+    trainer = prepare(request)
+    trainer._check_before_training()
+    scorer: Any = trainer.compute_metrics
+    measures: Measures = scorer.measures
+    trainer.accelerator.free_memory()
+    metric = next(iter(measures.quality)) if plan.metric is None else plan.metric
+    if metric.startswith("loss_"):
+        raise ValueError(
+            f"--metric {metric}: losses of different temperatures or weights cannot be compared; "
+            f"name one of {', '.join(measures.quality)}, or loss (of the labels)."
+        )
+    return Judge(metric, metric == "loss" or metric in measures.lower_is_better)
+
+
+def trial_folder(plan: SweepPlan, number: int) -> Path:
+    """Where a trial is."""
+    return plan.output_dir / f"trial-{number:04d}"
+
+
+def run_trial(plan: SweepPlan, parser: TrialParser, trial: Trial, judge: Judge) -> TrialReport:
+    """Train with each seed, as far as that was not done before.
+
+    Returns:
+        What came of it; also a failure.
+
+    Raises:
+        ValueError: there is no such metric.
+        OSError: there is no room, or the folder cannot be written.
+    """
+    folder = trial_folder(plan, trial.number)
+    done = read_result(folder, trial, judge.metric)
+    if done is not None:
+        return done
+    values: list[float] = []
+    seconds = 0.0
+    failure = None
+    for seed in plan.seeds:
+        run = folder if len(plan.seeds) == 1 else folder / f"seed-{seed}"
+        options = plan.trial_options(trial.parameters, seed)
+        failure = _train(options, (*trial.parameters, "seed"), run, parser)
+        if failure is None:
+            metrics = json.loads((run / _METRICS).read_text(encoding="utf-8"))
+            failure = _diverged(metrics)
+            seconds += metrics["train"].get("runtime", 0.0)
+        if failure is not None:
+            values = []
+            break
+        values.append(_value(metrics["eval"], judge.metric))
+    report = TrialReport(trial.number, trial.parameters, tuple(values), seconds, failure)
+    write_json(
+        folder / _RESULT,
+        {
+            "metric": judge.metric,
+            "values": values,
+            "seconds": seconds,
+            "failure": failure,
+        },
+    )
+    return report
+
+
+def read_result(folder: Path, trial: Trial, metric: str) -> TrialReport | None:
+    """What a trial came to; ``None`` if it has not come to an end, judged by this metric."""
+    try:
+        content = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    if content["metric"] != metric:
+        return None
+    return TrialReport(
+        trial.number,
+        trial.parameters,
+        tuple(content["values"]),
+        content["seconds"],
+        content["failure"],
+    )
+
+
+def value_of(report: TrialReport) -> float:
+    """What the study is told of a complete trial."""
+    return statistics.fmean(report.values)
+
+
+def forget_student(plan: SweepPlan, number: int, *, checkpoints_alone: bool) -> None:
+    """Delete the weights of a trial that came to an end, or its checkpoints."""
+    folder = trial_folder(plan, number)
+    for run in [folder, *folder.glob("seed-*")]:
+        for path in run.glob("checkpoint-*") if checkpoints_alone else list(run.glob("*")):
+            if path.is_dir() and path.name.startswith(("checkpoint-", "intermediate")):
+                shutil.rmtree(path)
+            elif path.is_file() and path.name not in _KEPT:
+                path.unlink()
+
+
+def _train(
+    options: Mapping[str, Any], searched: Collection[str], folder: Path, parser: TrialParser
+) -> str | None:
+    """Train, unless that was done; returns why it failed, if it did."""
+    if folder.is_dir() and not _is_of(folder, {name: options.get(name) for name in searched}):
+        shutil.rmtree(folder)  # of another trial with this number
+    elif (folder / _METRICS).is_file():
+        return None
+    write_text(folder / _OPTIONS, yaml.safe_dump(dict(options), sort_keys=True))
+    further: dict[str, Any] = {"overwrite_output_dir": True}
+    if last_checkpoint(folder) is not None or (folder / INTERMEDIATE).is_dir():
+        further = {"resume_from_checkpoint": "last"}
+    try:
+        run_request(parser.request(options, folder, **further))
+    except OSError as error:
+        if error.errno in _OF_THE_MACHINE:
+            raise
+        return _in_a_line(error)
+    except (ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+        return _in_a_line(error)
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return None
+
+
+def _is_of(folder: Path, parameters: Mapping[str, Any]) -> bool:
+    """Whether what is in a folder was trained with these parameters."""
+    path = folder / _OPTIONS
+    if not path.is_file():
+        return False
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return all(before.get(name) == value for name, value in parameters.items())
+
+
+def _diverged(metrics: Mapping[str, Any]) -> str | None:
+    """Why figures cannot be trusted; metrics.json has null for what is not finite."""
+    for part, name in (("train", "loss"), ("eval", "loss")):
+        if name in metrics[part] and metrics[part][name] is None:
+            return f"the student diverged ({part} loss is not finite)"
+    return None
+
+
+def _value(scores: Mapping[str, Any], metric: str) -> float:
+    numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
+    if metric not in numbers:
+        timing = ("runtime", "per_second", "epoch", "_time")
+        listed = ", ".join(name for name in numbers if not name.endswith(timing))
+        raise ValueError(f"--metric {metric}: there is no such figure; there are {listed}.")
+    return float(numbers[metric])
+
+
+def _in_a_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    say(f"This trial failed: {text}")
+    return text if len(text) <= 300 else f"{text[:299]}…"
