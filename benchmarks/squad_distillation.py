@@ -22,14 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from memoised_teacher import MemoisedTeacher, load_logits, save_logits, teacher_logits
 from report import RESULTS, circumstances, write_json
+from squad_students import student
 from squad_table import write_table
 from torch import nn
 from transformers import (
-    AutoModelForQuestionAnswering,
     AutoTokenizer,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
@@ -37,15 +35,17 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_distill import DistillationTrainer, DistillationTrainingArguments
+from hf_distill import (
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    cache_teacher_outputs,
+)
 from hf_distill.question_answering import (
     QuestionAnsweringEvaluator,
     load_question_answering_dataset,
     prepare_eval_features,
     prepare_train_features,
 )
-
-CUT_LAYERS = (0, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Run:
     squad: str
     """1.1 or 2.0."""
     model: str
-    """teacher; cut (the teacher's encoder cut to CUT_LAYERS); small (another 3-layer encoder)."""
+    """teacher; or one of STUDENTS."""
     way: str
     """alone or distilled."""
     seed: int
@@ -108,18 +108,12 @@ class Material:
     def model(self, run: Run) -> nn.Module:
         """The model that a run starts from; its head is drawn with the run's seed."""
         set_seed(run.seed)
-        options = self.options
-        model = AutoModelForQuestionAnswering.from_pretrained(
-            options.small_encoder if run.model == "small" else options.teacher_encoder,
-            attn_implementation="eager",
-            attention_probs_dropout_prob=0.0,
-            hidden_dropout_prob=run.hidden_dropout,
+        return student(
+            run.model,
+            self.options.teacher_encoder,
+            self.options.small_encoder,
+            hidden_dropout=run.hidden_dropout,
         )
-        if run.model == "cut":
-            layers = model.base_model.encoder.layer
-            model.base_model.encoder.layer = nn.ModuleList(layers[i] for i in CUT_LAYERS)
-            model.config.num_hidden_layers = len(CUT_LAYERS)
-        return model
 
     def teacher_dir(self, squad: str) -> Path:
         """Where the fine-tuned teacher is kept."""
@@ -130,36 +124,26 @@ class Material:
         weights = self.teacher_dir(run.squad) / "model.safetensors"
         return hashlib.sha256(weights.read_bytes()).hexdigest()
 
-    def teacher(self, squad: str, features: Dataset) -> MemoisedTeacher:
-        """The fine-tuned teacher with the logits of all training features."""
-        folder = self.teacher_dir(squad)
-        stored = folder / "train_logits.safetensors"
-        live = AutoModelForQuestionAnswering.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager"
+    def with_teacher(self, run: Run, features: Dataset, name: str = "train") -> Dataset:
+        """Features with the teacher's outputs; they are computed once for all runs.
+
+        Args:
+            run: whose teacher it is.
+            features: prepared questions.
+            name: of these features among the others of this teacher.
+        """
+        folder = self.teacher_dir(run.squad)
+        return cache_teacher_outputs(
+            str(folder),
+            features,
+            processing_class=self.tokenizer,
+            data_collator=self.collator,
+            output_dir=folder / f"outputs-{name}",
+            teacher_dtype="float32",
+            teacher_attn_implementation="eager",
+            mixed_precision="bf16",
+            use_cpu=True,
         )
-        inputs = features.select_columns(["input_ids", "attention_mask", "token_type_ids"])
-        rows = inputs.to_list()
-        if not stored.exists():
-            save_logits(stored, teacher_logits(live, rows, self.collator))
-        logits = load_logits(stored)
-        memoised = MemoisedTeacher(live.config, features["input_ids"], logits)
-        difference = _difference(memoised, live, self.collator(rows[:32]))
-        print(f"largest difference of memoised and live teacher logits: {difference:.3g}")
-        if difference > 0.5:
-            raise RuntimeError(f"{stored} is not of this teacher or this data; delete it")
-        return memoised
-
-
-def _difference(memoised: MemoisedTeacher, live: nn.Module, batch: dict[str, Any]) -> float:
-    live.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        expected = live(**batch)
-    found = memoised(**batch)
-    valid = batch["attention_mask"].bool()
-    return max(
-        float((found[name] - expected[name].float()).abs()[valid].max())
-        for name in ("start_logits", "end_logits")
-    )
 
 
 def arguments_of(run: Run, output_dir: Path, **options: Any) -> DistillationTrainingArguments:
@@ -169,7 +153,6 @@ def arguments_of(run: Run, output_dir: Path, **options: Any) -> DistillationTrai
         "distillation_loss_weight": run.distillation_loss_weight,
         "distillation_loss": run.distillation_loss,
         "eval_with_teacher": False,
-        "teacher_trial_samples": 0,  # no logits of the validation data are stored
         "learning_rate": run.learning_rate,
         "num_train_epochs": run.epochs,
         "per_device_train_batch_size": run.batch_size,
@@ -195,13 +178,12 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
     """Train and evaluate; the teacher is saved, too."""
     train_features, validation, validation_features = material.data(run)
     model = material.model(run)
-    teacher = None
-    if run.distillation_loss_weight > 0:
-        teacher = material.teacher(run.squad, train_features)
+    distils = run.distillation_loss_weight > 0
+    if distils:
+        train_features = material.with_teacher(run, train_features)
     output_dir = material.work_dir / run.name
     trainer = DistillationTrainer(
         model=model,
-        teacher_model=teacher,
         args=arguments_of(run, output_dir),
         train_dataset=train_features,
         eval_dataset=validation_features,
@@ -230,7 +212,7 @@ def execute(run: Run, material: Material) -> dict[str, Any]:
         ],
         "train_features": len(train_features),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "teacher_sha256": material.teacher_digest(run) if teacher is not None else None,
+        "teacher_sha256": material.teacher_digest(run) if distils else None,
         "resumed": interrupted is not None,
         "wall_seconds": round(wall, 1),
         "cpu_seconds": round(cpu, 1),

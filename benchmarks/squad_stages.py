@@ -1,176 +1,285 @@
-r"""Two stages on SQuAD, and what each part of them is worth: the runs behind RESULTS.md.
+r"""Intermediate layers, augmentation and their parts on SQuAD: the runs behind RESULTS.md.
 
-The students, teacher, data and settings of ``squad_distillation.py``, which must have trained the
-teacher before. Each run is two trainings: intermediate layers, with the teacher beside, then the
-prediction layer, with its stored logits. It is started, stopped and started again in the same way:
+The teacher of ``squad_distillation.py``, which must have made it, and students that begin as there.
+A row of the table is one way of training, with a first stage on intermediate layers or without one;
+budgets are in optimizer steps. It is started, stopped and started again in the same way, also
+several times at once:
 
     python benchmarks/squad_stages.py --data_dir SQUAD --teacher_encoder MINILM_L6 \
-        --small_encoder MINILM_L3
+        --small_encoder MINILM_L3 --masked_lm MASKED_LM --questions 2000 \
+        --rows alone distilled stages
+    python benchmarks/squad_stages.py --table
 """
 
 from __future__ import annotations
 
+import argparse
+import gzip
+import json
+import random
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from report import RESULTS, circumstances, replace_section, write_json
 from safetensors.torch import load_model, save_model
 from squad_distillation import Material, Run, arguments_of, claim, metrics_of, parser
-from squad_table import render_stages
+from squad_stages_table import render_stages
 from torch import nn
 from transformers import AutoModelForQuestionAnswering
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_distill import DistillationTrainer
-from hf_distill.question_answering import QuestionAnsweringEvaluator
-
-
-@dataclass(frozen=True)
-class Stages:
-    """One row of the table: what the first stage compares, and what the second learns from."""
-
-    name: str
-    hidden_states_loss_weight: float = 1.0
-    attention_loss_weight: float = 1.0
-    attention_loss: str = "scores"
-    layer_mapping: str = "uniform"
-    second: str = "distilled"
-    """distilled, or alone: without prediction layer, on the labels."""
-
-
-ROWS = (
-    Stages("stages"),
-    Stages("stages-no-attention", attention_loss_weight=0.0),
-    Stages("stages-no-hidden-states", hidden_states_loss_weight=0.0),
-    Stages("stages-no-prediction", second="alone"),
-    Stages("stages-last", layer_mapping="last"),
-    Stages("stages-first", layer_mapping="first"),
+from hf_distill.augmentation import augment_squad
+from hf_distill.question_answering import (
+    QuestionAnsweringEvaluator,
+    load_question_answering_dataset,
+    prepare_train_features,
 )
 
 
-def first_stage(
-    stages: Stages, run: Run, material: Material, model: nn.Module, options: Any
-) -> tuple[float, list[dict[str, float]]]:
-    """Train on intermediate layers; the student is kept, so that it is not done twice.
+@dataclass(frozen=True)
+class Row:
+    """A way of training: what a first stage compares, and what the last one learns from."""
 
-    Returns:
-        CPU seconds, and the losses over time.
-    """
-    folder = material.work_dir / f"{run.name}-layers"
-    done = folder / "student.safetensors"
-    if done.exists():
-        load_model(model, done)
-        return 0.0, []
-    train_features, _, _ = material.data(run)
-    labels = ["start_positions", "end_positions"]
+    name: str
+    layers: Mapping[str, Any] | None = None
+    """Arguments of the first stage; ``None`` for no such stage."""
+    distilled: bool = True
+    """From the teacher's logits alone; otherwise from the labels alone."""
+    masking: str | None = None
+    """Data augmentation with this masking, for all stages."""
+    longer: bool = False
+    """With the steps of both stages in the one that there is."""
+
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row("alone", distilled=False),
+        Row("alone-longer", distilled=False, longer=True),
+        Row("distilled"),
+        Row("distilled-longer", longer=True),
+        Row("stages", layers={}),
+        Row("no-attention", layers={"attention_loss_weight": 0.0}),
+        Row("no-hidden-states", layers={"hidden_states_loss_weight": 0.0}),
+        Row("no-prediction", layers={}, distilled=False),
+        Row("last", layers={"layer_mapping": "last"}),
+        Row("first", layers={"layer_mapping": "first"}),
+        Row("relations", layers={"attention_loss": "relations"}),
+        Row("light-attention", layers={"attention_loss_weight": 0.03}),
+        Row("alone-augmented", distilled=False, masking="grouped"),
+        Row("distilled-augmented", masking="grouped"),
+        Row("distilled-augmented-single", masking="single"),
+        Row("stages-augmented", layers={}, masking="grouped"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class StagesRun:
+    """One run, and all that it depends on."""
+
+    questions: int
+    """So many of the training questions, in whole paragraphs; 0 for all."""
+    student: str
+    row: Row
+    seed: int
+    first_steps: int
+    last_steps: int
+    first_learning_rate: float
+    settings: Run = field(repr=False)
+    """What it shares with the runs of ``squad_distillation.py``."""
+
+    @property
+    def name(self) -> str:
+        """The name of its result."""
+        return f"stages-{self.questions or 'all'}-{self.student}-{self.row.name}-{self.seed}"
+
+
+class StagesMaterial(Material):
+    """Training data of several sizes, as it is and augmented."""
+
+    def features(self, run: StagesRun) -> tuple[str, Dataset]:
+        """What a run is trained on, and its name."""
+        name = f"{run.questions or 'all'}"
+        path = self.work_dir / f"train-{name}.json"
+        if not path.exists():
+            self._write_sample(path, run.questions)
+        if run.row.masking is not None:
+            name += f"-{run.row.masking}"
+            augmented = self.work_dir / f"train-{name}.json"
+            if not augmented.exists():
+                augment_squad(
+                    path,
+                    augmented,
+                    model=self.options.masked_lm,
+                    glove_path=self.options.glove_path,
+                    masking=run.row.masking,
+                    augment_questions=True,
+                    dtype="float32",
+                )
+            path = augmented
+        features = prepare_train_features(
+            load_question_answering_dataset(path),
+            self.tokenizer,
+            max_length=run.settings.max_length,
+            doc_stride=run.settings.doc_stride,
+        )
+        return name, features.add_column("length", [len(ids) for ids in features["input_ids"]])
+
+    def _write_sample(self, path: Path, questions: int) -> None:
+        with gzip.open(Path(self.options.data_dir) / "train-v1.1.json.gz", "rt") as file:
+            articles = json.load(file)["data"]
+        paragraphs = [part for article in articles for part in article["paragraphs"]]
+        if questions:
+            random.Random(0).shuffle(paragraphs)
+            found = accumulate(len(paragraph["qas"]) for paragraph in paragraphs)
+            paragraphs = paragraphs[: 1 + next(i for i, n in enumerate(found) if n >= questions)]
+        content = {"version": "1.1", "data": [{"title": "sample", "paragraphs": paragraphs}]}
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+    def validation(self, run: Run) -> tuple[Dataset, Dataset]:
+        """Questions and their features."""
+        _, questions, features = self.data(run)
+        return questions, features
+
+
+def train(
+    run: StagesRun,
+    material: StagesMaterial,
+    model: nn.Module,
+    data: Dataset,
+    *,
+    first: bool,
+) -> DistillationTrainer:
+    """Train one stage."""
+    row = run.row
+    steps = run.first_steps if first else run.last_steps
+    if row.longer:
+        steps += run.first_steps
+    options: dict[str, Any] = {"eval_strategy": "no", "max_steps": steps}
+    options |= {"save_strategy": "steps", "save_steps": 500}
+    if first:
+        options |= {"stage": "intermediate", "learning_rate": run.first_learning_rate}
+        options |= dict(row.layers or {})
+    folder = material.work_dir / f"{run.name}{'-layers' if first else ''}"
     trainer = DistillationTrainer(
         model=model,
         teacher_model=AutoModelForQuestionAnswering.from_pretrained(
-            material.teacher_dir(run.squad), dtype=torch.float32, attn_implementation="eager"
-        ),
-        args=arguments_of(
-            replace(run, epochs=options.intermediate_epochs),
-            folder,
-            stage="intermediate",
-            learning_rate=options.intermediate_learning_rate,
-            hidden_states_loss_weight=stages.hidden_states_loss_weight,
-            attention_loss_weight=stages.attention_loss_weight,
-            attention_loss=stages.attention_loss,
-            layer_mapping=stages.layer_mapping,
-            eval_strategy="no",
-        ),
-        train_dataset=train_features.remove_columns(labels),
-        processing_class=material.tokenizer,
-        data_collator=material.collator,
-    )
-    cpu = time.process_time()
-    interrupted = get_last_checkpoint(folder) if folder.exists() else None
-    trainer.train(resume_from_checkpoint=interrupted)
-    partial = done.with_suffix(".tmp")
-    save_model(model, partial)
-    partial.replace(done)
-    names = ("step", "loss", "loss_hidden_states", "loss_attention")
-    curve = [
-        {name: entry[name] for name in names if name in entry}
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    ]
-    return time.process_time() - cpu, curve
-
-
-def execute(stages: Stages, run: Run, material: Material, options: Any) -> dict[str, Any]:
-    """Both stages, and the score after each epoch of the second."""
-    train_features, validation, validation_features = material.data(run)
-    model = material.model(run)
-    first_seconds, curve = first_stage(stages, run, material, model, options)
-    folder = material.work_dir / run.name
-    trainer = DistillationTrainer(
-        model=model,
-        teacher_model=material.teacher(run.squad, train_features)
-        if stages.second == "distilled"
+            material.teacher_dir("1.1"), dtype=torch.float32, attn_implementation="eager"
+        )
+        if first
         else None,
-        args=arguments_of(run, folder),
-        train_dataset=train_features,
-        eval_dataset=validation_features,
+        args=arguments_of(run.settings, folder, **options),
+        train_dataset=data,
         processing_class=material.tokenizer,
         data_collator=material.collator,
-        compute_metrics=QuestionAnsweringEvaluator(validation, validation_features),
     )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.exists() else None)
+    return trainer
+
+
+def execute(run: StagesRun, material: StagesMaterial) -> dict[str, Any]:
+    """Its stages, and the score at the end."""
+    name, features = material.features(run)
+    model = material.model(run.settings)
+    folder = material.work_dir / run.name
+    result: dict[str, Any] = {}
     cpu = time.process_time()
-    interrupted = get_last_checkpoint(folder) if folder.exists() else None
-    trainer.train(resume_from_checkpoint=interrupted)
-    cpu = time.process_time() - cpu
+    if run.row.layers is not None:
+        kept = Path(f"{folder}-layers") / "student.safetensors"
+        if kept.exists():
+            load_model(model, kept)
+        else:
+            inputs = features.remove_columns(["start_positions", "end_positions"])
+            trainer = train(run, material, model, inputs, first=True)
+            result["intermediate_losses"] = _losses(trainer)
+            save_model(model, kept.with_suffix(".tmp"))
+            kept.with_suffix(".tmp").replace(kept)
+    if run.row.distilled:
+        features = material.with_teacher(run.settings, features, f"stages-{name}")
+    trainer = train(run, material, model, features, first=False)
+    questions, validation = material.validation(run.settings)
+    trainer.compute_metrics = QuestionAnsweringEvaluator(questions, validation)
+    result["result"] = metrics_of(trainer.evaluate(validation))
     for finished in (folder, Path(f"{folder}-layers")):
-        shutil.rmtree(finished)
-    evaluations = [metrics_of(entry) for entry in trainer.state.log_history if "eval_f1" in entry]
+        shutil.rmtree(finished, ignore_errors=True)
     return {
         "name": run.name,
-        "config": asdict(run),
-        "stages": asdict(stages),
-        "intermediate_epochs": options.intermediate_epochs,
-        "intermediate_learning_rate": options.intermediate_learning_rate,
-        "result": evaluations[-1],
-        "evaluations": evaluations,
-        "intermediate_curve": curve,
-        "cpu_seconds": {"intermediate": round(first_seconds, 1), "prediction": round(cpu, 1)},
-        "teacher_sha256": material.teacher_digest(run),
+        "config": {**asdict(run), "train_features": len(features)},
+        **result,
+        "losses": _losses(trainer),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "teacher_sha256": material.teacher_digest(run.settings),
         **circumstances(),
     }
 
 
+def _losses(trainer: DistillationTrainer) -> list[dict[str, float]]:
+    names = ("step", "loss", "loss_hidden_states", "loss_attention")
+    return [
+        {name: entry[name] for name in names if name in entry}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+
+
+def plan(options: argparse.Namespace) -> list[StagesRun]:
+    """All runs that are asked for, seed by seed."""
+    return [
+        StagesRun(
+            questions,
+            name,
+            ROWS[row],
+            seed,
+            options.first_steps,
+            options.last_steps,
+            options.first_learning_rate,
+            Run(
+                "1.1",
+                name,
+                row,
+                seed,
+                epochs=1,
+                learning_rate=options.learning_rate,
+                hidden_dropout=options.dropout,
+                temperature=options.temperature,
+                distillation_loss_weight=1.0 if ROWS[row].distilled else 0.0,
+            ),
+        )
+        for seed in options.seeds
+        for questions in options.questions
+        for name in options.students
+        for row in options.rows
+    ]
+
+
 def main() -> None:
     """Run what has no result yet, then write the table."""
-    options_parser = parser(__doc__)
-    options_parser.add_argument("--intermediate_epochs", type=float, default=4)
-    options_parser.add_argument("--intermediate_learning_rate", type=float, default=3e-4)
-    options_parser.add_argument("--rows", nargs="+", default=["stages"])
-    options = options_parser.parse_args()
+    own = parser(__doc__)
+    own.add_argument("--rows", nargs="+", default=["alone", "distilled", "stages"], choices=ROWS)
+    own.add_argument("--questions", nargs="+", type=int, default=[0], help="0 for all")
+    own.add_argument("--first_steps", type=int, default=400)
+    own.add_argument("--last_steps", type=int, default=400)
+    own.add_argument("--first_learning_rate", type=float, default=3e-4)
+    own.add_argument("--masked_lm", help="for the augmented rows")
+    own.add_argument("--glove_path", help="word vectors for the augmented rows")
+    options = own.parse_args()
     if not options.table:
-        material = Material(options)
-        for squad in options.squad[:1]:
-            for model in options.students:
-                for seed in options.seeds:
-                    for stages in (row for row in ROWS if row.name in options.rows):
-                        distils = stages.second == "distilled"
-                        run = Run(
-                            squad,
-                            model,
-                            stages.name,
-                            seed,
-                            options.small_epochs if model == "small" else options.epochs,
-                            options.learning_rate,
-                            options.dropout,
-                            temperature=options.temperature,
-                            distillation_loss_weight=1.0 if distils else 0.0,
-                        )
-                        with claim(material.work_dir / f"{run.name}.lock") as mine:
-                            if mine and not (RESULTS / f"{run.name}.json").exists():
-                                print(f"{run.name}: {asdict(stages)}", flush=True)
-                                write_json(run.name, execute(stages, run, material, options))
+        material = StagesMaterial(options)
+        for run in plan(options):
+            with claim(material.work_dir / f"{run.name}.lock") as mine:
+                if mine and not (RESULTS / f"{run.name}.json").exists():
+                    print(f"{run.name}: {asdict(run)}", flush=True)
+                    write_json(run.name, execute(run, material))
     replace_section("squad_stages", render_stages())
 
 

@@ -7,11 +7,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from report import RESULTS, replace_section
+from squad_students import STUDENTS
 
-STUDENTS = {
-    "cut": "6-layer encoder cut to layers 0, 2, 4",
-    "small": "3-layer encoder",
-}
 Results = dict[str, dict[str, Any]]
 
 
@@ -51,13 +48,14 @@ def _pairs(results: Results, squad: str, model: str) -> list[tuple[int, Any, Any
     return found
 
 
-def _scores(run: dict[str, Any]) -> tuple[float, float]:
+def scores(run: dict[str, Any]) -> tuple[float, float]:
+    """Exact match and F1 of a run."""
     result = run["result"]
     return result.get("exact_match", result.get("exact")), result["f1"]
 
 
 def _quality(results: Results, squad: str, teacher: dict[str, Any]) -> str:
-    exact, f1 = _scores(teacher)
+    exact, f1 = scores(teacher)
     lines = [
         "| model | epochs | seeds | EM: mean (min–max) | F1: mean (min–max) |",
         "|---|---|---|---|---|",
@@ -70,13 +68,14 @@ def _quality(results: Results, squad: str, teacher: dict[str, Any]) -> str:
             if runs:
                 lines.append(
                     f"| {title}, {way} | {runs[0]['config']['epochs']:g} | {len(runs)} | "
-                    f"{_spread([_scores(run)[0] for run in runs])} | "
-                    f"{_spread([_scores(run)[1] for run in runs])} |"
+                    f"{spread([scores(run)[0] for run in runs])} | "
+                    f"{spread([scores(run)[1] for run in runs])} |"
                 )
     return "\n".join(lines) + "\n"
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """Mean and range."""
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{mean(values):.1f} ({min(values):.1f}–{max(values):.1f})"
@@ -94,12 +93,12 @@ def _one_student(model: str, pairs: list[tuple[int, Any, Any]], teacher: dict[st
         "| seed | EM alone → distilled | gap closed | F1 alone → distilled | gap closed |",
         "|---|---|---|---|---|",
     ]
-    top = _scores(teacher)
+    top = scores(teacher)
     shares: list[list[float]] = [[], []]
     for seed, alone, distilled in pairs:
         cells = []
         for index in (0, 1):
-            low, high = _scores(alone)[index], _scores(distilled)[index]
+            low, high = scores(alone)[index], scores(distilled)[index]
             share = 100 * (high - low) / (top[index] - low)
             shares[index].append(share)
             cells.append(f"{low:.1f} → {high:.1f} | {share:.0f} %")
@@ -122,53 +121,4 @@ def _epochs(results: Results, squad: str) -> str:
         if name.startswith(f"v{squad}-"):
             steps = " → ".join(f"{e['f1']:.1f} ({e['loss']:.2f})" for e in run["evaluations"])
             lines.append(f"| {name} | {steps} | {run['cpu_seconds'] / 60:.0f} |")
-    return "\n".join(lines) + "\n"
-
-
-STAGES = {
-    "alone": "alone",
-    "distilled": "prediction layer alone",
-    "stages": "intermediate layers, then prediction layer",
-    "stages-no-attention": "… without attention",
-    "stages-no-hidden-states": "… without hidden states",
-    "stages-no-prediction": "… without prediction layer (labels instead)",
-    "stages-last": "… the teacher's last layers",
-    "stages-first": "… the teacher's first layers",
-}
-"""The ways of training of ``squad_stages.py``, beside those they are compared with."""
-
-
-def render_stages() -> str:
-    """Markdown for the runs of two stages."""
-    results = {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(RESULTS.glob("v1.1-*.json"))
-    }
-    top = _scores(results["v1.1-teacher-alone-0"])[1]
-    lines = [
-        "| student | trained | seeds | EM: mean (min–max) | F1: mean (min–max) | gap closed (F1) |",
-        "|---|---|---|---|---|---|",
-    ]
-    for model, title in STUDENTS.items():
-        alone = {
-            seed: _scores(results[name])[1]
-            for seed in range(100)
-            if (name := f"v1.1-{model}-alone-{seed}") in results
-        }
-        for way, described in STAGES.items():
-            runs = {
-                seed: results[name]
-                for seed in alone
-                if (name := f"v1.1-{model}-{way}-{seed}") in results
-            }
-            if not runs:
-                continue
-            scores = {seed: _scores(run) for seed, run in runs.items()}
-            shares = [100 * (f1 - alone[s]) / (top - alone[s]) for s, (_, f1) in scores.items()]
-            lines.append(
-                f"| {title} | {described} | {len(runs)} | "
-                f"{_spread([exact for exact, _ in scores.values()])} | "
-                f"{_spread([f1 for _, f1 in scores.values()])} | "
-                f"{'' if way == 'alone' else _spread(shares) + ' %'} |"
-            )
     return "\n".join(lines) + "\n"
