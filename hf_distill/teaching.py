@@ -11,8 +11,14 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, Trainer, default_data_collator
+from transformers import DataCollatorWithPadding, default_data_collator
 
+from hf_distill.checkpointing import (
+    CheckpointingTrainer,
+    TeacherIdentity,
+    distillation_settings,
+    identify,
+)
 from hf_distill.checks import (
     TeacherGuard,
     check_datasets,
@@ -37,7 +43,7 @@ logger = logging.getLogger(__name__)
 _AUTO_MAPPING_ROWS = 64
 
 
-class TrainerWithTeacher(Trainer):
+class TrainerWithTeacher(CheckpointingTrainer):
     """What ``DistillationTrainer`` does apart from its losses; see there."""
 
     args: DistillationTrainingArguments
@@ -54,6 +60,7 @@ class TrainerWithTeacher(Trainer):
         check_launch(args)
         self._teacher_source = teacher_model
         self._teacher: Teacher | None = None
+        self._teacher_identities: list[TeacherIdentity] = []
         self._teacher_only_inputs: frozenset[str] = frozenset()
         self._custom_loss = distillation_loss
         self._head: TaskHead | None = None
@@ -146,12 +153,29 @@ class TrainerWithTeacher(Trainer):
             self._teacher = pair.live_teacher(
                 self._teacher_source, needs_layers=self._recorder is not None
             )
+            self._teacher_identities = self._identities(self._teacher.model)
         else:
             self._teacher = pair.cached_teacher(cached, needs_layers=self._recorder is not None)
+            self._teacher_identities = [identify(cached, self._teacher.model)]
             self._read_columns(cached, self._head)
         parameters = inspect.signature(without_adapters(student).forward).parameters
         self._teacher_only_inputs = self._teacher.input_names - set(parameters)
         self._signature_columns = None
+
+    def _identities(self, model: nn.Module) -> list[TeacherIdentity]:
+        source: Any = self._teacher_source
+        if not isinstance(source, list | tuple):
+            return [identify(source, model)]
+        models: Any = [model] if len(source) == 1 else model
+        return [identify(one, its) for one, its in zip(source, models, strict=True)]
+
+    def _distillation_settings(self) -> dict[str, Any]:
+        return distillation_settings(
+            self.args,
+            self._teacher_identities,
+            custom_loss=self._custom_loss,
+            layer_pairs=self.layer_pairs,
+        )
 
     def _read_columns(self, description: SignalDescription, head: TaskHead) -> None:
         """Let the batches carry what the data has in its teacher columns."""

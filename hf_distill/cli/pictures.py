@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_distill.checkpointing import last_complete_checkpoint
 from hf_distill.cli.arguments import option
 from hf_distill.cli.parsing import CommandParser, Section
-from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, SAMPLES, last_checkpoint
+from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, SAMPLES
 
 if TYPE_CHECKING:
     from hf_distill.layer_mapping import LayerPair
@@ -140,7 +141,7 @@ def _draw(folder: Path, stage: Path, options: PicturesArguments) -> Iterator[tup
 
 def _log_history(stage: Path) -> list[dict[str, Any]]:
     """What the trainer logged: all of it, or up to the last checkpoint of an unfinished run."""
-    checkpoint = last_checkpoint(stage)
+    checkpoint = last_complete_checkpoint(stage)
     for folder in (stage, None if checkpoint is None else Path(checkpoint)):
         file = None if folder is None else folder / "trainer_state.json"
         if file is not None and file.is_file():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hf_distill.cli.tasks import say
+from hf_distill.checkpointing import check_checkpoint, last_complete_checkpoint
 
 INTERMEDIATE = "intermediate"
 """The folder of the first of two stages, in that of the run."""
@@ -23,6 +24,7 @@ _RUN_FILES = (
 )  # fmt: skip
 _CHECKPOINT = "checkpoint-"
 _STATE = "trainer_state.json"
+_STUDENT_FILES = ("config.json", "*.safetensors")
 _DONE = "metrics.json"
 
 
@@ -35,30 +37,32 @@ class Start(NamedTuple):
     first_stage_checkpoint: str | None = None
 
 
-def check_unused(folder: Path) -> None:
+def check_unused(folder: Path, names: Sequence[str] = _RUN_FILES) -> None:
     """Refuse a folder that holds an earlier run.
+
+    Args:
+        folder: that a run is to write to.
+        names: files that it must not have.
 
     Raises:
         ValueError: names what is there and what can be done.
     """
-    found = sorted(
-        str(path.relative_to(folder)) for name in _RUN_FILES for path in folder.glob(name)
-    )
+    found = sorted(str(path.relative_to(folder)) for name in names for path in folder.glob(name))
     if found:
         shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
         raise ValueError(
             f"--output_dir {folder} holds an earlier run ({shown}). Choose another folder, "
-            "go on with that run (--resume_from_checkpoint last), or replace it "
-            "(--overwrite_output_dir)."
+            "go on with that run (--resume), or replace it (--overwrite_output_dir)."
         )
 
 
-def find_start(folder: Path, wanted: str, *, two_stages: bool) -> Start:
-    """Where ``--resume_from_checkpoint`` says that a run goes on.
+def find_start(folder: Path, wanted: str | None, *, two_stages: bool) -> Start:
+    """Where ``--resume_from_checkpoint`` or ``--resume`` says that a run goes on.
 
     Args:
         folder: of the run.
-        wanted: ``last``, ``true`` or a checkpoint's folder.
+        wanted: ``last``, ``true`` or a checkpoint's folder; ``None`` to go on from the last one if
+            there is one, and otherwise to begin.
         two_stages: the run has a first stage, in a folder of its own.
 
     Raises:
@@ -66,47 +70,41 @@ def find_start(folder: Path, wanted: str, *, two_stages: bool) -> Start:
     """
     first = folder / INTERMEDIATE
     done = two_stages and first_stage_summary(folder) is not None
-    if wanted.lower() not in ("last", "true"):
+    if wanted is not None and wanted.lower() not in ("last", "true"):
         path = Path(wanted).expanduser()
         if not (path / _STATE).is_file():
             raise ValueError(
                 f"--resume_from_checkpoint {wanted}: this is no checkpoint (no {_STATE}); name a "
                 f"folder {_CHECKPOINT}…, or `last` for the last one in --output_dir."
             )
+        check_checkpoint(path)
         if two_stages and path.resolve().parent == first.resolve():
             return Start(first_stage_checkpoint=str(path))
         start = Start(str(path), done)
     else:
-        start = Start(last_checkpoint(folder), done)
+        start = Start(last_complete_checkpoint(folder), done)
         if two_stages and start.checkpoint is None and first.is_dir():
-            return start if done else Start(first_stage_checkpoint=last_checkpoint(first))
+            return start if done else Start(first_stage_checkpoint=last_complete_checkpoint(first))
+        if start.checkpoint is None and wanted is None:
+            check_unused(folder, _STUDENT_FILES)
+            return start
         if start.checkpoint is None:
             raise ValueError(
-                f"--resume_from_checkpoint {wanted}: there is no checkpoint in --output_dir "
-                f"{folder}; leave the option out to begin anew."
+                f"--resume_from_checkpoint {wanted}: there is no complete checkpoint in "
+                f"--output_dir {folder}; leave the option out to begin anew."
             )
     if two_stages and not done:
         raise ValueError(
-            f"--resume_from_checkpoint {wanted}: {start.checkpoint} is of a run whose "
+            f"--output_dir {folder}: {start.checkpoint} is of a run whose "
             f"intermediate stage is not in {first}. Leave out --intermediate_epochs (and "
             "--intermediate_max_steps) to go on with it, or choose another --output_dir."
         )
     return start
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that was saved to its end; ``None`` if there is none."""
-    found = []
-    for path in folder.glob(f"{_CHECKPOINT}*"):
-        number = path.name.removeprefix(_CHECKPOINT)
-        if path.is_dir() and number.isdigit():
-            found.append((int(number), path))
-    for _, path in sorted(found, reverse=True):
-        # Trainer writes it last.
-        if (path / _STATE).is_file():
-            return str(path)
-        say(f"{path} is incomplete: the run was stopped while it was saved. It is left out.")
-    return None
+def is_finished(folder: Path) -> bool:
+    """Whether a run has written its report, which it does last."""
+    return (folder / _DONE).is_file()
 
 
 def first_stage_summary(folder: Path) -> dict[str, Any] | None:
@@ -124,6 +122,7 @@ def first_stage_summary(folder: Path) -> dict[str, Any] | None:
 
 def forget_steps(folder: Path) -> None:
     """Delete the steps of an earlier run: checkpoints, samples, losses. Another one begins."""
+    (folder / _DONE).unlink(missing_ok=True)
     for earlier in folder.glob(f"{_CHECKPOINT}*"):
         if earlier.is_dir():
             shutil.rmtree(earlier)

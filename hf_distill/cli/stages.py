@@ -9,13 +9,13 @@ from typing import Any
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from hf_distill.checkpointing import last_complete_checkpoint
 from hf_distill.cli.run_folder import (
     INTERMEDIATE,
     Start,
     first_stage_summary,
     forget_first_stage,
     forget_steps,
-    last_checkpoint,
 )
 from hf_distill.cli.tasks import say
 from hf_distill.cli.training_run import Request, prepare, prepare_first_stage, summary
@@ -107,7 +107,7 @@ def train(request: Request, trainer: DistillationTrainer, checkpoint: str | None
     trainer.accelerator.wait_for_everyone()
     try:
         output = trainer.train(resume_from_checkpoint=checkpoint)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         if trainer.is_world_process_zero():
             sys.stderr.write(f"\n{_how_to_go_on(request)}\n")
         raise
@@ -118,8 +118,8 @@ def train(request: Request, trainer: DistillationTrainer, checkpoint: str | None
 
 
 def _how_to_go_on(request: Request) -> str:
-    again = "repeat the command with --resume_from_checkpoint last"
-    last = last_checkpoint(request.output_dir)
+    again = "repeat the command with --resume"
+    last = last_complete_checkpoint(request.output_dir)
     if last is not None:
         return f"The last checkpoint is {last}. To go on from it, {again}"
     message = "No checkpoint had been saved yet (see --save_strategy and --save_steps)."

@@ -64,6 +64,7 @@ _OF_THE_SWEEP = {
     "task": "the trials of a sweep have one task",
     "output_dir": "each trial has its own folder in --output_dir",
     "overwrite_output_dir": "each trial has its own folder",
+    "resume": "a sweep goes on by itself",
     "resume_from_checkpoint": "a sweep goes on by itself",
     "config": "a sweep has one configuration",
     "recipe": "a sweep has one recipe; search its options",

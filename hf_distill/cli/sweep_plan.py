@@ -191,8 +191,9 @@ def _plan(arguments: SweepArguments, options: dict[str, Any]) -> SweepPlan:
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    if options.get("resume_from_checkpoint") is not None:
-        raise ValueError("a sweep goes on by itself; leave --resume_from_checkpoint out.")
+    for name in ("resume", "resume_from_checkpoint"):
+        if options.get(name):
+            raise ValueError(f"a sweep goes on by itself; leave --{name} out.")
     if options.get("push_to_hub"):
         raise ValueError("a sweep pushes nothing to the Hub; leave --push_to_hub out.")
     if options.get("stage") == "intermediate":

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
-from hf_distill.cli.run_folder import INTERMEDIATE, last_checkpoint
+from hf_distill.checkpointing import last_complete_checkpoint
+from hf_distill.cli.run_folder import INTERMEDIATE
 from hf_distill.cli.sweep_plan import SweepPlan, TrialParser
 from hf_distill.cli.tasks import Measures, say
 from hf_distill.cli.train import check_request, run_request
@@ -158,7 +159,7 @@ def _train(
         return None
     write_text(folder / _OPTIONS, yaml.safe_dump(dict(options), sort_keys=True))
     further: dict[str, Any] = {"overwrite_output_dir": True}
-    if last_checkpoint(folder) is not None or (folder / INTERMEDIATE).is_dir():
+    if last_complete_checkpoint(folder) is not None or (folder / INTERMEDIATE).is_dir():
         further = {"resume_from_checkpoint": "last"}
     try:
         run_request(parser.request(options, folder, **further))

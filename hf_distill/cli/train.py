@@ -20,6 +20,7 @@ from hf_distill.cli.run_folder import (
     check_unused,
     find_start,
     forget_first_stage,
+    is_finished,
 )
 from hf_distill.cli.stages import run_first_stage, split, train
 from hf_distill.cli.tasks import create_task, say
@@ -67,7 +68,8 @@ examples:
     hf-distill train … --record_steps 200
     hf-distill pictures distilled
 
-  go on after an interruption: the same command with --resume_from_checkpoint last
+  a command that can be given again after every interruption
+    hf-distill train … --resume
 """
 
 _TRAINING_BASICS = (
@@ -103,6 +105,9 @@ def run_request(request: Request) -> None:
         OSError: as ``run``.
         RuntimeError: as ``run``.
     """
+    if request.run.resume and is_finished(request.output_dir):
+        say(f"The run in {request.output_dir} is finished; nothing is left to do.")
+        return
     start = check_request(request)
     if request.run.recipe is not None and request.args.process_index == 0:
         sys.stderr.write(load_recipe(request.run.recipe).in_words())
@@ -200,8 +205,8 @@ def _describe_as_here(parser: CommandParser) -> None:
     texts = {
         "output_dir": "Where the student, its tokenizer, checkpoints, metrics.json and the "
         "predictions go.",
-        "resume_from_checkpoint": "Go on from a checkpoint: its folder, or `last` for the last "
-        "one in --output_dir.",
+        "resume_from_checkpoint": "Go on from this checkpoint: its folder, or `last` for the last "
+        "one in --output_dir. There must be one; see also --resume.",
     }
     for action in parser._actions:
         if action.dest in texts:
@@ -345,9 +350,12 @@ def check_request(request: Request) -> Start:
         }
     )
     folder, wanted = request.output_dir, request.args.resume_from_checkpoint
+    if run.resume and (wanted is not None or run.overwrite_output_dir):
+        other = "--overwrite_output_dir" if wanted is None else "--resume_from_checkpoint"
+        raise ValueError(f"--resume and {other} contradict each other; leave one of them out.")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file; name a folder.")
-    if wanted is not None:
+    if wanted is not None or run.resume:
         return find_start(folder, wanted, two_stages=request.has_two_stages)
     if not run.overwrite_output_dir:
         check_unused(folder)

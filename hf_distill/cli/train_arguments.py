@@ -48,6 +48,12 @@ class TrainArguments:
         False,
         help="Allow an --output_dir that holds an earlier run, and delete that run's checkpoints.",
     )
+    resume: bool = option(
+        False,
+        help="Go on with the run in --output_dir, in the stage and at the step of its last "
+        "complete checkpoint; begin it if there is none yet, and do nothing if it is finished. So "
+        "the same command is right after every interruption.",
+    )
     record_steps: int | None = option(
         help="Record what teacher and student compute for a training sentence every so many steps, "
         "up to 256 MiB, in the folder `samples` of --output_dir: `hf-distill pictures` makes "

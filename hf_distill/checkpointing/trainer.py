@@ -1,0 +1,113 @@
+"""A ``Trainer`` whose checkpoints are whole or not used, and fit the run that goes on from them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from hf_distill.checkpointing.record import (
+    RECORD_FILE,
+    check_checkpoint,
+    last_complete_checkpoint,
+    write_record,
+)
+from hf_distill.checkpointing.termination import Terminated, TerminationCallback
+
+logger = logging.getLogger(__name__)
+
+_TERMINATED = 128 + 15
+"""The exit status of a process that ended because of SIGTERM."""
+
+
+class CheckpointingTrainer(Trainer):
+    """What ``DistillationTrainer`` does about checkpoints; see there."""
+
+    _settings: Mapping[str, Any] = {}
+
+    def _distillation_settings(self) -> Mapping[str, Any]:
+        """What the run depends on, apart from what ``Trainer`` knows."""
+        return {}
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As ``Trainer.train``, from a complete checkpoint of the same distillation.
+
+        Raises:
+            ValueError: there is no such checkpoint, or it is incomplete or of another run.
+            SystemExit: after a SIGTERM, when a checkpoint is saved.
+        """
+        self._settings = self._distillation_settings()
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"resume_from_checkpoint=True: there is no complete checkpoint in output_dir "
+                    f"{self.args.output_dir!r}; leave it out to begin anew."
+                )
+        if resume_from_checkpoint:
+            check_checkpoint(resume_from_checkpoint, self._settings)
+        if self.args.enable_jit_checkpoint:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        termination = TerminationCallback(self.accelerator)
+        self.add_callback(termination)
+        try:
+            with termination.listening():
+                return super().train(resume_from_checkpoint, *args, **kwargs)
+        except Terminated:
+            logger.warning(
+                f"SIGTERM: saved at step {self.state.global_step}; go on with "
+                "resume_from_checkpoint=True."
+            )
+            raise SystemExit(_TERMINATED) from None
+        finally:
+            self.remove_callback(termination)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run = self._get_output_dir(trial=trial)
+        folder = Path(run) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            (folder / RECORD_FILE).unlink(missing_ok=True)
+        limit = self.args.save_total_limit
+        # Trainer deletes older ones before all processes have written the new one.
+        self.args.save_total_limit = None
+        try:
+            with self._nothing_half_written(folder):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    write_record(folder, self._settings)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(run, limit, best_model_checkpoint=best, use_mtime=True)
+
+    @contextmanager
+    def _nothing_half_written(self, folder: Path) -> Iterator[None]:
+        """Delete a checkpoint that cannot be written; the older ones are there still."""
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # torch.save has no class of errors of its own for this.
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            last = last_complete_checkpoint(folder.parent)
+            rest = "There is none before it"
+            if last is not None:
+                rest = f"The one before it, {last}, is complete: go on from it when there is room"
+            raise OSError(
+                f"The checkpoint {folder} could not be saved, and was deleted: "
+                f"{str(error).splitlines()[0]}. {rest}."
+            ) from error
