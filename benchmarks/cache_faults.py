@@ -200,7 +200,7 @@ def little_room(folder: Path, size: int) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def full(whole: dict[str, bytes], folder: Path) -> list[Row]:

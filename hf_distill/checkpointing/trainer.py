@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _TERMINATED = 128 + 15
 """The exit status of a process that ended because of SIGTERM."""
+_TORCH_SAVE = ("inline_container", "PytorchStreamWriter")
+"""What the errors of ``torch.save`` have in common; they have no class of their own."""
 
 
 class CheckpointingTrainer(Trainer):
@@ -98,8 +100,7 @@ class CheckpointingTrainer(Trainer):
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:
-            # torch.save has no class of errors of its own for this.
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            if isinstance(error, RuntimeError) and not any(n in str(error) for n in _TORCH_SAVE):
                 raise
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -104,7 +104,7 @@ class Full:
     [
         OSError(errno.ENOSPC, "No space left on device"),
         SafetensorError("Error while serializing: I/O error: No space left on device"),
-        RuntimeError("[enforce fail at inline_container.cc] PytorchStreamWriter failed"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 266240 vs 266128"),
     ],
     ids=lambda error: type(error).__name__,
 )
