@@ -162,6 +162,4 @@ def test_an_interruption_says_how_to_go_on(
     result = program(*two_stages)
     assert result.status == 130
     assert fragment in result.stderr
-    assert ("--resume" in result.stderr) == (
-        (stage, step) != ("intermediate", 1)
-    )
+    assert ("--resume" in result.stderr) == ((stage, step) != ("intermediate", 1))

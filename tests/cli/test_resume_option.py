@@ -1,0 +1,126 @@
+"""``--resume``: one command for the beginning and for every time after an interruption."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+from two_stage_runs import Killed, checkpoints, kill, metrics, same, weights
+
+from hf_distill import DistillationTrainer
+from hf_distill.checkpointing import last_complete_checkpoint
+
+RESUME = ("--resume",)
+
+
+def test_one_command_begins_goes_on_and_ends(
+    two_stages: list[str], whole: Any, program: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    unbroken = whole(program, two_stages)
+    out = tmp_path / "out"
+    for stage, step in (("intermediate", 1), ("intermediate", 3), ("prediction", 1)):
+        with monkeypatch.context() as patch:
+            kill(patch, stage=stage, step=step)
+            with pytest.raises(Killed):
+                program(*two_stages, *RESUME)
+    result = program(*two_stages, *RESUME)
+    assert result.status == 0, result.stderr
+    assert same(weights(out), weights(unbroken))
+    assert same(weights(out / "intermediate"), weights(unbroken / "intermediate"))
+    written = (out / "metrics.json").stat().st_mtime_ns
+    again = program(*two_stages, *RESUME)
+    assert again.status == 0
+    assert "is finished" in again.stderr and "'loss': " not in again.stdout
+    assert (out / "metrics.json").stat().st_mtime_ns == written
+
+
+def test_a_new_run_over_a_finished_one_is_not_finished(
+    two_stages: list[str], whole: Any, program: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole(program, two_stages), out)
+    with monkeypatch.context() as patch:
+        kill(patch, stage="intermediate", step=3)
+        with pytest.raises(Killed):
+            program(*two_stages, "--seed", "7", "--overwrite_output_dir")
+    result = program(*two_stages, "--seed", "7", *RESUME)
+    assert result.status == 0, result.stderr
+    assert "is finished" not in result.stderr
+    assert metrics(out)["steps"] == 4
+    assert not same(weights(out), weights(whole(program, two_stages)))
+
+
+@pytest.mark.parametrize(
+    "other", [("--overwrite_output_dir",), ("--resume_from_checkpoint", "last")]
+)
+def test_contradictions_are_refused(
+    other: tuple[str, ...], two_stages: list[str], program: Any, tmp_path: Path
+) -> None:
+    result = program(*two_stages, *RESUME, *other)
+    assert result.status == 2
+    assert f"--resume and {other[0]} contradict each other" in result.stderr
+
+
+def test_the_folder_of_a_model_is_not_a_run(
+    two_stages: list[str], whole: Any, program: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in whole(program, two_stages).glob("*.safetensors"):
+        shutil.copy(path, out)
+    before = weights(out)
+    result = program(*two_stages, *RESUME)
+    assert result.status == 2
+    assert "holds an earlier run (model.safetensors)" in result.stderr
+    assert same(weights(out), before)
+
+
+def test_another_teacher_is_refused_by_name(
+    two_stages: list[str], whole: Any, program: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole(program, two_stages), out)
+    (out / "metrics.json").unlink()
+    result = program(*two_stages, "--temperature", "7", *RESUME)
+    assert result.status == 2
+    assert "temperature: 2.0 in the checkpoint, 7.0 now" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("stage", ["intermediate", "prediction"])
+def test_a_sigterm_ends_the_command_with_its_status(
+    stage: str, two_stages: list[str], whole: Any, program: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    unbroken = whole(program, two_stages)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        _tell(patch, stage)
+        result = program(*two_stages, *RESUME)
+    assert result.status == 143
+    assert "repeat the command with --resume" in result.stderr
+    folder = out / stage if stage == "intermediate" else out
+    assert last_complete_checkpoint(folder) == str(folder / "checkpoint-2")
+    assert checkpoints(folder) == ["checkpoint-2"]
+    assert program(*two_stages, *RESUME).status == 0
+    assert same(weights(out), weights(unbroken))
+
+
+def _tell(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    untouched = DistillationTrainer.train
+
+    def train(self: DistillationTrainer, *args: Any, **kwargs: Any) -> Any:
+        if self.args.stage == stage:
+
+            class Tell(TrainerCallback):
+                def on_step_begin(self, args: Any, state: Any, control: Any, **kw: Any) -> None:
+                    if state.global_step == 1:
+                        signal.raise_signal(signal.SIGTERM)
+
+            self.add_callback(Tell())
+        return untouched(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "train", train)
