@@ -124,6 +124,22 @@ def test_what_cannot_be_written_is_removed_and_the_rest_is_kept(
     assert same(weights(trainer), finished[1])
 
 
+def test_a_record_does_not_vouch_for_what_is_written_over(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """The process is gone: no handler runs."""
+
+    def killed(trainer: Trainer, output_dir: str) -> None:
+        raise Killed
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", killed)
+    with pytest.raises(Killed):
+        trainer_for(run).train(resume_from_checkpoint=str(run / "checkpoint-1"))
+    with pytest.raises(ValueError, match="checkpoint-2.*not saved to its end"):
+        trainer_for(run).train(resume_from_checkpoint=str(run / "checkpoint-2"))
+
+
 def test_another_error_while_saving_stays_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
