@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainingArguments
@@ -41,13 +42,43 @@ def check_launch(args: TrainingArguments) -> None:
             "(use_cpu=True): `accelerate launch --multi_gpu --num_processes "
             f"{launched} … --use_cpu`."
         )
+    if args.world_size == 1 and _several_were_asked_for():
+        raise RuntimeError(
+            "`accelerate launch` was told to start several processes, but has started this one "
+            "only, as it does with --cpu and where it finds one GPU or none. On a machine without "
+            "GPU use `accelerate launch --multi_gpu --num_processes 2 … --use_cpu`; for one "
+            "process, --num_processes 1."
+        )
     if args.n_gpu > 1:
         raise RuntimeError(
             f"{args.n_gpu} GPUs in one process would be driven by nn.DataParallel, which "
             "distillation does not support and which is slower than one process a GPU; run "
-            f"`accelerate launch --num_processes {args.n_gpu} your_script.py …`, or make one GPU "
-            "visible (CUDA_VISIBLE_DEVICES=0)."
+            f"`accelerate launch --multi_gpu --num_processes {args.n_gpu} your_script.py …` (for "
+            "hf-distill: `-m hf_distill train …`), or make one GPU visible "
+            "(CUDA_VISIBLE_DEVICES=0)."
         )
+    wants_fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if wants_fsdp and args.distributed_state.distributed_type == DistributedType.MULTI_CPU:
+        raise RuntimeError(
+            "FSDP was asked for, but accelerate has it for GPUs only: on CPUs nothing would be "
+            "sharded, without a word. Leave --fsdp or the configuration file out and use "
+            f"`accelerate launch --multi_gpu --num_processes {args.world_size} … --use_cpu`."
+        )
+
+
+def _several_were_asked_for() -> bool:
+    """Whether ``accelerate launch`` started one process where it was told to start several.
+
+    Its launcher for one process says in ``ACCELERATE_USE_CPU`` what it takes the machine for, in
+    Python's spelling, and names a main process only if there should be others.
+    """
+    by_accelerate = os.environ.get("ACCELERATE_USE_CPU") in ("True", "False")
+    return (
+        by_accelerate
+        and "ACCELERATE_DYNAMO_BACKEND" in os.environ
+        and os.environ.get("MASTER_ADDR") == "127.0.0.1"
+        and "LOCAL_RANK" not in os.environ
+    )
 
 
 def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:

@@ -1,14 +1,31 @@
-"""Fine-tuned models: loaded, or refused if a part of them would be random."""
+"""Fine-tuned models: loaded, or refused if a part of them would be random.
+
+Whatever a folder or a repository holds, none of it is run: weights are safetensors, never pickles,
+and code that a repository brings is refused.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
+
+
+class UnsafeSourceError(ValueError):
+    """A model, or its tokenizer, that cannot be loaded without running what came with it."""
 
 
 class Loaded(NamedTuple):
@@ -30,12 +47,33 @@ def read_config(source: str, who: str) -> PreTrainedConfig:
         ValueError: there is none.
     """
     try:
-        return AutoConfig.from_pretrained(source)
+        with _code_refused(source):
+            return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except UnsafeSourceError:
+        raise
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{who}={source!r} cannot be loaded: it is neither a directory with a model nor a "
             f"model that the Hub gives out. ({str(error).strip().splitlines()[0]})"
         ) from error
+
+
+def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model's weights.
+
+    Args:
+        source: a folder or a Hub id.
+        revision: the branch, tag or commit on the Hub.
+
+    Raises:
+        OSError: there is none.
+        ValueError: there is none of a known kind.
+    """
+    with _code_refused(source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    return tokenizer
 
 
 def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
@@ -48,6 +86,7 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
 
     Raises:
         OSError: there is no such model.
+        UnsafeSourceError: its weights are pickled, or it needs code of its own.
         ValueError: there is no such model for the task of ``auto_model``, or its file is damaged.
     """
     auto_class: Any = getattr(transformers, auto_model)
@@ -56,7 +95,14 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
     # encoder; the callers say it in a line.
     logging.set_verbosity_error()
     try:
-        model, info = auto_class.from_pretrained(source, output_loading_info=True, **options)
+        with _code_refused(source), _pickles_refused(source):
+            model, info = auto_class.from_pretrained(
+                source,
+                output_loading_info=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **options,
+            )
     except SafetensorError as error:
         raise ValueError(
             f"The weights of {source} cannot be read: the file is cut off or damaged ({error}). "
@@ -98,3 +144,50 @@ def load_fine_tuned(
             f"which would be random. Train it first (`hf-distill train --task {task} --baseline`)."
         )
     return model.eval()
+
+
+@contextmanager
+def _code_refused(source: str) -> Iterator[None]:
+    """Say what to do about code that comes with a model.
+
+    Left to itself, transformers asks on the terminal whether to run it.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UnsafeSourceError(
+            f"{source} needs code of its own, which is never run here. If you trust it, load it "
+            "yourself in Python (trust_remote_code=True) and pass the module; or choose a model "
+            "that transformers knows."
+        ) from None
+
+
+@contextmanager
+def _pickles_refused(source: str) -> Iterator[None]:
+    """Say what to do about weights that are only there as a pickle.
+
+    transformers would let a service convert those of a repository and take what that offers.
+    """
+    before = os.environ.get(_NO_CONVERSION)
+    os.environ[_NO_CONVERSION] = "1"
+    try:
+        yield
+    except OSError as error:
+        if "model.safetensors" not in str(error):
+            raise
+        raise UnsafeSourceError(
+            f"{source} has no model.safetensors. Weights in pickled files (pytorch_model.bin) can "
+            "run code when they are read, so they are refused. If you trust them, convert them "
+            "once: AutoModel….from_pretrained(source, use_safetensors=False)"
+            ".save_pretrained(folder), and name that folder."
+        ) from error
+    finally:
+        if before is None:
+            del os.environ[_NO_CONVERSION]
+        else:
+            os.environ[_NO_CONVERSION] = before
+
+
+_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"

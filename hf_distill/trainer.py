@@ -20,11 +20,12 @@ from hf_distill.objectives import get_logits_loss
 from hf_distill.pairing import TeacherSource
 from hf_distill.prediction import compared_logits, prediction_loss
 from hf_distill.recording.callback import taken_losses
+from hf_distill.sharding import ShardingTrainer
 from hf_distill.teaching import TrainerWithTeacher
 from hf_distill.training_args import DistillationTrainingArguments
 
 
-class DistillationTrainer(TrainerWithTeacher):
+class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
     r"""A drop-in ``Trainer`` whose student also learns from a teacher.
 
     The loss of an optimizer step, over all its micro-batches and processes, is
@@ -115,10 +116,10 @@ class DistillationTrainer(TrainerWithTeacher):
 
     # ---- one step ------------------------------------------------------------------------------
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``, after checking everything that can be checked beforehand."""
+    def get_train_dataloader(self) -> DataLoader:
+        """As ``Trainer``'s. Training begins with it, also anew with a smaller batch size."""
         self._train_losses = LossLog()
-        return super().train(*args, **kwargs)
+        return super().get_train_dataloader()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

@@ -7,10 +7,23 @@ from typing import Any
 
 import pytest
 import torch
-from runs import distil, logged
+from runs import CountingTeacher, distil, logged
+from tiny import dataset_for, model_for, tokenizer
 from torch import nn
-from transformers import default_data_collator
+from torch.utils.data import Dataset
+from transformers import (
+    BertForQuestionAnswering,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
 from zoo import zoo_dataset, zoo_model
+
+from hf_distill import DistillationTrainer
+from hf_distill.caching.fingerprints import weights_hash
+from hf_distill.heads import find_head
+from hf_distill.teachers import load_teacher
 
 TASK = "text-classification"
 
@@ -175,3 +188,197 @@ def test_gradient_checkpointing_changes_nothing(
 @pytest.mark.slow
 def test_a_compiled_student(plain: Any, tmp_path: Path) -> None:
     assert close(losses(run(tmp_path, torch_compile=True)), plain, rel=1e-4)
+
+
+# ---- sampling and batch sizes --------------------------------------------------------------------
+
+
+BOTH_STAGES = pytest.mark.parametrize("stage", ["prediction", "intermediate"])
+ALL_LOSSES = ("loss", "loss_task", "loss_prediction", "loss_hidden_states", "loss_attention")
+
+
+def qa(path: Path, stage: str, **options: Any) -> Any:
+    """A narrower student, so that the first stage has projections."""
+    trainer, _ = distil(
+        "question-answering",
+        path,
+        student=options.pop("student", None)
+        or model_for("question-answering", seed=0, layers=1, width=8),
+        teacher=options.pop("teacher", None) or model_for("question-answering", seed=1),
+        trainer_options=options.pop("trainer_options", None),
+        stage=stage,
+        **options,
+    )
+    return trainer
+
+
+def every_loss(trainer: Any) -> dict[str, list[float]]:
+    return {name: logged(trainer, name) for name in ALL_LOSSES}
+
+
+class Lengths(Dataset):
+    """Rows as they are, and the lengths of those that were asked for."""
+
+    def __init__(self) -> None:
+        self.rows = [
+            {key: value[: sum(row["attention_mask"])] if isinstance(value, list) else value
+             for key, value in row.items()}
+            for row in dataset_for("question-answering", 32)
+        ]  # fmt: skip
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.asked.append(len(self.rows[index]["input_ids"]))
+        return self.rows[index]
+
+
+@BOTH_STAGES
+def test_grouped_by_length(stage: str, tmp_path: Path) -> None:
+    collator = DataCollatorWithPadding(tokenizer())
+    asked = {}
+    for strategy in ("random", "group_by_length"):
+        for trainer_class in (DistillationTrainer, Trainer):
+            rows = Lengths()
+            sampling = {"train_sampling_strategy": strategy, "num_train_epochs": 1, "max_steps": -1}
+            if trainer_class is DistillationTrainer:
+                trainer = qa(
+                    tmp_path,
+                    stage,
+                    train_dataset=rows,
+                    trainer_options={"data_collator": collator},
+                    **sampling,
+                )
+                assert len(logged(trainer, "loss")) == 8
+            else:
+                plain = {"output_dir": str(tmp_path), "use_cpu": True, "save_strategy": "no"}
+                Trainer(
+                    model_for("question-answering", seed=0, layers=1),
+                    TrainingArguments(per_device_train_batch_size=4, **plain, **sampling),
+                    train_dataset=rows,
+                    data_collator=collator,
+                ).train()
+            asked[strategy, trainer_class] = rows.asked
+        assert asked[strategy, DistillationTrainer] == asked[strategy, Trainer]
+    spreads = {
+        strategy: sum(max(seen[i : i + 4]) - min(seen[i : i + 4]) for i in range(0, 32, 4))
+        for (strategy, kind), seen in asked.items()
+        if kind is Trainer
+    }
+    assert spreads["group_by_length"] < spreads["random"]
+
+
+class TooBig(nn.Module):
+    """A student that runs out of memory once, at a forward pass of its choice."""
+
+    def __init__(self, model: nn.Module, at: int) -> None:
+        super().__init__()
+        self.calls, self.at = 0, at
+        model.register_forward_pre_hook(self.count)
+
+    def count(self, *_: Any) -> None:
+        self.calls += 1
+        if self.calls == self.at:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@BOTH_STAGES
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_batch_size_that_is_found(stage: str, at: int, tmp_path: Path) -> None:
+    """Out of memory in a micro-batch of the first step: what was done of it leaves no trace."""
+    found = {}
+    for batch, automatic in ((4, True), (3, False)):
+        student = model_for("question-answering", seed=0, layers=1, width=8)
+        teacher = CountingTeacher(model_for("question-answering", seed=1))
+        trap = TooBig(student, at if automatic else 0)
+        trainer = qa(
+            tmp_path / str(batch),
+            stage,
+            student=student,
+            teacher=teacher if stage == "prediction" else teacher.wrapped,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=2,
+            auto_find_batch_size=automatic,
+            train_sampling_strategy="sequential",
+        )
+        assert trainer._train_batch_size == 3
+        assert trainer.state.global_step == 3 and trap.calls == 6 + (at if automatic else 0)
+        if stage == "prediction":
+            assert teacher.calls == trap.calls
+        layers = trainer._intermediate
+        found[automatic] = (
+            every_loss(trainer),
+            {k: v.clone() for k, v in student.state_dict().items()},
+            {} if layers is None else layers._projections.state_dict(),
+        )
+    assert found[True][0] == found[False][0]
+    for ours, theirs in zip(found[True][1:], found[False][1:], strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    assert bool(found[True][2]) == (stage == "intermediate")
+
+
+# ---- teachers that must not be moved -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mark", [{"hf_device_map": {"": "cpu"}}, {"is_quantized": True}], ids=["placed", "quantised"]
+)
+def test_a_teacher_that_is_where_it_belongs_is_left_there(
+    mark: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = model_for("question-answering", seed=1)
+    for name, value in mark.items():
+        setattr(teacher, name, value)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("`.to` is not supported for such models")
+
+    for method in ("to", "float", "cpu", "cuda"):
+        monkeypatch.setattr(teacher, method, refuse, raising=True)
+    trainer = qa(tmp_path, "prediction", teacher=teacher)
+    assert all(logged(trainer, "loss_prediction"))
+    assert trainer.teacher_model is teacher
+
+
+def test_a_quantised_float16_teacher_that_is_loaded_is_not_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_for("question-answering", seed=1).half().save_pretrained(tmp_path / "teacher")
+    monkeypatch.setattr(BertForQuestionAnswering, "is_quantized", True, raising=False)
+    head = find_head(model_for("question-answering", seed=0))
+    assert head is not None
+    load = {"device": torch.device("cpu")}
+    assert load_teacher(str(tmp_path / "teacher"), head, **load).dtype == torch.float16
+    monkeypatch.delattr(BertForQuestionAnswering, "is_quantized")
+    assert load_teacher(str(tmp_path / "teacher"), head, **load).dtype == torch.float32
+
+
+# ---- half precision ------------------------------------------------------------------------------
+
+
+@BOTH_STAGES
+def test_bfloat16_in_both_stages(stage: str, tmp_path: Path) -> None:
+    whole, half = (every_loss(qa(tmp_path, stage, **o)) for o in ({}, {"bf16": True}))
+    for name, values in whole.items():
+        assert half[name] == pytest.approx(values, rel=0.1), name
+    assert half["loss"] != whole["loss"]
+
+
+@BOTH_STAGES
+def test_float16_on_a_cpu_is_float32(stage: str, tmp_path: Path) -> None:
+    """accelerate leaves it off, as docs/many-processes.md says."""
+    whole, half = (every_loss(qa(tmp_path, stage, **o)) for o in ({}, {"fp16": True}))
+    assert half == whole
+
+
+def test_the_hash_of_a_quantised_teacher_tells_its_weights() -> None:
+    hashes = []
+    for change in (0.0, 0.0, 1.0):
+        teacher: Any = zoo_model(TASK, "bert", seed=1, layers=2).eval()
+        teacher.bert.encoder.layer[0].attention.self.query.weight.data[0, 0] += change
+        quantised = torch.ao.quantization.quantize_dynamic(teacher, {nn.Linear}, dtype=torch.qint8)
+        hashes.append(weights_hash(quantised))
+    assert hashes[0] == hashes[1] != hashes[2]

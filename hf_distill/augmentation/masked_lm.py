@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.augmentation.forward import LogitsAtPlaces
 from hf_distill.augmentation.masking import MASKINGS, Pass, passes, whole_tokens
 from hf_distill.augmentation.vocabulary import WholeWords
 from hf_distill.augmentation.words import Span
-from hf_distill.loading import load_fine_tuned
+from hf_distill.loading import load_fine_tuned, load_tokenizer
 from hf_distill.pairing.models import input_limit
 
 LONGEST = 512
@@ -115,7 +115,7 @@ class MaskedLanguageModel:
             dtype=getattr(torch, dtype),
             name=f"model={model!r}",
         )
-        return cls(loaded, AutoTokenizer.from_pretrained(tokenizer or model), **options)
+        return cls(loaded, load_tokenizer(tokenizer or model), **options)
 
     def forbid(self, words: frozenset[str]) -> None:
         """Never propose these words (in folded case) from now on."""

@@ -7,12 +7,16 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+# In bytes: a few MB of archive can hold gigabytes without a line's end.
+_LONGEST_LINE = 1 << 20
 
 
 class WordVector(NamedTuple):
@@ -100,7 +104,7 @@ def _opened(path: Path, member: str | None) -> Iterator[BinaryIO]:
 
 
 def _parse(file: BinaryIO, name: str) -> Iterator[WordVector]:
-    lines = enumerate(file, start=1)
+    lines = enumerate(iter(partial(file.readline, _LONGEST_LINE), b""), start=1)
     head = list(islice(lines, 8))
     if len(head) > 1 and _is_header(head[0][1], head[1][1]):
         head = head[1:]

@@ -26,10 +26,22 @@ def weights_hash(model: nn.Module) -> str:
     """
     digest = sha256()
     for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        if not value.is_meta:
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        _update_weight(digest, name, value)
     return digest.hexdigest()
+
+
+def _update_weight(digest: Any, name: str, value: Any) -> None:
+    if isinstance(value, tuple):  # weight and bias of a layer that torch has quantised
+        for place, part in enumerate(value):
+            _update_weight(digest, f"{name}.{place}", part)
+        return
+    if not isinstance(value, torch.Tensor):
+        digest.update(f"{name} {value}\n".encode())
+        return
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+    if not value.is_meta:
+        value = value.detach().dequantize() if value.is_quantized else value.detach()
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
 def row_lengths(dataset: Dataset) -> NDArray[Any]:

@@ -189,12 +189,11 @@ def _show(report: PairReport, teacher: str) -> None:
 
 def _suggest_students(teacher: str) -> None:
     """Name pretrained models with the teacher's tokenizer."""
-    from transformers import AutoConfig
-
     from hf_distill.cli.loading import load_tokenizer
+    from hf_distill.loading import read_config
     from hf_distill.recipes import family_of
 
-    config = AutoConfig.from_pretrained(teacher)
+    config = read_config(teacher, "teacher")
     family = family_of(load_tokenizer("teacher", teacher), config.model_type)
     if family is None:
         return

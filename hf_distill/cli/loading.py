@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from hf_distill import loading
 from hf_distill.loading import load_fine_tuned, load_model
 from hf_distill.pairing import TOKENIZER_FILES
 from hf_distill.reporting.files import display_name
@@ -68,7 +67,7 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
             "with tokenizer.save_pretrained."
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = loading.load_tokenizer(source)
     except OSError as error:
         raise ValueError(
             f"--{option} {source}: there is no such folder, and the Hub gives out no such model or "
@@ -85,8 +84,8 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
 def load_config(source: str) -> PreTrainedConfig | None:
     """The configuration of a model; ``None`` if it cannot be read."""
     try:
-        return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError):
+        return loading.read_config(source, "model")
+    except ValueError:
         return None
 
 

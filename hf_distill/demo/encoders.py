@@ -17,9 +17,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import BertConfig, BertModel
 
 from hf_distill.demo.onnx_weights import read_bert_weights
+from hf_distill.loading import load_tokenizer
 
 INSTALL_HINT = 'pip install "hf-distill[demo]"'
 
@@ -91,7 +92,7 @@ def prepare_encoder(name: str, folder: Path) -> Path:
         return finished
     encoder = ENCODERS[name]
     weights = find_weights(encoder)
-    tokenizer = AutoTokenizer.from_pretrained(find_weights(ENCODERS[_TOKENIZER_OWNER]).parent)
+    tokenizer = load_tokenizer(str(find_weights(ENCODERS[_TOKENIZER_OWNER]).parent))
     # The package cuts and pads everything to 128 tokens.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()

@@ -8,10 +8,11 @@ from hashlib import sha256
 from typing import Any
 
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from hf_distill.heads import CausalLMHead, TaskHead
+from hf_distill.loading import load_tokenizer
 from hf_distill.pairing.findings import Finding, note, refused, warning
 
 PROBES = (
@@ -191,7 +192,7 @@ def tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase | None:
     try:
         if not source or not any(_has_file(source, name) for name in TOKENIZER_FILES):
             return None
-        return AutoTokenizer.from_pretrained(source)
+        return load_tokenizer(source)
     except (OSError, ValueError):  # not a directory or a repository; a tokenizer of another kind
         return None
 

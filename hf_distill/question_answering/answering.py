@@ -13,12 +13,11 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from hf_distill.loading import load_fine_tuned
+from hf_distill.loading import load_fine_tuned, load_tokenizer
 from hf_distill.pairing import input_limit
 from hf_distill.question_answering.features import WindowCutter
 from hf_distill.question_answering.postprocessing import Answer, Prediction, postprocess
@@ -115,7 +114,7 @@ class QuestionAnswerer:
             dtype=_torch_dtype(dtype) or torch.float32,
             revision=revision,
         )
-        tokenizer = AutoTokenizer.from_pretrained(path_or_id, revision=revision)
+        tokenizer = load_tokenizer(path_or_id, revision=revision)
         return cls(model, tokenizer, device=device)
 
     @overload

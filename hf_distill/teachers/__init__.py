@@ -2,7 +2,13 @@
 
 from hf_distill.teachers.cached import CachedTeacher
 from hf_distill.teachers.ensemble import EnsembleTeacher
-from hf_distill.teachers.live import LiveTeacher, input_names, inputs_for, load_teacher
+from hf_distill.teachers.live import (
+    LiveTeacher,
+    block_classes,
+    input_names,
+    inputs_for,
+    load_teacher,
+)
 
 Teacher = LiveTeacher | EnsembleTeacher | CachedTeacher
 """Called with a batch, it gives a teacher's outputs for it."""
@@ -12,6 +18,7 @@ __all__ = [
     "EnsembleTeacher",
     "LiveTeacher",
     "Teacher",
+    "block_classes",
     "input_names",
     "inputs_for",
     "load_teacher",

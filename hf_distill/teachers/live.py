@@ -6,16 +6,17 @@ import copy
 import inspect
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_distill.heads import TaskHead, without_adapters
-from hf_distill.loading import load_model
+from hf_distill.loading import UnsafeSourceError, load_model
 
 
 def load_teacher(
@@ -55,6 +56,8 @@ def load_teacher(
     name = os.fspath(source)
     try:
         model, new = load_model(head.auto_model, name, **options)
+    except UnsafeSourceError as error:
+        raise UnsafeSourceError(f"teacher_model={name!r} cannot be loaded: {error}") from error
     except (OSError, ValueError) as error:  # ValueError: no or an unknown configuration
         raise ValueError(
             f"teacher_model={name!r} cannot be loaded: it is neither a directory with a model nor "
@@ -67,7 +70,8 @@ def load_teacher(
             "(`hf-distill train --baseline` does), or choose another teacher."
         )
     on_cpu = device is not None and device.type == "cpu"
-    convert = dtype is None and on_cpu and model.dtype == torch.float16
+    quantised = getattr(model, "is_quantized", False)
+    convert = dtype is None and on_cpu and model.dtype == torch.float16 and not quantised
     return model.float() if convert else model
 
 
@@ -152,12 +156,45 @@ def _place(model: nn.Module, accelerator: Accelerator) -> nn.Module:
         return _deepspeed_engine(model, accelerator)
     model = model.to(accelerator.device)
     if accelerator.distributed_type == DistributedType.FSDP and accelerator.is_fsdp2:
-        from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+        return _shard(model, accelerator)
+    return model
 
+
+def block_classes(model: nn.Module) -> list[str]:
+    """The names of the classes of a model's blocks, for FSDP2: each block is a shard of its own.
+
+    What transformers calls unsplittable, or makes checkpoints of, without the module around the
+    input embeddings: accelerate shards these by themselves, and fails if something around them is
+    sharded already.
+    """
+    embeddings = None
+    with suppress(NotImplementedError):
+        embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    layers = {
+        type(m).__name__ for m in model.modules() if isinstance(m, GradientCheckpointingLayer)
+    }
+    names = getattr(model, "_no_split_modules", None) or layers
+    around: set[str] = set()
+    others: set[str] = set()
+    for module in model.modules():
+        holds = module is not embeddings and any(part is embeddings for part in module.modules())
+        (around if holds else others).add(type(module).__name__)
+    return sorted(name for name in names if name in others - around)
+
+
+def _shard(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+    # The blocks that the configuration names are the student's.
+    plugin = accelerator.state.fsdp_plugin
+    of_student = plugin.transformer_cls_names_to_wrap
+    plugin.transformer_cls_names_to_wrap = block_classes(model)
+    try:
         # Not accelerator.prepare_model: it would record the teacher as a model of the run, and
         # `evaluate` before `train` would then leave the student unprepared.
         return fsdp2_prepare_model(accelerator, model).eval()
-    return model
+    finally:
+        plugin.transformer_cls_names_to_wrap = of_student
 
 
 def _deepspeed_engine(model: nn.Module, accelerator: Accelerator) -> nn.Module:

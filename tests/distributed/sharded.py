@@ -12,12 +12,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from launch import LOSSES
-from runs import distil, logged
-from tiny import model_for
+from runs import arguments, logged
+from tiny import dataset_for, model_for
 from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback, TrainerControl
+
+from hf_distill import DistillationTrainer
+
+TASK = "question-answering"
 
 
-def fsdp2_options() -> dict[str, Any]:
+class StopAfter(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= self.step
+
+
+def use_gloo_for_fsdp2() -> None:
     """accelerate offers FSDP2 for GPUs only: its choice of backend is replaced, nothing else."""
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     from accelerate import DistributedType, PartialState
@@ -26,16 +39,15 @@ def fsdp2_options() -> dict[str, Any]:
         "gloo",
         DistributedType.MULTI_GPU,
     )
+
+
+def fsdp2_options(state_dict_type: str) -> dict[str, Any]:
+    use_gloo_for_fsdp2()
     return {
         "use_cpu": False,
         "dataloader_pin_memory": False,
         "fsdp": True,
-        "fsdp_config": {
-            "fsdp_version": 2,
-            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "transformer_layer_cls_to_wrap": ["BertLayer"],
-            "fsdp_state_dict_type": "FULL_STATE_DICT",
-        },
+        "fsdp_config": {"fsdp_version": 2, "fsdp_state_dict_type": state_dict_type},
     }
 
 
@@ -49,35 +61,42 @@ def deepspeed_options(stage: int) -> dict[str, Any]:
     }
 
 
+def options_of(kind: str) -> dict[str, Any]:
+    if kind == "plain":
+        return {}
+    if kind.startswith("zero"):
+        return deepspeed_options(int(kind.removeprefix("zero")))
+    return fsdp2_options({"fsdp2": "FULL_STATE_DICT", "fsdp2-sharded": "SHARDED_STATE_DICT"}[kind])
+
+
 def is_sharded(parameter: torch.Tensor) -> bool:
     return isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")
 
 
 if __name__ == "__main__":
-    output, kind, stage = sys.argv[1:]
+    output, kind, stage, stop_after = sys.argv[1:]
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     torch.set_num_threads(1)
-    options: dict[str, Any] = {}
-    if kind == "fsdp2":
-        options = fsdp2_options()
-    elif kind.startswith("zero"):
-        options = deepspeed_options(int(kind.removeprefix("zero")))
-    trainer, _ = distil(
-        "question-answering",
-        output,
+    trainer = DistillationTrainer(
         # A narrower student has projections, which are sharded, too.
-        student=model_for("question-answering", seed=0, layers=2, width=8),
-        teacher=model_for("question-answering", seed=1, layers=4),
-        stage=stage,
-        save_strategy="steps",
-        save_steps=2,
-        per_device_train_batch_size=8 // processes,
-        max_steps=4,
-        train_sampling_strategy="sequential",
-        record_gradients=False,
-        **options,
+        model=model_for(TASK, seed=0, layers=2, width=8),
+        teacher_model=model_for(TASK, seed=1, layers=4),
+        args=arguments(
+            output,
+            stage=stage,
+            save_strategy="steps",
+            save_steps=2,
+            per_device_train_batch_size=8 // processes,
+            max_steps=4,
+            train_sampling_strategy="sequential",
+            **options_of(kind),
+        ),
+        train_dataset=dataset_for(TASK),
+        callbacks=[StopAfter(int(stop_after))],
     )
-    teacher = trainer.teacher_model
+    trainer.train(resume_from_checkpoint=any(Path(output).glob("checkpoint-*")))
+    trainer.save_model(str(Path(output) / "student"))
+    teacher: Any = trainer.teacher_model
     result = {
         **{name: logged(trainer, name) for name in LOSSES},
         "processes": trainer.args.world_size,
@@ -85,6 +104,7 @@ if __name__ == "__main__":
         "teacher_sharded": any(is_sharded(p) for p in teacher.parameters()),
         "teacher_trains": teacher.training or any(p.requires_grad for p in teacher.parameters()),
     }
+    trainer.accelerator.wait_for_everyone()
     path = Path(output) / f"rank{os.environ.get('RANK', '0')}.json"
     path.write_text(json.dumps(result))
     os._exit(0)  # gloo aborts at exit now and then
