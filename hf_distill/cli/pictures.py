@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.checkpointing import last_complete_checkpoint
 from hf_distill.cli.arguments import option
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, SAMPLES
@@ -141,6 +140,8 @@ def _draw(folder: Path, stage: Path, options: PicturesArguments) -> Iterator[tup
 
 def _log_history(stage: Path) -> list[dict[str, Any]]:
     """What the trainer logged: all of it, or up to the last checkpoint of an unfinished run."""
+    from hf_distill.checkpointing import last_complete_checkpoint
+
     checkpoint = last_complete_checkpoint(stage)
     for folder in (stage, None if checkpoint is None else Path(checkpoint)):
         file = None if folder is None else folder / "trainer_state.json"

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hf_distill.checkpointing import check_checkpoint, last_complete_checkpoint
-
 INTERMEDIATE = "intermediate"
 """The folder of the first of two stages, in that of the run."""
 SAMPLES = "samples"
@@ -68,6 +66,8 @@ def find_start(folder: Path, wanted: str | None, *, two_stages: bool) -> Start:
     Raises:
         ValueError: there is nothing to go on from, or it is another run's.
     """
+    from hf_distill.checkpointing import check_checkpoint, last_complete_checkpoint
+
     first = folder / INTERMEDIATE
     done = two_stages and first_stage_summary(folder) is not None
     if wanted is not None and wanted.lower() not in ("last", "true"):
