@@ -13,12 +13,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from hf_distill.checkpointing import (
-    CheckpointingTrainer,
-    TeacherIdentity,
-    distillation_settings,
-    identify,
-)
+from hf_distill.checkpointing import TeacherIdentity, distillation_settings, identify
 from hf_distill.checks import (
     TeacherGuard,
     check_datasets,
@@ -33,6 +28,7 @@ from hf_distill.heads import TaskHead, find_head, without_adapters
 from hf_distill.intermediate import IntermediateDistillation
 from hf_distill.layer_mapping import LayerPair
 from hf_distill.pairing import TeacherPairing, TeacherSource, enforce, try_teacher
+from hf_distill.publishing import PublishingTrainer
 from hf_distill.recording import TeacherRecorderCallback
 from hf_distill.signals import SignalDescription, TeacherSignalCollator
 from hf_distill.teachers import CachedTeacher, Teacher
@@ -43,7 +39,7 @@ logger = logging.getLogger(__name__)
 _AUTO_MAPPING_ROWS = 64
 
 
-class TrainerWithTeacher(CheckpointingTrainer):
+class TrainerWithTeacher(PublishingTrainer):
     """What ``DistillationTrainer`` does apart from its losses; see there."""
 
     args: DistillationTrainingArguments

@@ -19,6 +19,7 @@ from hf_distill.cli.run_folder import (
 )
 from hf_distill.cli.tasks import say
 from hf_distill.cli.training_run import Request, prepare, prepare_first_stage, summary
+from hf_distill.publishing.facts import stage_facts
 from hf_distill.reporting.files import write_json
 from hf_distill.trainer import DistillationTrainer
 
@@ -50,7 +51,7 @@ def split(request: Request) -> tuple[Request, Request]:
     # Options of intermediate layers are the first stage's.
     second.hidden_states_loss_weight = second.attention_loss_weight = None
     return (
-        replace(request, args=args, data=data, pushes_at_the_end=False),
+        replace(request, args=args, data=data),
         replace(request, args=second, begins_with=args.output_dir),
     )
 
@@ -86,7 +87,11 @@ def run_first_stage(first: Request, second: Request, start: Start) -> dict[str, 
         forget_first_stage(folder, steps=start.first_stage_checkpoint is None)
         forget_steps(folder)
     metrics = train(first, trainer, start.first_stage_checkpoint)
-    content = {**summary(first, trainer, metrics), "log": trainer.state.log_history[-2:]}
+    content = {
+        **summary(first, trainer, metrics),
+        "stage": stage_facts(trainer),
+        "log": trainer.state.log_history[-2:],
+    }
     if trainer.is_world_process_zero():
         write_json(first.output_dir / "metrics.json", content)
     trainer.accelerator.wait_for_everyone()
@@ -111,7 +116,7 @@ def train(request: Request, trainer: DistillationTrainer, checkpoint: str | None
         if trainer.is_world_process_zero():
             sys.stderr.write(f"\n{_how_to_go_on(request)}\n")
         raise
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # which pushes nothing: the report is to come first
     trainer.save_state()
     metrics: dict[str, Any] = output.metrics
     return metrics

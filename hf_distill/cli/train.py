@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from transformers import TrainingArguments
@@ -13,9 +13,6 @@ from hf_distill.cli.arguments import TaskArguments, names, task_sections
 from hf_distill.cli.loading import check_model_source, check_paths
 from hf_distill.cli.parsing import CommandParser, Preset, Section
 from hf_distill.cli.run_folder import (
-    INTERMEDIATE,
-    PICTURES,
-    SAMPLES,
     Start,
     check_unused,
     find_start,
@@ -29,7 +26,7 @@ from hf_distill.cli.train_arguments import (
     TrainArguments,
     TrainDataArguments,
 )
-from hf_distill.cli.training_run import Request, prepare, push, report
+from hf_distill.cli.training_run import Request, prepare, report
 from hf_distill.recipes import load_recipe
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -111,7 +108,6 @@ def run_request(request: Request) -> None:
     start = check_request(request)
     if request.run.recipe is not None and request.args.process_index == 0:
         sys.stderr.write(load_recipe(request.run.recipe).in_words())
-    request = _with_push_apart(request)
     first_stage: dict[str, Any] | None = None
     if request.has_two_stages:
         first, request = split(request)
@@ -127,9 +123,7 @@ def run_request(request: Request) -> None:
         metrics |= {} if scorer is None else scorer.finish(trainer)
     if trainer.is_world_process_zero():
         report(request, trainer, scorer, train_metrics, metrics, first_stage)
-    if request.pushes_at_the_end:
-        push(trainer)
-    elif request.args.push_to_hub:
+    if request.args.push_to_hub:
         trainer.push_to_hub()
 
 
@@ -360,16 +354,3 @@ def check_request(request: Request) -> Start:
     if not run.overwrite_output_dir:
         check_unused(folder)
     return Start()
-
-
-def _with_push_apart(request: Request) -> Request:
-    """``Trainer`` pushes the folder with everything in it: not if there is more than a student."""
-    args, folder = request.args, request.output_dir
-    holds_more = request.has_two_stages or request.run.record_steps is not None
-    holds_more = holds_more or args.layer_mapping == "auto"
-    holds_more = holds_more or any((folder / n).is_dir() for n in (INTERMEDIATE, SAMPLES, PICTURES))
-    if not args.push_to_hub or not holds_more:
-        return request
-    args.push_to_hub = False
-    say("The student is pushed to the Hub once, at the end: --output_dir holds more than it.")
-    return replace(request, pushes_at_the_end=True)

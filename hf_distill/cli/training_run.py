@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import upload_folder
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from hf_distill._version import __version__
@@ -29,6 +28,8 @@ from hf_distill.cli.train_arguments import (
     TrainArguments,
     TrainDataArguments,
 )
+from hf_distill.publishing import write_facts
+from hf_distill.publishing.facts import hub_id, scores_of
 from hf_distill.recording import TeacherRecorderCallback
 from hf_distill.reporting.files import display_name, write_json
 from hf_distill.trainer import DistillationTrainer
@@ -46,8 +47,6 @@ class Request:
     args: DistillationTrainingArguments
     begins_with: str | None = None
     """The folder of the student of the stage before, if there was one."""
-    pushes_at_the_end: bool = False
-    """The folder is pushed to the Hub once, by ``push``, and not by the trainer."""
 
     @property
     def has_two_stages(self) -> bool:
@@ -209,30 +208,7 @@ def _trainer(
         **options,
     )
     layers.trainer = trainer
-    if request.pushes_at_the_end:
-        trainer.init_hf_repo()  # says now what the Hub does not allow
     return trainer
-
-
-def push(trainer: DistillationTrainer) -> None:
-    """Push the student and the figures: what lies in the folder itself, and no stage or sample.
-
-    ``Trainer.push_to_hub`` leaves out nothing but checkpoints: projections, recorded samples of the
-    training data and the first stage's checkpoints would be published.
-    """
-    if not trainer.is_world_process_zero():
-        return
-    args = trainer.args
-    repository = str(trainer.hub_model_id)
-    trainer.create_model_card(model_name=repository.rpartition("/")[2])
-    upload_folder(
-        repo_id=repository,
-        folder_path=str(args.output_dir),
-        commit_message="End of training",
-        token=args.hub_token,
-        revision=getattr(args, "hub_revision", None),
-        ignore_patterns=["_*", ".*", "*/*"],
-    )
 
 
 def summary(
@@ -287,6 +263,18 @@ def report(
     content = summary(request, trainer, train_metrics)
     content |= {"validation_data": validation, "eval": scores}
     content["intermediate_stage"] = intermediate_stage
+    trainer.further_facts = {
+        "recipe": request.run.recipe,
+        # The second of two stages begins with a folder.
+        "base_model": hub_id(request.run.student_model),
+        "train_data": content["train_data"],
+        "train_data_id": hub_id(data.dataset_name),
+        "validation_data": validation,
+        "validation_data_id": hub_id(data.dataset_name) if validation else None,
+        "scores": scores_of([eval_metrics]),
+        "stages": [] if intermediate_stage is None else [intermediate_stage["stage"]],
+    }
+    write_facts(folder, trainer.distillation_facts())
     write_json(folder / "metrics.json", content)
     figures = {"training loss": train_metrics["train_loss"]}
     quality: dict[str, str] = {}

@@ -214,39 +214,6 @@ def test_a_teacher_is_needed_for_the_first_stage_alone(
     assert "loss_prediction" not in metrics(tmp_path / "out")["eval"]
 
 
-# ---- the Hub ---------------------------------------------------------------------------------
-
-
-def test_the_student_alone_is_pushed_and_only_at_the_end(
-    two_stages: list[str], program: Any, tmp_path: Path, monkeypatch: Any
-) -> None:
-    from huggingface_hub import HfApi, RepoUrl
-    from huggingface_hub.utils import filter_repo_objects
-
-    seen: list[Any] = []
-
-    def create(self: Any, repo_id: str, **kwargs: Any) -> RepoUrl:
-        seen.append("created")
-        return RepoUrl(f"https://huggingface.co/me/{repo_id}")
-
-    def upload(*args: Any, folder_path: Any, ignore_patterns: Any = None, **kwargs: Any) -> None:
-        paths = [p for p in Path(folder_path).rglob("*") if p.is_file()]
-        names = (p.relative_to(folder_path).as_posix() for p in paths)
-        seen.append(sorted(filter_repo_objects(names, ignore_patterns=ignore_patterns)))
-        seen.append((tmp_path / "out" / "metrics.json").exists())
-
-    monkeypatch.setattr(HfApi, "create_repo", create)
-    monkeypatch.setattr(HfApi, "upload_folder", upload)
-    monkeypatch.setattr("hf_distill.cli.training_run.upload_folder", upload)
-    result = program(*two_stages, "--push_to_hub", "--record_steps", "2")
-    assert result.status == 0, result.stderr
-    assert seen[0] == "created"
-    (pushed,) = [entry for entry in seen if isinstance(entry, list)]
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= set(pushed)
-    assert not any("/" in name or "projection" in name for name in pushed)
-    assert seen[-1] is True
-
-
 # ---- processes -------------------------------------------------------------------------------
 
 

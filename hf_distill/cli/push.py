@@ -1,0 +1,130 @@
+"""``hf-distill push``: the student of a finished run to the Hub, with its card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_distill.cli.arguments import names, option
+from hf_distill.cli.parsing import CommandParser, Section
+
+EXAMPLES = """\
+examples:
+  hf-distill push distilled --hub_model_id me/small-reader --private
+  hf-distill push distilled --hub_model_id me/small-reader --comparison comparison
+  hf-distill push distilled --hub_model_id me/small-reader --dry_run
+
+The token is taken from HF_TOKEN, or from what `hf auth login` has stored.
+"""
+_COMPARISON = ("comparison.json", "comparison.md", "comparison.png")
+
+
+@dataclass
+class PushArguments:
+    """Where `push` pushes to, and what it adds."""
+
+    hub_model_id: str = option(
+        MISSING, help="The repository, such as me/small-reader. It is made if it is not there."
+    )
+    private: bool = option(False, help="Make a new repository private.")
+    revision: str | None = option(help="The branch to push to; main by default.")
+    comparison: str | None = option(
+        help="The folder that `hf-distill compare` wrote: its table of teacher, student alone and "
+        "student distilled goes into the card, with its plot."
+    )
+    language: str | None = option(help="For the card: the language of the texts, such as en.")
+    license: str | None = option(help="For the card: the student's licence, such as apache-2.0.")
+    commit_message: str = option("The distilled student", help="Of the commit.")
+    dry_run: bool = option(
+        False, help="Write the card and list what would be pushed, but push nothing."
+    )
+
+
+def build_parser() -> CommandParser:
+    """The parser of the command."""
+    parser = CommandParser(
+        [PushArguments],
+        prog="hf-distill push",
+        usage="hf-distill push RUN_FOLDER --hub_model_id REPOSITORY [options]",
+        description="Push the student of a finished run to the Hub: weights, tokenizer, model "
+        "card, distillation.json and pictures, and nothing else of the folder.",
+        sections=[Section("push", ["folder", *names(PushArguments)])],
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("folder", metavar="RUN_FOLDER", help="The --output_dir of the run.")
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """Write the card and push.
+
+    Args:
+        argv: the options, without the command's name.
+
+    Raises:
+        ValueError: the folder is not that of a finished run, or there is no comparison.
+        OSError: a file cannot be read or written, or the Hub does not take it.
+    """
+    options, positional = build_parser().parse(argv)
+    folder = Path(positional.folder)
+    from hf_distill.publishing import published_files, push_folder, read_facts, write_card
+    from hf_distill.publishing.push import create_repository, hub_errors
+
+    facts = read_facts(folder)
+    if options.comparison is not None:
+        _take_over(Path(options.comparison), folder)
+    _draw_losses(folder)
+    card = write_card(
+        folder,
+        facts,
+        title=options.hub_model_id.rpartition("/")[2],
+        language=options.language,
+        license=options.license,
+        repository=options.hub_model_id,
+    )
+    files = published_files(folder)
+    if options.dry_run:
+        listed = "\n".join(f"  {name}" for name in files)
+        sys.stdout.write(f"{card.read_text(encoding='utf-8')}\nWould be pushed:\n{listed}\n")
+        return
+    again = f"hf-distill push {folder} --hub_model_id {options.hub_model_id}"
+    with hub_errors(
+        f"The student could not be pushed to {options.hub_model_id}",
+        f"Nothing is lost: it is complete in {folder}. Push it later with `{again}`.",
+    ):
+        address = push_folder(
+            files,
+            create_repository(options.hub_model_id, private=options.private or None),
+            commit_message=options.commit_message,
+            revision=options.revision,
+        )
+    sys.stdout.write(f"Pushed: {address}\n")
+
+
+def _take_over(comparison: Path, folder: Path) -> None:
+    missing = [name for name in _COMPARISON if not (comparison / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"--comparison {comparison} has no {missing[0]}; name the --output_dir of "
+            "`hf-distill compare`."
+        )
+    for name in _COMPARISON:
+        if (comparison / name).resolve() != (folder / name).resolve():
+            shutil.copyfile(comparison / name, folder / name)
+
+
+def _draw_losses(folder: Path) -> None:
+    from hf_distill.publishing.contents import LOSSES_FILE
+    from hf_distill.reporting.plots import plot_losses
+
+    state = folder / "trainer_state.json"
+    if not state.is_file():
+        return
+    history: list[dict[str, Any]] = json.loads(state.read_text("utf-8"))["log_history"]
+    if any("loss" in entry for entry in history):
+        plot_losses(history, folder / LOSSES_FILE)
