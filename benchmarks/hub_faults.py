@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from hub.writable import TOKEN, Fault, Hub, writable_hub
 
 REPOSITORY = "tester/small"
+PATIENCE = 45
+"""Seconds until a push that gets no answer is interrupted; less than the server waits."""
 Row = tuple[str, int, str]
 ROUTES = {
     "making the repository": "/api/repos/create",
@@ -43,7 +46,6 @@ FAULTS: dict[str, tuple[int | str, tuple[str, ...]]] = {
     "HTTP 404": (404, tuple(ROUTES)),
     "HTTP 500": (500, tuple(ROUTES)),
     "the connection is cut in the middle of the request": ("cut", tuple(ROUTES)),
-    "no answer": ("stall", ("making the repository", "the commit")),
 }
 
 
@@ -55,25 +57,29 @@ class Push(NamedTuple):
     seconds: float
 
 
-def push(run: Path, url: str, **environment: str) -> Push:
-    """``hf-distill push`` in a process of its own."""
+def push(run: Path, url: str, patience: float = 900, **environment: str) -> Push:
+    """``hf-distill push`` in a process of its own, with Ctrl-C when patience is over."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     begin = time.perf_counter()
-    result = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "hf_distill", "push", str(run), "--hub_model_id", REPOSITORY],
         env=kept
         | {"HF_ENDPOINT": url, "HF_HOME": str(run.parent / "cache"), "HF_TOKEN": TOKEN}
         | {"HF_HUB_DISABLE_XET": "1", **environment},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=900,
-        check=False,
     )
-    found = re.search(r"error: (.*)", result.stderr)
+    try:
+        _, errors = process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=900)
+    found = re.search(r"error: (.*)", errors)
     message = "" if found is None else found[1].replace(str(run), "…")
-    if "Traceback" in result.stderr:
-        message = f"TRACEBACK: {result.stderr.strip().splitlines()[-1]}"
-    return Push(result.returncode, message, time.perf_counter() - begin)
+    if "Traceback" in errors:
+        message = f"TRACEBACK: {errors.strip().splitlines()[-1]}"
+    return Push(process.returncode, message, time.perf_counter() - begin)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -127,6 +133,32 @@ def tried(run: Path, folder: Path) -> list[Row]:
     return rows
 
 
+def unanswered(run: Path, folder: Path) -> list[Row]:
+    """The Hub takes a request and never says anything."""
+    before, rows = contents(run), []
+    for number, place in enumerate(("making the repository", "the commit")):
+        with writable_hub(folder / f"unanswered {number}") as hub:
+            hub.fault = Fault(ROUTES[place], "stall")
+            waited = push(run, hub.url, patience=PATIENCE)
+            nothing_half = not hub.files(REPOSITORY)
+            hub.fault = None
+            again = push(run, hub.url)
+            arrived = hub.files(REPOSITORY).get("model.safetensors") == before["model.safetensors"]
+        still = "still waiting" if waited.seconds >= PATIENCE else "NOT waiting any more"
+        well = nothing_half and arrived and again.status == 0 and contents(run) == before
+        rows.append(
+            (
+                f"no answer: {place}",
+                1,
+                f"huggingface_hub sets no limit of time: {still} after {PATIENCE} s, when it was "
+                f"ended by Ctrl-C (status {waited.status}); nothing in the repository, all of it "
+                f"here, and the same command succeeded later: {well}",
+            )
+        )
+        print(*rows[-1])
+    return rows
+
+
 def others(run: Path, folder: Path) -> list[Row]:
     """Faults that are not of a request."""
     before, rows = contents(run), []
@@ -139,7 +171,7 @@ def others(run: Path, folder: Path) -> list[Row]:
         with writable_hub(folder / f"other {number}") as hub:
             failed = push(run, hub.url, **environment)
             says, well = outcome(run, before, hub, failed)
-        rows.append((what, 1, f"as above: {well}; {failed.seconds:.0f} s. “{says}”"))
+        rows.append((what, 1, f"as for HTTP errors: {well}; {failed.seconds:.0f} s. “{says}”"))
         print(*rows[-1])
     with writable_hub(folder / "once") as hub:
         hub.fault = Fault("/_lfs/", "cut", times=1)
@@ -168,7 +200,7 @@ def main() -> None:
         trainer.save_model()
         trainer.save_state()
         trainer.create_model_card()
-        rows = [*others(run, folder), *tried(run, folder)]
+        rows = [*tried(run, folder), *unanswered(run, folder), *others(run, folder)]
     print(render(rows))
     if arguments.record:
         record_part("hub_faults", "push", {"rows": rows})

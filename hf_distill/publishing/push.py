@@ -72,7 +72,7 @@ def hub_errors(what: str, remedy: str) -> Iterator[None]:
 def create_repository(
     repository: str, *, token: str | None = None, private: bool | None = None
 ) -> str:
-    """Make a repository, if it is not there yet.
+    """Make a repository, if it is not there yet, and ask whether it may be written to.
 
     Returns:
         Its full id.
@@ -80,8 +80,15 @@ def create_repository(
     Raises:
         OSError: the Hub cannot be reached, or does not allow it.
     """
-    created = HfApi(token=token).create_repo(repository, private=private, exist_ok=True)
-    return str(created.repo_id)
+    api = HfApi(token=token)
+    created = str(api.create_repo(repository, private=private, exist_ok=True).repo_id)
+    try:
+        # The client is content if it may not make a repository that it can read.
+        api.auth_check(created, write=True)
+    except HfHubHTTPError as error:
+        if error.response.status_code != 404:  # not every Hub can be asked
+            raise
+    return created
 
 
 def push_folder(

@@ -45,6 +45,7 @@ def test_teacher_columns_come_back_from_the_hub(tmp_path: Path) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
         environment |= {"HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[1])],
             env=environment,

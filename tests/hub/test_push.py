@@ -15,7 +15,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from hub.writable import TOKEN, Fault, Hub, writable_hub
+from hub.writable import READING_TOKEN, TOKEN, Fault, Hub, writable_hub
 from huggingface_hub import ModelCard
 from runs import arguments
 from safetensors.torch import load_file
@@ -304,6 +304,18 @@ def test_what_the_hub_does_not_allow_is_said_before_training(hub: Hub, tmp_path:
     hub.fault = Fault("/api/repos/create", 403)
     with pytest.raises(PublishingError, match="'tester/small' cannot be used: this token may not"):
         trainer_for(tmp_path / "run", push_to_hub=True)
+
+
+def test_a_token_that_only_reads_is_refused_before_training(hub: Hub, tmp_path: Path) -> None:
+    (hub.root / "models" / "tester" / "small").mkdir(parents=True)
+    with pytest.raises(PublishingError, match="'tester/small' cannot be used: this token may not"):
+        trainer_for(tmp_path / "run", push_to_hub=True, hub_token=READING_TOKEN)
+
+
+def test_a_hub_that_cannot_be_asked_is_pushed_to(hub: Hub, push: Any) -> None:
+    hub.fault = Fault("/auth-check/", 404)
+    assert push()[0] == 0
+    assert any("/auth-check/write fails" in request for request in hub.requests)
 
 
 @pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 from hub.server import COMMIT, Handler
 
 TOKEN, USER = "hf_secretsecretsecret", "tester"
+READING_TOKEN = "hf_onlyreadingallowed"
 LFS_ENDINGS = (".safetensors", ".parquet", ".png")
 REPOSITORY = r"/api/(models|datasets)/([^/]+/[^/]+)"
 
@@ -73,6 +74,11 @@ class WritingHandler(Handler):
         if path == "/api/whoami-v2":
             if self.allowed():
                 self.send(200, {"type": "user", "name": USER, "orgs": [], "auth": {}})
+            return
+        if path.endswith("/auth-check/write"):
+            self.requests.append(f"GET {path}")
+            if self.allowed():
+                self.send(200, {})
             return
         name = re.sub(r"^/(api/)?(models/|datasets/)?", "", path)
         hidden = any(name.startswith(f"{private}/") for private in self.hub.private)
@@ -166,9 +172,13 @@ class WritingHandler(Handler):
     # ---- requests --------------------------------------------------------------------------------
 
     def allowed(self) -> bool:
-        if self.headers.get("Authorization") == f"Bearer {TOKEN}":
+        token = self.headers.get("Authorization")
+        if token == f"Bearer {TOKEN}":
             return True
-        self.send(401, {"error": "Invalid user token"})
+        if token == f"Bearer {READING_TOKEN}":
+            self.send(403, {"error": "You don't have the rights to write"})
+        else:
+            self.send(401, {"error": "Invalid user token"})
         return False
 
     def body(self) -> bytes:
@@ -190,7 +200,7 @@ class WritingHandler(Handler):
         self.close_connection = True
         if isinstance(fault.what, int):
             self.body()
-            self.send(fault.what, {"error": "as the test asked for"})
+            self.send(fault.what, {"error": "as the test asked for"}, {"Connection": "close"})
         elif fault.what == "cut":
             self.rfile.read(10)
             self.connection.shutdown(socket.SHUT_RDWR)
