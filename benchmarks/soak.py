@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -136,36 +137,50 @@ class Launch:
             raise RuntimeError((self._marks / "log").read_text())
 
     def strike(self, blow: Blow, dice: random.Random) -> str:
-        """Interrupt it; returns what it was doing."""
-        self._wait(self._marks / f"{blow.stage}-{blow.step}")
-        if blow.kind == "SIGTERM":
+        """Interrupt it there, or as soon as possible after; returns what it was doing."""
+        earlier = self._checkpoints()
+        due = (STAGES.index(blow.stage), blow.step)
+        reached = self._wait(lambda: self._progress() >= due)
+        if reached and blow.kind == "SIGTERM":
             self._launcher.send_signal(signal.SIGTERM)
             self._launcher.wait(120)
             return "stopped by SIGTERM"
-        if blow.kind == "saving":
-            stage = self._output if blow.stage == STAGES[1] else self._output / STAGES[0]
-            self._wait(stage / f"checkpoint-{blow.step + 1}")
-            time.sleep(dice.uniform(0, 0.03))
-        else:
-            time.sleep(dice.uniform(0, 0.05))
+        if reached and blow.kind == "saving":
+            reached = self._wait(lambda: bool(self._checkpoints() - earlier))
+        if not reached:
+            return "it was finished"
+        time.sleep(dice.uniform(0, 0.03 if blow.kind == "saving" else 0.05))
         for pid in (*self._pids, self._launcher.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._launcher.wait()
         while any(Path(f"/proc/{pid}").exists() for pid in self._pids):
             time.sleep(0.01)
-        half = [p for p in self._output.rglob("checkpoint-*") if not (p / RECORD_FILE).exists()]
+        new = self._checkpoints() - earlier
+        half = [path for path in new if path.exists() and not (path / RECORD_FILE).exists()]
         return f"killed while saving {half[0].name}" if half else "killed"
+
+    def _checkpoints(self) -> set[Path]:
+        return set(self._output.rglob("checkpoint-*"))
+
+    def _progress(self) -> tuple[int, int]:
+        """The stage and the step that it has begun."""
+        marks = (path.name.split("-") for path in self._marks.glob("*-*"))
+        return max(((STAGES.index(stage), int(step)) for stage, step in marks), default=(-1, 0))
 
     @property
     def _pids(self) -> list[int]:
         return [int(path.name) for path in self._marks.glob("[0-9]*")]
 
-    def _wait(self, path: Path) -> None:
-        while not path.exists():
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        """Whether something happened before the run was finished."""
+        while not condition():
             if self._launcher.poll() is not None:
-                raise RuntimeError((self._marks / "log").read_text())
+                if self._launcher.returncode != 0:
+                    raise RuntimeError((self._marks / "log").read_text())
+                return condition()
             time.sleep(0.001)
+        return True
 
 
 class Mark(TrainerCallback):
@@ -175,7 +190,8 @@ class Mark(TrainerCallback):
         self._marks = marks
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave a file that names the step."""
+        """Leave a file that names the step, and the parent time to aim."""
+        time.sleep(0.05)
         Path(self._marks, f"{args.stage}-{state.global_step}").touch()
 
 

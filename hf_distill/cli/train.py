@@ -103,7 +103,10 @@ def run_request(request: Request) -> None:
         RuntimeError: as ``run``.
     """
     if request.run.resume and is_finished(request.output_dir):
-        say(f"The run in {request.output_dir} is finished; nothing is left to do.")
+        rest = "nothing is left to do"
+        if request.args.push_to_hub:
+            rest = f"if it was not pushed, `hf-distill push {request.output_dir} …` does it"
+        say(f"The run in {request.output_dir} is finished; {rest}.")
         return
     start = check_request(request)
     if request.run.recipe is not None and request.args.process_index == 0:
