@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from report import RESULTS, circumstances, replace_section, write_json
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
 from squad_distillation import Material, Run, arguments_of, claim, metrics_of, parser
 from squad_stages_table import render_stages
@@ -74,6 +75,7 @@ ROWS = {
         Row("first", layers={"layer_mapping": "first"}),
         Row("relations", layers={"attention_loss": "relations"}),
         Row("light-attention", layers={"attention_loss_weight": 0.03}),
+        Row("probabilities", layers={"attention_loss": "probabilities"}),
         Row("alone-augmented", distilled=False, masking="grouped"),
         Row("distilled-augmented", masking="grouped"),
         Row("distilled-augmented-single", masking="single"),
@@ -101,6 +103,16 @@ class StagesRun:
     def name(self) -> str:
         """The name of its result."""
         return f"stages-{self.questions or 'all'}-{self.student}-{self.row.name}-{self.seed}"
+
+    @property
+    def first_stage(self) -> str | None:
+        """The name of its first stage, which other runs may share; ``None`` if it has none."""
+        if self.row.layers is None:
+            return None
+        parts: list[object] = [self.questions or "all", self.row.masking, self.student, self.seed]
+        parts += [self.first_steps, self.first_learning_rate]
+        parts += [f"{name}={value}" for name, value in sorted(self.row.layers.items())]
+        return "layers-" + "-".join(str(part) for part in parts if part is not None)
 
 
 class StagesMaterial(Material):
@@ -169,7 +181,7 @@ def train(
     if first:
         options |= {"stage": "intermediate", "learning_rate": run.first_learning_rate}
         options |= dict(row.layers or {})
-    folder = material.work_dir / f"{run.name}{'-layers' if first else ''}"
+    folder = material.work_dir / (run.first_stage if first and run.first_stage else run.name)
     trainer = DistillationTrainer(
         model=model,
         teacher_model=AutoModelForQuestionAnswering.from_pretrained(
@@ -190,37 +202,50 @@ def execute(run: StagesRun, material: StagesMaterial) -> dict[str, Any]:
     """Its stages, and the score at the end."""
     name, features = material.features(run)
     model = material.model(run.settings)
-    folder = material.work_dir / run.name
-    result: dict[str, Any] = {}
-    cpu = time.process_time()
-    if run.row.layers is not None:
-        kept = Path(f"{folder}-layers") / "student.safetensors"
-        if kept.exists():
-            load_model(model, kept)
-        else:
-            inputs = features.remove_columns(["start_positions", "end_positions"])
-            trainer = train(run, material, model, inputs, first=True)
-            result["intermediate_losses"] = _losses(trainer)
-            save_model(model, kept.with_suffix(".tmp"))
-            kept.with_suffix(".tmp").replace(kept)
+    before = _first_stage(run, material, model, features) if run.first_stage is not None else {}
     if run.row.distilled:
         features = material.with_teacher(run.settings, features, f"stages-{name}")
+    cpu = time.process_time()
     trainer = train(run, material, model, features, first=False)
     questions, validation = material.validation(run.settings)
     trainer.compute_metrics = QuestionAnsweringEvaluator(questions, validation)
-    result["result"] = metrics_of(trainer.evaluate(validation))
-    for finished in (folder, Path(f"{folder}-layers")):
-        shutil.rmtree(finished, ignore_errors=True)
+    result = metrics_of(trainer.evaluate(validation))
+    shutil.rmtree(material.work_dir / run.name, ignore_errors=True)
     return {
         "name": run.name,
         "config": {**asdict(run), "train_features": len(features)},
-        **result,
+        "result": result,
+        "first_stage": before,
         "losses": _losses(trainer),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "teacher_sha256": material.teacher_digest(run.settings),
         **circumstances(),
     }
+
+
+def _first_stage(
+    run: StagesRun, material: StagesMaterial, model: nn.Module, features: Dataset
+) -> dict[str, Any]:
+    """Train the first stage, or take the model of a run that had the same one."""
+    assert run.first_stage is not None
+    kept = material.work_dir / f"{run.first_stage}.safetensors"
+    if not kept.exists():
+        inputs = features.remove_columns(["start_positions", "end_positions"])
+        cpu = time.process_time()
+        trainer = train(run, material, model, inputs, first=True)
+        facts = {
+            "losses": _losses(trainer),
+            "cpu_seconds": round(time.process_time() - cpu, 1),
+        }
+        partial = kept.with_suffix(".tmp")
+        save_model(model, str(partial), metadata={"facts": json.dumps(facts)})
+        partial.replace(kept)
+        shutil.rmtree(material.work_dir / run.first_stage)
+    load_model(model, kept)
+    with safe_open(kept, framework="pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    return facts
 
 
 def _losses(trainer: DistillationTrainer) -> list[dict[str, float]]:
@@ -276,7 +301,7 @@ def main() -> None:
     if not options.table:
         material = StagesMaterial(options)
         for run in plan(options):
-            with claim(material.work_dir / f"{run.name}.lock") as mine:
+            with claim(material.work_dir / f"{run.first_stage or run.name}.lock") as mine:
                 if mine and not (RESULTS / f"{run.name}.json").exists():
                     print(f"{run.name}: {asdict(run)}", flush=True)
                     write_json(run.name, execute(run, material))
