@@ -355,7 +355,10 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         """As ``Trainer``'s, with the parts of the training loss and what a schedule changes."""
         if "loss" in logs:
             self._teacher_guard.raise_if_bad()
-            logs.update(self._train_losses.pop(self.accelerator))
+            losses = self._train_losses.pop(self.accelerator)
+            if self._intermediate is not None:
+                self._intermediate.check_balance(losses)
+            logs.update(losses)
             for name, value_at in (
                 ("temperature", self.args.temperature_at),
                 ("distillation_loss_weight", self.args.distillation_loss_weight_at),

@@ -37,6 +37,9 @@ from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
 
+_OVERWHELMING = 10.0
+"""So many times the other, one of two weighted losses decides alone what is learned."""
+
 RunTeacher = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Tensor]]
 """(batch, further inputs) -> outputs."""
 
@@ -85,6 +88,7 @@ class IntermediateDistillation:
             )
         self._count = TokenCount(student)
         self._losses: IntermediateLosses | None = None
+        self._balance_checked = False
         self._depths = {f"{who}_layers": size.layers for who, size in self._sizes.items()}
         if args.layer_mapping != "auto":
             self._use(layer_pairs(args.layer_mapping, **self._depths))
@@ -206,6 +210,28 @@ class IntermediateDistillation:
             return losses(student, teacher, batch)
 
         return self._recorder.recording_student(compare)
+
+    def check_balance(self, losses: Mapping[str, float]) -> None:
+        """Warn, at most once, if one of two losses is so large that the other counts for nothing.
+
+        Args:
+            losses: means of the first steps, by their names in the log.
+        """
+        if self._balance_checked or not losses or not self._accelerator.is_main_process:
+            return
+        self._balance_checked = True
+        weights = self._args.intermediate_weights
+        parts = {name: weight * losses.get(f"loss_{name}", 0.0) for name, weight in weights.items()}
+        smaller, larger = sorted(parts, key=parts.__getitem__)
+        if parts[smaller] <= 0:
+            return
+        ratio = parts[larger] / parts[smaller]
+        if ratio >= _OVERWHELMING:
+            logger.warning(
+                "Multiplied by its weight, loss_%s is %.0f times loss_%s and decides almost alone "
+                "what is learned: %s_loss_weight=%.1g (now %.4g) would make them equal.",
+                *(larger, ratio, smaller, larger, weights[larger] / ratio, weights[larger]),
+            )
 
     def write_sample(self, step: int, batch: Mapping[str, Any]) -> None:
         """Write the first row of the batch that was just recorded, for pictures."""

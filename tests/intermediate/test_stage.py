@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,42 @@ def test_needs_no_labels_and_leaves_the_head_alone(tmp_path: Path) -> None:
     assert "bert.encoder.layer.0.output.dense.weight" in changed
     losses = logged(trained, "loss")
     assert losses[-1] < losses[0]
+
+
+def balance_warnings(path: Path, caplog: pytest.LogCaptureFixture, **options: Any) -> list[str]:
+    caplog.clear()
+    distil(TASK, path, student=narrow(), stage="intermediate", **options)
+    return [r.getMessage() for r in caplog.records if "would make them equal" in r.getMessage()]
+
+
+@pytest.mark.parametrize(("larger", "smaller"), [
+    ("attention", "hidden_states"), ("hidden_states", "attention"),
+])  # fmt: skip
+def test_a_loss_that_drowns_the_other_is_reported_once_with_a_weight_that_balances_them(
+    larger: str, smaller: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = {f"{larger}_loss_weight": 1e4, f"{smaller}_loss_weight": 1.0}
+    (message,) = balance_warnings(tmp_path, caplog, max_steps=3, **weights)
+    assert f"loss_{larger} is " in message and "(now 1e+04)" in message
+    advice = re.search(rf"{larger}_loss_weight=(\S+)", message)
+    assert advice
+    weights[f"{larger}_loss_weight"] = float(advice[1])
+    trained, _ = distil(TASK, tmp_path, student=narrow(), stage="intermediate", **weights)
+    parts = [
+        weights[f"{n}_loss_weight"] * logged(trained, f"loss_{n}")[0] for n in (larger, smaller)
+    ]
+    assert parts[0] == pytest.approx(parts[1], rel=0.5)  # one digit is suggested
+
+
+def test_a_balanced_stage_or_a_single_loss_is_not_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained, _ = distil(TASK, tmp_path, student=narrow(), stage="intermediate")
+    hidden, attention = (logged(trained, f"loss_{n}")[0] for n in ("hidden_states", "attention"))
+    for times, expected in ((9.0, 0), (11.0, 1)):
+        weight = times * hidden / attention
+        assert len(balance_warnings(tmp_path, caplog, attention_loss_weight=weight)) == expected
+    assert not balance_warnings(tmp_path, caplog, hidden_states_loss_weight=0.0)
 
 
 def test_labels_do_not_count(tmp_path: Path) -> None:
