@@ -60,6 +60,9 @@ class Row:
     """With the steps of both stages in the one that there is."""
 
 
+HIDDEN_STATES: Mapping[str, Any] = {"attention_loss_weight": 0.0}
+"""A first stage that learns hidden states alone: the best one of this pair."""
+
 ROWS = {
     row.name: row
     for row in (
@@ -67,21 +70,24 @@ ROWS = {
         Row("alone-longer", distilled=False, longer=True),
         Row("distilled"),
         Row("distilled-longer", longer=True),
-        Row("stages", layers={}),
-        Row("no-attention", layers={"attention_loss_weight": 0.0}),
-        Row("no-hidden-states", layers={"hidden_states_loss_weight": 0.0}),
-        Row("no-prediction", layers={}, distilled=False),
-        Row("last", layers={"layer_mapping": "last"}),
-        Row("first", layers={"layer_mapping": "first"}),
-        Row("relations", layers={"attention_loss": "relations"}),
+        Row("stages", layers=HIDDEN_STATES),
+        Row("no-prediction", layers=HIDDEN_STATES, distilled=False),
+        Row("last", layers={**HIDDEN_STATES, "layer_mapping": "last"}),
+        Row("first", layers={**HIDDEN_STATES, "layer_mapping": "first"}),
         Row("light-attention", layers={"attention_loss_weight": 0.03}),
+        Row("attention", layers={}),
+        Row("attention-alone", layers={"hidden_states_loss_weight": 0.0}),
         Row("probabilities", layers={"attention_loss": "probabilities"}),
+        Row("relations", layers={"attention_loss": "relations"}),
         Row("alone-augmented", distilled=False, masking="grouped"),
         Row("distilled-augmented", masking="grouped"),
         Row("distilled-augmented-single", masking="single"),
-        Row("stages-augmented", layers={}, masking="grouped"),
+        Row("stages-augmented", layers=HIDDEN_STATES, masking="grouped"),
     )
 }
+
+AUGMENTED_QUESTIONS = 10_000
+"""How many questions augmentation makes, whatever the number it begins with."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,9 @@ class StagesMaterial(Material):
                     augmented,
                     model=self.options.masked_lm,
                     glove_path=self.options.glove_path,
+                    multiplication_factor=AUGMENTED_QUESTIONS // run.questions
+                    if run.questions
+                    else 1,
                     masking=run.row.masking,
                     augment_questions=True,
                     dtype="float32",
