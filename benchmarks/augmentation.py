@@ -18,6 +18,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +130,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     passes = 0
     for text in texts:
         spent, count = timed(
-            lambda text=text: plain_candidates(
-                model, tokenizer, text, options.word_possibilities, 16
-            )
+            partial(plain_candidates, model, tokenizer, text, options.word_possibilities, 16)
         )
         passes += count
         seconds["one word a pass, plain"].append(spent)
         for name, substituter in ours.items():
-            spent, (candidates,) = timed(lambda s=substituter, text=text: s.candidates([text]))
+            spent, (candidates,) = timed(partial(substituter.candidates, [text]))
             seconds[name].append(spent)
             found[name].append(candidates)
     overlaps = [

@@ -40,7 +40,7 @@ Row = tuple[str, int, str]
 
 def teacher(seed: int = 0, **options: Any) -> BertForQuestionAnswering:
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
     return BertForQuestionAnswering(
         BertConfig(vocab_size=1000, intermediate_size=512, **sizes, **options)
     )

@@ -10,14 +10,14 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-from pathlib import Path
+import time
 from typing import Any
 
 import pyarrow
 import torch
-from cached_outputs import TINY, cpu_seconds
+from cached_outputs import TINY
 from datasets import Dataset
+from memory import watch
 from report import record_part, replace_section
 from transformers import (
     BertConfig,
@@ -65,36 +65,19 @@ def cache_and_watch(task: str, folder: str) -> None:
         "question-answering": BertForQuestionAnswering,
         "text-classification": BertForSequenceClassification,
     }
-    before, most, done = held("RssAnon"), 0, threading.Event()
 
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(0.02):
-            most = max(most, held("RssAnon"))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    seconds = cpu_seconds(
-        lambda: cache_teacher_outputs(
+    def cache() -> None:
+        cache_teacher_outputs(
             classes[task](BertConfig(**TINY)),
             data,
             output_dir=f"{folder}/teacher_outputs",
             data_collator=default_data_collator,
             use_cpu=True,
         )
-    )
-    done.set()
-    watcher.join()
-    own = {"anonymous_before": before, "anonymous": most, "VmHWM": held("VmHWM")}
-    print(json.dumps({**own, "cpu_s": seconds}))
 
-
-def held(kind: str) -> int:
-    """Bytes, as the kernel counts them."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{kind}:"):
-            return 1024 * int(line.split()[1])
-    raise ValueError(f"/proc/self/status has no {kind}")
+    start = time.process_time()
+    figures = watch(cache)
+    print(json.dumps({**figures, "cpu_s": time.process_time() - start}))
 
 
 def render(results: list[dict[str, Any]]) -> str:

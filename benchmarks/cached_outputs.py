@@ -223,9 +223,10 @@ def sizes() -> list[dict[str, Any]]:
         )
     ]
     for labels in (2, 3):
-        model = BertForSequenceClassification(BertConfig(**TINY, num_labels=labels))
+        tiny = BertConfig(**TINY, num_labels=labels)  # type: ignore[call-arg]
+        model: Any = BertForSequenceClassification(tiny)
         cases.append((f"text classification, {labels} labels", model, tokens(4096, 64), {}))
-    model = BertForTokenClassification(BertConfig(**TINY, num_labels=9))
+    model = BertForTokenClassification(BertConfig(**TINY, num_labels=9))  # type: ignore[call-arg]
     marked = tokens(4096, 64, labels=lambda ids: [[0] * len(row) for row in ids])
     cases.append(("token classification, 9 labels", model, marked, {}))
     config = GPT2Config(vocab_size=50257, n_embd=16, n_head=2, n_layer=1)

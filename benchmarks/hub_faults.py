@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 from cache_faults import render
@@ -162,7 +162,7 @@ def unanswered(run: Path, folder: Path) -> list[Row]:
 def others(run: Path, folder: Path) -> list[Row]:
     """Faults that are not of a request."""
     before, rows = contents(run), []
-    environments = {
+    environments: dict[str, dict[str, Any]] = {
         "offline (HF_HUB_OFFLINE=1)": {"HF_HUB_OFFLINE": "1"},
         "a wrong token": {"HF_TOKEN": "hf_wrong"},
         "nobody at that address": {"HF_ENDPOINT": "http://127.0.0.1:9"},

@@ -75,7 +75,6 @@ def material(folder: Path, dice: random.Random) -> None:
             num_attention_heads=2,
             intermediate_size=2 * width,
             initializer_range=0.5,
-            num_labels=2,
             id2label={0: "no", 1: "yes"},
             label2id={"no": 0, "yes": 1},
         )
@@ -204,7 +203,7 @@ def child(marks: str, options: list[str]) -> None:
         self.add_callback(Mark(marks))
         return untouched(self, *args, **kwargs)
 
-    DistillationTrainer.train = train  # type: ignore[method-assign]
+    DistillationTrainer.train = train  # type: ignore[method-assign, assignment]
     status = command(["train", *options])
     os._exit(status or 0)  # gloo aborts at exit now and then
 
@@ -251,7 +250,7 @@ def main() -> None:
         folder = Path(name)
         material(folder, dice)
         Launch(folder, folder / "whole", options.steps).finish()
-        lines = []
+        lines: list[dict[str, Any]] = []
         for blow in plan(options.kills, options.steps, dice):
             found = Launch(folder, folder / "struck", options.steps).strike(blow, dice)
             lines.append({"stage": blow.stage, "step": blow.step, "found": found})
