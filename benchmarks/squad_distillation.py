@@ -269,11 +269,11 @@ def plan(options: argparse.Namespace) -> list[Run]:
 
 
 @contextmanager
-def claim(path: Path) -> Iterator[bool]:
+def claim(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Whether this process may do a run; the claim ends with the process, however it ends."""
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return

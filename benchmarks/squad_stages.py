@@ -209,13 +209,15 @@ def train(
 
 def execute(run: StagesRun, material: StagesMaterial) -> dict[str, Any]:
     """Its stages, and the score at the end."""
-    name, features = material.features(run)
+    with claim(material.work_dir / f"data-{run.questions}-{run.row.masking}.lock", wait=True):
+        name, features = material.features(run)
+        last = features
+        if run.row.distilled:
+            last = material.with_teacher(run.settings, features, f"stages-{name}")
     model = material.model(run.settings)
     before = _first_stage(run, material, model, features) if run.first_stage is not None else {}
-    if run.row.distilled:
-        features = material.with_teacher(run.settings, features, f"stages-{name}")
     cpu = time.process_time()
-    trainer = train(run, material, model, features, first=False)
+    trainer = train(run, material, model, last, first=False)
     questions, validation = material.validation(run.settings)
     trainer.compute_metrics = QuestionAnsweringEvaluator(questions, validation)
     result = metrics_of(trainer.evaluate(validation))
