@@ -17,13 +17,13 @@ demo: $(VENV)/.installed
 
 # -n 2: two processes with one thread each are faster here than one with two.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
 
 # `pytest`, not `python -m pytest`: the package must come from the wheel, not from this folder.
 test-oldest: $(OLDEST)/.installed
 	rm -rf build/wheel && $(VENV)/bin/$(PIP) wheel --no-deps --wheel-dir build/wheel .
 	$(OLDEST)/bin/$(PIP) install --no-deps --force-reinstall build/wheel/*.whl
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
