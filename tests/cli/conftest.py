@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from cli_runs import FACTS, WINDOWS, Files, Result, squad
+from sweep_runs import Program, config_of, sweep_options
 from tiny import model_for, tokenizer
 from two_stage_runs import STAGES
 
@@ -95,5 +97,35 @@ def whole(
             result = program(*options, "--output_dir", folder)
             assert result.status == 0, result.stderr
         return folder
+
+    return run
+
+
+@pytest.fixture
+def no_garbage_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the time of these trainings goes into looking for garbage."""
+    monkeypatch.setattr(gc, "collect", lambda *args: 0)
+
+
+@pytest.fixture
+def options(files: Files, tmp_path: Path) -> dict[str, Any]:
+    """Of a sweep."""
+    return sweep_options(files, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def whole_sweep(
+    files: Files, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Program], Path]:
+    """A sweep that nothing interrupted; run once."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    def run(program: Program) -> Path:
+        if not (folder / "sweep").exists():
+            config = config_of(sweep_options(files, folder), folder)
+            result = program("sweep", "--config", config)
+            assert result.status == 0, result.stderr
+            (folder / "stdout").write_text(result.stdout)
+        return folder / "sweep"
 
     return run

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from cli_runs import Files
+from cli_runs import Files, Result
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
+from hf_distill import DistillationTrainer
 from hf_distill.cli.main import main
+
+Program = Callable[..., Result]
 
 SPACE = {
     "temperature": [1, 4],
@@ -117,3 +122,44 @@ def at_call(target: str, count: int, *, after: bool = False) -> Callable[..., No
         patches.setattr(owner, name, stand_in)
 
     return prepare
+
+
+def metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    left, right = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """From which checkpoint each training of this process begins."""
+    begun: list[str | None] = []
+    train = DistillationTrainer.train
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        checkpoint = kwargs.get("resume_from_checkpoint")
+        begun.append(checkpoint and Path(checkpoint).name)
+        return train(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "train", spy)
+    return begun
+
+
+KILLS = {
+    "before the first step": in_step(0, 0),
+    "between two checkpoints": in_step(1, 3),
+    "just after a checkpoint": in_step(2, 2),
+    "while the teacher is cached": at_call("hf_distill.cli.cache:run", 1),
+    "once it is cached": at_call("hf_distill.cli.cache:run", 1, after=True),
+    "before a trial is written down": at_call("hf_distill.sweeping.study:SweepStudy.begin", 2),
+    "once it is written down": at_call("hf_distill.sweeping.study:SweepStudy.begin", 2, after=True),
+    "between training and result": at_call(
+        "hf_distill.cli.sweep_trials:run_request", 2, after=True
+    ),
+    "between result and study": at_call("hf_distill.cli.sweep_run:run_trial", 2, after=True),
+    "between study and table": at_call("hf_distill.cli.sweep_run:value_of", 3, after=True),
+    "before students are deleted": at_call("hf_distill.cli.sweep_run:forget_student", 3),
+    "before the picture": at_call("hf_distill.reporting.sweep_plot:plot_sweep", 1),
+}
