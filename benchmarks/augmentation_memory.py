@@ -51,7 +51,7 @@ def measure(tokenizer_path: str) -> list[dict[str, Any]]:
             texts = [" ".join(draw.choices(words, k=WORDS)) for _ in range(rows)]
             (Path(folder) / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
             child = [sys.executable, __file__, "--child", function, str(versions), folder]
-            done = subprocess.run(child, check=True, capture_output=True, text=True)
+            done = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
             results.append(
                 {"function": function, "rows": rows, "versions": versions}
                 | json.loads(done.stdout.splitlines()[-1])
@@ -78,7 +78,19 @@ def augment_and_watch(function: str, versions: int, folder: str) -> None:
         def augment() -> None:
             augment_dataset(data, ["text"], cache_file_name=output, **options)
     else:
-        paragraphs = [{"context": text, "qas": []} for text in texts]
+        paragraphs = [
+            {
+                "context": text,
+                "qas": [
+                    {
+                        "id": str(number),
+                        "question": "Which word is the first?",
+                        "answers": [{"text": text.split()[0], "answer_start": 0}],
+                    }
+                ],
+            }
+            for number, text in enumerate(texts)
+        ]
         source = Path(folder) / "squad.json"
         content = {"version": "1.1", "data": [{"title": "", "paragraphs": paragraphs}]}
         source.write_text(json.dumps(content), encoding="utf-8")
