@@ -55,7 +55,8 @@ class Row:
     distilled: bool = True
     """From the teacher's logits alone; otherwise from the labels alone."""
     masking: str | None = None
-    """Data augmentation with this masking, for all stages."""
+    """Data augmentation with this masking, for the first stage: of two stages the last one has the
+    data as they are, as in TinyBERT on SQuAD."""
     longer: bool = False
     """With the steps of both stages in the one that there is."""
 
@@ -124,14 +125,19 @@ class StagesRun:
 class StagesMaterial(Material):
     """Training data of several sizes, as it is and augmented."""
 
-    def features(self, run: StagesRun) -> tuple[str, Dataset]:
-        """What a run is trained on, and its name."""
+    def features(self, run: StagesRun, masking: str | None) -> tuple[str, Dataset]:
+        """What a run is trained on, and its name.
+
+        Args:
+            run: how much of the data.
+            masking: of the augmentation, if it is augmented.
+        """
         name = f"{run.questions or 'all'}"
         path = self.work_dir / f"train-{name}.json"
         if not path.exists():
             self._write_sample(path, run.questions)
-        if run.row.masking is not None:
-            name += f"-{run.row.masking}"
+        if masking is not None:
+            name += f"-{masking}"
             augmented = self.work_dir / f"train-{name}.json"
             if not augmented.exists():
                 augment_squad(
@@ -142,7 +148,7 @@ class StagesMaterial(Material):
                     multiplication_factor=AUGMENTED_QUESTIONS // run.questions
                     if run.questions
                     else 1,
-                    masking=run.row.masking,
+                    masking=masking,
                     augment_questions=True,
                     dtype="float32",
                 )
@@ -210,12 +216,12 @@ def train(
 def execute(run: StagesRun, material: StagesMaterial) -> dict[str, Any]:
     """Its stages, and the score at the end."""
     with claim(material.work_dir / f"data-{run.questions}-{run.row.masking}.lock", wait=True):
-        name, features = material.features(run)
-        last = features
+        first = material.features(run, run.row.masking)
+        name, last = first if run.first_stage is None else material.features(run, None)
         if run.row.distilled:
-            last = material.with_teacher(run.settings, features, f"stages-{name}")
+            last = material.with_teacher(run.settings, last, f"stages-{name}")
     model = material.model(run.settings)
-    before = _first_stage(run, material, model, features) if run.first_stage is not None else {}
+    before = {} if run.first_stage is None else _first_stage(run, material, model, first[1])
     cpu = time.process_time()
     trainer = train(run, material, model, last, first=False)
     questions, validation = material.validation(run.settings)
@@ -224,7 +230,7 @@ def execute(run: StagesRun, material: StagesMaterial) -> dict[str, Any]:
     shutil.rmtree(material.work_dir / run.name, ignore_errors=True)
     return {
         "name": run.name,
-        "config": {**asdict(run), "train_features": len(features)},
+        "config": {**asdict(run), "train_features": len(first[1])},
         "result": result,
         "first_stage": before,
         "losses": _losses(trainer),

@@ -28,7 +28,7 @@ TITLES = {
     "alone-augmented": "labels alone, augmented data",
     "distilled-augmented": "prediction layer, augmented data",
     "distilled-augmented-single": "prediction layer, augmented data (`single`)",
-    "stages-augmented": "hidden states, then prediction layer, augmented data",
+    "stages-augmented": "hidden states, on augmented data, then prediction layer",
 }
 
 
