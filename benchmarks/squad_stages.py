@@ -82,6 +82,7 @@ ROWS = {
         Row("relations", layers={"attention_loss": "relations"}),
         Row("alone-augmented", distilled=False, masking="grouped"),
         Row("distilled-augmented", masking="grouped"),
+        Row("distilled-augmented-longer", masking="grouped", longer=True),
         Row("distilled-augmented-single", masking="single"),
         Row("stages-augmented", layers=HIDDEN_STATES, masking="grouped"),
     )

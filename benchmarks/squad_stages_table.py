@@ -27,6 +27,7 @@ TITLES = {
     "relations": "… and attention relations, weight 1",
     "alone-augmented": "labels alone, augmented data",
     "distilled-augmented": "prediction layer, augmented data",
+    "distilled-augmented-longer": "prediction layer, augmented data, steps of both stages",
     "distilled-augmented-single": "prediction layer, augmented data (`single`)",
     "stages-augmented": "hidden states, on augmented data, then prediction layer",
 }
