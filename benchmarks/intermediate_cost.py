@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from report import circumstances, replace_section, write_json
+from report import record_part, replace_section
 from step_cost import TakeTurns, Turns
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -180,7 +180,13 @@ def alone(length: int, bf16: bool, name: str) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
-def render(results: list[dict[str, Any]], memory: list[dict[str, Any]]) -> str:
+def render(measured: dict[str, dict[str, Any]]) -> str:
+    """The tables of time and of memory."""
+    rows = sorted(
+        measured.values(), key=lambda row: (row["length"], row.get("precision") == "bf16")
+    )
+    results = [row for row in rows if "cpu_seconds" in row]
+    memory = [row for row in rows if "gigabytes" in row]
     lines = [
         f"| length × batch | precision | {' | '.join(f'{way}, s' for way in WAYS)} | "
         "intermediate / prediction (aim: 1.08) | intermediate / all maps |",
@@ -212,8 +218,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[128, 384, 512, 1024, 2048])
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="write results/ and RESULTS.md; settings that are not measured now stay as they were",
+    )
+    parser.add_argument("--lengths", type=int, nargs="*", default=[128, 384, 512, 1024, 2048])
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bf16"])
     parser.add_argument("--memory", type=int, nargs="*", default=[384, 1024, 2048, 4096])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--alone", help=argparse.SUPPRESS)
@@ -221,23 +232,21 @@ def main() -> None:
     if options.alone:
         alone(*json.loads(options.alone))
         return
-    results = []
+    measured: dict[str, dict[str, Any]] = {}
+
+    def done(setting: str, figures: dict[str, Any]) -> None:
+        measured[setting] = figures
+        print(json.dumps(figures), flush=True)
+        if options.record:
+            everything = record_part("intermediate_cost", setting, figures)
+            replace_section("intermediate_cost", render(everything))
+
     for length in options.lengths:
-        for bf16 in (False, True):
-            results.append(compare(length, options.steps, bf16))
-            print(json.dumps(results[-1]), flush=True)
-    memory = []
+        for precision in options.precisions:
+            figures = compare(length, options.steps, precision == "bf16")
+            done(f"{length}, {precision}", figures)
     for length in options.memory:
         ways = ("prediction, sdpa", "intermediate, sdpa", "all maps")
         row = {way: peak_memory(length, False, way) for way in ways}
-        memory.append({"length": length, "gigabytes": row})
-        print(json.dumps(memory[-1]), flush=True)
-    print(render(results, memory))
-    if options.record:
-        content = {"results": results, "memory": memory, **circumstances()}
-        write_json("intermediate_cost", content)
-        replace_section("intermediate_cost", render(results, memory))
-
-
-if __name__ == "__main__":
-    main()
+        done(f"{length}, memory", {"length": length, "gigabytes": row})
+    print(render(measured))
