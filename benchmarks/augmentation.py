@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import RESULTS, record_part
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -30,9 +31,8 @@ from hf_distill.augmentation import WordSubstituter
 from hf_distill.augmentation.drawing import apply, draw
 from hf_distill.augmentation.masked_lm import MaskedLanguageModel
 from hf_distill.question_answering import load_question_answering_dataset
-from hf_distill.reporting.files import display_name, write_json
+from hf_distill.reporting.files import display_name
 
-RESULTS = Path(__file__).parent / "results" / "augmentation.json"
 SPECIAL = re.compile(r"\[(?:SEP|CLS|MASK|PAD|UNK)\]|</?s>|<mask>|##", re.IGNORECASE)
 WORD = re.compile(r"[\w'’-]+")
 
@@ -160,7 +160,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "model": display_name(options.model),
         "contexts": len(texts),
         "words a context": statistics.mean(len(text.split()) for text in texts),
-        "threads": torch.get_num_threads(),
         "passes of the plain way": passes,
         "seconds a context": {name: statistics.median(s) for name, s in seconds.items()},
         "times as fast as the plain way": {name: base / sum(s) for name, s in seconds.items()},
@@ -177,7 +176,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, record and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--squad_path", required=True)
@@ -185,23 +184,20 @@ def main() -> None:
     parser.add_argument("--word_possibilities", type=int, default=15)
     parser.add_argument("--places", type=int, default=24, help="tokens a text, for perplexity")
     parser.add_argument("--augmented", action="append", default=[], help="count its defects")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    if options.augmented:
-        content: dict[str, Any] = {
-            display_name(path): defects(options.squad_path, path) for path in options.augmented
-        }
-    else:
+    for path in options.augmented:
+        record_part("augmentation", display_name(path), defects(options.squad_path, path))
+    if not options.augmented:
         content = measure(options)
         print("| masking | s a context | times as fast |\n| --- | --- | --- |")
         for name, seconds in content["seconds a context"].items():
             faster = content["times as fast as the plain way"][name]
             print(f"| {name} | {seconds:.2f} | {faster:.1f} |")
-    print(json.dumps(content, indent=2))
-    write_json(options.output, content)
+        record_part("augmentation", "cost", content)
+    print((RESULTS / "augmentation.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
