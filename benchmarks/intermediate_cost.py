@@ -250,3 +250,7 @@ def main() -> None:
         row = {way: peak_memory(length, False, way) for way in ways}
         done(f"{length}, memory", {"length": length, "gigabytes": row})
     print(render(measured))
+
+
+if __name__ == "__main__":
+    main()
