@@ -110,7 +110,10 @@ class StagesRun:
     @property
     def name(self) -> str:
         """The name of its result."""
-        return f"stages-{self.questions or 'all'}-{self.student}-{self.row.name}-{self.seed}"
+        steps = f"{self.first_steps}-{self.last_steps}"
+        return (
+            f"stages-{self.questions or 'all'}-{self.student}-{self.row.name}-{steps}-{self.seed}"
+        )
 
     @property
     def first_stage(self) -> str | None:

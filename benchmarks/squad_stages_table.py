@@ -37,50 +37,78 @@ def render_stages() -> str:
     """Markdown for all results, a table for each size of data and student."""
     teacher = json.loads((RESULTS / "v1.1-teacher-alone-0.json").read_text(encoding="utf-8"))
     top = scores(teacher)[1]
-    tables: dict[tuple[int, str], dict[str, list[dict[str, Any]]]] = defaultdict(dict)
+    tables: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(RESULTS.glob("stages-*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        config = run["config"]
-        rows = tables[config["questions"], config["student"]]
-        rows.setdefault(config["row"]["name"], []).append(run)
+        tables[run["config"]["questions"], run["config"]["student"]].append(run)
     parts = []
-    for (questions, student), rows in sorted(tables.items()):
-        config = next(iter(rows.values()))[0]["config"]
+    for (questions, student), runs in sorted(tables.items(), key=_all_data_last):
+        config = runs[0]["config"]
         parts.append(
-            f"**{STUDENTS[student]}**, {questions or 'all'} training questions; "
-            f"{config['first_steps']} steps of intermediate layers (learning rate "
-            f"{config['first_learning_rate']:g}), {config['last_steps']} of the last stage "
-            f"({config['settings']['learning_rate']:g}), batches of "
+            f"**{STUDENTS[student]}**, {questions or 'all'} training questions; learning rate "
+            f"{config['first_learning_rate']:g} for intermediate layers, "
+            f"{config['settings']['learning_rate']:g} for the last stage, batches of "
             f"{config['settings']['batch_size']}; teacher's F1 {top:.1f}:\n"
         )
-        parts.append(_table(rows, top))
+        parts.append(_table(runs if questions else _of_all_data(student) + runs, top))
     return "\n".join(parts)
 
 
-def _table(rows: dict[str, list[dict[str, Any]]], top: float) -> str:
+def _all_data_last(table: tuple[tuple[int, str], Any]) -> tuple[bool, int, str]:
+    questions, student = table[0]
+    return questions == 0, questions, student
+
+
+def _of_all_data(student: str) -> list[dict[str, Any]]:
+    """The runs of ``squad_distillation.py``: of one stage, with all questions."""
+    runs = []
+    for path in sorted(RESULTS.glob(f"v1.1-{student}-*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        row = {"name": run["config"]["way"], "layers": None, "longer": False}
+        steps = {"first_steps": 0, "last_steps": run["result"]["step"]}
+        config = {"row": row, "seed": run["config"]["seed"], **steps}
+        runs.append({**run, "config": config, "first_stage": {}})
+    return runs
+
+
+def _table(runs: list[dict[str, Any]], top: float) -> str:
     lines = [
-        "| trained on | seeds | EM: mean (min–max) | F1: mean (min–max) | gap closed (F1) | "
-        "CPU minutes |",
-        "|---|---|---|---|---|---|",
+        "| trained on | steps | seeds | EM: mean (min–max) | F1: mean (min–max) | "
+        "gap closed (F1) | CPU minutes |",
+        "|---|---|---|---|---|---|---|",
     ]
-    alone = {run["config"]["seed"]: scores(run)[1] for run in rows.get("alone", [])}
-    for name, title in TITLES.items():
-        runs = rows.get(name, [])
-        if not runs:
-            continue
-        exact, f1 = zip(*(scores(run) for run in runs), strict=True)
-        seeds = [run["config"]["seed"] for run in runs]
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for run in runs:
+        rows[run["config"]["row"]["name"], _steps(run)].append(run)
+    alone = {
+        run["config"]["seed"]: scores(run)[1]
+        for run in runs
+        if run["config"]["row"]["name"] == "alone"
+    }
+    order = list(TITLES)
+    for (name, steps), same in sorted(rows.items(), key=lambda row: (order.index(row[0][0]), row)):
+        exact, f1 = zip(*(scores(run) for run in same), strict=True)
+        seeds = [run["config"]["seed"] for run in same]
         shares = [
             100 * (value - alone[seed]) / (top - alone[seed])
             for seed, value in zip(seeds, f1, strict=True)
             if seed in alone and name != "alone"
         ]
         lines.append(
-            f"| {title} | {len(runs)} | {spread(list(exact))} | {spread(list(f1))} | "
-            f"{spread(shares) + ' %' if shares else ''} | "
-            f"{mean(map(_cpu_seconds, runs)) / 60:.0f} |"
+            f"| {TITLES[name]} | {steps} | {len(same)} | {spread(list(exact))} | "
+            f"{spread(list(f1))} | {spread(shares) + ' %' if shares else ''} | "
+            f"{mean(map(_cpu_seconds, same)) / 60:.0f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _steps(run: dict[str, Any]) -> str:
+    """Those of the first stage, if there is one, and of the last."""
+    config = run["config"]
+    first, last = config["first_steps"], config["last_steps"]
+    if config["row"]["layers"] is not None:
+        return f"{first} + {last}"
+    return str(first + last if config["row"]["longer"] else last)
 
 
 def _cpu_seconds(run: dict[str, Any]) -> float:
