@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -168,14 +169,19 @@ def compare(length: int, steps: int, bf16: bool) -> dict[str, Any]:
     }
 
 
-def peak_memory(length: int, bf16: bool, name: str) -> float:
-    """Of a process that does nothing else, in GB."""
+def peak_memory(length: int, bf16: bool, name: str) -> float | None:
+    """Of a process that does nothing else, in GB; ``None`` if the machine has not enough."""
     command = [sys.executable, __file__, "--alone", json.dumps([length, bf16, name])]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode and "can't allocate memory" not in done.stderr:
+        raise RuntimeError(done.stderr)
+    return None if done.returncode else float(done.stdout.split()[-1])
 
 
 def alone(length: int, bf16: bool, name: str) -> None:
+    # Better an error in this process than that the system ends another one.
+    available = Path("/proc/meminfo").read_text(encoding="utf-8").split("MemAvailable:")[1]
+    resource.setrlimit(resource.RLIMIT_DATA, 2 * (int(available.split()[0]) * 1000,))
     measure(length, 1, bf16, (name,))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
@@ -206,8 +212,9 @@ def render(measured: dict[str, dict[str, Any]]) -> str:
             "|---|" + "---|" * (len(ways) + 1),
         ]
         for row in memory:
-            cells = [f"{row['gigabytes'][way]:.2f}" for way in ways]
-            ratio = row["gigabytes"]["intermediate, sdpa"] / row["gigabytes"]["prediction, sdpa"]
+            used = row["gigabytes"]
+            cells = ["too much" if used[way] is None else f"{used[way]:.2f}" for way in ways]
+            ratio = used["intermediate, sdpa"] / used["prediction, sdpa"]
             size = f"{row['length']:,} × {BATCH_SIZES[row['length']]}"
             lines.append(f"| {size} | {' | '.join(cells)} | {ratio:.3f} |")
     return "\n".join(lines) + "\n"
