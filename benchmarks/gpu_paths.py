@@ -152,6 +152,7 @@ def train(
         arguments = DistillationTrainingArguments(
             folder,
             stage=stage,
+            attention_loss="scores",
             distillation_loss_weight=1.0,
             per_device_train_batch_size=batch_size,
             max_steps=steps,

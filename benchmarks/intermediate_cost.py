@@ -115,6 +115,7 @@ def trained(
         args=DistillationTrainingArguments(
             folder,
             stage=stage,
+            attention_loss="scores",
             distillation_loss_weight=1.0,
             per_device_train_batch_size=BATCH_SIZES[length],
             max_steps=steps + WARM_UP,

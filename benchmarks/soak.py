@@ -105,6 +105,7 @@ class Launch:
             "train_file": folder / "train.csv",
             "output_dir": output,
             "intermediate_max_steps": steps,
+            "attention_loss": "scores",
             "max_steps": steps,
             "save_strategy": "steps",
             "save_steps": 2,

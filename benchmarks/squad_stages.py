@@ -76,8 +76,11 @@ ROWS = {
         Row("last", layers={**HIDDEN_STATES, "layer_mapping": "last"}),
         Row("first", layers={**HIDDEN_STATES, "layer_mapping": "first"}),
         Row("light-attention", layers={"attention_loss_weight": 0.03}),
-        Row("attention", layers={}),
-        Row("attention-alone", layers={"hidden_states_loss_weight": 0.0}),
+        Row("attention", layers={"attention_loss_weight": 1.0}),
+        Row(
+            "attention-alone",
+            layers={"attention_loss_weight": 1.0, "hidden_states_loss_weight": 0.0},
+        ),
         Row("probabilities", layers={"attention_loss": "probabilities"}),
         Row("relations", layers={"attention_loss": "relations"}),
         Row("alone-augmented", distilled=False, masking="grouped"),

@@ -36,9 +36,9 @@ class DistillationTrainingArguments(TrainingArguments):
         default="prediction",
         metadata={
             "help": "What the student learns: prediction (the teacher's logits, mixed with the "
-            "labels) or intermediate (the teacher's hidden states and attentions alone, layer by "
-            "layer: TinyBERT's first stage; no labels are needed, and the task head is left "
-            "alone).",
+            "labels) or intermediate (the teacher's hidden states, and attentions if one of their "
+            "losses is named, layer by layer: TinyBERT's first stage; no labels are needed, and "
+            "the task head is left alone).",
             "choices": list(STAGES),
         },
     )
@@ -113,16 +113,17 @@ class DistillationTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "What the loss between attentions is multiplied by before it is added, 0 or "
-            "more. By default 1 in stage intermediate and 0 in stage prediction."
+            "more. By default 1 in stage intermediate if attention_loss is named, and 0 otherwise."
         },
     )
-    attention_loss: str = field(
-        default="scores",
+    attention_loss: str | None = field(
+        default=None,
         metadata={
             "help": "What compares attentions: scores (TinyBERT's: the squared difference before "
             "the softmax), probabilities (the KL divergence after it), probabilities_mse (their "
             "squared difference) or relations (MiniLMv2's: between queries, between keys and "
-            "between values; for pairs with other numbers of heads).",
+            "between values; for pairs with other numbers of heads). By default scores, if a "
+            "weight is given.",
             "choices": list(ATTENTION_LOSSES),
         },
     )
@@ -259,7 +260,7 @@ class DistillationTrainingArguments(TrainingArguments):
             ("attention_loss", ATTENTION_LOSSES),
         ):
             value = getattr(self, name)
-            if value not in choices:
+            if value not in choices and not (name == "attention_loss" and value is None):
                 listed = ", ".join(choices)
                 raise ValueError(f"{name} must be one of {listed}, but it is {value!r}.")
         for name in ("hidden_states_loss_weight", "attention_loss_weight"):
@@ -298,12 +299,18 @@ class DistillationTrainingArguments(TrainingArguments):
     @property
     def intermediate_weights(self) -> dict[str, float]:
         """What each loss between intermediate layers is multiplied by."""
-        default = 1.0 if self.stage == "intermediate" else 0.0
-        weights = {
-            "hidden_states": self.hidden_states_loss_weight,
-            "attention": self.attention_loss_weight,
-        }
-        return {name: default if w is None else w for name, w in weights.items()}
+        hidden_states, attention = self.hidden_states_loss_weight, self.attention_loss_weight
+        first_stage = self.stage == "intermediate"
+        if hidden_states is None:
+            hidden_states = float(first_stage)
+        if attention is None:
+            attention = float(first_stage and self.attention_loss is not None)
+        return {"hidden_states": hidden_states, "attention": attention}
+
+    @property
+    def attention_comparison(self) -> str:
+        """What compares attentions, where they are compared."""
+        return self.attention_loss or "scores"
 
     @property
     def compares_layers(self) -> bool:

@@ -207,6 +207,7 @@ def qa(path: Path, stage: str, **options: Any) -> Any:
         teacher=options.pop("teacher", None) or model_for("question-answering", seed=1),
         trainer_options=options.pop("trainer_options", None),
         stage=stage,
+        attention_loss="scores",
         **options,
     )
     return trainer

@@ -101,6 +101,7 @@ def distillation_settings(
         settings |= {name: getattr(args, name) for name in _LAYERS}
         weights = args.intermediate_weights
         settings |= {f"{name}_loss_weight": weight for name, weight in weights.items()}
+        settings["attention_loss"] = args.attention_comparison if weights["attention"] else None
         settings["layer_pairs"] = [list(pair) for pair in layer_pairs]
     return settings
 

@@ -58,7 +58,7 @@ examples:
     accelerate launch --num_processes 2 -m hf_distill train …
     accelerate launch --multi_gpu --num_processes 2 -m hf_distill train … --use_cpu
 
-  two stages: hidden states and attentions first, then the answers (TinyBERT)
+  two stages: hidden states first, then the answers (TinyBERT)
     hf-distill train … --intermediate_epochs 5 --intermediate_train_file augmented.json
 
   what the two attend to, as pictures of a training sentence every 200 steps

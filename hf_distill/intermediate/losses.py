@@ -139,24 +139,24 @@ class IntermediateLosses:
 
     def _attention_items(self, batch: Mapping[str, Any], length: int | None = None) -> int | Tensor:
         """How many tokens, or pairs of them, the attention loss is a mean over."""
-        over_tokens = self._args.attention_loss in _OVER_TOKENS
+        over_tokens = self._args.attention_comparison in _OVER_TOKENS
         count = self._count.tokens if over_tokens else self._count.pairs
         return count(batch, length)
 
     def _compare(self, ours: AttentionCall, theirs: AttentionCall, mask: Tensor | None) -> Tensor:
         pair = (ours.inputs, theirs.inputs)
-        if self._args.attention_loss == "relations":
+        if self._args.attention_comparison == "relations":
             heads = self._args.relation_heads or self._teacher_heads
             assert heads is not None  # checked beforehand
             return relations_loss(*pair, relation_heads=heads, token_mask=mask, causal=ours.causal)
         visible = {"token_mask": mask, "causal": ours.causal, "pair_mask": _both(ours, theirs)}
-        if self._args.attention_loss == "scores":
+        if self._args.attention_comparison == "scores":
             return scores_loss(*pair, **visible)  # type: ignore[arg-type]
         return probabilities_loss(*pair, **visible, divergence=self._divergence)  # type: ignore[arg-type]
 
     @property
     def _divergence(self) -> str:
-        return "mse" if self._args.attention_loss == "probabilities_mse" else "kl_div"
+        return "mse" if self._args.attention_comparison == "probabilities_mse" else "kl_div"
 
 
 def _both(ours: AttentionCall, theirs: AttentionCall) -> Tensor | None:

@@ -65,7 +65,8 @@ def check_attention(
                 "states alone."
             )
     heads = {who: size.heads for who, size in sizes.items()}
-    if args.attention_loss == "relations":
+    loss = args.attention_comparison
+    if loss == "relations":
         relation_heads = args.relation_heads or heads["teacher"] or 1
         for who, size in sizes.items():
             if size.width % relation_heads:
@@ -75,7 +76,7 @@ def check_attention(
                 )
     elif heads["teacher"] != heads["student"]:
         raise ValueError(
-            f"attention_loss={args.attention_loss!r} compares head by head, but the teacher has "
+            f"attention_loss={loss!r} compares head by head, but the teacher has "
             f"{heads['teacher']} heads and the student {heads['student']}; use "
             "attention_loss='relations'."
         )
@@ -88,13 +89,13 @@ def check_attention(
             f"Of teacher ({names['teacher']}) and student ({names['student']}) only one has "
             "attention whose queries and keys can be recorded. Set attention_loss_weight=0."
         )
-    if not args.attention_loss.startswith("probabilities"):
+    if not loss.startswith("probabilities"):
         raise ValueError(
             f"Queries and keys of {names['student']} cannot be recorded, as "
-            f"attention_loss={args.attention_loss!r} needs; use attention_loss='probabilities'."
+            f"attention_loss={loss!r} needs; use attention_loss='probabilities'."
         )
     dropout = _attention_dropout(student)
-    if dropout and args.attention_loss == "probabilities":
+    if dropout and loss == "probabilities":
         raise ValueError(
             f"Of {names['student']} transformers gives attention probabilities only after dropout "
             f"({dropout}), which makes some of them 0. Set it to 0 in the student's configuration, "

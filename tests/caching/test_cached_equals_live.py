@@ -221,7 +221,7 @@ def test_what_is_stored_is_the_number_itself(tmp_path: Path) -> None:
 def test_hidden_states_teach_the_first_stage_without_the_teacher(tmp_path: Path) -> None:
     teacher = zoo_model(*QA, seed=1, layers=4)
     data = zoo_dataset(QA[0], labels=False)
-    options: Any = {"stage": "intermediate", "attention_loss_weight": 0.0}
+    options: Any = {"stage": "intermediate"}
     live = train(*QA, tmp_path, data, teacher, **options)
     stored = cached(data, teacher, tmp_path / "cache", hidden_layers=[4, 0])
     from_cache = train(*QA, tmp_path, stored, None, **options)
@@ -234,7 +234,7 @@ def test_hidden_states_teach_the_first_stage_without_the_teacher(tmp_path: Path)
     with pytest.raises(ValueError, match="layer_mapping='auto' looks at all layers"):
         train(*QA, tmp_path, stored, None, **options, layer_mapping="auto")
     with pytest.raises(ValueError, match="attention_loss_weight=0"):
-        train(*QA, tmp_path, stored, None, stage="intermediate")
+        train(*QA, tmp_path, stored, None, stage="intermediate", attention_loss="scores")
     without = cached(data, teacher, tmp_path / "logits alone")
     with pytest.raises(ValueError, match="cache them with hidden_layers"):
         train(*QA, tmp_path, without, None, **options)

@@ -41,7 +41,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "loss": ({"distillation_loss": "mse"}, "distillation_loss: 'kl_div' in the checkpoint"),
     "function": ({"custom_loss": my_loss}, "test_same_distillation.my_loss' now"),
     "stage": (
-        {"stage": "intermediate", "attention_loss_weight": 0.0},
+        {"stage": "intermediate"},
         "stage: 'prediction' in the checkpoint, 'intermediate' now",
     ),
     "layer weight": ({"hidden_states_loss_weight": 0.5}, "hidden_states_loss_weight: 1.0 in the"),

@@ -82,7 +82,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def two_stages(train_options: list[str], encoder: str) -> list[str]:
     """A run of 4 + 4 steps with a checkpoint every second step."""
-    return [*train_options, *STAGES, "--student_model", encoder]
+    losses = ["--attention_loss", "scores"]
+    return [*train_options, *losses, *STAGES, "--student_model", encoder]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from tiny import model_for, tokenizer
 
 Program = Callable[..., Result]
 COMMON = (
-    *("--stage", "intermediate", "--max_steps", "2", "--logging_steps", "1", "--use_cpu"),
+    *("--stage", "intermediate", "--attention_loss", "scores"),
+    *("--max_steps", "2", "--logging_steps", "1", "--use_cpu"),
     *("--disable_tqdm", "true", "--learning_rate", "1e-3", "--save_strategy", "no"),
 )
 

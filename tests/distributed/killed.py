@@ -38,6 +38,7 @@ if __name__ == "__main__":
         args=arguments(
             output,
             stage="intermediate",
+            attention_loss="scores",
             max_steps=8,
             save_strategy="steps",
             save_steps=2,

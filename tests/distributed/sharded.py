@@ -84,6 +84,7 @@ if __name__ == "__main__":
         args=arguments(
             output,
             stage=stage,
+            attention_loss="scores",
             save_strategy="steps",
             save_steps=2,
             per_device_train_batch_size=8 // processes,

@@ -74,6 +74,7 @@ def train(
         *("train", "--task", TASK, "--student_model", "student", "--teacher_model", "teacher"),
         *("--train_file", "train.json", "--validation_file", "train.json"),
         *("--output_dir", output, "--max_steps", "2", "--intermediate_max_steps", "2"),
+        *("--attention_loss", "scores"),
         # Of the labels alone, the loss depends on how far a batch is padded.
         *("--learning_rate", "1e-3", "--distillation_loss_weight", "1.0", *WINDOWS),
         *("--disable_tqdm", "true"),

@@ -19,12 +19,14 @@ CASES: dict[str, dict[str, Any]] = {
     for task, architecture in dict(PAIRS).items()
 }
 _INTERMEDIATE: dict[str, dict[str, Any]] = {
-    "narrower": {"architecture": "bert", "student": {"hidden_size": 8}},
+    "narrower": {"architecture": "bert", "attention_loss": "scores",
+                 "student": {"hidden_size": 8}},
     "relations": {"architecture": "bert", "attention_loss": "relations",
                   "student": {"num_attention_heads": 4}},
     "probabilities": {"architecture": "gpt2", "attention_loss": "probabilities"},
-    "attention alone": {"architecture": "modernbert", "hidden_states_loss_weight": 0.0},
-    "auto": {"architecture": "bert", "layer_mapping": "auto"},
+    "attention alone": {"architecture": "modernbert", "attention_loss": "scores",
+                        "hidden_states_loss_weight": 0.0},
+    "auto": {"architecture": "bert", "attention_loss": "scores", "layer_mapping": "auto"},
     "full maps": {"architecture": "mpnet", "attention_loss": "probabilities_mse"},
     "mixed in": {"architecture": "bert", "student": {"hidden_size": 8}, "stage": "prediction",
                  "hidden_states_loss_weight": 0.5, "attention_loss_weight": 0.5,

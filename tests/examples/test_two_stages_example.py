@@ -44,6 +44,7 @@ def run_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunExample:
             "num_train_epochs": 2,
             "per_device_train_batch_size": 4,
             "first_learning_rate": 3e-3,
+            "attention_loss": "scores",
             "learning_rate": 1e-3,
             "save_steps": 2,
             "logging_steps": 1,

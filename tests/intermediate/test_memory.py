@@ -36,6 +36,7 @@ def test_values_and_hidden_states_are_not_kept_for_the_backward_pass(
     monkeypatch.setattr(Recording, "clear", watched)
     task = "question-answering"
     distil(task, tmp_path, student=model_for(task, seed=0, layers=1), stage="intermediate",
+           attention_loss="scores",
            trainer_class=Watch, record_gradients=False)  # fmt: skip
     assert len(seen) == 3 * 6  # values of a layer and hidden states of two, of both, three times
     assert alive == [0, 0, 0]

@@ -30,7 +30,8 @@ def record(path: Path, student: nn.Module, teacher: nn.Module, **options: Any) -
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"stage": "intermediate"}, {"hidden_states_loss_weight": 1.0},
+    {}, {"stage": "intermediate"}, {"stage": "intermediate", "attention_loss": "scores"},
+    {"hidden_states_loss_weight": 1.0},
     {"gradient_accumulation_steps": 2},
 ], ids=str)  # fmt: skip
 def test_samples_are_what_the_models_compute(options: dict[str, Any], tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ TASK = "question-answering"
 
 def trainer(path: Path, student: nn.Module, teacher: nn.Module, **options: Any) -> Any:
     return DistillationTrainer(
-        model=student, teacher_model=teacher, args=arguments(path, stage="intermediate", **options),
-        train_dataset=dataset_for(TASK),
+        model=student, teacher_model=teacher, train_dataset=dataset_for(TASK),
+        args=arguments(path, **{"stage": "intermediate", "attention_loss": "scores", **options}),
     )  # fmt: skip
 
 
@@ -82,6 +82,9 @@ def test_other_numbers_of_heads_need_relations(tmp_path: Path) -> None:
     run = trainer(tmp_path, student, model_for(TASK, seed=1), attention_loss="relations")
     run.train()
     assert logged(run, "loss_attention")[-1] > 0
+    run = trainer(tmp_path, student, model_for(TASK, seed=1), attention_loss=None)
+    run.train()
+    assert logged(run, "loss_hidden_states")[-1] > 0 and not logged(run, "loss_attention")
 
 
 def test_a_student_deeper_than_its_teacher(tmp_path: Path) -> None:
@@ -98,7 +101,12 @@ def test_no_teacher(tmp_path: Path) -> None:
     ("task", "architecture", "options", "message"),
     [
         ("summarization", "bart", {}, "encoder with a decoder"),
-        ("question-answering", "deberta-v2", {}, "use attention_loss='probabilities'"),
+        (
+            "question-answering",
+            "deberta-v2",
+            {"attention_loss": "scores"},
+            "use attention_loss='probabilities'",
+        ),
         ("question-answering", "mpnet", {"attention_loss": "relations"}, "'probabilities'"),
     ],
 )

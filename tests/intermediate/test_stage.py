@@ -22,6 +22,7 @@ from hf_distill.intermediate import PROJECTIONS_FILE
 from hf_distill.layer_mapping import LayerPair
 
 TASK = "question-answering"
+FIRST_STAGE = {"stage": "intermediate", "attention_loss": "scores"}
 
 
 def narrow(layers: int = 1) -> nn.Module:
@@ -41,7 +42,7 @@ def test_needs_no_labels_and_leaves_the_head_alone(tmp_path: Path) -> None:
     before = weights(student)
     trained, _ = distil(
         TASK, tmp_path, student=student, train_dataset=dataset_for(TASK, labels=False),
-        stage="intermediate", weight_decay=0.5, max_steps=5, per_device_train_batch_size=16,
+        **FIRST_STAGE, weight_decay=0.5, max_steps=5, per_device_train_batch_size=16,
     )  # fmt: skip
     changed = {
         name for name, value in student.state_dict().items() if not torch.equal(value, before[name])
@@ -52,9 +53,31 @@ def test_needs_no_labels_and_leaves_the_head_alone(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize(("options", "weights"), [
+    ({}, (0, 0)), ({"attention_loss": "scores"}, (0, 0)),
+    ({"stage": "intermediate"}, (1, 0)),
+    ({"stage": "intermediate", "attention_loss": "relations"}, (1, 1)),
+    ({"stage": "intermediate", "attention_loss": "scores", "attention_loss_weight": 0.0}, (1, 0)),
+    ({"stage": "intermediate", "attention_loss_weight": 0.5}, (1, 0.5)),
+], ids=str)  # fmt: skip
+def test_attentions_are_compared_if_they_are_asked_for(
+    options: dict[str, Any], weights: tuple[float, float], tmp_path: Path
+) -> None:
+    found = arguments(tmp_path, **options).intermediate_weights
+    assert (found["hidden_states"], found["attention"]) == weights
+
+
+def test_a_weight_alone_compares_scores(tmp_path: Path) -> None:
+    losses = []
+    for options in ({"attention_loss_weight": 1.0}, {"attention_loss": "scores"}, {}):
+        trained, _ = distil(TASK, tmp_path, student=narrow(), stage="intermediate", **options)
+        losses.append(logged(trained, "loss_attention"))
+    assert losses[0] == losses[1] != [] == losses[2]
+
+
 def balance_warnings(path: Path, caplog: pytest.LogCaptureFixture, **options: Any) -> list[str]:
     caplog.clear()
-    distil(TASK, path, student=narrow(), stage="intermediate", **options)
+    distil(TASK, path, student=narrow(), **FIRST_STAGE, **options)
     return [r.getMessage() for r in caplog.records if "would make them equal" in r.getMessage()]
 
 
@@ -70,7 +93,7 @@ def test_a_loss_that_drowns_the_other_is_reported_once_with_a_weight_that_balanc
     advice = re.search(rf"{larger}_loss_weight=(\S+)", message)
     assert advice
     weights[f"{larger}_loss_weight"] = float(advice[1])
-    trained, _ = distil(TASK, tmp_path, student=narrow(), stage="intermediate", **weights)
+    trained, _ = distil(TASK, tmp_path, student=narrow(), **FIRST_STAGE, **weights)
     parts = [
         weights[f"{n}_loss_weight"] * logged(trained, f"loss_{n}")[0] for n in (larger, smaller)
     ]
@@ -80,7 +103,7 @@ def test_a_loss_that_drowns_the_other_is_reported_once_with_a_weight_that_balanc
 def test_a_balanced_stage_or_a_single_loss_is_not_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trained, _ = distil(TASK, tmp_path, student=narrow(), stage="intermediate")
+    trained, _ = distil(TASK, tmp_path, student=narrow(), **FIRST_STAGE)
     hidden, attention = (logged(trained, f"loss_{n}")[0] for n in ("hidden_states", "attention"))
     for times, expected in ((9.0, 0), (11.0, 1)):
         weight = times * hidden / attention
@@ -93,7 +116,7 @@ def test_labels_do_not_count(tmp_path: Path) -> None:
     for labels in (True, False):
         data = dataset_for(TASK, labels=labels)
         student = narrow()
-        distil(TASK, tmp_path, student=student, train_dataset=data, stage="intermediate")
+        distil(TASK, tmp_path, student=student, train_dataset=data, **FIRST_STAGE)
         runs.append(weights(student))
     assert same(*runs)
 
@@ -119,7 +142,7 @@ def test_projections_are_trained_clipped_decayed_and_gone_afterwards(tmp_path: P
 
     student = narrow()
     names = set(student.state_dict())
-    distil(TASK, tmp_path, student=student, trainer_class=Watch, stage="intermediate",
+    distil(TASK, tmp_path, student=student, trainer_class=Watch, **FIRST_STAGE,
            max_grad_norm=0.1, weight_decay=0.1, record_gradients=False)  # fmt: skip
     total = torch.cat([g.flatten() for g in seen["gradients"]]).norm()
     assert seen["in model"] and total == pytest.approx(0.1, rel=1e-4)
@@ -131,7 +154,7 @@ def test_projections_are_trained_clipped_decayed_and_gone_afterwards(tmp_path: P
 
 
 def test_a_checkpoint_has_a_plain_student_and_the_projections_beside_it(tmp_path: Path) -> None:
-    trained, _ = distil(TASK, tmp_path, student=narrow(), stage="intermediate",
+    trained, _ = distil(TASK, tmp_path, student=narrow(), **FIRST_STAGE,
                         save_strategy="steps", save_steps=2, max_steps=2)  # fmt: skip
     checkpoint = tmp_path / "checkpoint-2"
     assert not any("projection" in name for name in load_file(checkpoint / "model.safetensors"))
@@ -145,8 +168,8 @@ def test_a_checkpoint_has_a_plain_student_and_the_projections_beside_it(tmp_path
 
 
 @pytest.mark.parametrize("options", [
-    {"stage": "intermediate"},
-    {"stage": "intermediate", "layer_mapping": "auto"},
+    FIRST_STAGE,
+    {**FIRST_STAGE, "layer_mapping": "auto"},
     {"hidden_states_loss_weight": 1.0, "attention_loss_weight": 1.0},
 ], ids=str)  # fmt: skip
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(
@@ -176,7 +199,7 @@ def test_a_resumed_run_keeps_its_layer_pairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``auto`` would look at another student by then."""
-    options = {"layer_mapping": "auto", "stage": "intermediate", "save_strategy": "steps"}
+    options = {**FIRST_STAGE, "layer_mapping": "auto", "save_strategy": "steps"}
     pairs = [LayerPair(0, 0), LayerPair(1, 1)]
     files = []
     for steps, checkpoint in ((2, None), (4, str(tmp_path / "checkpoint-2"))):
@@ -197,7 +220,7 @@ def test_a_resumed_run_keeps_its_layer_pairs(
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "other widths"])
 def test_a_checkpoint_without_its_projections_is_refused(damage: str, tmp_path: Path) -> None:
-    distil(TASK, tmp_path, student=narrow(), stage="intermediate", save_strategy="steps",
+    distil(TASK, tmp_path, student=narrow(), **FIRST_STAGE, save_strategy="steps",
            save_steps=2, max_steps=2)  # fmt: skip
     file = tmp_path / "checkpoint-2" / PROJECTIONS_FILE
     if damage == "missing":
@@ -208,7 +231,7 @@ def test_a_checkpoint_without_its_projections_is_refused(damage: str, tmp_path: 
         save_file({"maps.a": torch.zeros(3)}, file, metadata={"layer_pairs": "[[0, 0]]"})
     again = DistillationTrainer(
         model=narrow(), teacher_model=model_for(TASK, seed=1), train_dataset=dataset_for(TASK),
-        args=arguments(tmp_path, stage="intermediate", max_steps=4),
+        args=arguments(tmp_path, **FIRST_STAGE, max_steps=4),
     )  # fmt: skip
     with pytest.raises(ValueError, match=PROJECTIONS_FILE):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
@@ -222,7 +245,7 @@ def test_evaluation_has_the_same_losses_and_compute_metrics_sees_logits(tmp_path
         seen.append(prediction)
         return {}
 
-    trained, _ = distil(TASK, tmp_path, student=narrow(), stage="intermediate", max_steps=1,
+    trained, _ = distil(TASK, tmp_path, student=narrow(), **FIRST_STAGE, max_steps=1,
                         train_dataset=data, per_device_train_batch_size=16, learning_rate=0.0,
                         per_device_eval_batch_size=16,
                         trainer_options={"compute_metrics": compute_metrics})  # fmt: skip
@@ -237,7 +260,7 @@ def test_evaluation_has_the_same_losses_and_compute_metrics_sees_logits(tmp_path
 
 def test_the_best_checkpoint_is_loaded_with_its_projections(tmp_path: Path) -> None:
     data = dataset_for(TASK)
-    trained, _ = distil(TASK, tmp_path, student=narrow(), stage="intermediate", max_steps=4,
+    trained, _ = distil(TASK, tmp_path, student=narrow(), **FIRST_STAGE, max_steps=4,
                         train_dataset=data, learning_rate=1.0, eval_strategy="steps", eval_steps=1,
                         save_strategy="steps", save_steps=1, load_best_model_at_end=True,
                         trainer_options={"eval_dataset": data})  # fmt: skip
@@ -249,7 +272,7 @@ def test_the_best_checkpoint_is_loaded_with_its_projections(tmp_path: Path) -> N
 
 def test_two_stages_are_two_trainers(tmp_path: Path) -> None:
     student, teacher = narrow(), model_for(TASK, seed=1)
-    distil(TASK, tmp_path / "1", student=student, teacher=teacher, stage="intermediate")
+    distil(TASK, tmp_path / "1", student=student, teacher=teacher, **FIRST_STAGE)
     between = weights(student)
     second, _ = distil(TASK, tmp_path / "2", student=student, teacher=teacher)
     assert logged(second, "loss_hidden_states") == []
@@ -258,7 +281,7 @@ def test_two_stages_are_two_trainers(tmp_path: Path) -> None:
 
 def test_model_init_gets_projections_of_its_own(tmp_path: Path) -> None:
     made: list[nn.Module] = []
-    options = {"stage": "intermediate", "train_sampling_strategy": "sequential"}
+    options = {**FIRST_STAGE, "train_sampling_strategy": "sequential"}
 
     def model_init() -> nn.Module:
         made.append(narrow())
@@ -285,7 +308,7 @@ def test_auto_pairs_layers_that_are_alike(tmp_path: Path) -> None:
     layers[1].load_state_dict(teacher.bert.encoder.layer[1].state_dict())
     trainer = DistillationTrainer(
         model=student, teacher_model=teacher, train_dataset=dataset_for(TASK, 32),
-        args=arguments(tmp_path, stage="intermediate", layer_mapping="auto", learning_rate=0.0,
+        args=arguments(tmp_path, **FIRST_STAGE, layer_mapping="auto", learning_rate=0.0,
                        save_strategy="steps", save_steps=1),
     )  # fmt: skip
     trainer.train()
@@ -305,7 +328,7 @@ def test_nothing_is_left_behind_when_training_fails(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="disk"):
         distil(TASK, tmp_path, student=student, teacher=teacher, trainer_class=Fails,
-               stage="intermediate")  # fmt: skip
+               **FIRST_STAGE)  # fmt: skip
     assert not student._forward_hooks and not hasattr(student, "distillation_projections")
 
 
@@ -314,6 +337,6 @@ def test_rows_of_different_lengths(tmp_path: Path) -> None:
     rows = dataset_for(TASK).to_list()
     short = [{k: v[:14] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
     data = Dataset.from_list([*rows[:8], *[r for r in short if r["end_positions"] < 14][:8]])
-    trained, _ = distil(TASK, tmp_path, student=narrow(), stage="intermediate", max_steps=4,
+    trained, _ = distil(TASK, tmp_path, student=narrow(), **FIRST_STAGE, max_steps=4,
                         train_dataset=data, per_device_train_batch_size=1)  # fmt: skip
     assert len(logged(trained, "loss")) == 4
