@@ -46,8 +46,7 @@ def render_stages() -> str:
         config = runs[0]["config"]
         parts.append(
             f"**{STUDENTS[student]}**, {questions or 'all'} training questions; learning rate "
-            f"{config['first_learning_rate']:g} for intermediate layers, "
-            f"{config['settings']['learning_rate']:g} for the last stage, batches of "
+            f"{config['settings']['learning_rate']:g} where no other is named, batches of "
             f"{config['settings']['batch_size']}; teacher's F1 {top:.1f}:\n"
         )
         parts.append(_table(runs if questions else _of_all_data(student) + runs, top))
@@ -107,7 +106,9 @@ def _steps(run: dict[str, Any]) -> str:
     config = run["config"]
     first, last = config["first_steps"], config["last_steps"]
     if config["row"]["layers"] is not None:
-        return f"{first} + {last}"
+        rate = config["first_learning_rate"]
+        named = "" if rate == config["settings"]["learning_rate"] else f" (at {rate:g})"
+        return f"{first}{named} + {last}"
     return str(first + last if config["row"]["longer"] else last)
 
 
