@@ -13,6 +13,9 @@ batches take turns, step by step, in one process:
 - ``all maps``: a bare loop that compares hidden states and the full attention maps of eager
   attention, as TinyBERT, Haystack and TextBrewer do.
 
+With dropout on attentions, SDPA itself computes full maps on a CPU: ``--dropouts 0`` is without it.
+``--ways`` leaves some out, where all do not fit into memory together.
+
 ``--memory`` runs each way alone, in a process of its own, for its peak memory.
 """
 
@@ -26,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -143,30 +147,30 @@ def trained(
     trainer.train()
 
 
-def measure(
-    length: int, steps: int, bf16: bool, ways: tuple[str, ...], attention_dropout: float = 0.1
-) -> Turns:
+def measure(length: int, steps: int, bf16: bool, ways: tuple[str, ...], dropout: float) -> Turns:
     data, turns = make_data(length, steps), Turns(ways)
     with tempfile.TemporaryDirectory() as folder:
         functions: dict[str, Callable[[], Any]] = {
             name: lambda name=name: trained(  # type: ignore[misc]
-                data, length, steps, bf16, attention_dropout, turns, name, folder
+                data, length, steps, bf16, dropout, turns, name, folder
             )
             for name in ways
         }
         if "all maps" in functions:
-            functions["all maps"] = lambda: all_maps(data, length, bf16, attention_dropout, turns)
+            functions["all maps"] = lambda: all_maps(data, length, bf16, dropout, turns)
         turns.run(functions)
     return turns
 
 
-def compare(length: int, steps: int, bf16: bool) -> dict[str, Any]:
+def compare(
+    length: int, steps: int, bf16: bool, ways: tuple[str, ...], dropout: float
+) -> dict[str, Any]:
     """CPU seconds of a step, and the ratios of neighbours in time."""
-    cpu = measure(length, steps, bf16, WAYS).cpu
+    cpu = measure(length, steps, bf16, ways, dropout).cpu
     kept = {name: times[WARM_UP : WARM_UP + steps] for name, times in cpu.items()}
     seconds = {name: median(times) for name, times in kept.items()}
     best = {
-        stage: min((name for name in WAYS if name.startswith(stage)), key=seconds.__getitem__)
+        stage: min((name for name in ways if name.startswith(stage)), key=seconds.__getitem__)
         for stage in ("prediction", "intermediate")
     }
     ours = kept[best["intermediate"]]
@@ -178,6 +182,7 @@ def compare(length: int, steps: int, bf16: bool) -> dict[str, Any]:
         "length": length,
         "batch_size": BATCH_SIZES[length],
         "precision": "bf16" if bf16 else "float32",
+        "attention_dropout": dropout,
         "steps": steps,
         "cpu_seconds": seconds,
         "fastest": best,
@@ -198,28 +203,35 @@ def peak_memory(length: int, bf16: bool, name: str) -> float | None:
 def alone(length: int, bf16: bool, name: str) -> None:
     # If there is not enough, the system ends this process and no other one.
     Path("/proc/self/oom_score_adj").write_text("1000", encoding="utf-8")
-    # With dropout on attentions, SDPA computes full maps on a CPU, whoever asks.
-    measure(length, 1, bf16, (name,), attention_dropout=0.0)
+    measure(length, 1, bf16, (name,), dropout=0.0)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
 def render(measured: dict[str, dict[str, Any]]) -> str:
     """The tables of time and of memory."""
     rows = sorted(
-        measured.values(), key=lambda row: (row["length"], row.get("precision") == "bf16")
+        measured.values(),
+        key=lambda row: (
+            -row.get("attention_dropout", 0.0),
+            row["length"],
+            row.get("precision") == "bf16",
+        ),
     )
     results = [row for row in rows if "cpu_seconds" in row]
     memory = [row for row in rows if "gigabytes" in row]
     lines = [
-        f"| length × batch | precision | {' | '.join(f'{way}, s' for way in WAYS)} | "
+        "| dropout of attentions | length × batch | precision | "
+        f"{' | '.join(f'{way}, s' for way in WAYS)} | "
         "intermediate / prediction (aim: 1.08) | intermediate / all maps |",
-        "|---|---|" + "---|" * (len(WAYS) + 2),
+        "|---|---|---|" + "---|" * (len(WAYS) + 2),
     ]
     for result in results:
-        cells = [f"{result['cpu_seconds'][way]:.2f}" for way in WAYS]
+        seconds = result["cpu_seconds"]
+        cells = [f"{seconds[way]:.2f}" if way in seconds else "" for way in WAYS]
         cells += [f"{b:.3f} ({a:.3f}–{c:.3f})" for a, b, c in result["ratio"].values()]
         size = f"{result['length']:,} × {result['batch_size']}"
-        lines.append(f"| {size} | {result['precision']} | {' | '.join(cells)} |")
+        dropout, precision = result["attention_dropout"], result["precision"]
+        lines.append(f"| {dropout} | {size} | {precision} | {' | '.join(cells)} |")
     if memory:
         ways = list(memory[0]["gigabytes"])
         lines += [
@@ -249,6 +261,8 @@ def main() -> None:
     )
     parser.add_argument("--lengths", type=int, nargs="*", default=[128, 384, 512, 1024, 2048])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bf16"])
+    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.1, 0.0])
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--memory", type=int, nargs="*", default=[384, 1024, 2048, 4096])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--alone", help=argparse.SUPPRESS)
@@ -265,10 +279,12 @@ def main() -> None:
             everything = record_part("intermediate_cost", setting, figures)
             replace_section("intermediate_cost", render(everything))
 
-    for length in options.lengths:
-        for precision in options.precisions:
-            figures = compare(length, options.steps, precision == "bf16")
-            done(f"{length}, {precision}", figures)
+    for length, precision, dropout in product(
+        options.lengths, options.precisions, options.dropouts
+    ):
+        bf16 = precision == "bf16"
+        figures = compare(length, options.steps, bf16, tuple(options.ways), dropout)
+        done(f"{length}, {precision}, dropout {dropout}", figures)
     for length in options.memory:
         ways = ("prediction, sdpa", "intermediate, sdpa", "all maps")
         row = {way: peak_memory(length, False, way) for way in ways}
