@@ -36,16 +36,16 @@ def run(finished: Any, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_every_file_of_a_checkpoint_is_in_its_record(run: Path) -> None:
-    assert_whole(run / "checkpoint-3")
-
-
 def assert_whole(checkpoint: Path) -> None:
     record = json.loads((checkpoint / RECORD_FILE).read_text())
     found = {p.name: p.stat().st_size for p in checkpoint.iterdir()}
     assert set(FILES) <= set(found)
     found.pop(RECORD_FILE)
     assert record["files"] == found
+
+
+def test_every_file_of_a_checkpoint_is_in_its_record(run: Path) -> None:
+    assert_whole(run / "checkpoint-3")
 
 
 @pytest.mark.parametrize("name", [*FILES, RECORD_FILE])
@@ -64,8 +64,10 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert f"{run / 'checkpoint-3'} is left out" in caplog.text and name in caplog.text
     assert same(weights(trainer), finished[1])
     assert_whole(run / "checkpoint-3")
-    # Pickled arguments hold the folder's name: their size depends on its length.
-    assert path.stat().st_size == pytest.approx(len(content), rel=0.1)
+    if name == "training_args.bin":  # holds the folder's name, whose length differs
+        assert path.stat().st_size == pytest.approx(len(content), rel=0.1)
+    elif name != RECORD_FILE:
+        assert path.stat().st_size == len(content)
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(run: Path) -> None:
