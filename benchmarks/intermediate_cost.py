@@ -14,7 +14,7 @@ batches take turns, step by step, in one process:
   attention, as TinyBERT, Haystack and TextBrewer do.
 
 With dropout on attentions, SDPA itself computes full maps on a CPU: ``--dropouts 0`` is without it.
-``--ways`` leaves some out, where all do not fit into memory together.
+``--implementations sdpa`` leaves eager attention out, where all do not fit into memory together.
 
 ``--memory`` runs each way alone, in a process of its own, for its peak memory.
 """
@@ -28,7 +28,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import median, quantiles
@@ -44,14 +44,15 @@ from transformers import BertConfig, BertForQuestionAnswering, default_data_coll
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
 
-WAYS = (
-    *("prediction, sdpa", "prediction, eager"),
-    *("intermediate, sdpa", "intermediate, eager"),
-    "all maps",
-)
+IMPLEMENTATIONS = ("sdpa", "eager")
 BATCH_SIZES = {128: 8, 384: 3, 512: 2, 1024: 1, 2048: 1, 4096: 1}
 TEACHER_LAYERS, STUDENT_LAYERS, WIDTH, HEADS, VOCABULARY = 12, 6, 768, 12, 30522
 WARM_UP = 1
+
+
+def ways_with(implementations: Sequence[str]) -> tuple[str, ...]:
+    stages = ("prediction", "intermediate")
+    return (*(f"{stage}, {name}" for stage in stages for name in implementations), "all maps")
 
 
 def build(
@@ -219,15 +220,16 @@ def render(measured: dict[str, dict[str, Any]]) -> str:
     )
     results = [row for row in rows if "cpu_seconds" in row]
     memory = [row for row in rows if "gigabytes" in row]
+    columns = ways_with(IMPLEMENTATIONS)
     lines = [
         "| dropout of attentions | length × batch | precision | "
-        f"{' | '.join(f'{way}, s' for way in WAYS)} | "
+        f"{' | '.join(f'{way}, s' for way in columns)} | "
         "intermediate / prediction (aim: 1.08) | intermediate / all maps |",
-        "|---|---|---|" + "---|" * (len(WAYS) + 2),
+        "|---|---|---|" + "---|" * (len(columns) + 2),
     ]
     for result in results:
         seconds = result["cpu_seconds"]
-        cells = [f"{seconds[way]:.2f}" if way in seconds else "" for way in WAYS]
+        cells = [f"{seconds[way]:.2f}" if way in seconds else "" for way in columns]
         cells += [f"{b:.3f} ({a:.3f}–{c:.3f})" for a, b, c in result["ratio"].values()]
         size = f"{result['length']:,} × {result['batch_size']}"
         dropout, precision = result["attention_dropout"], result["precision"]
@@ -262,7 +264,9 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="*", default=[128, 384, 512, 1024, 2048])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bf16"])
     parser.add_argument("--dropouts", type=float, nargs="+", default=[0.1, 0.0])
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
+    parser.add_argument(
+        "--implementations", nargs="+", default=IMPLEMENTATIONS, choices=IMPLEMENTATIONS
+    )
     parser.add_argument("--memory", type=int, nargs="*", default=[384, 1024, 2048, 4096])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--alone", help=argparse.SUPPRESS)
@@ -282,12 +286,11 @@ def main() -> None:
     for length, precision, dropout in product(
         options.lengths, options.precisions, options.dropouts
     ):
-        bf16 = precision == "bf16"
-        figures = compare(length, options.steps, bf16, tuple(options.ways), dropout)
+        bf16, ways = precision == "bf16", ways_with(options.implementations)
+        figures = compare(length, options.steps, bf16, ways, dropout)
         done(f"{length}, {precision}, dropout {dropout}", figures)
     for length in options.memory:
-        ways = ("prediction, sdpa", "intermediate, sdpa", "all maps")
-        row = {way: peak_memory(length, False, way) for way in ways}
+        row = {way: peak_memory(length, False, way) for way in ways_with(["sdpa"])}
         done(f"{length}, memory", {"length": length, "gigabytes": row})
     print(render(measured))
 
