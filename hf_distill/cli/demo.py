@@ -228,10 +228,13 @@ def common_options() -> list[str]:
     """What all trainings have in common, on the Hub's data and on the demo's own."""
     import torch
 
+    from hf_distill.demo.precision import bfloat16_pays
+
     return [
         *("--task", "question-answering", "--per_device_eval_batch_size", "64"),
-        *("--warmup_steps", "0.1", "--weight_decay", "0.01", "--bf16"),
+        *("--warmup_steps", "0.1", "--weight_decay", "0.01"),
         *("--save_strategy", "no", "--logging_steps", "25", "--report_to", "none"),
+        *(["--bf16"] if bfloat16_pays() else []),
         # Without it, bfloat16 is refused where there is no accelerator.
         *([] if torch.accelerator.is_available() else ["--use_cpu"]),
     ]

@@ -18,6 +18,12 @@ from hf_distill.demo.steps import MANIFEST, Steps, fingerprint
 TRAININGS = ["teacher", "student_alone", "student_distilled"]
 
 
+@pytest.fixture(autouse=True)
+def one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured could differ between the runs of a test."""
+    monkeypatch.setattr("hf_distill.demo.precision.bfloat16_pays", lambda: True)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("models")
