@@ -10,8 +10,9 @@ batches take turns, step by step, in one process:
 - ``prediction``: ``DistillationTrainer`` with weight 1, the teacher beside it;
 - ``intermediate``: ``DistillationTrainer`` in that stage, hidden states and attention scores;
 - each with the attention implementations ``sdpa`` and ``eager``;
-- ``all maps``: a bare loop that compares hidden states and the full attention maps of eager
-  attention, as TinyBERT, Haystack and TextBrewer do.
+- ``all maps``: hidden states and the full attention maps of eager attention are compared, as
+  TinyBERT, Haystack and TextBrewer do; in a ``compute_loss`` of ``Trainer``, the same harness as
+  ours, and in a bare loop, which has nothing else to do.
 
 With dropout on attentions, SDPA itself computes full maps on a CPU: ``--dropouts 0`` is without it.
 ``--implementations sdpa`` leaves eager attention out, where all do not fit into memory together.
@@ -36,11 +37,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from report import record_part, replace_section
+from report import circumstances, record_part, replace_section
 from step_cost import TakeTurns, Turns
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import BertConfig, BertForQuestionAnswering, default_data_collator
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
 
@@ -48,11 +56,15 @@ IMPLEMENTATIONS = ("sdpa", "eager")
 BATCH_SIZES = {128: 8, 384: 3, 512: 2, 1024: 1, 2048: 1, 4096: 1}
 TEACHER_LAYERS, STUDENT_LAYERS, WIDTH, HEADS, VOCABULARY = 12, 6, 768, 12, 30522
 WARM_UP = 1
+IN_TRAINER, IN_LOOP = "all maps, Trainer", "all maps, bare loop"
+BASES = ("prediction", IN_TRAINER, IN_LOOP)
+"""What an intermediate step is compared with."""
 
 
 def ways_with(implementations: Sequence[str]) -> tuple[str, ...]:
     stages = ("prediction", "intermediate")
-    return (*(f"{stage}, {name}" for stage in stages for name in implementations), "all maps")
+    ours = (f"{stage}, {name}" for stage in stages for name in implementations)
+    return (*ours, IN_TRAINER, IN_LOOP)
 
 
 def build(
@@ -86,31 +98,85 @@ def make_data(length: int, steps: int) -> Dataset:
     )
 
 
-def all_maps(data: Dataset, length: int, bf16: bool, dropout: float, turns: Turns) -> None:
+def eager(layers: int, length: int, dropout: float) -> BertForQuestionAnswering:
+    model = build(layers, length, "eager", dropout)
+    return model if layers == STUDENT_LAYERS else model.eval().requires_grad_(False)
+
+
+def all_maps_loss(
+    student: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], bf16: bool
+) -> Tensor:
     """Every hidden state and every attention map of both models, compared in full."""
-    student = build(STUDENT_LAYERS, length, "eager", dropout).train()
-    teacher = build(TEACHER_LAYERS, length, "eager", dropout).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=5e-5, fused=True)
-    loader = DataLoader(data, BATCH_SIZES[length], collate_fn=default_data_collator)
     outputs = {"output_hidden_states": True, "output_attentions": True}
     every = TEACHER_LAYERS // STUDENT_LAYERS
-    for batch in loader:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.no_grad():
             theirs = teacher(**batch, **outputs)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            ours = student(**batch, **outputs)
-        pairs = [
-            *zip(ours.hidden_states, theirs.hidden_states[::every], strict=True),
-            *zip(ours.attentions, theirs.attentions[every - 1 :: every], strict=True),
-        ]
-        loss = sum((F.mse_loss(s.float(), t.float()) for s, t in pairs), start=torch.zeros(()))
-        loss.backward()
+        ours = student(**batch, **outputs)
+    pairs = [
+        *zip(ours.hidden_states, theirs.hidden_states[::every], strict=True),
+        *zip(ours.attentions, theirs.attentions[every - 1 :: every], strict=True),
+    ]
+    return sum((F.mse_loss(s.float(), t.float()) for s, t in pairs), start=torch.zeros(()))
+
+
+def all_maps_in_loop(data: Dataset, length: int, bf16: bool, dropout: float, turns: Turns) -> None:
+    student = eager(STUDENT_LAYERS, length, dropout).train()
+    teacher = eager(TEACHER_LAYERS, length, dropout)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=5e-5, fused=True)
+    for batch in DataLoader(data, BATCH_SIZES[length], collate_fn=default_data_collator):
+        all_maps_loss(student, teacher, batch, bf16).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        turns.done("all maps")
-        turns.wait("all maps")
-    turns.done("all maps")
+        turns.done(IN_LOOP)
+        turns.wait(IN_LOOP)
+    turns.done(IN_LOOP)
+
+
+class AllMapsTrainer(Trainer):
+    """What one would write as a first ``compute_loss``."""
+
+    teacher: nn.Module
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The loss of full maps."""
+        return all_maps_loss(model, self.teacher, inputs, self.args.bf16)
+
+
+def common_arguments(length: int, steps: int, bf16: bool) -> dict[str, Any]:
+    return {
+        "per_device_train_batch_size": BATCH_SIZES[length],
+        "max_steps": steps + WARM_UP,
+        "use_cpu": True,
+        "bf16": bf16,
+        "save_strategy": "no",
+        "logging_steps": 100,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+
+
+def all_maps_in_trainer(
+    data: Dataset, length: int, steps: int, bf16: bool, dropout: float, turns: Turns, folder: str
+) -> None:
+    trainer = AllMapsTrainer(
+        model=eager(STUDENT_LAYERS, length, dropout),
+        args=TrainingArguments(
+            folder, remove_unused_columns=False, **common_arguments(length, steps, bf16)
+        ),
+        train_dataset=data,
+        data_collator=default_data_collator,
+        callbacks=[TakeTurns(turns, IN_TRAINER)],
+    )
+    trainer.teacher = eager(TEACHER_LAYERS, length, dropout)
+    trainer.train()
 
 
 def trained(
@@ -132,14 +198,7 @@ def trained(
             stage=stage,
             attention_loss="scores",
             distillation_loss_weight=1.0,
-            per_device_train_batch_size=BATCH_SIZES[length],
-            max_steps=steps + WARM_UP,
-            use_cpu=True,
-            bf16=bf16,
-            save_strategy="no",
-            logging_steps=100,
-            disable_tqdm=True,
-            report_to="none",
+            **common_arguments(length, steps, bf16),
         ),
         train_dataset=data,
         data_collator=default_data_collator,
@@ -157,8 +216,12 @@ def measure(length: int, steps: int, bf16: bool, ways: tuple[str, ...], dropout:
             )
             for name in ways
         }
-        if "all maps" in functions:
-            functions["all maps"] = lambda: all_maps(data, length, bf16, dropout, turns)
+        if IN_LOOP in functions:
+            functions[IN_LOOP] = lambda: all_maps_in_loop(data, length, bf16, dropout, turns)
+        if IN_TRAINER in functions:
+            functions[IN_TRAINER] = lambda: all_maps_in_trainer(
+                data, length, steps, bf16, dropout, turns, folder
+            )
         turns.run(functions)
     return turns
 
@@ -176,8 +239,8 @@ def compare(
     }
     ours = kept[best["intermediate"]]
     ratios = {
-        base: quantiles([a / b for a, b in zip(ours, kept[name], strict=True)], n=4)
-        for base, name in (("prediction", best["prediction"]), ("all maps", "all maps"))
+        base: quantiles([a / b for a, b in zip(ours, kept[best.get(base, base)], strict=True)], n=4)
+        for base in BASES
     }
     return {
         "length": length,
@@ -208,11 +271,17 @@ def alone(length: int, bf16: bool, name: str) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
+def processor(row: dict[str, Any]) -> str:
+    """Its name, from the circumstances of a measurement: "2 × AMD EPYC, Linux"."""
+    return str(row["machine"]).split(" × ")[1].split(",")[0].replace("(R)", "")
+
+
 def render(measured: dict[str, dict[str, Any]]) -> str:
     """The tables of time and of memory."""
     rows = sorted(
         measured.values(),
         key=lambda row: (
+            processor(row),
             -row.get("attention_dropout", 0.0),
             row["length"],
             row.get("precision") == "bf16",
@@ -222,18 +291,22 @@ def render(measured: dict[str, dict[str, Any]]) -> str:
     memory = [row for row in rows if "gigabytes" in row]
     columns = ways_with(IMPLEMENTATIONS)
     lines = [
-        "| dropout of attentions | length × batch | precision | "
+        "| processor | dropout of attentions | length × batch | precision | "
         f"{' | '.join(f'{way}, s' for way in columns)} | "
-        "intermediate / prediction (aim: 1.08) | intermediate / all maps |",
-        "|---|---|---|" + "---|" * (len(columns) + 2),
+        f"{' | '.join(f'intermediate / {base}' for base in BASES)} |",
+        "|---|---|---|---|" + "---|" * (len(columns) + len(BASES)),
     ]
     for result in results:
         seconds = result["cpu_seconds"]
         cells = [f"{seconds[way]:.2f}" if way in seconds else "" for way in columns]
-        cells += [f"{b:.3f} ({a:.3f}–{c:.3f})" for a, b, c in result["ratio"].values()]
+        for base in BASES:
+            a, b, c = result["ratio"].get(base, (None, None, None))
+            cells.append("" if b is None else f"{b:.3f} ({a:.3f}–{c:.3f})")
         size = f"{result['length']:,} × {result['batch_size']}"
         dropout, precision = result["attention_dropout"], result["precision"]
-        lines.append(f"| {dropout} | {size} | {precision} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {processor(result)} | {dropout} | {size} | {precision} | {' | '.join(cells)} |"
+        )
     if memory:
         ways = list(memory[0]["gigabytes"])
         lines += [
@@ -277,7 +350,7 @@ def main() -> None:
     measured: dict[str, dict[str, Any]] = {}
 
     def done(setting: str, figures: dict[str, Any]) -> None:
-        measured[setting] = figures
+        measured[setting] = figures | circumstances()
         print(json.dumps(figures), flush=True)
         if options.record:
             everything = record_part("intermediate_cost", setting, figures)
@@ -288,7 +361,8 @@ def main() -> None:
     ):
         bf16, ways = precision == "bf16", ways_with(options.implementations)
         figures = compare(length, options.steps, bf16, ways, dropout)
-        done(f"{length}, {precision}, dropout {dropout}", figures)
+        setting = f"{length}, {precision}, dropout {dropout}, {processor(circumstances())}"
+        done(setting, figures)
     for length in options.memory:
         row = {way: peak_memory(length, False, way) for way in ways_with(["sdpa"])}
         done(f"{length}, memory", {"length": length, "gigabytes": row})
