@@ -55,7 +55,8 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments
 IMPLEMENTATIONS = ("sdpa", "eager")
 BATCH_SIZES = {128: 8, 384: 3, 512: 2, 1024: 1, 2048: 1, 4096: 1}
 TEACHER_LAYERS, STUDENT_LAYERS, WIDTH, HEADS, VOCABULARY = 12, 6, 768, 12, 30522
-WARM_UP = 1
+WARM_UP = 3
+"""Steps that are not counted: the first ones pay for memory that is new to the process."""
 IN_TRAINER, IN_LOOP = "all maps, Trainer", "all maps, bare loop"
 BASES = ("prediction", IN_TRAINER, IN_LOOP)
 """What an intermediate step is compared with."""

@@ -72,9 +72,10 @@ class Factors:
         ratio = self.teacher_scaling / self.scaling
         if ratio != 1.0:
             right.mul_(ratio)
-        left.copy_(query)
         if self.comparable:
-            left.sub_(right)
+            torch.sub(query, right, out=left)
+        else:
+            left.copy_(query)
         return fill_padding(factor, group, rows).flatten(0, 1)
 
     def y(self, group: Group, rows: slice) -> Tensor:
@@ -84,7 +85,7 @@ class Factors:
         left.copy_(key)
         other = shared_heads(part(self.teacher_key, group, rows), self.heads)
         if self.comparable:
-            right.copy_(left).sub_(other)
+            torch.sub(left, other, out=right)
         else:
             right.copy_(other).neg_()
         return fill_padding(factor, group, rows).flatten(0, 1)

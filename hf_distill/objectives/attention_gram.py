@@ -18,7 +18,14 @@ from torch import Tensor
 
 from hf_distill.objectives.attention import AttentionInputs
 from hf_distill.objectives.attention_factors import Factors
-from hf_distill.objectives.chunks import Group, chunks, groups, refuse_second_order, store
+from hf_distill.objectives.chunks import (
+    Group,
+    chunks,
+    empty_gradient,
+    groups,
+    refuse_second_order,
+    store,
+)
 
 _CANCELLED = 1e-4
 """The share of its positive terms below which a float32 sum has lost its digits."""
@@ -71,7 +78,7 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order()
         query, key, *blocks = ctx.saved_tensors
-        of_query, of_key = torch.zeros_like(query), torch.zeros_like(key)
+        of_query, of_key = empty_gradient(query, ctx.groups), empty_gradient(key, ctx.groups)
         scale = grad_output * (2 * ctx.scale)
         with torch.autocast(query.device.type, enabled=False):
             for group, x_query, y_key in zip(ctx.groups, blocks[::2], blocks[1::2], strict=True):

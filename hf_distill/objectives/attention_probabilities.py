@@ -17,6 +17,7 @@ from hf_distill.objectives.chunks import (
     Group,
     Pairs,
     chunks,
+    empty_gradient,
     fill_padding,
     groups,
     part,
@@ -138,10 +139,11 @@ def _loss_and_gradients(
     query, key = student.query, student.key
     batch, heads, length, _ = query.shape
     dtype = compute_dtype(query, key, teacher.query, teacher.key)
-    of_query = torch.zeros_like(query, dtype=dtype) if gradients else None
-    of_key = torch.zeros_like(key, dtype=dtype) if gradients else None
+    found = groups(token_mask, batch, length, query.device)
+    of_query = empty_gradient(query, found, dtype) if gradients else None
+    of_key = empty_gradient(key, found, dtype) if gradients else None
     loss = torch.zeros((), dtype=dtype, device=query.device)
-    for group in groups(token_mask, batch, length, query.device):
+    for group in found:
         whole = slice(0, group.length)
         k = _clean(key, group, whole, heads, dtype)
         teacher_k = _clean(teacher.key, group, whole, heads, dtype)

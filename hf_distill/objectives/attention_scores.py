@@ -11,6 +11,7 @@ from hf_distill.objectives.attention_gram import gram_scores_loss
 from hf_distill.objectives.chunks import (
     Pairs,
     chunks,
+    empty_gradient,
     groups,
     store,
     wants_gradient,
@@ -128,10 +129,11 @@ def _by_rows(
     with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
         factors = Factors.of(query, key, student.scaling, teacher)
         dtype, scale = factors.dtype, student.scaling**2 / factors.heads
-        of_query = torch.zeros_like(query, dtype=dtype) if gradients else None
-        of_key = torch.zeros_like(key, dtype=dtype) if gradients else None
+        found = groups(token_mask, query.shape[0], query.shape[2], query.device)
+        of_query = empty_gradient(query, found, dtype) if gradients else None
+        of_key = empty_gradient(key, found, dtype) if gradients else None
         loss = torch.zeros((), dtype=dtype, device=query.device)
-        for group in groups(token_mask, query.shape[0], query.shape[2], query.device):
+        for group in found:
             whole = slice(0, group.length)
             y = factors.y(group, whole)
             k = factors.student_key(y)

@@ -96,6 +96,14 @@ def fill_padding(tensor: Tensor, group: Group, rows: slice) -> Tensor:
     return tensor.masked_fill_(group.padding[:, :, rows], 0.0)
 
 
+def empty_gradient(tensor: Tensor, found: list[Group], dtype: torch.dtype | None = None) -> Tensor:
+    """Room for the gradient of a tensor: zeros where no group will write."""
+    written = sum((group.samples.stop - group.samples.start) * group.length for group in found)
+    if written == tensor.shape[0] * tensor.shape[2]:
+        return torch.empty_like(tensor, dtype=dtype)
+    return torch.zeros_like(tensor, dtype=dtype)
+
+
 def store(gradient: Tensor, group: Group, rows: slice, values: Tensor) -> None:
     """Write ``(samples · heads, rows, head_dim)`` into the gradient, summed over shared heads."""
     target = part(gradient, group, rows)
