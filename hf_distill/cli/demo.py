@@ -228,7 +228,7 @@ def common_options() -> list[str]:
     """What all trainings have in common, on the Hub's data and on the demo's own."""
     import torch
 
-    from hf_distill.demo.precision import bfloat16_pays
+    from hf_distill.cli.precision import bfloat16_pays
 
     return [
         *("--task", "question-answering", "--per_device_eval_batch_size", "64"),

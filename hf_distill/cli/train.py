@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from hf_distill.cli.arguments import TaskArguments, names, task_sections
 from hf_distill.cli.loading import check_model_source, check_paths
 from hf_distill.cli.parsing import CommandParser, Preset, Section
+from hf_distill.cli.precision import say_if_bfloat16_is_slow
 from hf_distill.cli.run_folder import (
     Start,
     check_unused,
@@ -109,6 +110,7 @@ def run_request(request: Request) -> None:
         say(f"The run in {request.output_dir} is finished; {rest}.")
         return
     start = check_request(request)
+    say_if_bfloat16_is_slow(request.args)
     if request.run.recipe is not None and request.args.process_index == 0:
         sys.stderr.write(load_recipe(request.run.recipe).in_words())
     first_stage: dict[str, Any] | None = None

@@ -21,7 +21,7 @@ TRAININGS = ["teacher", "student_alone", "student_distilled"]
 @pytest.fixture(autouse=True)
 def one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured could differ between the runs of a test."""
-    monkeypatch.setattr("hf_distill.demo.precision.bfloat16_pays", lambda: True)
+    monkeypatch.setattr("hf_distill.cli.precision.bfloat16_pays", lambda: True)
 
 
 @pytest.fixture(scope="module")
