@@ -64,6 +64,9 @@ class Row:
 HIDDEN_STATES: Mapping[str, Any] = {"attention_loss_weight": 0.0}
 """A first stage that learns hidden states alone: the best one of this pair."""
 
+ORIGIN: Mapping[str, Any] = {"layer_mapping": "0:0,1:1,2:3,3:5"}
+"""The layers that ``cut`` was made of: its heads begin in the order of the teacher's."""
+
 ROWS = {
     row.name: row
     for row in (
@@ -75,6 +78,8 @@ ROWS = {
         Row("no-prediction", layers=HIDDEN_STATES, distilled=False),
         Row("last", layers={**HIDDEN_STATES, "layer_mapping": "last"}),
         Row("first", layers={**HIDDEN_STATES, "layer_mapping": "first"}),
+        Row("origin", layers={**HIDDEN_STATES, **ORIGIN}),
+        Row("origin-light-attention", layers={"attention_loss_weight": 0.03, **ORIGIN}),
         Row("light-attention", layers={"attention_loss_weight": 0.03}),
         Row("attention", layers={"attention_loss_weight": 1.0}),
         Row(

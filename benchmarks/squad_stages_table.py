@@ -20,6 +20,8 @@ TITLES = {
     "no-prediction": "… labels instead of the prediction layer",
     "last": "… from the teacher's last layers",
     "first": "… from the teacher's first layers",
+    "origin": "… from the layers that it was made of",
+    "origin-light-attention": "… from those, and attention scores, weight 0.03",
     "light-attention": "… and attention scores, weight 0.03",
     "attention": "… and attention scores, weight 1",
     "attention-alone": "… attention scores instead of hidden states",
