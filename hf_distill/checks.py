@@ -81,18 +81,23 @@ def _several_were_asked_for() -> bool:
     )
 
 
+def named_datasets(train_dataset: Any, eval_dataset: Any) -> dict[str, Any]:
+    """Return the data sets of a trainer by the names that messages give them."""
+    datasets = {"train_dataset": train_dataset}
+    if isinstance(eval_dataset, dict):
+        datasets.update({f"eval_dataset[{key!r}]": value for key, value in eval_dataset.items()})
+    else:
+        datasets["eval_dataset"] = eval_dataset
+    return datasets
+
+
 def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
     """Refuse data sets without rows.
 
     Raises:
         ValueError: names the data set.
     """
-    datasets = {"train_dataset": train_dataset}
-    if isinstance(eval_dataset, dict):
-        datasets.update({f"eval_dataset[{key!r}]": value for key, value in eval_dataset.items()})
-    else:
-        datasets["eval_dataset"] = eval_dataset
-    for name, dataset in datasets.items():
+    for name, dataset in named_datasets(train_dataset, eval_dataset).items():
         if dataset is not None and hasattr(dataset, "__len__") and len(dataset) == 0:
             raise ValueError(f"{name} is empty: it has no rows.")
 

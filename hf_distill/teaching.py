@@ -21,6 +21,7 @@ from hf_distill.checks import (
     check_label_range,
     check_labels,
     check_launch,
+    named_datasets,
     same_random_numbers,
     sample_batches,
 )
@@ -118,8 +119,9 @@ class TrainerWithTeacher(PublishingTrainer):
 
     def _load_teacher(self) -> None:
         cached = SignalDescription.of(self.train_dataset)
-        if cached is None and self.train_dataset is None:
-            cached = SignalDescription.of(self.eval_dataset)
+        if self.train_dataset is None:
+            found = map(SignalDescription.of, named_datasets(None, self.eval_dataset).values())
+            cached = next((description for description in found if description), None)
         if self._teacher_source is None and cached is None:
             what = f"distillation_loss_weight={self.args.distillation_loss_weight}"
             if not self.args.compares_logits:
@@ -300,6 +302,8 @@ class TrainerWithTeacher(PublishingTrainer):
         self._prepare_distillation()
         if self._head is None:
             return
+        for name, dataset in named_datasets(self.train_dataset, self.eval_dataset).items():
+            self._check_columns(dataset, name)
         if not _makes_labels(self.data_collator):
             columns = getattr(self.train_dataset, "column_names", None)
             check_labels(columns, self.label_names, self.args)
@@ -308,6 +312,10 @@ class TrainerWithTeacher(PublishingTrainer):
         untried = self._teacher is not None and not self._teacher_tried
         if self.args.compares_logits and untried and not self.is_deepspeed_enabled:
             self._try_teacher(self._head)
+
+    def _check_columns(self, dataset: Any, name: str) -> None:
+        if isinstance(self._teacher, CachedTeacher):
+            self._teacher.check_data(dataset, name)
 
     def _try_teacher(self, head: TaskHead) -> None:
         """Every process looks at the same rows, so that all of them raise or none does."""

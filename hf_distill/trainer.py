@@ -340,6 +340,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
     ) -> EvalLoopOutput:
         """As ``Trainer``'s, with ``loss_task`` and ``loss_prediction`` among the metrics."""
         self._eval_losses = LossLog()
+        self._check_columns(getattr(dataloader, "dataset", None), "The evaluation data")
         self._choose_layers(dataloader.dataset)
         layers = self._intermediate
         with nullcontext() if layers is None else layers.attached():

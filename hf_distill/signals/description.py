@@ -82,6 +82,18 @@ class SignalDescription:
         """The teacher's configuration; ``None`` if it is no model of transformers."""
         return None if self.config is None else AutoConfig.for_model(**self.config)
 
+    def differences(self, other: SignalDescription) -> list[str]:
+        """Name what two descriptions differ in; a teacher may have moved, so not by its name."""
+        ours, theirs = asdict(self), asdict(other)
+        found = [name for name in ours if name != "teacher" and ours[name] != theirs[name]]
+        if None in (self.tokenizer, other.tokenizer) and "tokenizer" in found:
+            found.remove("tokenizer")  # one of them is not known
+        if "config" in found and self.config is not None and other.config is not None:
+            keys = sorted({*self.config, *other.config})
+            changed = [key for key in keys if self.config.get(key) != other.config.get(key)]
+            found[found.index("config")] = f"config ({', '.join(changed)})"
+        return found
+
     def features(self) -> Features:
         """The types of the columns.
 

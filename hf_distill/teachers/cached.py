@@ -56,6 +56,28 @@ class CachedTeacher:
                 "hidden_layers, or change layer_mapping."
             )
 
+    def check_data(self, dataset: Any, name: str) -> None:
+        """Check that the teacher columns of other data have the same meaning.
+
+        Args:
+            dataset: data without teacher columns passes.
+            name: of the data, for the message.
+
+        Raises:
+            ValueError: they come from another teacher, or were stored with other options.
+        """
+        while not hasattr(dataset, "features") and hasattr(dataset, "dataset"):
+            dataset = dataset.dataset  # a shard or a subset
+        other = SignalDescription.of(dataset)
+        changed = [] if other is None else self.description.differences(other)
+        if other is not None and changed:
+            raise ValueError(
+                f"{name} has the cached outputs of {other.teacher!r}, which cannot be read as "
+                f"those of {self.description.teacher!r} in the training data, because these "
+                f"differ: {', '.join(changed)}. Cache both with the same teacher and options, or "
+                f"remove the teacher_… columns from {name} to evaluate without the teacher."
+            )
+
     @staticmethod
     def has_outputs(batch: Mapping[str, Any]) -> bool:
         """Whether a batch carries the teacher's outputs."""
