@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from transformers import HfArgumentParser
 
+from hf_distill.cli.config_files import read_yaml, resolved
+
 
 class Section(NamedTuple):
     """A part of the help text."""
@@ -208,58 +210,47 @@ class CommandParser(HfArgumentParser):
                 if not _takes(types[name], type(value)):
                     self.error(
                         f"{source}: {name} takes one value, but it is a {type(value).__name__}: "
-                        f"{value!r}."
+                        f"{resolved(value)!r}."
                     )
+                if isinstance(value, list) and None in value:
+                    self.error(f"{source}: {name} has an empty value in its list; leave it out.")
                 if action.nargs == "+":
                     yield from (f"--{name}", *map(str, value))
                 else:
                     # What has no form on the command line reaches the dataclass as it is.
-                    self.set_defaults(**{name: value})
-            elif isinstance(value, bool) and not _takes(types[name], bool):
-                if value and action.nargs == "?":
-                    yield f"--{name}"
-                else:
-                    # YAML reads `eval_strategy: no` as false.
-                    yield f"--{name}={'yes' if value else 'no'}"
+                    texts = isinstance(value, list)
+                    self.set_defaults(
+                        **{name: [str(one) for one in value] if texts else resolved(value)}
+                    )
+                continue
+            meant = resolved(value)
+            if meant is True and action.nargs == "?":
+                yield f"--{name}"
+            elif isinstance(meant, bool) and (value is meant or _takes(types[name], bool)):
+                # `eval_strategy: no`, as YAML reads it, is false.
+                yield f"--{name}={'yes' if meant else 'no'}"
             else:
                 yield f"--{name}={value}"
 
     def _read_config(self, path: str) -> dict[object, Any]:
         try:
             with open(path, encoding="utf-8") as file:
-                content = load_yaml(file.read())
+                content = read_yaml(file.read())
         except OSError as error:
             self.error(f"--config {path} cannot be read: {error.strerror}.")
         except ValueError as error:  # also of text that is not UTF-8
-            self.error(f"--config {path} is not a YAML file: {error}")
+            self.error(f"--config {path} is not a YAML file of options: {error}")
         if not isinstance(content, dict):
             self.error(
                 f"--config {path} must hold options, one `name: value` a line, but it holds a "
-                f"{type(content).__name__}."
+                f"{type(resolved(content)).__name__}."
             )
+        spellings: dict[str, str] = {}
+        for key in map(str, content):
+            other = spellings.setdefault(key.replace("-", "_"), key)
+            if other != key:
+                self.error(f"--config {path}: {other} and {key} are one option; leave one out.")
         return content
-
-
-def load_yaml(text: str) -> Any:
-    """Read YAML as PyYAML does safely; but ``3:6`` is a text, not three hours and six minutes.
-
-    Raises:
-        ValueError: it is no YAML.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_object(self, node: Any, deep: bool = False) -> Any:
-            if isinstance(node, yaml.ScalarNode) and re.fullmatch(
-                r"[-+\d:._]*:[\d:._]*", node.value
-            ):
-                return node.value
-            return super().construct_object(node, deep)
-
-    try:
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_distill.cli.parsing import CommandParser, load_yaml
+from hf_distill.cli.config_files import load_yaml
+from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.sweep_arguments import (
     TEACHER_OPTIONS,
     SweepArguments,

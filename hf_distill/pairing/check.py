@@ -105,18 +105,27 @@ def _load(
 
 
 def _load_student(source: str | os.PathLike[str], head: TaskHead, teacher: nn.Module) -> nn.Module:
-    """The student as it would be trained: with the teacher's labels, if it has no head yet."""
+    """Load the student as it would be trained: another task's head is replaced by a new one.
+
+    A new head has the teacher's labels.
+    """
     config = _config_of(source, "student")
-    own = head_of_class((config.architectures or [""])[0], config)
+    replaced = type(head_of_class((config.architectures or [""])[0], config)) is not type(head)
     labels: dict[str, Any] = {}
     if isinstance(head, LabelledHead):
-        if type(own) is not type(head):
+        if replaced:
             theirs: Any = teacher.config
             labels = {name: getattr(theirs, name) for name in ("id2label", "label2id")}
             for name, value in labels.items():
                 setattr(config, name, value)
         head.config = config
-    return load_model(head.auto_model, os.fspath(source), config=config).model
+    return load_model(
+        head.auto_model,
+        os.fspath(source),
+        config=config,
+        # The layers of two heads may share a name and not a shape.
+        ignore_mismatched_sizes=replaced,
+    ).model
 
 
 def _config_of(source: Any, who: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import bert_config, tokenizer
-from transformers import BertForSequenceClassification, BertModel
+from transformers import BertForSequenceClassification, BertForTokenClassification, BertModel
 
 from hf_distill.cli.main import main
 
@@ -56,6 +56,16 @@ def test_a_good_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(printed)["ok"] is True
     assert json.loads(printed)["task"] == "text-classification"
     assert {one for one, _ in findings(printed).values()} == {"ok"}
+
+
+def test_another_tasks_head_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in a training. Both heads have a layer called `classifier`, of 2 and of 5 labels."""
+    tagger = tmp_path / "tagger"
+    BertForTokenClassification(bert_config(layers=1, num_labels=5)).save_pretrained(tagger)
+    tokenizer().save_pretrained(tagger)
+    assert main(["check", teacher(tmp_path / "t"), str(tagger), "--json"]) == 0
+    found = findings(capsys.readouterr().out)
+    assert found["labels"][0] == "ok" and {status for status, _ in found.values()} == {"ok"}
 
 
 def test_a_teacher_is_tried_on_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,19 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, **kwargs: Any) ->
         ("layer_mapping: 3:6", "layer_mapping", "3:6"),  # 186 to YAML 1.1
         ("layer_mapping: 1:2,3:6", "layer_mapping", "1:2,3:6"),
         ("layer_mapping: 2,4,6", "layer_mapping", "2,4,6"),
+        # Text as it is written, where YAML 1.1 reads true, false, 42798, 1.1, 10, or a date.
+        *((f"source_prefix: {text}", "source_prefix", text)
+          for text in ("on", "NO", "0123456", "1.10", "1_0", "0x1F", "2026-01-01")),
+        ("further_teachers: [on, 007, 1.10]", "further_teachers", ["on", "007", "1.10"]),
+        ("report_to: [off]", "report_to", ["off"]),
+        # Numbers as on the command line: 010 is not octal.
+        ("seed: 010", "seed", 10),
+        ("seed: 1_0", "seed", 10),
+        ("temperature: 010", "temperature", 10.0),
+        ("lr_scheduler_kwargs: {num_cycles: 010, on: [1_0, .5]}", "lr_scheduler_kwargs",
+         {"num_cycles": 10, True: [10, 0.5]}),
+        ("bf16_full_eval: on", "bf16_full_eval", True),
+        ("eval_with_teacher: OFF", "eval_with_teacher", False),
     ],
 )  # fmt: skip
 def test_config_file_means_what_it_says(
@@ -147,6 +160,12 @@ def test_required_options_may_come_from_the_file(tmp_path: Path) -> None:
         ("- temperature", ["holds a list", "name: value"]),
         ("", ["holds a NoneType"]),
         ("temperature: 'open", ["not a YAML file", "line"]),
+        ("seed: 1\ntemperature: 2\nseed: 1", ["'seed' is there twice, in lines 1 and 3"]),
+        ("lr_scheduler_kwargs:\n  a: 1\n  a: 2", ["'a' is there twice, in lines 2 and 3"]),
+        ("warmup-steps: 1\nwarmup_steps: 2", ["warmup-steps and warmup_steps are one option"]),
+        ("max_steps: 0x10", ["--max_steps", "'0x10'"]),
+        ("label_names: [a, null]", ["label_names", "an empty value"]),
+        ("seed: 12:30", ["--seed", "'12:30'"]),
     ],
 )
 def test_bad_config_file(
