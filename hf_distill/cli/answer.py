@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hf_distill.cli.arguments import AnswerArguments
+from hf_distill.cli.output import print_json
 from hf_distill.cli.parsing import CommandParser, Section
 
 EXAMPLES = """\
@@ -76,7 +76,7 @@ def run(argv: Sequence[str]) -> None:
             for one in answers
         ]
         content = {"question": arguments.question, "answers": rows}
-        sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        print_json(content)
     elif arguments.top_k == 1:
         sys.stdout.write(f"{answers[0].text or NO_ANSWER}  (score {answers[0].score:.2f})\n")
     else:

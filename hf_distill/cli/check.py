@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from hf_distill.cli.arguments import (
     option,
     task_sections,
 )
+from hf_distill.cli.output import print_json
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.cli.tasks import TASKS
 
@@ -118,7 +118,7 @@ def run(argv: Sequence[str]) -> None:
             "ok": report.ok,
             "findings": list(map(asdict, report.findings)),
         }
-        sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        print_json(content)
     else:
         _show(report, teacher)
     if not report.ok:

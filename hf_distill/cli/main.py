@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from hf_distill._version import __version__
+from hf_distill.cli.output import make_output_safe
 
 COMMANDS = {
     "train": "train a student with the help of a teacher, or without one (--baseline)",
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nobody reads the output any more.
         An unforeseen error is raised, with its traceback.
     """
+    make_output_safe()
     argv = list(sys.argv[1:] if argv is None else argv)
     # Everything before the command's name belongs to the program, everything after to the command.
     position = next((i for i, word in enumerate(argv) if not word.startswith("-")), len(argv))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from hf_distill.cli.arguments import option
+from hf_distill.cli.output import print_json
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.recipes import Recipe, list_recipes, load_recipe
 
@@ -64,7 +64,7 @@ def run(argv: Sequence[str]) -> None:
     if options.json:
         content = [as_dict(recipe) for recipe in recipes]
         shown = content if positional.name is None else content[0]
-        sys.stdout.write(json.dumps(shown, ensure_ascii=False, indent=2) + "\n")
+        print_json(shown)
     elif positional.name is None:
         _print_table(recipes)
         sys.stdout.write(NOTES)

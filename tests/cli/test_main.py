@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import types
@@ -180,3 +182,39 @@ def test_a_reader_who_leaves_is_no_error() -> None:
         complaints = running.stderr.read()
     assert complaints == b""
     assert running.returncode == 141
+
+
+def speak(encoding: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """Call the program with standard streams of an encoding."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "150"}
+    command = [sys.executable, "-m", "hf_distill", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_streams_of_another_encoding(encoding: str) -> None:
+    """Nothing but the arrows differs, and dashes and the frames of tables."""
+    done, there = speak(encoding, "recipes"), speak("utf-8", "recipes")
+    assert (done.returncode, done.stderr) == (0, b"")
+    printed = done.stdout.decode(encoding)
+    assert "bert-medium-squad2" in printed
+    arrows = there.stdout.decode().count("→")
+    assert arrows and printed.count("->") == arrows
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
+def test_json_is_valid_in_every_encoding(encoding: str) -> None:
+    script = "from hf_distill.cli.output import make_output_safe, print_json; make_output_safe(); "
+    text = "Zoë → 中文 😀 \\udc80"
+    script += f'print_json({{"answer": "{text}"}})'
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, env=environment)
+    assert json.loads(done.stdout.decode(encoding)) == {"answer": "Zoë → 中文 😀 \udc80"}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
+def test_an_error_message_of_another_encoding(encoding: str) -> None:
+    done = speak(encoding, "recipes", "東京")
+    assert done.returncode == 2
+    assert ("東京" if encoding == "utf-8" else "\\u6771\\u4eac") in done.stderr.decode(encoding)

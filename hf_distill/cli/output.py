@@ -1,0 +1,39 @@
+"""What the commands print, on terminals and pipes of any encoding."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import sys
+from typing import Any
+
+_PLAIN = {
+    "→": "->", "←": "<-", "↑": "^", "↓": "v", "…": "...", "×": "x", "±": "+-", "≥": ">=", "≤": "<=",
+    "−": "-", "–": "-", "—": "-", "’": "'", "“": '"', "”": '"', "·": "-", "²": "^2",
+}  # fmt: skip
+
+
+def make_output_safe() -> None:
+    """Let the standard streams write what their encoding lacks in other characters.
+
+    Left to itself, Python raises ``UnicodeEncodeError`` for an arrow on a stream in cp1252.
+    """
+    codecs.register_error("hf_distill", _in_other_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="hf_distill")
+
+
+def print_json(content: Any) -> None:
+    """Print JSON that is valid in the encoding of the standard output."""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    sys.stdout.write(json.dumps(content, ensure_ascii=not is_unicode, indent=2) + "\n")
+
+
+def _in_other_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(
+        _PLAIN.get(one, one.encode("ascii", "backslashreplace").decode()) for one in lacking
+    ), error.end
