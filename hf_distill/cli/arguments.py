@@ -231,8 +231,20 @@ class CompareArguments:
     """What `compare` compares."""
 
     teacher: str | None = option(help="The teacher: a folder or a Hub id.")
-    student_alone: str | None = option(help="The student that was trained with --baseline.")
-    student_distilled: str | None = option(help="The student that was trained with the teacher.")
+    student_alone: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The student that was trained with --baseline; several models if it was "
+            "trained with several seeds."
+        },
+    )
+    student_distilled: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The student that was trained with the teacher; several models if it was "
+            "trained with several seeds."
+        },
+    )
     output_dir: str = option(
         "comparison",
         help="Where to write comparison.json, comparison.md and comparison.png.",

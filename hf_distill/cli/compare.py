@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hf_distill.cli.arguments import (
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from hf_distill.cli.scoring import Scores
     from hf_distill.cli.tasks import Task
+    from hf_distill.reporting.bootstrap import Replicates
 
 EXAMPLES = """\
 example:
@@ -66,12 +69,12 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.cli.tasks import create_task
     from hf_distill.reporting.tables import print_comparison
 
-    named = {role: getattr(arguments, role) for role in ROLES}
-    models = {
-        role: check_model_source(role, source)
-        for role, source in named.items()
-        if source is not None
-    }
+    models: dict[str, list[str]] = {}
+    for role in ROLES:
+        sources = getattr(arguments, role) or []
+        sources = [sources] if isinstance(sources, str) else sources
+        if sources:
+            models[role] = [check_model_source(role, source) for source in sources]
     check_paths({"file": data.file})
     task = create_task(runtime.task, options)
     comparison = compare_models(task, models, data, runtime, arguments)
@@ -82,7 +85,7 @@ def run(argv: Sequence[str]) -> None:
 
 def compare_models(
     task: Task,
-    models: Mapping[str, str],
+    models: Mapping[str, Sequence[str]],
     data: EvaluationDataArguments,
     runtime: RuntimeArguments,
     measurements: CompareArguments,
@@ -91,7 +94,9 @@ def compare_models(
 
     Args:
         task: knows the metrics.
-        models: folder or Hub id by role, a key of ``ROLES``; at least two.
+        models: folders or Hub ids by role, a key of ``ROLES``; at least two roles. Several of one
+            role are the same model trained with several seeds: their quality is averaged, and
+            speed and size are those of the first.
         data: the labelled data.
         runtime: batch size, number format, device.
         measurements: how many examples to time.
@@ -113,67 +118,93 @@ def compare_models(
 
     examples = load_evaluation_data(task, data)
     ordered = {role: models[role] for role in ROLES if role in models}
-    tokenizers = {role: load_tokenizer(role, source) for role, source in ordered.items()}
     loaded = {
-        role: load_trained_model(role, source, task, runtime.dtype)
-        for role, source in ordered.items()
+        role: [
+            (load_trained_model(role, source, task, runtime.dtype), load_tokenizer(role, source))
+            for source in sources
+        ]
+        for role, sources in ordered.items()
     }
-    scores = {}
-    for role, model in loaded.items():
-        sys.stderr.write(f"Scoring the {ROLES[role]}, {display_name(ordered[role])} …\n")
-        scores[role] = score_model(
-            task,
-            model,
-            tokenizers[role],
-            examples,
-            batch_size=runtime.batch_size,
-            use_cpu=runtime.use_cpu,
-            num_proc=data.preprocessing_num_workers,
-        )
+    scores: dict[str, list[Scores]] = {role: [] for role in ordered}
+    for role, pairs in loaded.items():
+        for source, (model, tokenizer) in zip(ordered[role], pairs, strict=True):
+            sys.stderr.write(f"Scoring the {ROLES[role]}, {display_name(source)} …\n")
+            scores[role].append(
+                score_model(
+                    task,
+                    model,
+                    tokenizer,
+                    examples,
+                    batch_size=runtime.batch_size,
+                    use_cpu=runtime.use_cpu,
+                    num_proc=data.preprocessing_num_workers,
+                )
+            )
     sys.stderr.write("Measuring speed …\n")
-    latencies, throughputs = _measure_speed(
-        task, loaded, tokenizers, examples, runtime, measurements
-    )
+    firsts = {role: pairs[0] for role, pairs in loaded.items()}
+    latencies, throughputs = _measure_speed(task, firsts, examples, runtime, measurements)
     reports = []
-    for role, source in ordered.items():
-        files = weight_files(source)
-        agreement = None
-        if role != "teacher" and "teacher" in scores:
-            agreement = scores[role].scorer.agreement(scores["teacher"].scorer)
+    for stream, (role, sources) in enumerate(ordered.items()):
+        files = weight_files(sources[0])
+        model, _ = firsts[role]
         reports.append(
             ModelReport(
                 role=role,
-                name=display_name(source),
-                quality=scores[role].metrics,
-                parameters=loaded[role].num_parameters(),
+                name=display_name(sources[0]),
+                quality=_means(one.metrics for one in scores[role]),
+                parameters=model.num_parameters(),
                 size_on_disk=sum(path.stat().st_size for path in files) or None,
                 stored_as=stored_as(files),
                 latency=latencies.get(role),
                 throughput=throughputs.get(role),
-                agreement=agreement,
+                agreement=_agreement(scores, role),
+                seeds=len(sources),
+                replicates=_replicates(scores[role], stream),
             )
         )
     settings: dict[str, Any] = {"computed in": runtime.dtype, "batch size": runtime.batch_size}
     if latencies:
         settings["latency"] = f"{task.timed}, one at a time, after {WARM_UP} for warm-up"
-    measures = next(iter(scores.values())).scorer.measures
+    scorer = next(iter(scores.values()))[0].scorer
     return Comparison(
         task=task.name,
         data=data_name(data.file, data.dataset_name, data.split),
         examples=len(examples),
         models=reports,
-        quality_labels=measures.quality,
-        agreement_labels=measures.agreement,
-        lower_is_better=measures.lower_is_better,
+        quality_labels=scorer.measures.quality,
+        agreement_labels=scorer.measures.agreement,
+        lower_is_better=scorer.measures.lower_is_better,
         settings=settings,
-        machine=describe_machine(next(iter(loaded.values())).device),
+        machine=describe_machine(next(iter(firsts.values()))[0].device),
+        baseline=scorer.baseline,
     )
+
+
+def _means(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    every = list(scores)
+    return {name: fmean(one[name] for one in every) for name in every[0]}
+
+
+def _agreement(scores: Mapping[str, Sequence[Scores]], role: str) -> dict[str, float] | None:
+    if role == "teacher" or "teacher" not in scores:
+        return None
+    teacher = scores["teacher"][0].scorer
+    return _means(one.scorer.agreement(teacher) for one in scores[role])
+
+
+def _replicates(scores: Sequence[Scores], stream: int) -> dict[str, Replicates]:
+    """Return the metrics in resamples of the rows, where the task has them."""
+    from hf_distill.reporting.bootstrap import pool_seeds
+
+    seeds = [one.scorer.replicates() for one in scores]
+    return {
+        metric: pool_seeds([one[metric] for one in seeds], stream=stream) for metric in seeds[0]
+    }
 
 
 def _measure_speed(
     task: Task,
-    models: Mapping[str, PreTrainedModel],
-    tokenizers: Mapping[str, PreTrainedTokenizerBase],
+    models: Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     examples: Dataset,
     runtime: RuntimeArguments,
     measurements: CompareArguments,
@@ -183,8 +214,8 @@ def _measure_speed(
     from hf_distill.reporting.speed import measure_latencies, measure_throughputs
 
     predictors = {
-        role: task.predictor(model, tokenizers[role], runtime.batch_size)
-        for role, model in models.items()
+        role: task.predictor(model, tokenizer, runtime.batch_size)
+        for role, (model, tokenizer) in models.items()
     }
     latencies: dict[str, Any] = {}
     throughputs: dict[str, float] = {}

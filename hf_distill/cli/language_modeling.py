@@ -22,6 +22,7 @@ from hf_distill.tasks.language_modeling import (
     text_rows,
 )
 from hf_distill.tasks.metrics import perplexity_scores, token_scores
+from hf_distill.tasks.resampling import resample_perplexity
 from hf_distill.tasks.tables import load_table
 
 _MEASURES = Measures(
@@ -195,7 +196,12 @@ class LanguageModelingScorer(Scorer):
         losses, top = kept
         labels: Any = eval_prediction.label_ids
         labels = labels[:, 1:] if self.shifted else labels
-        self.predictions = top[labels != IGNORED]
+        counts = labels != IGNORED
+        self.predictions = top[counts]
+        self.rows = len(labels)
+        self.resampler = resample_perplexity(
+            losses.sum(1), ((top == labels) & counts).sum(1), counts.sum(1)
+        )
         scores = perplexity_scores(losses, top, labels)
         self._loss = scores.pop("loss_per_token")
         return scores

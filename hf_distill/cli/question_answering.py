@@ -20,6 +20,7 @@ from hf_distill.question_answering import (
     prepare_train_features,
 )
 from hf_distill.question_answering.metrics.scoring import exact_match, token_f1_v2
+from hf_distill.tasks.resampling import resample_means
 
 DEFAULT_LENGTH = 384
 
@@ -156,6 +157,8 @@ class QuestionAnsweringScorer(Scorer):
         """Score the logits of an evaluation."""
         logits: Any = eval_prediction.predictions
         self.predictions = self.evaluator.predictions(logits[0], logits[1])
+        self.rows = len(self.predictions)
+        self.resampler = resample_means(self.evaluator.score_each(self.predictions))
         return self.evaluator.score(self.predictions)
 
     def agreement(self, teacher: QuestionAnsweringScorer) -> dict[str, float]:

@@ -14,11 +14,13 @@ SAMPLES = "samples"
 """The folder of recorded samples, in that of a stage."""
 PICTURES = "pictures"
 """The folder of pictures, in that of the run."""
+REPLICATES = "replicates.json"
+"""The metrics in resamples of the validation data, by which runs can be compared."""
 
 # What an earlier run leaves behind, which a new one would overwrite or mistake for its own.
 _RUN_FILES = (
     "config.json", "*.safetensors", "checkpoint-*", "metrics.json", "predictions.json",
-    f"{INTERMEDIATE}/*", f"{SAMPLES}/*",
+    REPLICATES, f"{INTERMEDIATE}/*", f"{SAMPLES}/*",
 )  # fmt: skip
 _CHECKPOINT = "checkpoint-"
 _STATE = "trainer_state.json"

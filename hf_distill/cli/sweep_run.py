@@ -11,6 +11,7 @@ from hf_distill.cli.sweep_trials import (
     Judge,
     choose_metric,
     forget_student,
+    read_baseline,
     read_result,
     run_trial,
     trial_folder,
@@ -82,6 +83,7 @@ class Sweep:
             trials=ended,
             parameters=list(plan.space.options),
             settings=self._described,
+            baseline=read_baseline(plan, judge.metric),
         )
 
     def _train(self, judge: Judge, study: SweepStudy) -> None:

@@ -15,11 +15,12 @@ import torch
 import yaml
 
 from hf_distill.checkpointing import last_complete_checkpoint
-from hf_distill.cli.run_folder import INTERMEDIATE
+from hf_distill.cli.run_folder import INTERMEDIATE, REPLICATES
 from hf_distill.cli.sweep_plan import SweepPlan, TrialParser
 from hf_distill.cli.tasks import Measures, say
 from hf_distill.cli.train import check_request, run_request
 from hf_distill.cli.training_run import prepare
+from hf_distill.reporting.bootstrap import pool_seeds
 from hf_distill.reporting.files import write_json, write_text
 from hf_distill.reporting.sweep import TrialReport
 from hf_distill.sweeping import Trial
@@ -28,7 +29,7 @@ _RESULT = "result.json"
 _METRICS = "metrics.json"
 _OPTIONS = "options.yaml"
 # What is left of a student that is not the best: figures, and how to train it again.
-_KEPT = (_RESULT, _METRICS, _OPTIONS, "trainer_state.json")
+_KEPT = (_RESULT, _METRICS, REPLICATES, _OPTIONS, "trainer_state.json")
 # Not of the trial: the next one would end the same way, and this one is worth another try.
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 
@@ -89,6 +90,7 @@ def run_trial(plan: SweepPlan, parser: TrialParser, trial: Trial, judge: Judge) 
     if done is not None:
         return done
     values: list[float] = []
+    resampled: list[list[float]] = []
     seconds = 0.0
     failure = None
     for seed in plan.seeds:
@@ -103,7 +105,14 @@ def run_trial(plan: SweepPlan, parser: TrialParser, trial: Trial, judge: Judge) 
             values = []
             break
         values.append(_value(metrics["eval"], judge.metric))
-    report = TrialReport(trial.number, trial.parameters, tuple(values), seconds, failure)
+        of_run = json.loads((run / REPLICATES).read_text(encoding="utf-8"))
+        resampled.extend([of_run[judge.metric]] if judge.metric in of_run else [])
+    replicates: list[float] = []
+    if len(resampled) == len(values) > 0:
+        replicates = pool_seeds(resampled, stream=trial.number).tolist()
+    report = TrialReport(
+        trial.number, trial.parameters, tuple(values), seconds, failure, tuple(replicates)
+    )
     write_json(
         folder / _RESULT,
         {
@@ -111,6 +120,7 @@ def run_trial(plan: SweepPlan, parser: TrialParser, trial: Trial, judge: Judge) 
             "values": values,
             "seconds": seconds,
             "failure": failure,
+            "replicates": replicates,
         },
     )
     return report
@@ -130,7 +140,17 @@ def read_result(folder: Path, trial: Trial, metric: str) -> TrialReport | None:
         tuple(content["values"]),
         content["seconds"],
         content["failure"],
+        tuple(content["replicates"]),
     )
+
+
+def read_baseline(plan: SweepPlan, metric: str) -> tuple[str, float] | None:
+    """Return what predicts the same for every row, and the metric of that, from any trial."""
+    for path in sorted(plan.output_dir.glob(f"trial-*/**/{_METRICS}")):
+        baseline = json.loads(path.read_text(encoding="utf-8")).get("baseline")
+        if baseline is not None and metric in baseline[1]:
+            return baseline[0], baseline[1][metric]
+    return None
 
 
 def value_of(report: TrialReport) -> float:

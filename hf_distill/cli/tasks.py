@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         Trainer,
     )
 
+    from hf_distill.tasks.resampling import Resampler
+
 # Where the class with the functions of a task is; imported when the task is called for.
 TASKS = {
     "question-answering": "hf_distill.cli.question_answering:QuestionAnsweringTask",
@@ -48,6 +50,12 @@ class Scorer(ABC):
     measures: Measures
     predictions: Any = None
     """One an example or token, once something was scored."""
+    rows: int = 0
+    """How many rows were scored."""
+    resampler: Resampler | None = None
+    """The metrics of resampled rows, once something was scored."""
+    baseline: tuple[str, Mapping[str, float]] | None = None
+    """What predicts the same for every row, and its metrics, where that says something."""
 
     @abstractmethod
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
@@ -64,6 +72,14 @@ class Scorer(ABC):
     @abstractmethod
     def agreement(self, teacher: Any) -> dict[str, float]:
         """How much the predictions are like those of the teacher's scorer, each 0 to 1."""
+
+    def replicates(self) -> dict[str, Any]:
+        """Return the metrics in resamples of the rows; empty if the task has no resampler."""
+        from hf_distill.reporting.bootstrap import bootstrap
+
+        if self.resampler is None or self.rows < 2:
+            return {}
+        return bootstrap(self.resampler, self.rows)
 
     def files(self) -> dict[str, Any]:
         """The last predictions as JSON can hold them, by file name."""

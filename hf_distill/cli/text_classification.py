@@ -28,6 +28,11 @@ from hf_distill.tasks.labels import (
     unnamed,
 )
 from hf_distill.tasks.metrics import classification_scores, multi_label_scores, regression_scores
+from hf_distill.tasks.resampling import (
+    resample_classification,
+    resample_multi_label,
+    resample_regression,
+)
 from hf_distill.tasks.tables import load_table
 from hf_distill.tasks.text_classification import (
     MULTI,
@@ -203,18 +208,26 @@ class TextClassificationScorer(Scorer):
         """Score the logits of an evaluation."""
         logits = np.asarray(eval_prediction.predictions, dtype=np.float64)
         gold = np.asarray(eval_prediction.label_ids)
+        self.rows = len(logits)
         if self.problem_type == REGRESSION:
-            numbers = logits.reshape(len(logits))
+            numbers, gold = logits.reshape(len(logits)), gold.reshape(len(gold))
             self.predictions = numbers.tolist()
-            return regression_scores(numbers, gold.reshape(len(gold)))
+            self.resampler = resample_regression(numbers, gold)
+            return regression_scores(numbers, gold)
         if self.problem_type == MULTI:
-            chosen = logits > 0
+            chosen, gold = logits > 0, gold > 0.5
             self.predictions = [np.flatnonzero(row).tolist() for row in chosen]
-            return multi_label_scores(chosen, gold > 0.5)
+            self.resampler = resample_multi_label(chosen, gold)
+            return multi_label_scores(chosen, gold)
         self.predictions = logits.argmax(axis=-1).tolist()
-        return classification_scores(
-            self.predictions, gold, labels=len(self.names), positive=self._positive
+        options: Any = {"labels": len(self.names), "positive": self._positive}
+        self.resampler = resample_classification(self.predictions, gold, **options)
+        most_frequent = int(np.bincount(gold).argmax())
+        self.baseline = (
+            f"always answering {self.names[most_frequent]!r}, the most frequent label",
+            classification_scores(np.full_like(gold, most_frequent), gold, **options),
         )
+        return classification_scores(self.predictions, gold, **options)
 
     def agreement(self, teacher: TextClassificationScorer) -> dict[str, float]:
         """The share of texts with the same label or labels; the correlation of numbers."""

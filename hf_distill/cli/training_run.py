@@ -21,7 +21,7 @@ from hf_distill.cli.loading import (
     load_tokenizer,
     spread,
 )
-from hf_distill.cli.run_folder import SAMPLES
+from hf_distill.cli.run_folder import REPLICATES, SAMPLES
 from hf_distill.cli.tasks import Scorer, Task, say
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
@@ -31,6 +31,7 @@ from hf_distill.cli.train_arguments import (
 from hf_distill.publishing import write_facts
 from hf_distill.publishing.facts import hub_id, scores_of
 from hf_distill.recording import TeacherRecorderCallback
+from hf_distill.reporting.bootstrap import interval
 from hf_distill.reporting.files import display_name, write_json
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
@@ -261,7 +262,10 @@ def report(
     if request.data.validates:
         validation = data_name(data.validation_file, data.dataset_name, data.validation_split)
     content = summary(request, trainer, train_metrics)
+    replicates = {} if scorer is None else scorer.replicates()
     content |= {"validation_data": validation, "eval": scores}
+    content["baseline"] = None if scorer is None else scorer.baseline
+    content["intervals"] = {name: interval(values) for name, values in replicates.items()}
     content["intermediate_stage"] = intermediate_stage
     trainer.further_facts = {
         "recipe": request.run.recipe,
@@ -275,6 +279,7 @@ def report(
         "stages": [] if intermediate_stage is None else [intermediate_stage["stage"]],
     }
     write_facts(folder, trainer.distillation_facts())
+    write_json(folder / REPLICATES, {name: row.tolist() for name, row in replicates.items()})
     write_json(folder / "metrics.json", content)
     figures = {"training loss": train_metrics["train_loss"]}
     quality: dict[str, str] = {}

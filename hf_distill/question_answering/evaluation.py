@@ -11,6 +11,12 @@ from transformers import EvalPrediction
 
 from hf_distill.question_answering.data import is_v2
 from hf_distill.question_answering.metrics import load_metric
+from hf_distill.question_answering.metrics.scoring import (
+    exact_match,
+    normalize,
+    token_f1,
+    token_f1_v2,
+)
 from hf_distill.question_answering.postprocessing import Prediction, postprocess
 
 
@@ -151,6 +157,25 @@ class QuestionAnsweringEvaluator:
             texts = [{"id": one.id, "prediction_text": one.text} for one in predictions]
             return load_metric("squad").compute(predictions=texts, references=references)
         return self._score_v2(predictions, references)
+
+    def score_each(self, predictions: list[Prediction]) -> dict[str, list[float]]:
+        """Score each prediction by itself; ``score`` has the means, in percent.
+
+        Args:
+            predictions: From `predictions`.
+
+        Returns:
+            `exact_match` and `f1` of each example, between 0 and 1.
+        """
+        overlap = token_f1_v2 if self.version_2 else token_f1
+        scores: dict[str, list[float]] = {"exact_match": [], "f1": []}
+        for prediction, answers in zip(predictions, self.examples["answers"], strict=True):
+            golds = answers["text"]
+            if self.version_2:
+                golds = [text for text in golds if normalize(text)] or [""]
+            scores["exact_match"].append(max(exact_match(prediction.text, gold) for gold in golds))
+            scores["f1"].append(max(overlap(prediction.text, gold) for gold in golds))
+        return scores
 
     def _score_v2(self, predictions: list[Prediction], references: list[dict]) -> dict[str, float]:
         # The official sweep takes 0.0 for "below all", which margins are not. Only their order

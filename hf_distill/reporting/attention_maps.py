@@ -33,7 +33,7 @@ def plot_attention(
 
     A row is a token that looks, a column one that is looked at. For small weights to be seen, too,
     the colour goes with the square root, and up to the largest weight of most rows: of 95 % of
-    them. Rows and columns carry the tokens up to 48 of them.
+    them. Rows and columns carry the tokens, evenly spaced ones if there are more than 48.
 
     Args:
         sample: with the attention of both layers.
@@ -51,8 +51,8 @@ def plot_attention(
     maps = {who: sample.attention(who, getattr(pair, who)) for who in get_args(Who)}
     chosen = {who: _chosen(attention, head, who) for who, attention in maps.items()}
     length = chosen["teacher"].shape[-1]
-    labels = sample.tokens if sample.tokens and length <= _MOST_LABELS else None
-    side = 2.2 + 0.14 * (min(length, _MOST_LABELS) if labels else 20)
+    labels = sample.tokens or [str(number) for number in sample.input_ids.tolist()]
+    side = 2.2 + 0.14 * min(length, _MOST_LABELS)
     figure = Figure(figsize=(2 * side + 1.0, side + 0.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
@@ -81,13 +81,14 @@ def _chosen(attention: Tensor, head: int | None, who: str) -> Tensor:
     return attention[head]
 
 
-def _draw(panel: Axes, attention: Tensor, labels: list[str] | None, norm: PowerNorm) -> AxesImage:
+def _draw(panel: Axes, attention: Tensor, labels: list[str], norm: PowerNorm) -> AxesImage:
     image = panel.imshow(attention.cpu().numpy(), norm=norm, cmap="Blues", interpolation="nearest")
     panel.set_xlabel("to")
-    if labels is not None:
-        # A dollar sign is a token like any other, no formula.
-        style: dict[str, Any] = {"fontsize": 7, "parse_math": False}
-        panel.set_xticks(range(len(labels)), labels, rotation=90, **style)
-        panel.set_yticks(range(len(labels)), labels, **style)
-        panel.tick_params(length=0)
+    places = range(0, len(labels), -(-len(labels) // _MOST_LABELS))
+    # A dollar sign is a token like any other, not a formula.
+    style: dict[str, Any] = {"fontsize": 7, "parse_math": False}
+    shown = [labels[place] for place in places]
+    panel.set_xticks(places, shown, rotation=90, **style)
+    panel.set_yticks(places, shown, **style)
+    panel.tick_params(length=0 if len(places) == len(labels) else 2)
     return image

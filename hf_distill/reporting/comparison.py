@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hf_distill._version import __version__
+from hf_distill.reporting.bootstrap import REPLICATES, Interval, Replicates, interval
 from hf_distill.reporting.files import write_json, write_text
 from hf_distill.reporting.markdown import markdown_table
 
@@ -20,6 +23,12 @@ ROLES = {
 }
 
 ABSENT = "–"
+
+_DIFFERENCES = (
+    ("student_distilled", "student_alone"),
+    ("student_distilled", "teacher"),
+    ("student_alone", "teacher"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,13 +53,15 @@ class ModelReport:
     Attributes:
         role: a key of ``ROLES``.
         name: Hub id, or last part of the model's path.
-        quality: the task's metrics, by name.
+        quality: the task's metrics, by name; with several seeds their means.
         parameters: number of weights.
         size_on_disk: bytes of the ``.safetensors`` files.
         stored_as: number format of the weights in those files.
         latency: one example at a time.
         throughput: examples per second, in batches.
         agreement: how much the predictions are like the teacher's, by measure, 0 to 1.
+        seeds: how many models, trained with different seeds, ``quality`` is the mean of.
+        replicates: ``quality`` in resamples of the data, from ``bootstrap``.
     """
 
     role: str
@@ -62,11 +73,39 @@ class ModelReport:
     latency: Latency | None = None
     throughput: float | None = None
     agreement: Mapping[str, float] | None = None
+    seeds: int = 1
+    replicates: Mapping[str, Replicates] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the role."""
         if self.role not in ROLES:
             raise ValueError(f"role must be one of {', '.join(ROLES)}, but it is {self.role!r}.")
+
+    def intervals(self) -> dict[str, Interval]:
+        """Return the 95 % intervals of the metrics that have one."""
+        bounds = {metric: interval(values) for metric, values in self.replicates.items()}
+        return {metric: pair for metric, pair in bounds.items() if pair is not None}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better or worse one model is than another, in a metric.
+
+    Attributes:
+        metric: of ``quality``.
+        role: of the one.
+        other: of the one that it is compared with.
+        value: ``role``'s metric minus that of ``other``.
+        interval: 95 %, by the paired bootstrap.
+        is_noise: the interval contains 0, so this data cannot tell the two apart.
+    """
+
+    metric: str
+    role: str
+    other: str
+    value: float
+    interval: Interval
+    is_noise: bool
 
 
 @dataclass(frozen=True)
@@ -85,6 +124,7 @@ class Comparison:
         lower_is_better: metrics of ``quality`` that are errors, such as a perplexity.
         settings: what the measurements depend on, such as the batch size.
         machine: processor, threads, versions; no host name.
+        baseline: what predicts the same for every row, and its metrics.
 
     Raises:
         ValueError: with fewer than two models, or two of one role.
@@ -99,6 +139,7 @@ class Comparison:
     lower_is_better: Collection[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+    baseline: tuple[str, Mapping[str, float]] | None = None
 
     def __post_init__(self) -> None:
         """Check the number of models and their roles."""
@@ -137,39 +178,129 @@ class Comparison:
                 shares[metric] = (distilled.quality[metric] - alone.quality[metric]) / gap
         return shares
 
+    def differences(self, *metrics: str) -> list[Difference]:
+        """Compare each student with the teacher, and the distilled one with the one alone."""
+        found = []
+        for metric in metrics or self.quality_labels:
+            for role, other in _DIFFERENCES:
+                one, two = self.model(role), self.model(other)
+                difference = _paired(one, two, metric)
+                bounds = None if difference is None else interval(difference)
+                if one is None or two is None or bounds is None:
+                    continue
+                value = one.quality[metric] - two.quality[metric]
+                is_noise = bounds[0] <= 0 <= bounds[1]
+                found.append(Difference(metric, role, other, value, bounds, is_noise))
+        return found
+
+    def gap_closed_intervals(self) -> dict[str, Interval]:
+        """Return the 95 % intervals of ``gap_closed``, where gap and gain are more than noise."""
+        teacher, alone, distilled = (self.model(role) for role in ROLES)
+        found: dict[str, Interval] = {}
+        for metric in self.quality_labels:
+            gap, gain = _paired(teacher, alone, metric), _paired(distilled, alone, metric)
+            if gap is not None and gain is not None and self.doubt(metric) is None:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    bounds = interval(gain / gap)
+                found |= {} if bounds is None else {metric: bounds}
+        return found
+
     def rows(self) -> list[tuple[str, list[str]]]:
         """The table: a label and a cell for each model. Rows that nobody has are left out."""
         rows = [("model", [model.name for model in self.models])]
+        if any(model.seeds > 1 for model in self.models):
+            rows.append(("seeds", [str(model.seeds) for model in self.models]))
+        intervals = [model.intervals() for model in self.models]
         for metric, label in self.quality_labels.items():
             rows.append((label, [f"{model.quality[metric]:.2f}" for model in self.models]))
+            rows.append(("  95% interval", [_range(one.get(metric), ".2f") for one in intervals]))
         for measure, label in self.agreement_labels.items():
             shares = [(model.agreement or {}).get(measure) for model in self.models]
             rows.append((label, [_cell(share, "{:.1%}") for share in shares]))
         rows.append(("parameters", [f"{model.parameters / 1e6:.2f} M" for model in self.models]))
-        rows.append(("size on disk", [_size(model) for model in self.models]))
-        rows.append(("latency (quartiles)", [_latency(model) for model in self.models]))
+        rows.append(self._sizes())
+        times = [model.latency for model in self.models]
+        rows.append(("latency", [_cell(t and t.median, "{:.1f} ms") for t in times]))
+        rows.append(("  quartiles", [_range(t and t.quartiles, ".1f") for t in times]))
         speeds = [model.throughput for model in self.models]
         rows.append(("throughput", [_cell(speed, "{:.1f}/s") for speed in speeds]))
         return [row for row in rows if set(row[1]) != {ABSENT}]
+
+    def _sizes(self) -> tuple[str, list[str]]:
+        """Return the row of sizes, all in one number format, so that they can be compared."""
+        formats = {model.stored_as for model in self.models if model.size_on_disk is not None}
+        if len(formats) > 1:
+            sizes = [f"{4 * model.parameters / 1e6:.1f} MB" for model in self.models]
+            return "size as float32", sizes
+        label = f"size ({formats.pop()})" if formats - {None} else "size on disk"
+        stored = [model.size_on_disk for model in self.models]
+        return label, [_cell(size and size / 1e6, "{:.1f} MB") for size in stored]
 
     def headline(self) -> str:
         """The gap closed in one sentence, or why there is none to tell."""
         if len(self.models) < len(ROLES):
             missing = [label for role, label in ROLES.items() if self.model(role) is None]
             return f"Share of the gap closed: not known without the {' and the '.join(missing)}."
-        shares = self.gap_closed()
-        parts = []
+        shares, intervals = self.gap_closed(), self.gap_closed_intervals()
+        closed, remarks = [], []
         for metric, label in self.quality_labels.items():
-            if metric in shares:
-                remark = " (worse than the student alone)" if shares[metric] < 0 else ""
-                parts.append(f"{shares[metric]:.0%} of the gap in {label}{remark}")
-            else:
-                parts.append(f"{label}: no gap, the teacher is not better than the student alone")
-        return f"Distillation closed {'; '.join(parts)}." if shares else f"{'; '.join(parts)}."
+            doubt = self.doubt(metric)
+            if doubt is not None:
+                remarks.append(f"{label}: {doubt}")
+                continue
+            remark = " (worse than the student alone)" if shares[metric] < 0 else ""
+            if metric in intervals:
+                low, high = intervals[metric]
+                remark += f" (95% interval {low:.0%} to {high:.0%})"
+            closed.append(f"{shares[metric]:.0%} of the gap in {label}{remark}")
+        sentence = f"Distillation closed {'; '.join([*closed, *remarks])}."
+        return sentence if closed else f"{'; '.join(remarks)}."
+
+    def doubt(self, metric: str) -> str | None:
+        """Return why a share of the gap closed would mean nothing; ``None`` if it does not."""
+        if metric not in self.gap_closed():
+            return "no gap, the teacher is not better than the student alone"
+        noise = {(one.role, one.other): one.is_noise for one in self.differences(metric)}
+        if noise.get(("student_alone", "teacher")):
+            return "teacher and student alone differ by no more than noise on this data"
+        if noise.get(("student_distilled", "student_alone")):
+            return "the students differ by no more than noise on this data"
+        return None
+
+    def speed_up(self) -> str | None:
+        """Return how much faster and smaller the students are than the teacher, in a sentence."""
+        teacher = self.model("teacher")
+        students = [model for model in self.models if model.role != "teacher"]
+        if teacher is None or not students:
+            return None
+        student = students[-1]
+        size = f"{student.parameters / teacher.parameters:.2f} × the size"
+        if student.latency is None or teacher.latency is None:
+            return f"The {ROLES[student.role]} is {size} of the teacher."
+        ratio = teacher.latency.median / student.latency.median
+        speed = f"{ratio:.1f} × faster" if ratio >= 1 else f"{1 / ratio:.1f} × slower"
+        return f"The {ROLES[student.role]} is {speed} than the teacher, at {size}."
 
     def footnotes(self) -> list[str]:
         """What the figures were measured with, one line each."""
-        notes = [f"{self.data}, {self.examples} examples"]
+        notes = []
+        for one in self.differences(self.primary_metric):
+            low, high = one.interval
+            noise = ": within noise" if one.is_noise else ""
+            notes.append(
+                f"{self.quality_labels[one.metric]}, {ROLES[one.role]} − {ROLES[one.other]}: "
+                f"{one.value:+.2f} ({low:+.2f} to {high:+.2f}){noise}"
+            )
+        if notes:
+            notes.append(
+                f"intervals: 95%, paired bootstrap, {REPLICATES} resamples of the examples"
+                + (" and seeds" if any(model.seeds > 1 for model in self.models) else "")
+            )
+        if self.baseline is not None:
+            what, scores = self.baseline
+            shown = (f"{label} {scores[m]:.2f}" for m, label in self.quality_labels.items())
+            notes.append(f"{what}: {', '.join(shown)}")
+        notes.append(f"{self.data}, {self.examples} examples")
         for part in (self.settings, self.machine):
             if part:
                 notes.append("; ".join(f"{key}: {value}" for key, value in part.items()))
@@ -180,7 +311,9 @@ class Comparison:
         models = {}
         for model in self.models:
             report = dataclasses.asdict(model)
-            del report["role"]
+            for left_out in ("role", "replicates"):
+                del report[left_out]
+            report["intervals"] = model.intervals() or None
             models[model.role] = {key: value for key, value in report.items() if value is not None}
         return {
             "hf_distill_version": __version__,
@@ -188,6 +321,9 @@ class Comparison:
             "data": {"name": self.data, "examples": self.examples},
             "models": models,
             "gap_closed": self.gap_closed(),
+            "gap_closed_intervals": self.gap_closed_intervals(),
+            "differences": [dataclasses.asdict(one) for one in self.differences()],
+            "baseline": None if self.baseline is None else list(self.baseline),
             "settings": dict(self.settings),
             "machine": dict(self.machine),
         }
@@ -197,8 +333,9 @@ class Comparison:
         header = ["", *(ROLES[model.role] for model in self.models)]
         rows = [[label, *cells] for label, cells in self.rows()]
         table = markdown_table(header, rows, right=range(1, len(header)))
+        sentences = [sentence for sentence in (self.headline(), self.speed_up()) if sentence]
         notes = [f"- {note}" for note in self.footnotes()]
-        return "\n".join([table, "", f"**{self.headline()}**", "", *notes]) + "\n"
+        return "\n".join([table, "", f"**{' '.join(sentences)}**", "", *notes]) + "\n"
 
 
 def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
@@ -224,19 +361,19 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> 
     ]
 
 
-def _cell(value: float | None, form: str) -> str:
+def _cell(value: Any, form: str) -> str:
     return ABSENT if value is None else form.format(value)
 
 
-def _size(model: ModelReport) -> str:
-    if model.size_on_disk is None:
+def _range(bounds: Any, form: str) -> str:
+    if bounds is None:
         return ABSENT
-    number_format = f" ({model.stored_as})" if model.stored_as else ""
-    return f"{model.size_on_disk / 1e6:.1f} MB{number_format}"
+    dash = "–" if bounds[0] >= 0 else " to "
+    return f"{bounds[0]:{form}}{dash}{bounds[1]:{form}}"
 
 
-def _latency(model: ModelReport) -> str:
-    if model.latency is None:
-        return ABSENT
-    low, high = model.latency.quartiles
-    return f"{model.latency.median:.1f} ms ({low:.1f}–{high:.1f})"
+def _paired(one: ModelReport | None, two: ModelReport | None, metric: str) -> Replicates | None:
+    """Return the difference of a metric in each resample, where both models have it."""
+    if one is None or two is None or not {*one.replicates} & {*two.replicates} & {metric}:
+        return None
+    return one.replicates[metric] - two.replicates[metric]

@@ -55,11 +55,15 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pat
     for panel, axis in zip(panels, axes, strict=True):
         _draw(panel, comparison, axis)
     metric = comparison.primary_metric
-    panels[0].set_ylabel(comparison.quality_labels[metric])
-    title = f"{comparison.task}, {comparison.data} ({comparison.examples} examples)"
+    label = comparison.quality_labels[metric]
+    panels[0].set_ylabel(
+        label if not comparison.models[0].intervals() else f"{label}, 95% interval"
+    )
+    if all(model.quality[metric] >= 0 for model in comparison.models):
+        panels[0].set_ylim(bottom=0)
+    title = f"{comparison.task.replace('-', ' ')}: {label} of {comparison.examples:,} examples"
     share = comparison.gap_closed().get(metric)
-    if share is not None:
-        label = comparison.quality_labels[metric]
+    if share is not None and comparison.doubt(metric) is None:
         title += f"\ndistillation closed {share:.0%} of the gap in {label}"
     figure.suptitle(title, fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -83,6 +87,9 @@ def _draw(panel: Axes, comparison: Comparison, axis: _Axis) -> None:
         )
     heights = [y for role, (_, y) in points.items() if role != "teacher"]
     for role, (x, y) in points.items():
+        bounds = comparison.model(role).intervals().get(metric)  # type: ignore[union-attr]
+        if bounds is not None:
+            panel.plot([x, x], bounds, color=_COLORS[role], linewidth=1.4)
         panel.scatter(
             x, y, s=90, color=_COLORS[role], marker=_MARKERS[role], label=ROLES[role], zorder=3
         )
@@ -135,6 +142,9 @@ def plot_losses(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLik
         for name in _LOSSES
     }
     curves = {name: kinds for name, kinds in curves.items() if any(kinds.values())}
+    total = curves.get("loss", {}).get("training")
+    if any(kinds["training"] == total for name, kinds in curves.items() if name != "loss"):
+        del curves["loss"]  # the one part that it is the sum of says more
     if not curves:
         raise ValueError(
             "log_history has no loss to draw: train with logging_steps within the number of steps."

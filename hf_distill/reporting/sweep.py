@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hf_distill._version import __version__
+from hf_distill.reporting.bootstrap import REPLICATES, interval, within_noise
 from hf_distill.reporting.files import write_json, write_text
 from hf_distill.reporting.markdown import markdown_table
 
@@ -26,6 +29,7 @@ class TrialReport:
         values: the metric, one for each seed; empty if the trial failed.
         seconds: of training, all seeds together.
         failure: why it failed, if it did.
+        replicates: the value in resamples of the data, from ``bootstrap``.
     """
 
     number: int
@@ -33,6 +37,7 @@ class TrialReport:
     values: Sequence[float] = ()
     seconds: float | None = None
     failure: str | None = None
+    replicates: Sequence[float] = ()
 
     @property
     def value(self) -> float | None:
@@ -56,6 +61,7 @@ class SweepReport:
         trials: in their order.
         parameters: the names of the options that the sweep set, in order.
         settings: what the sweep was made of, for ``sweep.json``.
+        baseline: what predicts the same for every row, and the metric of that.
     """
 
     task: str
@@ -64,6 +70,7 @@ class SweepReport:
     trials: Sequence[TrialReport]
     parameters: Sequence[str]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    baseline: tuple[str, float] | None = None
 
     def ranked(self) -> list[TrialReport]:
         """The best first, of equals the earlier; those that failed last."""
@@ -77,9 +84,15 @@ class SweepReport:
         first = next(iter(self.ranked()), None)
         return first if first is not None and first.value is not None else None
 
+    def equals(self) -> list[TrialReport]:
+        """Return the trials that this data and these seeds cannot tell from the best one."""
+        best = self.best()
+        others = [] if best is None else [trial for trial in self.ranked() if trial is not best]
+        return [trial for trial in others if best is not None and _within_noise(best, trial)]
+
     def header(self) -> list[str]:
         """The names of the columns."""
-        return ["trial", *self.parameters, self.metric, "seconds"]
+        return ["trial", *self.parameters, self.metric, "95% interval", "seconds"]
 
     def rows(self) -> list[list[str]]:
         """The table, a row a trial."""
@@ -88,6 +101,7 @@ class SweepReport:
                 str(trial.number),
                 *(shown(trial.parameters[name]) for name in self.parameters),
                 self.score(trial),
+                _bounds(trial),
                 "" if trial.seconds is None else f"{trial.seconds:.1f}",
             ]
             for trial in self.ranked()
@@ -110,7 +124,20 @@ class SweepReport:
             for name in self.parameters
             if best.parameters[name] is not None
         )
-        return f"Best: {self.metric} {self.score(best)} with {options} (trial {best.number})."
+        text = f"Best: {self.metric} {self.score(best)} with {options} (trial {best.number})."
+        equals = self.equals()
+        if len(equals) == sum(trial.value is not None for trial in self.trials) - 1 > 0:
+            text += " No other trial is worse by more than noise: this sweep has no winner."
+        elif equals:
+            numbers = ", ".join(str(trial.number) for trial in equals)
+            text += f" Within noise of it: trial{'s'[: len(equals) > 1]} {numbers}."
+        if self.baseline is not None and not self._beats(best, self.baseline[1]):
+            text += f" That is not better than {self.baseline[0]} ({figure(self.baseline[1])})."
+        return text
+
+    def _beats(self, trial: TrialReport, value: float) -> bool:
+        own = trial.value or 0.0
+        return own < value if self.lower_is_better else own > value
 
     def footnotes(self) -> list[str]:
         """What the table is of."""
@@ -120,6 +147,14 @@ class SweepReport:
         if len(seeds) > 1:
             listed = ", ".join(map(str, seeds))
             notes.append(f"mean and standard deviation of the seeds {listed}")
+        if any(len(trial.replicates) for trial in self.trials):
+            notes.append(
+                f"noise: the 95% interval of the difference contains 0 (paired bootstrap, "
+                f"{REPLICATES} resamples of the validation data"
+                + (" and seeds)" if len(seeds) > 1 else ")")
+            )
+        if self.baseline is not None:
+            notes.append(f"{self.baseline[0]}: {figure(self.baseline[1])}")
         return notes
 
     def to_dict(self) -> dict[str, Any]:
@@ -132,6 +167,8 @@ class SweepReport:
             "lower_is_better": self.lower_is_better,
             "settings": dict(self.settings),
             "best": None if best is None else best.number,
+            "within_noise_of_best": [trial.number for trial in self.equals()],
+            "baseline": None if self.baseline is None else list(self.baseline),
             "trials": [
                 {
                     "number": trial.number,
@@ -139,6 +176,7 @@ class SweepReport:
                     "value": trial.value,
                     "spread": trial.spread,
                     "values": list(trial.values),
+                    "interval": interval(trial.replicates),
                     "seconds": trial.seconds,
                     "failure": trial.failure,
                 }
@@ -148,7 +186,7 @@ class SweepReport:
 
     def to_markdown(self) -> str:
         """The table, the headline and the footnotes as Markdown."""
-        numbers = (0, *range(len(self.parameters) + 1, len(self.parameters) + 3))
+        numbers = (0, *range(len(self.parameters) + 1, len(self.parameters) + 4))
         table = markdown_table(self.header(), self.rows(), right=numbers)
         notes = "\n".join(f"- {note}" for note in self.footnotes())
         return f"{table}\n\n**{self.headline()}**\n\n{notes}\n"
@@ -180,6 +218,19 @@ def write_sweep(
     if picture and report.best() is not None:
         written.append(plot_sweep(report, folder / "sweep.png"))
     return written
+
+
+def _within_noise(best: TrialReport, trial: TrialReport) -> bool:
+    if trial.value is None:
+        return False
+    if not len(best.replicates) == len(trial.replicates) > 0:
+        return trial.value == best.value
+    return bool(within_noise(np.subtract(best.replicates, trial.replicates)))
+
+
+def _bounds(trial: TrialReport) -> str:
+    bounds = interval(trial.replicates)
+    return "" if bounds is None else f"{figure(bounds[0])} to {figure(bounds[1])}"
 
 
 def shown(value: object) -> str:

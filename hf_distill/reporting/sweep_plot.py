@@ -101,8 +101,9 @@ def plot_sweep(report: SweepReport, path: str | os.PathLike[str]) -> Path:
     """Draw the metric over the options.
 
     Over two options a heat map with the number in each cell, over one a line; points where an
-    option was drawn from a range. The best is framed or circled. An option that is not a number,
-    such as the loss, gives each of its values a panel; further options are averaged over.
+    option was drawn from a range. The best is framed or circled, of equals the first alone. An
+    option that is not a number, such as the loss, gives each of its values a panel; further options
+    are averaged over.
 
     Args:
         report: with at least one complete trial.
@@ -190,12 +191,20 @@ def _mean(trials: Sequence[TrialReport]) -> float | None:
 def _draw_map(
     place: Axes, report: SweepReport, heat_map: HeatMap, maps: Sequence[HeatMap | None]
 ) -> Any:
-    every = [
-        cell for one in maps if one is not None for row in one.cells for cell in row
+    places = [
+        (cell, one, x, y)
+        for one in maps
+        if one is not None
+        for y, row in enumerate(one.cells)
+        for x, cell in enumerate(row)
         if cell is not None
-    ]  # fmt: skip
+    ]
+    every = [cell for cell, *_ in places]
     low, high = min(every), max(every)
-    best = low if report.lower_is_better else high
+    # The first of equals, as in the table.
+    best = next(
+        where for cell, *where in places if cell == (low if report.lower_is_better else high)
+    )
     values = [[float("nan") if cell is None else cell for cell in row] for row in heat_map.cells]
     image = place.imshow(
         values,
@@ -216,7 +225,7 @@ def _draw_map(
                 x, y, figure(cell), ha="center", va="center", fontsize=8,
                 color="black" if bright else "white",
             )  # fmt: skip
-            if cell == best:
+            if best == [heat_map, x, y]:
                 corner = (x - 0.5, y - 0.5)
                 place.add_patch(
                     Rectangle(

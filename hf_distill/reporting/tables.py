@@ -23,7 +23,9 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
         table.add_row(label, *map(Text, cells))
     console.print(Text(f"{comparison.task}: quality, size and speed", style="bold"))
     console.print(table)
-    console.print(comparison.headline(), style="bold", markup=False, highlight=False)
+    for sentence in (comparison.headline(), comparison.speed_up()):
+        if sentence:
+            console.print(sentence, style="bold", markup=False, highlight=False)
     for note in comparison.footnotes():
         console.print(note, style="dim", markup=False, highlight=False)
 

@@ -83,6 +83,35 @@ def test_everything_is_measured(
     )
 
 
+def test_seeds_are_averaged_and_noise_is_named(
+    files: Files, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    alone, distilled = (files.models[f"student_{role}"] for role in ("alone", "distilled"))
+    none = ["--use_cpu", "--latency_samples", "0", "--throughput_samples", "0", *WINDOWS]
+    data = ["--file", files.validation, *none]
+    by_seed = [
+        compare(program, tmp_path / str(i), "--student_alone", seed, "--student_distilled",
+                distilled, *data)[0]["models"]["student_alone"]
+        for i, seed in enumerate((alone, distilled))
+    ]  # fmt: skip
+    content, shown = compare(
+        program, tmp_path / "both", "--student_alone", alone, distilled, "--student_distilled",
+        distilled, *data,
+    )  # fmt: skip
+    both = content["models"]["student_alone"]
+    assert both["seeds"] == 2 and "seeds" in shown
+    f1 = [one["quality"]["f1"] for one in by_seed]
+    assert both["quality"]["f1"] == pytest.approx(sum(f1) / 2)
+    low, high = both["intervals"]["f1"]
+    assert low <= both["quality"]["f1"] <= high
+    # A model does not differ from itself.
+    (same, _) = (
+        one for one in json.loads((tmp_path / "1" / "comparison.json").read_text())["differences"]
+    )
+    assert (same["value"], same["interval"], same["is_noise"]) == (0, [0, 0], True)
+    assert "within noise" in (tmp_path / "1" / "comparison.md").read_text()
+
+
 def test_what_is_not_measured_is_absent(
     files: Files, tmp_path: Path, program: Callable[..., Result]
 ) -> None:

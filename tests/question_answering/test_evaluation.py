@@ -134,6 +134,19 @@ def test_labels_as_logits_score_100() -> None:
         assert scores["exact_match"] == scores["f1"] == 100.0
 
 
+@pytest.mark.parametrize("rows", [PLAIN, SOME_IMPOSSIBLE], ids=["v1", "v2"])
+@given(seed=st.integers(0, 10_000), bias=st.sampled_from([-8.0, 0.0, 12.0]))
+@settings(max_examples=20)
+def test_the_scores_are_the_means_of_the_examples(rows: Dataset, seed: int, bias: float) -> None:
+    start, end = logits(rows, seed)
+    start[:, 0] += bias
+    one = evaluator(rows)
+    predictions = one.predictions(start, end)
+    scores = one.score(predictions)
+    for name, values in one.score_each(predictions).items():
+        assert len(values) == len(rows) and 100 * np.mean(values) == pytest.approx(scores[name])
+
+
 @given(seed=st.integers(0, 10_000), bias=st.sampled_from([-8.0, -2.0, 0.0, 3.0, 12.0]))
 @settings(max_examples=25)
 def test_the_best_thresholds_are_thresholds_to_use(seed: int, bias: float) -> None:

@@ -85,14 +85,20 @@ def test_tokens_are_written_as_they_are(panels: Any) -> None:
         assert not any(label.get_parse_math() for label in labels)
 
 
-@pytest.mark.parametrize(
-    "what",
-    [sample(49, tokens=[f"word{i}" for i in range(49)]), sample(6)],
-    ids=["too many", "unknown"],
-)
-def test_without_token_labels(panels: Any, what: RecordedSample) -> None:
+def test_long_sentences_carry_evenly_spaced_tokens(panels: Any) -> None:
+    for panel in panels(sample(100, tokens=[f"word{i}" for i in range(100)])):
+        ticks = dict(zip(panel.get_xticks(), panel.get_xticklabels(), strict=True))
+        assert {place: text.get_text() for place, text in ticks.items()} == {
+            place: f"word{place}" for place in range(0, 100, 3)
+        }
+
+
+def test_without_texts_the_token_ids_are_shown(panels: Any) -> None:
+    what = sample(6)
     for panel in panels(what):
-        assert not any("word" in label.get_text() for label in panel.get_xticklabels())
+        assert [t.get_text() for t in panel.get_xticklabels()] == [
+            str(number) for number in what.input_ids.tolist()
+        ]
 
 
 @pytest.mark.parametrize(

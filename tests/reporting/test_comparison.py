@@ -117,8 +117,10 @@ def test_rows_hold_what_was_measured_and_no_more() -> None:
     assert rows["same answer"] == ["–", "55.5%", "–"]
     assert "never" not in rows
     assert rows["parameters"] == ["22.60 M", "0.00 M", "0.00 M"]
-    assert rows["size on disk"] == ["45.1 MB (float16)", "–", "–"]
-    assert rows["latency (quartiles)"] == ["31.3 ms (30.0–33.0)", "–", "–"]
+    assert rows["size (float16)"] == ["45.1 MB", "–", "–"]
+    assert rows["latency"] == ["31.3 ms", "–", "–"]
+    assert rows["  quartiles"] == ["30.0–33.0", "–", "–"]
+    assert "  95% interval" not in rows
     assert rows["throughput"] == ["55.3/s", "–", "–"]
 
 

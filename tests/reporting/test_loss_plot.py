@@ -73,3 +73,8 @@ def test_nothing_to_draw(tmp_path: Path, log: list[dict[str, float]]) -> None:
     with pytest.raises(ValueError, match="log_history has no loss.*logging_steps"):
         plot_losses(log, tmp_path / "losses.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sum_of_one_part_is_not_drawn_twice(panels: Any) -> None:
+    log = [{"step": step, "loss": 4.0 / step, "loss_prediction": 4.0 / step} for step in (1, 2)]
+    assert list(panels(log)) == ["loss_prediction"]

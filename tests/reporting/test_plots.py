@@ -68,3 +68,13 @@ def test_two_models_are_enough(drawn: Any) -> None:
     figure = drawn(comparison(roles=("student_alone", "student_distilled")))
     assert "gap" not in figure.get_suptitle()
     assert len(points(figure.axes[0])) == 2
+
+
+def test_no_axis_is_cut(drawn: Any) -> None:
+    for panel in drawn(comparison(*F1)).axes:
+        assert panel.get_xlim()[0] == panel.get_ylim()[0] == 0
+
+
+def test_the_title_names_task_and_metric_not_the_file(drawn: Any) -> None:
+    title = drawn(comparison(*F1)).get_suptitle()
+    assert title.startswith("question answering: F1 of 7 examples") and "dev.json" not in title

@@ -72,7 +72,7 @@ def test_seeds_are_averaged() -> None:
     assert trial.spread == pytest.approx(statistics.stdev((70.0, 72.0, 77.0)))
     assert TrialReport(0, {}, (70.0,)).spread is None and TrialReport(0, {}).value is None
     several = report(trials=[trial], parameters=["option"], settings={"seeds": [0, 1, 2]})
-    assert several.rows() == [["0", "1", "73.00 ± 3.61", ""]]
+    assert several.rows() == [["0", "1", "73.00 ± 3.61", "", ""]]
     assert several.footnotes()[1] == "mean and standard deviation of the seeds 0, 1, 2"
 
 
@@ -210,3 +210,13 @@ def test_values_from_a_range_are_points() -> None:
     assert points.get_array().tolist() == [trial.value for trial in trials]
     assert circle.get_offsets().tolist() == [list(trials[-1].parameters.values())]
     assert (panel.get_xscale(), panel.get_yscale()) == ("log", "linear")
+
+
+def test_of_equals_one_alone_is_framed() -> None:
+    trials = [
+        TrialReport(i, {"a": a, "b": b}, (float(b == 2),))
+        for i, (a, b) in enumerate(itertools.product((1, 2, 3), (1, 2, 3)))
+    ]
+    panel = sweep_figure(report(trials=trials, parameters=["a", "b"])).axes[0]
+    (frame,) = (patch for patch in panel.patches if isinstance(patch, Rectangle))
+    assert (frame.get_x() + 0.5, frame.get_y() + 0.5) == (0, 1)

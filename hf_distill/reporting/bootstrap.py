@@ -1,0 +1,69 @@
+"""How much of a score is chance: the bootstrap over the rows that it was measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_distill.tasks.resampling import Resampler
+
+REPLICATES = 1000
+Replicates = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+
+
+def bootstrap(resampled: Resampler, rows: int) -> dict[str, Replicates]:
+    """Score resamples of the rows, drawn with replacement (Efron and Tibshirani 1993, chapter 6).
+
+    Replicate i of any two models with the same number of rows is about the same rows, so their
+    difference, replicate by replicate, is the paired bootstrap (Koehn 2004).
+
+    Args:
+        resampled: scores the model.
+        rows: how many rows were scored.
+
+    Returns:
+        ``REPLICATES`` values of each metric.
+    """
+    draws = np.random.default_rng(0)
+    collected: dict[str, list[float]] = {}
+    for _ in range(REPLICATES):
+        weights = np.bincount(draws.integers(rows, size=rows), minlength=rows)
+        for name, value in resampled(weights).items():
+            collected.setdefault(name, []).append(value)
+    return {name: np.array(values) for name, values in collected.items()}
+
+
+def pool_seeds(models: Sequence[npt.ArrayLike], *, stream: int) -> Replicates:
+    """Join the replicates of one model that was trained with several seeds.
+
+    Each replicate draws as many seeds as there are, with replacement, and is their mean, so that
+    the chance of the training is in it as well as that of the data.
+
+    Args:
+        models: the replicates of a metric, by seed.
+        stream: tells models apart whose seeds are drawn independently.
+    """
+    draws, seeds = np.random.default_rng([1, stream]), len(models)
+    counts = [
+        np.bincount(draws.integers(seeds, size=seeds), minlength=seeds) for _ in range(REPLICATES)
+    ]
+    values = np.asarray(models, dtype=np.float64)
+    return (np.transpose(counts) * values).sum(0) / seeds
+
+
+def interval(replicates: npt.ArrayLike) -> Interval | None:
+    """Return the 95 % percentile interval; ``None`` if a metric is undefined in some resamples."""
+    values = np.asarray(replicates, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all():
+        return None
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def within_noise(difference: npt.ArrayLike) -> bool | None:
+    """Return whether the interval of a difference contains 0; ``None`` if there is none."""
+    bounds = interval(difference)
+    return None if bounds is None else bounds[0] <= 0 <= bounds[1]
