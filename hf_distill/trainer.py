@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_distill.heads import TaskHead
+from hf_distill.heads import TaskHead, without_adapters
 from hf_distill.intermediate import IntermediateDistillation
 from hf_distill.loss_log import LossLog
 from hf_distill.normalization import Counter, count_step, mixed, weighted_mean
@@ -161,6 +161,10 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         if uses_teacher and (weight > 0 or layers is not None):
             teacher_outputs = self._run_teacher(inputs, layers)
         student_inputs = {k: v for k, v in inputs.items() if k not in self._teacher_only_inputs}
+        if self._teacher is not None:
+            # Not left to the model, which label smoothing hides the labels from.
+            student: Any = self.model
+            student_inputs |= head.target_inputs(inputs, without_adapters(student))
         only_layers = self.args.stage == "intermediate"
         comparison: AbstractContextManager[None] = nullcontext()
         if layers is not None:

@@ -14,6 +14,9 @@ Batch = Mapping[str, Any]
 IGNORED = -100
 """The label of what does not count, in all of transformers."""
 
+MASKED_TARGET = -2
+"""The token in ``TaskHead.target`` that a decoder does not attend to."""
+
 _MAIN_INPUTS = (
     "input_ids",
     "inputs_embeds",
@@ -39,7 +42,7 @@ class TaskHead(ABC):
     logit_names: tuple[str, ...] = ("logits",)
     """The entries of a model's outputs that hold its logits."""
     target_names: tuple[str, ...] = ()
-    """What the logits depend on beside the input, the first that a batch has."""
+    """What the logits depend on in addition to the input."""
 
     @abstractmethod
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
@@ -79,8 +82,15 @@ class TaskHead(ABC):
         """What a model would have returned with these logits, ``(*rows, classes)``."""
         return {"logits": logits}
 
-    def teacher_inputs(self, batch: Batch, teacher: nn.Module) -> dict[str, Any]:
-        """Inputs that the teacher needs and that the student's model makes of the labels."""
+    def target(self, batch: Batch) -> Tensor | None:
+        """Return what the logits depend on in addition to the input, ``(batch, length)``.
+
+        ``None`` where they depend on the input alone.
+        """
+        return None
+
+    def target_inputs(self, batch: Batch, model: nn.Module) -> dict[str, Any]:
+        """Return the inputs by which teacher and student are given the same target."""
         return {}
 
     def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill.heads.base import IGNORED, Batch, TaskHead, main_input, not_padding, output
+from hf_distill.heads.base import (
+    IGNORED,
+    MASKED_TARGET,
+    Batch,
+    TaskHead,
+    main_input,
+    not_padding,
+    output,
+)
 from hf_distill.heads.tokens import count, token_mask
+
+_START = "decoder_start_token_id"
 
 
 class LanguageModelingHead(TaskHead):
@@ -113,8 +123,9 @@ class CausalLMHead(LanguageModelingHead):
 class Seq2SeqLMHead(LanguageModelingHead):
     """Predicts the target's tokens, ``(batch, target length, vocabulary)``.
 
-    The teacher is given the target as the student is (teacher forcing). Tokens of the target with a
-    label count; where there are no labels, those of ``decoder_input_ids`` that are not padding.
+    The teacher is given the target as the student is (teacher forcing): ``decoder_input_ids`` if
+    the batch has them, else the labels shifted to the right. Tokens of the target with a label
+    count; where there are no labels, those of ``decoder_input_ids`` that are not padding.
 
     Args:
         config: the student's configuration.
@@ -173,15 +184,45 @@ class Seq2SeqLMHead(LanguageModelingHead):
         """The tokens of the target."""
         return batch.get("labels")
 
-    def teacher_inputs(self, batch: Batch, teacher: nn.Module) -> dict[str, Any]:
-        """The target as the teacher's own model would make it of the labels."""
-        labels = batch.get("labels")
-        if labels is None:
+    def target(self, batch: Batch) -> Tensor | None:
+        """Return what the decoder reads: -1 for its start token, ``MASKED_TARGET``."""
+        start, pad = (getattr(self._config, n, None) for n in (_START, "pad_token_id"))
+        ids, labels = batch.get("decoder_input_ids"), batch.get("labels")
+        if ids is not None:
+            target = ids.clone()
+            if start is not None:
+                target[:, 0].masked_fill_(target[:, 0] == start, -1)
+        elif labels is not None:
+            target = labels.roll(1, dims=1)
+            target.masked_fill_(target == IGNORED, IGNORED if pad is None else pad)
+            target[:, 0] = -1
+        else:
+            return None
+        mask = batch.get("decoder_attention_mask")
+        if mask is None or mask.shape != target.shape:
+            return target
+        return target.masked_fill(mask == 0, MASKED_TARGET)
+
+    def target_inputs(self, batch: Batch, model: nn.Module) -> dict[str, Any]:
+        """Return the decoder's inputs: those of the batch, else the labels shifted to the right.
+
+        A model whose targets start with a token other than the student's is given its own.
+        """
+        config: Any = getattr(model, "config", None)
+        own = getattr(config, _START, None)
+        ids, labels = batch.get("decoder_input_ids"), batch.get("labels")
+        if ids is not None:
+            start = getattr(self._config, _START, None)
+            if None in (own, start) or own == start:
+                return {}
+            first = ids[:, :1]
+            first = first.masked_fill(first == start, own)
+            return {"decoder_input_ids": torch.cat((first, ids[:, 1:]), dim=1)}
+        if labels is None or batch.get("decoder_inputs_embeds") is not None:
             return {}
-        prepare: Any = getattr(teacher, "prepare_decoder_input_ids_from_labels", None)
+        prepare: Any = getattr(model, "prepare_decoder_input_ids_from_labels", None)
         if prepare is not None:
-            return {"decoder_input_ids": prepare(labels=labels)}
-        config: Any = teacher.config
+            return {"decoder_input_ids": prepare(labels=labels.clone())}  # FSMT writes to it
         ids = labels.roll(1, dims=1)
-        ids[:, 0] = config.decoder_start_token_id
+        ids[:, 0] = own
         return {"decoder_input_ids": ids.masked_fill(ids == IGNORED, config.pad_token_id)}

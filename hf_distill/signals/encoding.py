@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hf_distill.heads import Batch, TaskHead
-from hf_distill.heads.base import main_input, not_padding, output
+from hf_distill.heads.base import MASKED_TARGET, main_input, not_padding, output
 
 _LARGEST = {"float16": torch.finfo(torch.float16).max}
 
@@ -140,19 +140,20 @@ def densified(logits: Tensor, token_ids: Tensor, rest: Tensor, classes: int) -> 
 
 
 def identities(head: TaskHead, batch: Batch) -> list[list[NDArray[Any]]]:
-    """What makes an input itself, whatever batch it is in: its tokens (or pixels), its target.
+    """Return what makes an input itself, whatever batch it is in: its tokens (or pixels), target.
 
     And where the loss looks: stored outputs would land elsewhere if the labels moved.
     """
     inputs, mask = main_input(batch), batch.get("attention_mask")
     found = [_rows(inputs, mask)]
-    positions = head.compared_positions(batch)
-    if positions is not None and not head.target_names:
+    positions, target = head.compared_positions(batch), head.target(batch)
+    if positions is not None and target is None:
         found.append(_rows(positions, mask))
-    for name in head.target_names:
-        if batch.get(name) is not None:
-            found.append(_rows(batch[name], positions))
-            break
+    elif positions is not None and target is not None:
+        # A decoder is causal: what comes after the last position that counts changes nothing.
+        read = positions.flip(1).cummax(dim=1).values.flip(1)
+        read &= (target != MASKED_TARGET).cummax(dim=1).values  # padding on the left
+        found.append(_rows(2 * target + positions, read))
     return [list(parts) for parts in zip(*found, strict=True)]
 
 

@@ -146,7 +146,7 @@ def inputs_for(
     inputs = {name: value for name, value in batch.items() if name in names}
     if "use_cache" in names:
         inputs.setdefault("use_cache", False)  # nothing is generated, and it fills the memory
-    return inputs | head.teacher_inputs(batch, without_adapters(model))
+    return inputs | head.target_inputs(batch, without_adapters(model))
 
 
 def _place(model: nn.Module, accelerator: Accelerator) -> nn.Module:
