@@ -112,9 +112,16 @@ class ClassificationArguments:
     problem_type: str | None = option(
         help="What the label column holds: one label a text (single_label_classification), "
         "several (multi_label_classification) or a number to predict (regression). By default the "
-        "data says it: lists are several labels, numbers with decimals are to be predicted, all "
-        "else is one label.",
+        "teacher decides, or the data without one: lists are several labels, numbers with decimals "
+        "are to be predicted, all else is one label.",
         choices=["single_label_classification", "multi_label_classification", "regression"],
+    )
+    class_names: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "The names of the labels in the order of their numbers, for data that has "
+            "numbers, or vectors with a 0 or 1 for each label. By default those of the teacher."
+        },
     )
 
 
@@ -172,6 +179,7 @@ class TaskArguments(
 
 SCORING_OPTIONS = (
     "n_best", "max_answer_length", "no_answer_threshold", "mlm_probability", "num_beams",
+    "class_names",
 )  # fmt: skip
 """The options of tasks that change no input of a model."""
 

@@ -40,6 +40,7 @@ from hf_distill.tasks.text_classification import (
     SINGLE,
     check_problem_type,
     classification_rows,
+    configured_problem_type,
     data_problem_type,
     encode_classification,
     model_problem_type,
@@ -86,15 +87,24 @@ class TextClassificationTask(Task):
             text_column=self.options.text_column,
             text_pair_column=self.options.text_pair_column,
             label_column=self.options.label_column,
+            class_names=self.options.class_names,
         )
 
     def model_options(
         self, examples: Dataset, student: PreTrainedConfig | None, teacher: PreTrainedConfig | None
     ) -> dict[str, Any]:
         """The labels, and whether a text has one, several, or a number."""
-        problem_type = self.options.problem_type or data_problem_type(examples)
+        problem_type = (
+            self.options.problem_type
+            or configured_problem_type(teacher)
+            or data_problem_type(examples)
+        )
         check_problem_type(problem_type, examples)
         if problem_type == REGRESSION:
+            say(
+                "The labels are numbers to predict (regression). If they are names of classes, "
+                f"pass --problem_type {SINGLE}."
+            )
             return {**label_options(unnamed(1)), "problem_type": problem_type}
         labels, why = choose_labels(data_labels(examples, "label"), student, teacher)
         if why is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from datasets import ClassLabel, Dataset
 
+from hf_distill.tasks.cells import folded
 from hf_distill.tasks.columns import describe, is_list, kind_of
 from hf_distill.tasks.errors import TaskDataError
 
@@ -20,13 +22,15 @@ class DataLabels:
 
     Attributes:
         names: all of them, in the order of their numbers: that of a ``ClassLabel`` feature, that
-            of the alphabet for texts, that of the numbers for numbers that do not begin at 0.
-        bare: they are the numbers 0, 1, …, and nothing says what they mean; ``names`` are then
-            ``LABEL_0``, ``LABEL_1``, … as transformers calls them.
+            of the alphabet for texts, that of the numbers for numbers.
+        count: for numbers from 0 on, of which nothing says what they mean: how many labels there
+            are at least, those included that no row has. ``None`` for names.
+        exact: there are exactly ``count``.
     """
 
     names: tuple[str, ...]
-    bare: bool = False
+    count: int | None = None
+    exact: bool = False
 
 
 class Choice(NamedTuple):
@@ -39,6 +43,10 @@ class Choice(NamedTuple):
 
 def label_values(table: Dataset, column: str) -> Iterator[Any]:
     """The labels of each row: names where the data has names, else numbers; in lists too.
+
+    Args:
+        table: with the labels as ``read_labels`` makes them.
+        column: where they are.
 
     Raises:
         TaskDataError: a row has none, or the column holds something else.
@@ -53,12 +61,9 @@ def label_values(table: Dataset, column: str) -> Iterator[Any]:
         )
     named = isinstance(item, ClassLabel) and not _are_numbers(item.names)
     truth = getattr(item, "dtype", "") == "bool"
+    _check_present(table, column)
     for row, value in zip(_places(table), table[column], strict=True):
-        many = value if is_list(feature) and value is not None else [value]
-        if any(one is None for one in many):
-            raise TaskDataError(
-                f"Row {row} has nothing in the column {column!r}; label the row or remove it."
-            )
+        many = value if is_list(feature) else [value]
         if any(isinstance(one, int) and one < 0 for one in many):
             raise TaskDataError(
                 f"Row {row} has the label {next(one for one in many if one < 0)} in the column "
@@ -92,12 +97,12 @@ def data_labels(table: Dataset, column: str) -> DataLabels:
         labels = DataLabels(tuple(item.names))
     elif all(isinstance(one, str) for one in found):
         labels = DataLabels(tuple(sorted(map(str, found))))
-    elif isinstance(item, ClassLabel) or 0 in found:
-        numbers = [int(one) for one in found]
-        count = item.num_classes if isinstance(item, ClassLabel) else max(numbers) + 1
-        labels = DataLabels(unnamed(count), bare=True)
+    elif isinstance(item, ClassLabel):
+        labels = DataLabels(tuple(item.names), item.num_classes, exact=True)
     else:
-        labels = DataLabels(tuple(str(one) for one in sorted(map(int, found))))
+        numbers = sorted(map(int, found))
+        count = numbers[-1] + 1 if numbers[:1] == [0] else None
+        labels = DataLabels(tuple(map(str, numbers)), count)
     if len(labels.names) < 2:
         raise TaskDataError(
             f"The column {column!r} has no labels to tell apart, only "
@@ -142,8 +147,8 @@ def choose_labels(labels: DataLabels, student: Any = None, teacher: Any = None) 
         TaskDataError: the data has numbers, and teacher and student disagree what they mean.
     """
     own, taught = _named(student), _named(teacher)
-    if labels.bare:
-        return _choose_names(labels, own, taught)
+    if labels.count is not None:
+        return _choose_names(labels, labels.count, teacher, own, taught)
     if own is not None and _folded(labels.names) <= _folded(own):
         order = "" if own == labels.names else ", in its own order"
         return Choice(own, f"The student knows these labels and keeps them{order}: {listed(own)}")
@@ -156,13 +161,14 @@ def choose_labels(labels: DataLabels, student: Any = None, teacher: Any = None) 
 class LabelMap:
     """From the labels of data to the numbers that a model gives them.
 
-    A name is looked up among the model's, exactly or but for upper and lower case. A number is a
-    name if the model has such a name (``"1"``), else it is the model's own number. A name of a
-    ``ClassLabel`` feature stands for its number where the model has no names (``LABEL_0``, …).
+    A name is looked up among the model's, exactly or but for case and spaces. A number is a name
+    if the model has such a name (``"1"``). Otherwise it is the model's own number, unless the
+    model's names say that they are counted in another way (``01, 02``). A name of a ``ClassLabel``
+    feature stands for its number where the model has no names (``LABEL_0``, …).
 
     Args:
         names: the model's labels, in the order of its logits.
-        table: the data.
+        table: the data, with the labels as ``read_labels`` makes them.
         column: where its labels are.
     """
 
@@ -170,14 +176,17 @@ class LabelMap:
         self.names = tuple(names)
         self._table = table
         self._column = column
-        self._numbers: dict[Label, int] = {}
+        self._numbers: dict[str, int] = {}
+        similar: dict[str, int] = {}
         for number, name in enumerate(self.names):
-            self._numbers.setdefault(name.casefold(), number)
-        self._numbers |= {name: number for number, name in enumerate(self.names)}
+            key = folded(name)
+            similar[key] = -1 if key in similar else number
+            self._numbers.setdefault(name, number)
+        self._similar = {key: number for key, number in similar.items() if number >= 0}
         feature = table.features[column]
         item = feature.feature if is_list(feature) else feature
         self._data_names: tuple[str, ...] = ()
-        if isinstance(item, ClassLabel) and self.names == unnamed(len(self.names)):
+        if isinstance(item, ClassLabel) and _are_made_up(self.names):
             self._data_names = tuple(item.names)
 
     def number(self, label: Label, row: int) -> int:
@@ -186,13 +195,15 @@ class LabelMap:
         Raises:
             TaskDataError: the model has no such label; names the row.
         """
-        for key in (label, str(label), str(label).casefold()):
-            if key in self._numbers:
-                return self._numbers[key]
+        name = str(label)
+        found = self._numbers.get(name, self._similar.get(folded(name)))
+        if found is not None:
+            return found
         if label in self._data_names:
-            label = self._data_names.index(str(label))
-        if isinstance(label, int) and 0 <= label < len(self.names):
-            return label
+            label = self._data_names.index(name)
+        counts = isinstance(label, int) and _are_counted(self.names)
+        if counts and 0 <= int(label) < len(self.names):
+            return int(label)
         raise TaskDataError(
             f"Row {row} has the label {label!r} in the column {self._column!r}, which is none of "
             f"the model's labels: {listed(self.names)}. Correct the data, choose another "
@@ -218,9 +229,9 @@ def positive_label(names: Sequence[str], table: Dataset, column: str) -> str:
     """
     feature = table.features[column]
     if isinstance(feature, ClassLabel):
-        known = {name.casefold(): name for name in names}
-        if feature.num_classes == 2 and feature.names[1].casefold() in known:
-            return known[feature.names[1].casefold()]
+        known = {folded(name): name for name in names}
+        if feature.num_classes == 2 and folded(feature.names[1]) in known:
+            return known[folded(feature.names[1])]
     if kind_of(feature) == "number":
         return names[1]
     return sorted(names)[1]
@@ -236,8 +247,46 @@ def _places(table: Dataset) -> Iterable[int]:
     return table["row"] if "row" in table.column_names else range(len(table))
 
 
+def _check_present(table: Dataset, column: str) -> None:
+    """Check that each row has a label; name those without."""
+    values = zip(_places(table), table[column], strict=True)
+    rows = [
+        row
+        for row, value in values
+        if value is None or (isinstance(value, list) and any(one is None for one in value))
+    ]
+    if not rows:
+        return
+    has = "has" if len(rows) == 1 else "have"
+    raise TaskDataError(
+        f"{rows_in_words(rows)} {has} nothing in the column {column!r}; label the row or remove it."
+    )
+
+
+def rows_in_words(rows: Sequence[int], most: int = 5) -> str:
+    """Some row numbers, and how many there are."""
+    if len(rows) == 1:
+        return f"Row {rows[0]}"
+    numbers = ", ".join(map(str, rows[:most]))
+    return f"{len(rows)} rows ({numbers}{', …' if len(rows) > most else ''})"
+
+
 def _are_numbers(names: Iterable[str]) -> bool:
     return all(name == str(number) for number, name in enumerate(names))
+
+
+def _are_made_up(names: Sequence[str]) -> bool:
+    """Whether the names are numbers, or what transformers makes of them."""
+    return _are_numbers(names) or tuple(names) == unnamed(len(names))
+
+
+def _are_counted(names: Sequence[str]) -> bool:
+    """Whether the places of names may be their numbers: no digits in a name say another one."""
+    return all(
+        int(digits) == number and str(number) == digits
+        for number, name in enumerate(names)
+        for digits in re.findall(r"\d+", name)
+    )
 
 
 def listed(names: Iterable[str], most: int = 12) -> str:
@@ -251,15 +300,18 @@ def _named(config: Any) -> tuple[str, ...] | None:
     if config is None or not getattr(config, "id2label", None):
         return None
     names = model_labels(config)
-    return None if names == unnamed(len(names)) else names
+    return None if _are_made_up(names) else names
 
 
 def _choose_names(
-    labels: DataLabels, own: tuple[str, ...] | None, taught: tuple[str, ...] | None
+    labels: DataLabels,
+    count: int,
+    teacher: Any,
+    own: tuple[str, ...] | None,
+    taught: tuple[str, ...] | None,
 ) -> Choice:
     """Names for labels that are bare numbers."""
-    count = len(labels.names)
-    if taught is not None and len(taught) >= count:
+    if taught is not None and _enough(taught, count, labels):
         if own is not None and own != taught and _folded(own) == _folded(taught):
             raise TaskDataError(
                 "The data has numbers for labels, and student and teacher number the same names "
@@ -268,11 +320,19 @@ def _choose_names(
             )
         why = "The data has numbers for labels; their names are taken from the teacher: "
         return Choice(taught, why + listed(taught))
-    if own is not None and len(own) == count:
+    if own is not None and len(own) == count and _are_counted(own):
         why = "The data has numbers for labels; the student keeps its names for them: "
         return Choice(own, why + listed(own))
+    if taught is None and teacher is not None and getattr(teacher, "id2label", None):
+        names = model_labels(teacher)
+        if _enough(names, count, labels):
+            return Choice(names, None)
     return Choice(labels.names, None)
 
 
+def _enough(names: Sequence[str], count: int, labels: DataLabels) -> bool:
+    return len(names) == count if labels.exact else len(names) >= count
+
+
 def _folded(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(name.casefold() for name in names)
+    return frozenset(map(folded, names))

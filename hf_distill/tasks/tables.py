@@ -5,21 +5,32 @@ Nothing that is read here can run code: no scripts, no pickle.
 
 from __future__ import annotations
 
+import codecs
+import csv
 import gzip
 import io
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 from datasets import Dataset, load_dataset, load_from_disk
-from pyarrow import csv
+from pyarrow import csv as arrow_csv
 
 from hf_distill.tasks.errors import TaskDataError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _DOCUMENT_START = "-DOCSTART-"
+_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_CHUNK = 10_000
 
 
 def load_table(
@@ -34,15 +45,16 @@ def load_table(
     Args:
         source: One of
             a ``.csv`` (comma, quotes as in RFC 4180) or ``.tsv`` file (tab, no quotes) with the
-            names of the columns in the first line;
-            a ``.jsonl`` or ``.json`` file, one object a line or a list of objects;
+            names of the columns in the first line; every cell is text, as it is written;
+            a ``.jsonl`` or ``.json`` file, one object per line or a list of objects;
             a ``.parquet`` file;
             a ``.txt`` file: the column ``text`` has its lines, line breaks included;
             a ``.conll`` file: a token and its tag a line, the tag last, an empty line between
             sentences; the columns are ``tokens`` and ``tags``;
             a folder written by ``Dataset.save_to_disk``;
             the id of a data set on the Hub.
-            All files but Parquet may end in ``.gz``, too.
+            All files but Parquet may be compressed (``.gz``). Text is UTF-8, or UTF-16 or UTF-32
+            with a byte order mark.
         split: the split to take. Needed when the source has several; a file has none.
         config_name: the configuration of a Hub data set.
         revision: the branch, tag or commit of a Hub data set.
@@ -95,39 +107,108 @@ def _from_file(path: Path) -> Dataset:
 
 
 def _csv(path: Path) -> Dataset:
-    return _delimited(path, csv.ParseOptions(delimiter=",", newlines_in_values=True))
+    return _delimited(path, arrow_csv.ParseOptions(delimiter=",", newlines_in_values=True))
 
 
 def _tsv(path: Path) -> Dataset:
-    return _delimited(path, csv.ParseOptions(delimiter="\t", quote_char=False))
+    return _delimited(path, arrow_csv.ParseOptions(delimiter="\t", quote_char=False))
 
 
-def _delimited(path: Path, parse_options: csv.ParseOptions) -> Dataset:
-    # The reader of datasets fills short lines with nothing; this one names the line.
-    table = csv.read_csv(
-        io.BytesIO(_read(path)),
-        # One thread and one block: a type for the whole column, and line numbers in errors.
-        read_options=csv.ReadOptions(use_threads=False, block_size=2**31 - 1),
-        parse_options=parse_options,
-        convert_options=csv.ConvertOptions(
-            null_values=["", "NaN", "nan", "NA", "null"], timestamp_parsers=["never"]
-        ),
+def _delimited(path: Path, parse_options: arrow_csv.ParseOptions) -> Dataset:
+    """Read a table of texts: what a cell means is for the reader of its column to decide."""
+    content = read_text(path).encode()
+    if b"\0" in content[:100]:
+        raise TaskDataError(
+            f"{path} looks like UTF-16 without a byte order mark; save it as UTF-8 (spreadsheets "
+            "call it “CSV UTF-8”)."
+        )
+    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8", newline="")
+    rows = csv.reader(
+        lines,
+        delimiter=parse_options.delimiter,
+        quoting=csv.QUOTE_MINIMAL if parse_options.quote_char else csv.QUOTE_NONE,
     )
-    names = table.column_names
+    names = next((row for row in rows if row), [])
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise TaskDataError(f"{path} has two columns {twice[0]!r}; rename one in the first line.")
-    for field in table.schema:
-        if pa.types.is_binary(field.type):
-            raise TaskDataError(f"{path}: the column {field.name!r} is not text in UTF-8.")
-        if pa.types.is_temporal(field.type):
-            place = table.schema.get_field_index(field.name)
-            table = table.set_column(place, field.name, table[field.name].cast(pa.string()))
+    # The reader of datasets guesses types, and fills short lines with nothing.
+    table = arrow_csv.read_csv(
+        io.BytesIO(content),
+        # One thread and one block, for line numbers in errors.
+        read_options=arrow_csv.ReadOptions(use_threads=False, block_size=2**31 - 1),
+        parse_options=parse_options,
+        convert_options=arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        ),
+    )
+    if table.column_names != names:
+        raise TaskDataError(f"{path}: the names of the columns in the first line cannot be read.")
     return Dataset(table)
 
 
 def _json(path: Path) -> Dataset:
-    return Dataset.from_json(str(path))
+    # The reader of datasets makes dates of texts that look like dates.
+    rows = json_rows(path)
+    parts = []
+    while chunk := list(islice(rows, _CHUNK)):
+        names = dict.fromkeys(name for row in chunk for name in row)
+        parts.append(
+            pa.table({name: _array(path, name, [row.get(name) for row in chunk]) for name in names})
+        )
+    return Dataset(pa.concat_tables(parts, promote_options="permissive"))
+
+
+def _array(path: Path, name: str, values: list[Any]) -> pa.Array:
+    if any(isinstance(value, int) and value.bit_length() > 63 for value in values):
+        values = [str(value) if isinstance(value, int) else value for value in values]
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
+        reason = f"{error}".partition("\n")[0]
+        raise TaskDataError(
+            f"{path}: the values of {name!r} are not all of one kind that can be read: {reason}"
+        ) from error
+
+
+def json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the objects of a file with one object per line, or with a list of objects.
+
+    Raises:
+        TaskDataError: it holds something else; names the line.
+    """
+    text = read_text(path)
+    if re.match(r"\s*\[", text):
+        rows: Iterable[Any] = json.loads(text, object_pairs_hook=_object)
+    else:
+        rows = _json_lines(path, text)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise TaskDataError(f"{path}: value {number} is not an object with named columns.")
+        yield row
+
+
+def _json_lines(path: Path, text: str) -> Iterator[Any]:
+    # Not splitlines(): texts may hold other line separators as they are.
+    for number, line in enumerate(io.StringIO(text), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line, object_pairs_hook=_object)
+        except (json.JSONDecodeError, TaskDataError) as error:
+            raise TaskDataError(
+                f"{path} cannot be read: line {number} is not a JSON object ({error}); a JSON file "
+                "has one object per line, or is one list of objects."
+            ) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise TaskDataError(f"the key {twice!r} occurs twice in one object")
+    return found
 
 
 def _parquet(path: Path) -> Dataset:
@@ -135,7 +216,7 @@ def _parquet(path: Path) -> Dataset:
 
 
 def _text(path: Path) -> Dataset:
-    return Dataset.from_text(str(path), keep_linebreaks=True)
+    return Dataset.from_text(str(path), keep_linebreaks=True, encoding=_encoding(path))
 
 
 def _conll(path: Path) -> Dataset:
@@ -150,7 +231,7 @@ def _sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
     tokens: list[str] = []
     tags: list[str] = []
     width = 0
-    text = _read(path).decode("utf-8-sig")
+    text = read_text(path)
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         # Not split() where there are tabs: some tokens of real data are blanks of other kinds.
         fields = line.rstrip("\r").split("\t") if "\t" in line else line.split()
@@ -170,11 +251,34 @@ def _sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
         tags.append(fields[-1].strip())
 
 
-def _read(path: Path) -> bytes:
-    if path.suffix.lower() == ".gz":
-        with gzip.open(path) as file:
-            return file.read()
-    return path.read_bytes()
+def read_text(path: Path) -> str:
+    """Read a text file, compressed or not.
+
+    Raises:
+        TaskDataError: it is not in UTF-8, nor begins with the mark of UTF-16 or UTF-32.
+    """
+    encoding = _encoding(path)
+    with _open(path) as file:
+        content = file.read()
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TaskDataError(
+            f"{path}, line {line} is not text in {encoding.removesuffix('-sig').upper()}; save the "
+            "file as UTF-8 (spreadsheets call it “CSV UTF-8”)."
+        ) from error
+
+
+def _encoding(path: Path) -> str:
+    with _open(path) as file:
+        head = file.read(4)
+    marked = (name for mark, name in _ENCODINGS.items() if head.startswith(mark))
+    return next(marked, "utf-8-sig")
+
+
+def _open(path: Path) -> gzip.GzipFile | IO[bytes]:
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 _READERS: dict[str, Callable[[Path], Dataset]] = {

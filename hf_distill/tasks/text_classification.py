@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.tasks.cells import NO_NUMBER, are_decimals, read_labels
 from hf_distill.tasks.columns import (
     LABELS,
     checked_texts,
@@ -15,11 +16,12 @@ from hf_distill.tasks.columns import (
     find_column,
     find_pair,
     is_list,
+    is_text,
     kind_of,
 )
 from hf_distill.tasks.encoding import Encoded, encode_rows, input_length, truncations
 from hf_distill.tasks.errors import TaskDataError
-from hf_distill.tasks.labels import LabelMap, model_labels
+from hf_distill.tasks.labels import LabelMap, model_labels, rows_in_words
 
 SINGLE = "single_label_classification"
 MULTI = "multi_label_classification"
@@ -33,6 +35,7 @@ def classification_rows(
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Pick the columns of labelled texts.
 
@@ -40,14 +43,17 @@ def classification_rows(
         table: any table.
         text_column: where the text is; guessed by default.
         text_pair_column: where the second text is, for pairs.
-        label_column: where the label is, the list of labels, or the number; guessed by default.
+        label_column: where the label is, the list of labels, a vector with a 0 or 1 for each
+            label, or the number to predict; guessed by default.
+        class_names: the names of the labels, where the data has numbers or vectors.
 
     Returns:
         The same rows, with the columns ``text``, ``text_pair`` (for pairs), ``label`` and ``row``,
-        the place in ``table``.
+        the place in ``table``. Labels are as ``cells.read_labels`` makes them.
 
     Raises:
-        TaskDataError: a column cannot be found or does not hold texts, or all texts are empty.
+        TaskDataError: a column cannot be found or does not hold texts, all texts are empty, or
+            the labels can be read in more than one way.
     """
     label = find_column(table, "label_column", label_column, LABELS, "the label")
     first, second = find_pair(table, text_column, text_pair_column, taken=label)
@@ -59,6 +65,7 @@ def classification_rows(
     kept = table.select_columns(list(names)).rename_columns(
         {old: new for old, new in names.items() if old != new}
     )
+    kept = read_labels(kept, "label", names=class_names, vectors=True)
     return kept.add_column("row", list(range(len(kept))))
 
 
@@ -80,7 +87,22 @@ def data_problem_type(rows: Dataset) -> str:
         )
     if is_list(feature):
         return MULTI
-    return REGRESSION if kind == "float" else SINGLE
+    if kind == "float":
+        return REGRESSION
+    if is_text(feature) and are_decimals(rows["label"]):
+        cell = next(cell for cell in rows["label"] if cell is not None)
+        raise TaskDataError(
+            f"The label column holds numbers such as {cell!r}, which may be names or numbers to "
+            f"predict; say which with problem_type {SINGLE} or {REGRESSION}."
+        )
+    return SINGLE
+
+
+def configured_problem_type(config: Any) -> str | None:
+    """Return the kind of problem that a fine-tuned model solves; ``None`` if it does not say."""
+    if config is None:
+        return None
+    return config.problem_type or (REGRESSION if config.num_labels == 1 else None)
 
 
 def check_problem_type(problem_type: str, rows: Dataset) -> None:
@@ -94,8 +116,13 @@ def check_problem_type(problem_type: str, rows: Dataset) -> None:
         TaskDataError: they are for another one.
     """
     feature = rows.features["label"]
-    number = not is_list(feature) and kind_of(feature) in ("float", "number")
-    fits = number if problem_type == REGRESSION else data_problem_type(rows) == problem_type
+    if problem_type == REGRESSION:
+        number = not is_list(feature) and kind_of(feature) in ("float", "number")
+        fits = number or (is_text(feature) and are_decimals(rows["label"]))
+    elif problem_type == SINGLE and is_text(feature):
+        fits = True
+    else:
+        fits = data_problem_type(rows) == problem_type
     if not fits:
         wanted = {SINGLE: "one label", MULTI: "a list of labels", REGRESSION: "a number"}
         raise TaskDataError(
@@ -111,10 +138,9 @@ def model_problem_type(config: Any, rows: Dataset) -> str:
     Raises:
         TaskDataError: the labels of the data are for another kind of problem.
     """
-    problem_type = config.problem_type
+    problem_type = configured_problem_type(config)
     if problem_type is None:
-        several = MULTI if data_problem_type(rows) == MULTI else SINGLE
-        problem_type = REGRESSION if config.num_labels == 1 else several
+        problem_type = MULTI if is_list(rows.features["label"]) else SINGLE
     check_problem_type(problem_type, rows)
     return str(problem_type)
 
@@ -182,9 +208,15 @@ def encode_classification(
 
 def _numbers(rows: Dataset) -> list[float]:
     numbers = rows["label"]
-    for row, number in zip(rows["row"], numbers, strict=True):
-        if number is None or number != number:
-            raise TaskDataError(
-                f"Row {row} has no number in the label column; add it or remove the row."
-            )
+    missing = [
+        row
+        for row, number in zip(rows["row"], numbers, strict=True)
+        if number in (None, *NO_NUMBER)
+    ]
+    if missing:
+        has = "has" if len(missing) == 1 else "have"
+        raise TaskDataError(
+            f"{rows_in_words(missing)} {has} no number in the label column; add it or remove the "
+            "row."
+        )
     return [float(number) for number in numbers]

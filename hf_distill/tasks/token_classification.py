@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.heads.base import IGNORED
+from hf_distill.tasks.cells import read_labels
 from hf_distill.tasks.columns import (
     TAGS,
     TOKENS,
@@ -69,7 +70,7 @@ def tagged_rows(
     kept = table.select_columns(list(names)).rename_columns(
         {old: new for old, new in names.items() if old != new}
     )
-    return kept.add_column("row", list(range(len(kept))))
+    return read_labels(kept, "tags").add_column("row", list(range(len(kept))))
 
 
 def tag_numbers(rows: Dataset, config: Any) -> list[list[int]]:

@@ -30,22 +30,23 @@ def config(*names: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("table", "names", "bare"),
+    ("table", "names", "count"),
     [
-        (column(["b", "a", "c", "a"]), ("a", "b", "c"), False),
-        (column([1, 0, 1]), ("LABEL_0", "LABEL_1"), True),
-        (column([0, 3]), ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"), True),
-        (column([5, 1, 10]), ("1", "5", "10"), False),
-        (column([True, False]), ("False", "True"), False),
-        (column([0, 1], ClassLabel(names=["z", "a"])), ("z", "a"), False),
-        (column([0, 1], ClassLabel(names=["0", "1", "2"])), unnamed(3), True),
-        (column([["b"], [], ["a", "b"]]), ("a", "b"), False),
-        (column([[0], [2, 1]]), unnamed(3), True),
-        (column([[0], [1]], List(ClassLabel(names=["O", "B"]))), ("O", "B"), False),
+        (column(["b", "a", "c", "a"]), ("a", "b", "c"), None),
+        (column([1, 0, 1]), ("0", "1"), 2),
+        (column([0, 3]), ("0", "3"), 4),
+        (column([5, 1, 10]), ("1", "5", "10"), None),
+        (column([True, False]), ("False", "True"), None),
+        (column([0, 1], ClassLabel(names=["z", "a"])), ("z", "a"), None),
+        (column([0, 1], ClassLabel(names=["0", "1", "2"])), ("0", "1", "2"), 3),
+        (column([["b"], [], ["a", "b"]]), ("a", "b"), None),
+        (column([[0], [2, 1]]), ("0", "1", "2"), 3),
+        (column([[0], [1]], List(ClassLabel(names=["O", "B"]))), ("O", "B"), None),
     ],
 )
-def test_labels_of_the_data(table: Dataset, names: tuple[str, ...], bare: bool) -> None:
-    assert data_labels(table, "label") == DataLabels(names, bare=bare)
+def test_labels_of_the_data(table: Dataset, names: tuple[str, ...], count: int | None) -> None:
+    found = data_labels(table, "label")
+    assert (found.names, found.count) == (names, count)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(("red", "green", "blue"))))
@@ -66,6 +67,32 @@ def test_numbers_are_names_before_they_are_numbers() -> None:
     assert LabelMap(unnamed(2), column([1, 0]), "label").all_numbers() == [1, 0]
 
 
+@pytest.mark.parametrize(
+    "names", [("01", "02"), ("1 star", "2 stars"), ("b1", "b0"), ("neg", "pos"), ("a", "b")]
+)
+def test_codes_never_become_places(names: tuple[str, ...]) -> None:
+    for code in ("01 ", "1e0", "007", "one"):
+        if code.strip() not in names:
+            with pytest.raises(TaskDataError, match="none of the model's labels"):
+                LabelMap(names, column([code]), "label").all_numbers()
+    if any(any(letter.isdigit() for letter in name) for name in names):
+        with pytest.raises(TaskDataError, match="Row 0 has the label 1"):
+            LabelMap(names, column([1, 0]), "label").all_numbers()
+
+
+def test_names_are_found_but_for_case_and_spaces_where_that_is_clear() -> None:
+    table = column(["Sci / Tech", "B"])
+    assert LabelMap(("b", "Sci/Tech"), table, "label").all_numbers() == [1, 0]
+    assert LabelMap(("b", "B"), column(["b", "B"]), "label").all_numbers() == [0, 1]
+    with pytest.raises(TaskDataError, match="'neG'"):
+        LabelMap(("neg", "Neg"), column(["neG"]), "label").all_numbers()
+
+
+def test_rows_without_a_label_are_all_named() -> None:
+    with pytest.raises(TaskDataError, match=r"3 rows \(0, 2, 3\) have nothing"):
+        data_labels(column([None, "a", None, None, "b"]), "label")
+
+
 def test_class_label_numbers_stand_where_the_model_has_no_names() -> None:
     table = column([1, 0], ClassLabel(names=["neg", "pos"]))
     assert LabelMap(unnamed(2), table, "label").all_numbers() == [1, 0]
@@ -81,7 +108,9 @@ def test_lists_keep_their_form() -> None:
 
 
 NAMED = DataLabels(("neg", "pos"))
-BARE = DataLabels(unnamed(2), bare=True)
+BARE = DataLabels(("0", "1"), 2)
+GAP = DataLabels(("0", "3"), 4)
+VECTORS = DataLabels(("0", "1"), 2, exact=True)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +124,18 @@ BARE = DataLabels(unnamed(2), bare=True)
         (NAMED, None, config("pos", "neg"), ("neg", "pos"), None),
         (NAMED, config("entailment", "other"), None, ("neg", "pos"), None),
         (NAMED, None, config("pos", "neu", "neg"), ("pos", "neu", "neg"), "lacks labels"),
-        (BARE, None, None, unnamed(2), None),
+        (BARE, None, None, ("0", "1"), None),
         (BARE, None, config("no", "yes"), ("no", "yes"), "taken from the teacher: no, yes"),
         (BARE, None, config("a", "b", "c"), ("a", "b", "c"), "taken from the teacher"),
         (BARE, None, config("LABEL_0", "LABEL_1"), unnamed(2), None),
         (BARE, config("x", "y"), None, ("x", "y"), "keeps its names"),
-        (BARE, config("x", "y", "z"), None, unnamed(2), None),
+        (BARE, config("x", "y", "z"), None, ("0", "1"), None),
+        (BARE, None, config(*unnamed(3)), unnamed(3), None),
+        (GAP, None, None, ("0", "3"), None),
+        (GAP, None, config("a", "b"), ("0", "3"), None),
+        (GAP, None, config("a", "b", "c", "d"), ("a", "b", "c", "d"), "from the teacher"),
+        (VECTORS, None, config("a", "b", "c"), ("0", "1"), None),
+        (VECTORS, None, config("b", "a"), ("b", "a"), "from the teacher"),
         (BARE, config("x", "y"), config("no", "yes"), ("no", "yes"), "from the teacher"),
     ],
 )

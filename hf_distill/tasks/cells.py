@@ -1,0 +1,209 @@
+"""Read a column of labels: what its cells are, before anyone says what they stand for."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from datasets import ClassLabel, Dataset, List, Value
+
+from hf_distill.tasks.columns import describe, is_list, is_text, kind_of
+from hf_distill.tasks.errors import TaskDataError
+
+_WHOLE = re.compile(r"(0|-?[1-9]\d*)(\.0+)?")
+_DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+NO_NUMBER = frozenset({"NaN", "nan", "NA", "<NA>", "null", "None"})
+"""How a missing number is written among numbers."""
+_LARGEST = 2**53  # beyond it, floats skip whole numbers
+_ADDED = "label as it is"
+
+
+def read_labels(
+    table: Dataset, column: str, *, names: Sequence[str] | None = None, vectors: bool = False
+) -> Dataset:
+    """Replace the cells of a label column by what they are.
+
+    Text is stripped, and blank cells are missing. A column of numbers as text, as every CSV has
+    it, becomes one of numbers only if each cell would be written in the same way again; whole
+    numbers with decimals (``1.0``) are whole numbers.
+
+    Args:
+        table: any table.
+        column: a column of labels, or of lists of labels.
+        names: the names of the labels, in the order of their numbers, where the data has numbers.
+        vectors: a list may be a vector with a 0 or 1 for each label. It becomes the list of the
+            labels that are 1.
+
+    Raises:
+        TaskDataError: the cells can be read in more than one way, or two labels differ only in
+            case or spaces; names them.
+    """
+    feature = table.features[column]
+    item = feature.feature if is_list(feature) else feature
+    if isinstance(item, ClassLabel) or is_list(item):
+        return table
+    values = list(table[column])
+    if is_list(feature):
+        values, item = _read_lists(values, item, column, names, vectors=vectors)
+        new: Any = List(item)
+    else:
+        new, values = _read_cells(values, item, column)
+    if names is not None and new == Value("int64"):
+        new = ClassLabel(names=list(names))
+        _check_named(values, names, column)
+    if new == feature and values == list(table[column]):
+        return table
+    order = table.column_names
+    added = table.add_column(_ADDED, values, feature=new).remove_columns(column)
+    return added.rename_column(_ADDED, column).select_columns(order)
+
+
+def folded(name: str) -> str:
+    """A name without what readers overlook: case, spaces, and characters that cannot be seen."""
+    shown = unicodedata.normalize("NFC", name).casefold()
+    return "".join(letter for letter in shown if letter.isprintable() and letter != " ")
+
+
+def are_decimals(values: Iterable[Any]) -> bool:
+    """Whether all texts are numbers, and some have decimals: ``5.00``, ``3.25``."""
+    texts = {value for value in values if value is not None} - NO_NUMBER
+    return any("." in text for text in texts) and all(map(_DECIMAL.fullmatch, texts))
+
+
+def _read_cells(values: list[Any], item: Any, column: str) -> tuple[Any, list[Any]]:
+    if is_text(item):
+        return _read_texts(values, column)
+    if kind_of(item) == "float":
+        values = [None if value is None or math.isnan(value) else value for value in values]
+        whole = _whole(values)
+        if whole is not None:
+            return Value("int64"), whole
+    return item, values
+
+
+def _read_texts(values: list[str | None], column: str) -> tuple[Any, list[Any]]:
+    texts = [(value or "").strip() or None for value in values]
+    cells = {text for text in texts if text is not None}
+    if cells and all(cell[0] == "[" and cell[-1] == "]" for cell in cells):
+        raise TaskDataError(
+            f"The column {column!r} holds lists written as text, such as {min(cells)!r}; write the "
+            "data as .jsonl or .parquet, which have lists."
+        )
+    read: dict[str | None, Any] = dict.fromkeys([None, *(cells & NO_NUMBER)])
+    numbers = cells - NO_NUMBER
+    if numbers and all(map(_WHOLE.fullmatch, numbers)):
+        read |= {cell: int(cell.partition(".")[0]) for cell in numbers}
+        if all(abs(number) < 2**63 for number in read.values() if number is not None):
+            return Value("int64"), [read[text] for text in texts]
+    elif numbers and are_decimals(numbers) and all(map(_prints_back, numbers)):
+        read |= {cell: float(cell) for cell in numbers}
+        return Value("float64"), [read[text] for text in texts]
+    _check_apart(cells, column)
+    return Value("string"), texts
+
+
+def _prints_back(cell: str) -> bool:
+    return cell in (repr(float(cell)), repr(float(cell)).removesuffix(".0"))
+
+
+def _whole(values: Iterable[float | None]) -> list[int | None] | None:
+    """The numbers as whole ones, if all are."""
+    found: list[int | None] = []
+    for value in values:
+        if value is not None and (not float(value).is_integer() or abs(value) >= _LARGEST):
+            return None
+        found.append(None if value is None else int(value))
+    return found
+
+
+def _read_lists(
+    rows: list[Any], item: Any, column: str, names: Sequence[str] | None, *, vectors: bool
+) -> tuple[list[Any], Any]:
+    """The lists with their items as they are, and the feature of these."""
+    sizes = [len(row) for row in rows if row is not None]
+    flat = [one for row in rows if row is not None for one in row]
+    kind: Any
+    if vectors and getattr(item, "dtype", "") == "bool":
+        kind, flat = Value("int64"), [None if one is None else int(one) for one in flat]
+        if len(set(sizes)) > 1:
+            raise TaskDataError(
+                f"The column {column!r} holds lists of true and false of different lengths "
+                f"({min(sizes)} to {max(sizes)}); each needs one for every label."
+            )
+        is_vectors: bool | None = True
+    else:
+        kind, flat = _read_cells(flat, item, column)
+        if kind_of(kind) == "float":
+            raise TaskDataError(
+                f"The column {column!r} holds {describe(List(kind))}; a label of several is a name "
+                "or a number, or a vector has 0 or 1 for each label."
+            )
+        is_vectors = None if vectors and kind_of(kind) == "number" else False
+    source = iter(flat)
+    read = [None if row is None else [next(source) for _ in row] for row in rows]
+    if is_vectors is None:
+        is_vectors = _are_vectors(read, column, names)
+    if not is_vectors:
+        return read, kind
+    count = sizes[0] if sizes else 0
+    if names is not None and len(names) != count:
+        raise TaskDataError(
+            f"--class_names has {len(names)} names, and the vectors in the column {column!r} have "
+            f"{count} numbers; give one name for each."
+        )
+    chosen = [row if row is None else _chosen(row) for row in read]
+    return chosen, ClassLabel(names=list(names or map(str, range(count))))
+
+
+def _chosen(vector: list[int | None]) -> list[int | None]:
+    return [None if one is None else n for n, one in enumerate(vector) if one != 0]
+
+
+def _are_vectors(rows: list[Any], column: str, names: Sequence[str] | None) -> bool:
+    """Tell vectors of 0 and 1 from lists of label numbers."""
+    lists = [row for row in rows if row is not None]
+    sizes = {len(row) for row in lists}
+    repeated = next((row for row in lists if len(set(row)) < len(row)), None)
+    if len(sizes) != 1 or not {one for row in lists for one in row} <= {0, 1}:
+        if repeated is not None:
+            raise TaskDataError(
+                f"The column {column!r} has the list {repeated}, which names a label twice, so it "
+                "does not hold label numbers; and for vectors with a 0 or 1 for each label its "
+                "lists differ in length or hold other numbers."
+            )
+        return False
+    size = sizes.pop()
+    if repeated is not None:
+        return True
+    # All different: at most 0 and 1, so a vector of two labels, or one number of two.
+    if size == 0 or (names is not None and len(names) != size):
+        return False
+    raise TaskDataError(
+        f"The column {column!r} can be read in two ways: {lists[0]} may be a vector with a 0 or 1 "
+        "for each label, or a list of label numbers. Write names instead of numbers."
+    )
+
+
+def _check_named(values: Iterable[Any], names: Sequence[str], column: str) -> None:
+    for value in values:
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one >= len(names):
+                raise TaskDataError(
+                    f"The column {column!r} has the label {one}, but --class_names has "
+                    f"{len(names)} names, for 0 to {len(names) - 1}."
+                )
+
+
+def _check_apart(cells: Iterable[str], column: str) -> None:
+    """Check that no two names differ only in what readers overlook."""
+    seen: dict[str, str] = {}
+    for cell in sorted(cells):
+        other = seen.setdefault(folded(cell), cell)
+        if other != cell:
+            raise TaskDataError(
+                f"The column {column!r} has the labels {other!r} and {cell!r}, which differ only "
+                "in case, spaces or invisible characters; write one of them everywhere."
+            )

@@ -1,0 +1,167 @@
+"""Cells stay what they are: every text through every kind of file, and what labels become."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from datasets import ClassLabel, Dataset, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_distill.tasks import TaskDataError, load_table
+from hf_distill.tasks.cells import read_labels
+from hf_distill.tasks.text_classification import (
+    classification_rows,
+    data_problem_type,
+    label_targets,
+)
+
+CODES = ["01", "007", "1e3", "12:30", "1.10", "NA", "null", "true", "2024-01-01", "-0", "+1",
+         "12345678901234567890", " x", "", "None", "1_000", "0x1F", "\u0661"]  # fmt: skip
+CELLS = st.one_of(st.sampled_from(CODES), st.text(st.characters(exclude_categories=["Cs"])))
+
+
+def column(values: list[Any]) -> Dataset:
+    return Dataset.from_dict({"label": values})
+
+
+def write_rows(path: Path, rows: list[tuple[str, str]]) -> None:
+    """Write a table without the package."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".csv":
+            csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("text", "label"), *rows])
+        elif path.suffix == ".tsv":
+            file.writelines("\t".join(row) + "\n" for row in [("text", "label"), *rows])
+        elif path.suffix == ".jsonl":
+            file.writelines(json.dumps({"text": t, "label": n}) + "\n" for t, n in rows)
+    if path.suffix == ".parquet":
+        texts, labels = zip(*rows, strict=True)
+        Dataset.from_dict({"text": texts, "label": labels}).to_parquet(path)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5))
+def test_any_cells_are_read_as_they_are(ending: str, rows: list[tuple[str, str]]) -> None:
+    if ending == ".tsv":
+        rows = [tuple("".join(c for c in cell if c not in "\t\r\n") for cell in r) for r in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"d{ending}"
+        write_rows(path, rows)
+        table = load_table(path)
+        assert list(zip(table["text"], table["label"], strict=True)) == rows
+        assert table.features == {"text": Value("string"), "label": Value("string")}
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels"),
+    [
+        (["01", "02"], ["01", "02"]),
+        (["007", "7"], ["007", "7"]),
+        (["1e3", "2e3"], ["1e3", "2e3"]),
+        (["12:30", "2024-01-01"], ["12:30", "2024-01-01"]),
+        (["12345678901234567890", "1"], ["12345678901234567890", "1"]),
+        (["1", "0", "10"], [1, 0, 10]),
+        (["1.0", "0.0", ""], [1, 0, None]),
+        (["1", "NaN"], [1, None]),
+        (["a", "NaN"], ["a", "NaN"]),
+        (["0.5", "1.0", "2"], [0.5, 1.0, 2.0]),
+        (["1.10", "1.2"], ["1.10", "1.2"]),
+        ([" pos", "neg ", "", " ", "pos"], ["pos", "neg", None, None, "pos"]),
+        ([1.0, 0.0, None, float("nan")], [1, 0, None, None]),
+        ([1.0, 0.5, float("nan")], [1.0, 0.5, None]),
+        ([True, False], [True, False]),
+        ([[" a", "b"], []], [["a", "b"], []]),
+        ([["01"], ["1", "2"]], [["01"], ["1", "2"]]),
+        ([[0], [2, 1]], [[0], [2, 1]]),
+        ([[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 1, 1]], [[0, 2], [], [1, 2, 3]]),
+        ([[1.0, 0.0], [1.0, 1.0]], [[0], [0, 1]]),
+        ([[True, False], [False, True]], [[0], [1]]),
+    ],
+)
+def test_what_label_cells_are(cells: list[Any], labels: list[Any]) -> None:
+    read = list(read_labels(column(cells), "label", vectors=True)["label"])
+    assert read == labels
+    assert [type(one) for one in read] == [type(one) for one in labels]
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "fragments"),
+    [
+        (["pos", "Pos"], {}, ("'Pos'", "'pos'", "differ only in case")),
+        (["new york", "new  york"], {}, ("'new  york'", "'new york'")),
+        (["a", "a\u200b"], {}, ("invisible",)),
+        (["[1, 0]", "[0, 1]"], {}, ("lists written as text", "'[0, 1]'", ".jsonl")),
+        ([[0, 1], [1, 0]], {}, ("two ways", "[0, 1]", "names instead of numbers")),
+        ([[0], [1]], {}, ("two ways",)),
+        ([[0, 1, 1], [1, 0]], {}, ("[0, 1, 1]", "twice")),
+        ([[3, 3], [1, 0]], {}, ("[3, 3]", "twice")),
+        ([[True], [True, False]], {}, ("different lengths (1 to 2)",)),
+        ([[0.5, 1.0]], {}, ("lists of numbers with decimals",)),
+        ([[1, 1, 0]], {"names": ["a"]}, ("--class_names has 1 names", "have 3 numbers")),
+        ([0, 2], {"names": ["a", "b"]}, ("the label 2", "for 0 to 1")),
+        (["PER", "per"], {"vectors": False}, ("'PER'", "'per'")),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused(
+    cells: list[Any], options: dict[str, Any], fragments: tuple[str, ...]
+) -> None:
+    with pytest.raises(TaskDataError) as caught:
+        read_labels(column(cells), "label", **{"vectors": True, **options})
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+def test_names_by_option() -> None:
+    names = ["a", "b", "c"]
+    for cells, labels in (([0, 2], [0, 2]), (["0", "2"], [0, 2]), ([[1, 1, 0]], [[0, 1]])):
+        table = read_labels(column(cells), "label", names=names, vectors=True)
+        assert list(table["label"]) == labels
+        feature = table.features["label"]
+        assert getattr(feature, "feature", feature) == ClassLabel(names=names)
+
+
+def test_lists_of_tags_are_never_vectors() -> None:
+    tags = [[1, 0, 1], [0, 0, 1]]
+    table = read_labels(column(tags), "label")
+    assert table["label"][:] == tags and table.features["label"] == List(Value("int64"))
+
+
+def test_other_columns_keep_their_place_and_cells() -> None:
+    table = Dataset.from_dict({"a": ["1"], "label": [" x"], "b": ["01"]})
+    read = read_labels(table, "label")
+    assert read.column_names == ["a", "label", "b"]
+    assert read[0] == {"a": "1", "label": "x", "b": "01"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        (["0.0", "1.0"], "single_label_classification"),
+        ([0.0, 1.0, None], "single_label_classification"),
+        (["0.5", "1.0"], "regression"),
+        ([0.5, 1.0], "regression"),
+        ([[1, 0, 1]], "multi_label_classification"),
+    ],
+)
+def test_problem_of_the_data(cells: list[Any], kind: str) -> None:
+    rows = classification_rows(Dataset.from_dict({"text": ["x"] * len(cells), "label": cells}))
+    assert data_problem_type(rows) == kind
+
+
+def test_decimals_that_print_otherwise_need_a_problem_type(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("text,label\na,5.000\nb,3.25\n")
+    rows = classification_rows(load_table(path))
+    with pytest.raises(TaskDataError, match="'5.000', which may be names or numbers"):
+        data_problem_type(rows)
+    names = {0: "3.25", 1: "5.000"}
+    for kind, expected in (("regression", [5.0, 3.25]), ("single_label_classification", [1, 0])):
+        config = SimpleNamespace(problem_type=kind, num_labels=2, id2label=names)
+        assert label_targets(rows, config) == expected
