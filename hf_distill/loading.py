@@ -23,6 +23,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hf_distill.hub_access import hub_tried_once
+
 
 class UnsafeSourceError(ValueError):
     """A model, or its tokenizer, that cannot be loaded without running what came with it."""
@@ -47,14 +49,14 @@ def read_config(source: str, who: str) -> PreTrainedConfig:
         ValueError: there is none.
     """
     try:
-        with _code_refused(source):
+        with hub_tried_once(source), _code_refused(source):
             return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except UnsafeSourceError:
         raise
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{who}={source!r} cannot be loaded: it is neither a directory with a model nor a "
-            f"model that the Hub gives out. ({str(error).strip().splitlines()[0]})"
+            f"{who}={source!r} cannot be loaded: it is neither a local model directory nor a "
+            f"Hub model that you can access. ({str(error).strip().splitlines()[0]})"
         ) from error
 
 
@@ -69,7 +71,7 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTok
         OSError: there is none.
         ValueError: there is none of a known kind.
     """
-    with _code_refused(source):
+    with hub_tried_once(source), _code_refused(source):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
@@ -95,7 +97,11 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
     # encoder; the callers say it in a line.
     logging.set_verbosity_error()
     try:
-        with _code_refused(source), _pickles_refused(source):
+        with (
+            hub_tried_once(source),
+            _code_refused(source),
+            _pickles_refused(source),
+        ):
             model, info = auto_class.from_pretrained(
                 source,
                 output_loading_info=True,
@@ -137,10 +143,17 @@ def load_fine_tuned(
         OSError: there is no such model.
         ValueError: it is not fine-tuned for the task: its head would be random.
     """
-    model, new = load_model(auto_model, source, dtype=dtype, **options)
+    name = name or repr(str(source))
+    try:
+        model, new = load_model(auto_model, source, dtype=dtype, **options)
+    except OSError as error:
+        raise OSError(
+            f"{name} cannot be loaded: it is neither a local model directory nor a Hub model that "
+            f"you can access. ({str(error).strip().splitlines()[0]})"
+        ) from error
     if new:
         raise ValueError(
-            f"{name or repr(str(source))} is not fine-tuned for {task}: it lacks {', '.join(new)}, "
+            f"{name} is not fine-tuned for {task}: it lacks {', '.join(new)}, "
             f"which would be random. Train it first (`hf-distill train --task {task} --baseline`)."
         )
     return model.eval()

@@ -70,8 +70,8 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
         tokenizer = loading.load_tokenizer(source)
     except OSError as error:
         raise ValueError(
-            f"--{option} {source}: there is no such folder, and the Hub gives out no such model or "
-            f"cannot be reached. ({str(error).strip().splitlines()[0]})"
+            f"--{option} {source}: it is neither a local model directory nor a Hub model that "
+            f"you can access. ({str(error).strip().splitlines()[0]})"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(

@@ -15,15 +15,13 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from hf_distill.hub_access import TRANSPORT_ERROR
 from hf_distill.publishing.card import merged_cards
 from hf_distill.publishing.contents import CARD_FILE
 
 logger = logging.getLogger(__name__)
 
 _KEPT = ".push-"
-
-# The client library has changed its name; its errors have one base class.
-_TRANSPORT: Any = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 
 _REASONS = {
     400: "the Hub refused the request",
@@ -47,7 +45,7 @@ def reason(error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is None:
         text = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-        is_network = isinstance(error, (_TRANSPORT, ConnectionError, TimeoutError))
+        is_network = isinstance(error, (TRANSPORT_ERROR, ConnectionError, TimeoutError))
         return f"the Hub cannot be reached ({text})" if is_network else text
     fallback = "the Hub has a failure of its own" if status >= 500 else "the Hub refused"
     return f"{_REASONS.get(status, fallback)} (HTTP {status})"
@@ -65,7 +63,7 @@ def hub_errors(what: str, remedy: str) -> Iterator[None]:
         yield
     except PublishingError:
         raise
-    except (OSError, _TRANSPORT, RuntimeError) as error:
+    except (OSError, TRANSPORT_ERROR, RuntimeError) as error:
         raise PublishingError(f"{what}: {reason(error)}. {remedy}") from error
 
 

@@ -22,6 +22,7 @@ from datasets import (
     load_from_disk,
 )
 
+from hf_distill.hub_access import hub_tried_once
 from hf_distill.question_answering.errors import QuestionAnsweringDataError
 from hf_distill.question_answering.records import Record, check_records, row_record
 from hf_distill.question_answering.squad_json import read_squad_json
@@ -93,7 +94,8 @@ def load_question_answering_dataset(
             "data set on the Hub (name or owner/name)"
         )
     try:
-        loaded = load_dataset(source, name=config_name, split=split, revision=revision)
+        with hub_tried_once(source):
+            loaded = load_dataset(source, name=config_name, split=split, revision=revision)
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise

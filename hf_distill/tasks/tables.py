@@ -20,6 +20,7 @@ import pyarrow as pa
 from datasets import Dataset, load_dataset, load_from_disk
 from pyarrow import csv as arrow_csv
 
+from hf_distill.hub_access import hub_tried_once
 from hf_distill.tasks.errors import TaskDataError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -321,7 +322,8 @@ def _from_hub(
             "Hub (name or owner/name)."
         )
     try:
-        loaded = load_dataset(source, name=config_name, split=split, revision=revision)
+        with hub_tried_once(source):
+            loaded = load_dataset(source, name=config_name, split=split, revision=revision)
     except RuntimeError as error:
         if "scripts are no longer supported" not in str(error):
             raise

@@ -60,8 +60,8 @@ def load_teacher(
         raise UnsafeSourceError(f"teacher_model={name!r} cannot be loaded: {error}") from error
     except (OSError, ValueError) as error:  # ValueError: no or an unknown configuration
         raise ValueError(
-            f"teacher_model={name!r} cannot be loaded: it is neither a directory with a model nor "
-            f"a model that the Hub gives out. ({_first_line(error)})"
+            f"teacher_model={name!r} cannot be loaded: it is neither a local model directory nor "
+            f"a Hub model that you can access. ({_first_line(error)})"
         ) from error
     if new and fine_tuned:
         raise ValueError(
