@@ -27,6 +27,8 @@ from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
 
+_NEVER = torch.iinfo(torch.int64).max
+
 
 def check_launch(args: TrainingArguments) -> None:
     """Refuse launches whose processes or devices would not train one model together.
@@ -237,26 +239,28 @@ def same_random_numbers() -> Iterator[None]:
 
 
 class TeacherGuard:
-    """Refuses a teacher's outputs that are NaN or +inf.
+    """Refuse a teacher's outputs that are NaN or +inf.
 
     (-inf is a legitimate "impossible" among logits.)
 
     Args:
         at_once: look at the answer in every step, which costs nothing on a CPU. Elsewhere it is
-            fetched when something is logged anyway, so that no step waits for the device.
+            fetched when something is logged or saved anyway and every ``steps_between`` steps, so
+            that few steps wait for the device.
     """
+
+    steps_between = 100
 
     def __init__(self, *, at_once: bool) -> None:
         self._at_once = at_once
-        self._bad: Tensor | None = None
-        self._checked: list[str] = []
+        self._first_bad: Tensor | None = None
 
-    def check_logits(self, pair: LogitsPair, where: str) -> None:
+    def check_logits(self, pair: LogitsPair, step: int) -> None:
         """Look at the teacher's logits of one batch, where they count.
 
         Args:
             pair: what is compared.
-            where: names the batch.
+            step: the training step, from 1; 0 for an evaluation.
 
         Raises:
             ValueError: names the batch and the rows.
@@ -268,14 +272,14 @@ class TeacherGuard:
         bad = torch.isnan(largest) | (largest == torch.inf)
         if pair.row_mask is not None:
             bad = bad & pair.row_mask
-        self.check(bad, where)
+        self.check(bad, step)
 
-    def check(self, bad: Tensor, where: str) -> None:
+    def check(self, bad: Tensor, step: int) -> None:
         """Take note of the rows of a batch for which the teacher gave nothing usable.
 
         Args:
             bad: bool, ``(rows, …)``.
-            where: names the batch.
+            step: the training step, from 1; 0 for an evaluation.
 
         Raises:
             ValueError: names the batch and the rows.
@@ -283,11 +287,10 @@ class TeacherGuard:
         if self._at_once:
             if bool(bad.any()):
                 rows = bad.flatten(1).any(dim=1) if bad.dim() > 1 else bad
-                self._raise(f"{where}, rows {rows.nonzero().flatten().tolist()}")
+                self._raise(step, f", rows {rows.nonzero().flatten().tolist()}")
             return
-        index = torch.where(bad.any(), float(len(self._checked)), torch.inf)
-        self._bad = index if self._bad is None else torch.minimum(self._bad, index)
-        self._checked.append(where)
+        found = torch.where(bad.any(), step, _NEVER)
+        self._first_bad = found if self._first_bad is None else self._first_bad.minimum(found)
 
     def raise_if_bad(self) -> None:
         """Raise for the first bad batch since the last call, if there was one.
@@ -295,15 +298,15 @@ class TeacherGuard:
         Raises:
             ValueError: names the batch.
         """
-        bad, checked = self._bad, self._checked
-        self._bad, self._checked = None, []
-        if bad is not None and bool(torch.isfinite(bad)):
-            self._raise(checked[int(bad)])
+        found, self._first_bad = self._first_bad, None
+        if found is not None and int(found) != _NEVER:
+            self._raise(int(found))
 
     @staticmethod
-    def _raise(where: str) -> None:
+    def _raise(step: int, rows: str = "") -> None:
+        where = f"training step {step}" if step else "an evaluation"
         raise ValueError(
-            f"The teacher's outputs contain NaN or +inf in a batch of {where}. Check the "
+            f"The teacher's outputs contain NaN or +inf in a batch of {where}{rows}. Check the "
             "teacher's weights, and that its number format does not overflow (try "
             "teacher_dtype='float32', or bf16 instead of fp16)."
         )

@@ -254,7 +254,7 @@ class TrainerWithTeacher(PublishingTrainer):
         if layers is None:
             return teacher(batch, self.accelerator)
         outputs = layers.run_teacher(batch, lambda *inputs: self._ask(teacher, *inputs))
-        self._teacher_guard.check(layers.bad_rows(batch), self._where)
+        self._teacher_guard.check(layers.bad_rows(batch), self._step_of_batch)
         return outputs
 
     def _ask(
@@ -263,10 +263,9 @@ class TrainerWithTeacher(PublishingTrainer):
         return teacher(batch, self.accelerator, further_inputs)
 
     @property
-    def _where(self) -> str:
-        """Names what is being computed, for messages."""
-        step = f"training step {self.state.global_step + 1}"
-        return step if torch.is_grad_enabled() else "an evaluation"
+    def _step_of_batch(self) -> int:
+        """The training step that a batch belongs to, from 1; 0 in an evaluation."""
+        return self.state.global_step + 1 if torch.is_grad_enabled() else 0
 
     def _teaches(self, batch: Mapping[str, Any]) -> bool:
         """Whether the teacher has something to say about a batch: not without its columns."""
@@ -278,6 +277,10 @@ class TrainerWithTeacher(PublishingTrainer):
         return bool(self.label_names) and all(batch.get(k) is not None for k in self.label_names)
 
     # ---- checkpoints ---------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._teacher_guard.raise_if_bad()  # a run must not resume from weights that are NaN
+        super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

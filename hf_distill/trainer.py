@@ -125,6 +125,8 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """Count, over micro-batches and processes, what the losses of this step are means of."""
+        if self.state.global_step % self._teacher_guard.steps_between == 0:
+            self._teacher_guard.raise_if_bad()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         head = self._head
         if head is not None and batches:
@@ -248,7 +250,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         batch: Mapping[str, Any],
     ) -> Tensor:
         pair = compared_logits(head, outputs, teacher_outputs, batch)
-        self._teacher_guard.check_logits(pair, self._where)
+        self._teacher_guard.check_logits(pair, self._step_of_batch)
         return prediction_loss(
             pair,
             self._custom_loss or get_logits_loss(self.args.distillation_loss),
@@ -343,6 +345,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """As ``Trainer``'s, with ``loss_task`` and ``loss_prediction`` among the metrics."""
+        self._teacher_guard.raise_if_bad()  # for what was trained before
         self._eval_losses = LossLog()
         self._check_columns(getattr(dataloader, "dataset", None), "The evaluation data")
         self._choose_layers(dataloader.dataset)
@@ -358,8 +361,8 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As ``Trainer``'s, with the parts of the training loss and what a schedule changes."""
+        self._teacher_guard.raise_if_bad()
         if "loss" in logs:
-            self._teacher_guard.raise_if_bad()
             losses = self._train_losses.pop(self.accelerator)
             if self._intermediate is not None:
                 self._intermediate.check_balance(losses)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,50 @@ def test_a_gpu_is_only_asked_about_nan_when_something_is_logged(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"NaN or \+inf in a batch of training step 3\."):
         run.train()
     assert run.state.global_step == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, 6),  # at the end, before anything else is done with the student
+        ({"save_strategy": "steps", "save_steps": 4}, 4),
+        ({"eval_strategy": "steps", "eval_steps": 4}, 4),
+        ({"steps_between": 5}, 5),
+    ],
+)
+def test_without_a_log_nan_is_found_before_it_does_harm(
+    options: dict[str, Any], steps: int, tmp_path: Path
+) -> None:
+    guard = TeacherGuard(at_once=False)
+    guard.steps_between = options.pop("steps_between", 100)
+    run = trainer(
+        tmp_path,
+        teacher_model=Broken(math.nan),
+        eval_dataset=dataset_for(QA),
+        args={"max_steps": 6, "logging_strategy": "no", "teacher_trial_samples": 0, **options},
+    )
+    run._teacher_guard = guard
+    with pytest.raises(ValueError, match=r"NaN or \+inf in a batch of training step 3\."):
+        run.train()
+    assert run.state.global_step == steps
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_the_guard_keeps_one_number_however_many_steps_there_are() -> None:
+    guard = TeacherGuard(at_once=False)
+    fine, bad = torch.zeros(2, dtype=torch.bool), torch.tensor([False, True])
+    sizes = set()
+    for step in range(1, 300):
+        guard.check(bad if step in (70, 200) else fine, step)
+        sizes.add(len(pickle.dumps(guard)))
+    assert len(sizes) == 1
+    with pytest.raises(ValueError, match=r"training step 70\."):
+        guard.raise_if_bad()
+    guard.check(fine, 300)
+    guard.raise_if_bad()
+    guard.check(bad, 0)
+    with pytest.raises(ValueError, match=r"a batch of an evaluation\."):
+        guard.raise_if_bad()
 
 
 def test_minus_infinity_is_a_legitimate_logit(tmp_path: Path) -> None:
