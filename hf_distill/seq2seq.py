@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from torch import Tensor, nn
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from hf_distill.trainer import DistillationTrainer
@@ -30,3 +32,15 @@ class Seq2SeqDistillationTrainer(DistillationTrainer, Seq2SeqTrainer):  # type: 
     """
 
     args: Seq2SeqDistillationTrainingArguments
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As ``Seq2SeqTrainer``'s: texts are written from what the student reads, and no more."""
+        if self.args.predict_with_generate and not prediction_loss_only:
+            inputs = {k: v for k, v in inputs.items() if k not in self._teacher_only_inputs}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)

@@ -16,7 +16,11 @@ from transformers import (
 )
 from zoo import zoo_dataset, zoo_model
 
-from hf_distill import Seq2SeqDistillationTrainer, Seq2SeqDistillationTrainingArguments
+from hf_distill import (
+    Seq2SeqDistillationTrainer,
+    Seq2SeqDistillationTrainingArguments,
+    cache_teacher_outputs,
+)
 
 TASK = "summarization"
 
@@ -32,6 +36,9 @@ def train(cls: Any, path: Path, architecture: str, **options: Any) -> tuple[Any,
     ours = cls is Seq2SeqDistillationTrainer
     arguments = Seq2SeqDistillationTrainingArguments if ours else Seq2SeqTrainingArguments
     teacher = {"teacher_model": zoo_model(TASK, architecture, seed=1, layers=2)} if ours else {}
+    if "teacher_model" in options:
+        teacher["teacher_model"] = options.pop("teacher_model")
+    data = options.pop("train_dataset", None) or zoo_dataset(TASK)
     trainer = cls(
         model=zoo_model(TASK, architecture, seed=0),
         args=arguments(
@@ -48,7 +55,7 @@ def train(cls: Any, path: Path, architecture: str, **options: Any) -> tuple[Any,
             generation_max_length=6,
             **options,
         ),
-        train_dataset=zoo_dataset(TASK),
+        train_dataset=data,
         eval_dataset=zoo_dataset(TASK, 6, seed=1),
         data_collator=default_data_collator,
         compute_metrics=compute_metrics,
@@ -70,6 +77,37 @@ def test_without_teacher_it_is_seq2seq_trainer(architecture: str, tmp_path: Path
     assert metrics[1]["eval_written"] == 6.0
     assert (seen_ours[0] == seen_plain[0]).all()
     assert seen_ours[0].ndim == 2  # texts, not logits
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_texts_are_written_from_data_with_teacher_columns(labelled: bool, tmp_path: Path) -> None:
+    """They are those of the same data without the columns."""
+    data = zoo_dataset(TASK, 6, seed=1, labels=labelled, target=not labelled)
+    cached = cache_teacher_outputs(
+        zoo_model(TASK, "t5", seed=1, layers=2),
+        data,
+        data_collator=default_data_collator,
+        output_dir=tmp_path / "cache",
+        use_cpu=True,
+    )
+    trainer, _ = train(
+        Seq2SeqDistillationTrainer,
+        tmp_path,
+        "t5",
+        teacher_model=None,
+        train_dataset=cached,
+        distillation_loss_weight=1.0,
+    )
+    for prediction_loss_only in (False, True):
+        trainer.args.prediction_loss_only = prediction_loss_only
+        found, expected = (trainer.predict(rows, max_length=18) for rows in (cached, data))
+        if prediction_loss_only:
+            assert "test_loss_prediction" in found.metrics
+        else:
+            assert (found.predictions == expected.predictions).all()
+            assert found.predictions.ndim == 2  # texts, not logits
+        if labelled:
+            assert found.metrics["test_loss"] == expected.metrics["test_loss"]
 
 
 @pytest.mark.parametrize("architecture", ["t5", "bart"])

@@ -19,6 +19,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     EvalPrediction,
     Trainer,
+    TrainerCallback,
 )
 
 import hf_distill
@@ -136,6 +137,27 @@ def test_weight_0_never_runs_the_teacher_and_a_schedule_through_0_skips_it(tmp_p
     )
     assert teacher.calls == 3  # not in the first step, where the weight is still 0
     assert teacher.training_during_calls == [False] * 3
+
+
+@pytest.mark.parametrize("part", ["", "bert.encoder.layer.0"])
+def test_a_callback_that_puts_the_teacher_into_training_mode_changes_nothing(
+    part: str, tmp_path: Path
+) -> None:
+    class Train(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            teacher.get_submodule(part).train()
+
+    losses = []
+    for callbacks in ([], [Train()]):
+        teacher = model_for("question-answering", seed=1, hidden_dropout_prob=0.5)
+        trainer, _ = distil(
+            "question-answering",
+            tmp_path,
+            teacher=teacher,
+            trainer_options={"callbacks": callbacks},
+        )
+        losses.append(logged(trainer, "loss_prediction"))
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -113,6 +113,8 @@ class LiveTeacher:
         if self._placed_for is not accelerator:
             self._placed = _place(self.model, accelerator)
             self._placed_for = accelerator
+        if any(module.training for module in self.model.modules()):
+            self._placed.eval()  # a callback may have called train()
         inputs = inputs_for(self.model, self.input_names, self._head, batch)
         # Not inference_mode: an objective may save the teacher's tensors for its backward pass.
         with torch.no_grad(), self._precision(accelerator):
