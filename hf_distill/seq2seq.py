@@ -17,7 +17,7 @@ class Seq2SeqDistillationTrainingArguments(DistillationTrainingArguments, Seq2Se
     """``Seq2SeqTrainingArguments`` with the options of distillation."""
 
 
-class Seq2SeqDistillationTrainer(DistillationTrainer, Seq2SeqTrainer):  # type: ignore[misc]
+class Seq2SeqDistillationTrainer(DistillationTrainer, Seq2SeqTrainer):
     """A drop-in ``Seq2SeqTrainer`` whose student also learns from a teacher.
 
     Everything of ``DistillationTrainer``, with ``predict_with_generate`` and the arguments of
@@ -33,7 +33,7 @@ class Seq2SeqDistillationTrainer(DistillationTrainer, Seq2SeqTrainer):  # type: 
 
     args: Seq2SeqDistillationTrainingArguments
 
-    def prediction_step(
+    def prediction_step(  # type: ignore[override]
         self,
         model: nn.Module,
         inputs: dict[str, Any],
