@@ -207,6 +207,29 @@ def check_inputs(
         )
 
 
+def check_late_inputs(names: Iterable[str], dataset: Any, batch: Mapping[str, Any]) -> None:
+    """Refuse a teacher that is first needed in the middle of a training and lacks inputs there.
+
+    Args:
+        names: what only the teacher reads.
+        dataset: the training data, of which ``Trainer`` removed what the student does not read.
+        batch: what is left of it.
+
+    Raises:
+        ValueError: names what was removed, or is not known to be absent from the data.
+    """
+    columns = getattr(dataset, "column_names", None)
+    if columns is None and hasattr(dataset, "__getitem__") and isinstance(dataset[0], Mapping):
+        columns = list(dataset[0])
+    lost = sorted(set(names) & set(names if columns is None else columns) - set(batch))
+    if lost:
+        raise ValueError(
+            "The weight of the distillation loss was 0 when this training began, so the batches "
+            f"lack what only the teacher reads ({', '.join(lost)}). Begin with "
+            "distillation_loss_weight above 0, however small, and change it then."
+        )
+
+
 def sample_batches(
     dataset: Any, most: int, *, batch_size: int, collator: Callable[[list[Any]], Any]
 ) -> Iterator[Any]:

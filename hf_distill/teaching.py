@@ -20,6 +20,7 @@ from hf_distill.checks import (
     check_inputs,
     check_label_range,
     check_labels,
+    check_late_inputs,
     check_launch,
     named_datasets,
     same_random_numbers,
@@ -59,6 +60,8 @@ class TrainerWithTeacher(PublishingTrainer):
         self._teacher: Teacher | None = None
         self._teacher_identities: list[TeacherIdentity] = []
         self._teacher_only_inputs: frozenset[str] = frozenset()
+        self._fed_to_teacher: frozenset[str] = frozenset()
+        self._logits_checked = False
         self._custom_loss = distillation_loss
         self._head: TaskHead | None = None
         self._intermediate: IntermediateDistillation | None = None
@@ -114,6 +117,12 @@ class TrainerWithTeacher(PublishingTrainer):
             return
         if self._teacher is None:
             self._load_teacher()
+        if self.args.compares_logits and not self._logits_checked:
+            raise ValueError(
+                "distillation_loss_weight was 0 when the teacher was loaded for its layers, so its "
+                "labels and vocabulary were not compared with the student's. Make the trainer with "
+                "a weight above 0, however small, and change it then."
+            )
         if self.args.compares_layers or recorder is not None:
             self._prepare_intermediate()
 
@@ -156,6 +165,7 @@ class TrainerWithTeacher(PublishingTrainer):
             self._teacher = pair.cached_teacher(cached, needs_layers=self._recorder is not None)
             self._teacher_identities = [identify(cached, self._teacher.model)]
             self._read_columns(cached, self._head)
+        self._logits_checked = self.args.compares_logits
         parameters = inspect.signature(without_adapters(student).forward).parameters
         self._teacher_only_inputs = self._teacher.input_names - set(parameters)
         self._signature_columns = None
@@ -223,7 +233,9 @@ class TrainerWithTeacher(PublishingTrainer):
             self._attachments.enter_context(self._intermediate.attached())
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the columns that only the teacher reads, too."""
+        """Keep the columns that only the teacher reads, which may be needed since the last time."""
+        if self._head is not None and self._teacher is None:
+            self._prepare_distillation()
         missing = self._signature_columns is None
         super()._set_signature_columns_if_needed()
         if missing and self._signature_columns is not None:
@@ -246,11 +258,18 @@ class TrainerWithTeacher(PublishingTrainer):
     def _run_teacher(
         self, batch: Mapping[str, Any], layers: IntermediateDistillation | None = None
     ) -> Mapping[str, Tensor]:
-        if self._teacher is None:
+        if self._teacher is None or (self.args.compares_logits and not self._logits_checked):
             # The weight was raised after the checks of train(), by a callback for example.
             self._prepare_distillation()
         teacher = self._teacher
         assert teacher is not None
+        late = self._teacher_only_inputs - self._fed_to_teacher
+        student: Any = self.model
+        if late and self.is_in_train and student.training:
+            is_cached = isinstance(teacher, CachedTeacher)  # no collator has read its columns
+            if is_cached or self.args.remove_unused_columns:
+                check_late_inputs(late, self.train_dataset, {} if is_cached else batch)
+            self._fed_to_teacher = self._teacher_only_inputs
         if layers is None:
             return teacher(batch, self.accelerator)
         outputs = layers.run_teacher(batch, lambda *inputs: self._ask(teacher, *inputs))

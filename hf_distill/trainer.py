@@ -119,6 +119,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
     def get_train_dataloader(self) -> DataLoader:
         """As ``Trainer``'s. Training begins with it, also anew with a smaller batch size."""
         self._train_losses = LossLog()
+        self._fed_to_teacher = self._teacher_only_inputs
         return super().get_train_dataloader()
 
     def get_batch_samples(
@@ -157,10 +158,11 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         # Before the forward pass: Trainer takes the labels out of the batch for label smoothing.
         counts = {name: counter(inputs) for name, counter in self._counters(head).items()}
         weight = self._distillation_loss_weight
+        compares_logits = self._compares_logits(model)
         uses_teacher = model.training or (self._evaluates_with_teacher and self._teaches(inputs))
         layers = self._layers_to_compare(model) if uses_teacher else None
         teacher_outputs = None
-        if uses_teacher and (weight > 0 or layers is not None):
+        if uses_teacher and (compares_logits or layers is not None):
             teacher_outputs = self._run_teacher(inputs, layers)
         student_inputs = {k: v for k, v in inputs.items() if k not in self._teacher_only_inputs}
         if self._teacher is not None:
@@ -189,7 +191,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
             if model.training and layers.is_sample_due(self.state.global_step):
                 layers.write_sample(self.state.global_step, inputs)
             layers.forget()
-        if teacher_outputs is not None and weight > 0:
+        if teacher_outputs is not None and compares_logits:
             losses["prediction"] = self._prediction_loss(head, outputs, teacher_outputs, inputs)
 
         loss: Tensor | None
@@ -283,6 +285,14 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
             return 0.0
         return self.args.distillation_loss_weight_at(self._progress)
 
+    def _compares_logits(self, model: nn.Module) -> bool:
+        """Whether the prediction loss is computed: in training where it has a weight.
+
+        In evaluation also where a schedule or a callback has reached 0, so that a metric by which
+        checkpoints are compared is there from the first to the last.
+        """
+        return self._distillation_loss_weight > 0 or (self._logits_checked and not model.training)
+
     @property
     def _trainer_averages(self) -> bool:
         """Whether ``training_step`` divides by the number of micro-batches (before 5.19: maybe)."""
@@ -302,7 +312,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
         """As ``Trainer``'s; where there are no labels, with a distillation loss as the loss."""
-        compares = self._distillation_loss_weight > 0 or self.args.compares_layers
+        compares = self._logits_checked or self.args.compares_layers
         has_labels = self._has_labels(inputs)
         if (
             has_labels

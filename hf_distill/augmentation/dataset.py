@@ -5,16 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.fingerprint import get_temporary_cache_files_directory
 
-from hf_distill.augmentation.drawing import Replacement, apply, copy_marker, draw, moved
+from hf_distill.augmentation.drawing import Replacement, apply, draw, moved
 from hf_distill.augmentation.parts import Item, StoredCandidates
 from hf_distill.augmentation.processes import Rank, computed_candidates
 from hf_distill.augmentation.substitution import WordSubstituter, check_probability
@@ -24,7 +23,6 @@ from hf_distill.tasks.columns import describe, is_list, is_text
 from hf_distill.tasks.errors import TaskDataError
 
 _OUTSIDE = "O"
-_ROWS = 1000
 
 
 class _Text(NamedTuple):
@@ -34,14 +32,6 @@ class _Text(NamedTuple):
     keep: list[tuple[int, int]]
     words: int | None
     """How many words it has, if the column holds lists of them."""
-
-
-class _Version(NamedTuple):
-    """A row, or a copy of it."""
-
-    row: int
-    changes: Mapping[str, Any]
-    """By column, what is not as in the row."""
 
 
 def augment_dataset(
@@ -75,9 +65,8 @@ def augment_dataset(
             kept: another name is often of another kind.
         answer_column: answers as in SQuAD (``text`` and ``answer_start``) in the first of
             ``text_columns``. They are kept and their places follow.
-        id_column: a column of strings that names the rows: copy 3 of ``q`` is ``q-aug3``, or
-            ``q-aug2.3`` where some rows are copies already. By default ``id``, if there is such a
-            column.
+        id_column: a column of strings that names the rows: copy 3 of ``q`` is ``q-aug3``. By
+            default ``id``, if there is such a column.
         multiplication_factor: how many versions of each row there are, original included. There
             are fewer where copies come out the same.
         replace_probability: that of a word to be replaced.
@@ -126,7 +115,6 @@ def augment_dataset(
         options["stop_words"] = sorted(options["stop_words"])
     table = dataset.with_format(None)
     columns = _Columns.of(table, text_columns, tag_column, answer_column, id_column)
-    needed = table.select_columns(columns.names)
     device = options.pop("device", None)
     with ExitStack() as stack:
         if work_folder is None:
@@ -134,7 +122,7 @@ def augment_dataset(
         candidates = stack.enter_context(
             computed_candidates(
                 Path(work_folder).expanduser() / "candidates",
-                lambda: (text.item for row in needed for text in columns.texts(row) if text),
+                lambda: (text.item for row in table for text in columns.texts(row) if text),
                 options,
                 substituter=substituter,
                 device=device,
@@ -145,7 +133,7 @@ def augment_dataset(
         if candidates is None:
             return None
         rows = columns.versions(
-            needed,
+            table,
             candidates,
             copies=multiplication_factor - bool(include_original),
             include_original=include_original,
@@ -157,26 +145,15 @@ def augment_dataset(
             cache_file_name = Path(folder) / "augmented.arrow"
         path = write_atomically(
             Path(cache_file_name).expanduser(),
-            lambda temporary: _write(temporary, table, rows),
+            lambda temporary: _write(temporary, rows, table.features),
         )
         return Dataset.from_file(str(path))
 
 
-def _write(path: Path, table: Dataset, versions: Iterator[_Version]) -> None:
-    """Write versions of the rows of a table; what did not change is carried as Arrow has it."""
-    arrow = table.with_format("arrow")
-    with ArrowWriter(features=table.features, path=str(path)) as writer:
-        while batch := list(islice(versions, _ROWS)):
-            rows = arrow[[version.row for version in batch]]
-            for name in {name: None for version in batch for name in version.changes}:
-                values = [
-                    version.changes.get(name, old)
-                    for version, old in zip(batch, rows[name].to_pylist(), strict=True)
-                ]
-                place = rows.column_names.index(name)
-                kind = rows.schema.field(name).type
-                rows = rows.set_column(place, name, pa.array(values, kind))
-            writer.write_table(rows)
+def _write(path: Path, rows: Iterable[Mapping[str, Any]], features: Features) -> None:
+    with ArrowWriter(features=features, path=str(path)) as writer:
+        for row in rows:
+            writer.write(row)
         writer.finalize()
 
 
@@ -244,12 +221,6 @@ class _Columns(NamedTuple):
             id_column,
         )
 
-    @property
-    def names(self) -> list[str]:
-        """The columns that decide what changes, or that do."""
-        names = (*self.texts_in, self.tags, self.answers, self.ids)
-        return list(dict.fromkeys(name for name in names if name is not None))
-
     def texts(self, row: Mapping[str, Any]) -> list[_Text | None]:
         """The texts of a row; ``None`` for one that is missing."""
         found: list[_Text | None] = []
@@ -283,8 +254,6 @@ class _Columns(NamedTuple):
 
     def _answer_places(self, row: Mapping[str, Any], column: str) -> list[tuple[int, int]]:
         answers = row[column]
-        if answers is None:
-            return []
         pairs = zip(answers["answer_start"], answers["text"], strict=True)
         places = [(start, start + len(text)) for start, text in pairs]
         for (start, end), text in zip(places, answers["text"], strict=True):
@@ -305,12 +274,11 @@ class _Columns(NamedTuple):
         include_original: bool,
         replace_probability: float,
         seed: int,
-    ) -> Iterator[_Version]:
+    ) -> Iterator[Mapping[str, Any]]:
         """The rows and their copies."""
-        marker = "" if self.ids is None else copy_marker(row[self.ids] for row in table)
-        for number, row in enumerate(table):
+        for row in table:
             if include_original:
-                yield _Version(number, {})
+                yield row
             texts = self.texts(row)
             words = [candidates(text.item) if text else [] for text in texts]
             seen = {tuple(text.item.text if text else None for text in texts)}
@@ -334,16 +302,16 @@ class _Columns(NamedTuple):
                 )
                 if new not in seen:
                     seen.add(new)
-                    yield _Version(number, self._changes(row, f"-{marker}{copy}", texts, drawn))
+                    yield self._copied(row, copy, texts, drawn)
 
-    def _changes(
+    def _copied(
         self,
         row: Mapping[str, Any],
-        suffix: str,
+        copy: int,
         texts: Sequence[_Text | None],
         drawn: Sequence[Sequence[Replacement]],
     ) -> dict[str, Any]:
-        changed: dict[str, Any] = {}
+        changed = dict(row)
         for column, text, replacements in zip(self.texts_in, texts, drawn, strict=True):
             if text is None:
                 continue
@@ -356,12 +324,12 @@ class _Columns(NamedTuple):
             changed[column] = [
                 by_start.get(place, word) for place, word in zip(places, words, strict=False)
             ]
-        if self.answers is not None and row[self.answers] is not None:
+        if self.answers is not None:
             answers = row[self.answers]
             starts = [moved(start, drawn[0]) for start in answers["answer_start"]]
             changed[self.answers] = {**answers, "answer_start": starts}
         if self.ids is not None and row[self.ids] is not None:
-            changed[self.ids] = f"{row[self.ids]}{suffix}"
+            changed[self.ids] = f"{row[self.ids]}-aug{copy}"
         return changed
 
 

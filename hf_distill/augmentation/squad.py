@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from hf_distill.augmentation.drawing import Replacement, apply, copy_marker, draw, moved
+from hf_distill.augmentation.drawing import Replacement, apply, draw, moved
 from hf_distill.augmentation.parts import Item, StoredCandidates
 from hf_distill.augmentation.processes import computed_candidates
 from hf_distill.augmentation.stop_words import load_stop_words
@@ -75,8 +75,7 @@ def augment_squad(
 
     A copy of a paragraph has other words in its context (Jiao et al. 2020, TinyBERT, §3.3), but
     not in an answer to one of its questions, plausible ones included; ``answer_start`` follows.
-    The copies come right after the paragraph; copy 3 of question ``q`` has the id ``q-aug3``
-    (``q-aug2.3`` in a file that has copies already).
+    The copies come right after the paragraph; copy 3 of question ``q`` has the id ``q-aug3``.
     Everything else in the file stays. Which words are replaced depends on the text, ``seed`` and
     the number of the copy only. The output is written as it is made, under another name until it
     is whole.
@@ -201,7 +200,6 @@ class _Copier:
 
     def __post_init__(self) -> None:
         self.summary = AugmentationSummary()
-        self._marker = "aug"
 
     def items(self, document: Mapping[str, Any]) -> Iterator[Item]:
         """All texts in which words are replaced."""
@@ -213,12 +211,6 @@ class _Copier:
 
     def write(self, document: Mapping[str, Any], candidates: StoredCandidates, path: Path) -> None:
         """Write the document with the copies of its paragraphs."""
-        self._marker = copy_marker(
-            question["id"]
-            for article in document["data"]
-            for paragraph in article["paragraphs"]
-            for question in paragraph["qas"]
-        )
         with text_file(path) as file:
             file.write("{" + _fields(document, "data") + '"data": [')
             for a, article in enumerate(document["data"]):
@@ -285,7 +277,7 @@ class _Copier:
         context: str,
         replacements: Sequence[Replacement],
     ) -> dict[str, Any]:
-        new = {**question, "id": f"{question['id']}-{self._marker}{copy}", "question": text}
+        new = {**question, "id": f"{question['id']}-aug{copy}", "question": text}
         if self.drop_answers:
             new.pop("plausible_answers", None)
             new["answers"] = []
