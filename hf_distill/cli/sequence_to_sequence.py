@@ -22,10 +22,12 @@ from hf_distill.cli.tasks import Measures, Scorer, Task, say
 from hf_distill.tasks.encoding import input_length
 from hf_distill.tasks.metrics import (
     perplexity_scores,
+    rouge_of_each,
     rouge_scores,
     token_scores,
     translation_scores,
 )
+from hf_distill.tasks.resampling import Resampler, resample_bleu, resample_means
 from hf_distill.tasks.sequence_to_sequence import (
     encode_pairs,
     generate_texts,
@@ -48,6 +50,10 @@ class _SequenceToSequenceTask(Task):
 
     def score_texts(self, written: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         """The metrics of written texts, in percent."""
+        raise NotImplementedError
+
+    def resampler(self, written: Sequence[str], references: Sequence[str]) -> Resampler:
+        """Resample the metrics of written texts, as far as they have one."""
         raise NotImplementedError
 
     def load_data(
@@ -161,6 +167,10 @@ class SummarizationTask(_SequenceToSequenceTask):
         """ROUGE."""
         return rouge_scores(written, references)
 
+    def resampler(self, written: Sequence[str], references: Sequence[str]) -> Resampler:
+        """ROUGE."""
+        return resample_means(rouge_of_each(written, references))
+
 
 class TranslationTask(_SequenceToSequenceTask):
     """Texts in, their translations out."""
@@ -175,6 +185,10 @@ class TranslationTask(_SequenceToSequenceTask):
     def score_texts(self, written: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         """BLEU and chrF."""
         return translation_scores(written, references)
+
+    def resampler(self, written: Sequence[str], references: Sequence[str]) -> Resampler:
+        """BLEU; sacrebleu has no counts of chrF for single texts."""
+        return resample_bleu(written, references)
 
 
 class SequenceToSequenceScorer(Scorer):
@@ -229,6 +243,8 @@ class SequenceToSequenceScorer(Scorer):
         if args.world_size > 1:
             written = sorted(gather_object(written))
         self.predictions = [text for _, text in written]
+        self.rows = len(self.predictions)
+        self.resampler = self._task.resampler(self.predictions, self._references)
         return {**self._task.score_texts(self.predictions, self._references), "loss": self._loss}
 
     def agreement(self, teacher: SequenceToSequenceScorer) -> dict[str, float]:

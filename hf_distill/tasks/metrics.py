@@ -194,6 +194,13 @@ def rouge_scores(written: Sequence[str], references: Sequence[str]) -> dict[str,
     English as in ``rouge-score`` with stemming. That library drops every letter but a to z, so
     references that are mostly in other letters are split into Unicode words, without stemming.
     """
+    return _percent(
+        {kind: np.mean(each) for kind, each in rouge_of_each(written, references).items()}
+    )
+
+
+def rouge_of_each(written: Sequence[str], references: Sequence[str]) -> dict[str, list[float]]:
+    """Return the F-measures of ``rouge_scores`` text by text, between 0 and 1."""
     from rouge_score.rouge_scorer import RougeScorer
 
     kinds = ["rouge1", "rouge2", "rougeL"]
@@ -203,7 +210,7 @@ def rouge_scores(written: Sequence[str], references: Sequence[str]) -> dict[str,
     tokenizer = None if 2 * latin >= letters else _UnicodeWords()
     scorer = RougeScorer(kinds, use_stemmer=True, tokenizer=tokenizer)
     each = [scorer.score(gold, one) for one, gold in zip(written, references, strict=True)]
-    return _percent({kind: np.mean([one[kind].fmeasure for one in each]) for kind in kinds})
+    return {kind: [one[kind].fmeasure for one in each] for kind in kinds}
 
 
 def translation_scores(written: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -120,9 +120,24 @@ def resample_perplexity(
     return resampled
 
 
-def resample_all(resamplers: Sequence[Resampler]) -> Resampler:
-    """Join the metrics of several resamplers of the same rows."""
-    return lambda w: {name: value for one in resamplers for name, value in one(w).items()}
+def resample_bleu(written: Sequence[str], references: Sequence[str]) -> Resampler:
+    """Resample the ``bleu`` of ``translation_scores``; see there for the arguments."""
+    import sacrebleu
+
+    each = [
+        sacrebleu.sentence_bleu(text, [gold])
+        for text, gold in zip(written, references, strict=True)
+    ]
+    counts = np.array([[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in each])
+
+    def resampled(weights: Weights) -> dict[str, float]:
+        sums = [int(number) for number in weights @ counts]
+        score = sacrebleu.BLEU.compute_bleu(
+            sums[:4], sums[4:8], sums[8], sums[9], smooth_method="exp"
+        )
+        return {"bleu": float(score.score)}
+
+    return resampled
 
 
 def _percentage(part: float, whole: float) -> float:

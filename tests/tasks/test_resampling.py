@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_distill.tasks import metrics
 from hf_distill.tasks.resampling import (
     Resampler,
+    resample_bleu,
     resample_classification,
+    resample_means,
     resample_multi_label,
     resample_perplexity,
     resample_regression,
@@ -60,12 +62,32 @@ def tokens(rng: Any) -> tuple[Resampler, Callable[[Any], dict[str, float]]]:
     return resampled, written_out
 
 
+SENTENCES = ["the cat sat on the mat", "a dog barks", "no", "the cat", "on a mat the dog sat down"]
+
+
+def translations(rng: Any) -> tuple[Resampler, Callable[[Any], dict[str, float]]]:
+    written, gold = (rng.choice(SENTENCES, size=ROWS) for _ in range(2))
+    return resample_bleu(written, gold), lambda rows: {
+        "bleu": metrics.translation_scores(written[rows], gold[rows])["bleu"]
+    }
+
+
+def summaries(rng: Any) -> tuple[Resampler, Callable[[Any], dict[str, float]]]:
+    written, gold = (rng.choice(SENTENCES, size=ROWS) for _ in range(2))
+    return resample_means(metrics.rouge_of_each(written, gold)), lambda rows: metrics.rouge_scores(
+        written[rows], gold[rows]
+    )
+
+
 @pytest.mark.parametrize(
     "make",
-    [lambda rng: classes(rng, 2), lambda rng: classes(rng, 4), several_labels, numbers, tokens],
-    ids=["two classes", "four classes", "several labels", "numbers", "tokens"],
-)
+    [lambda rng: classes(rng, 2), lambda rng: classes(rng, 4), several_labels, numbers, tokens,
+     translations, summaries],
+    ids=["two classes", "four classes", "several labels", "numbers", "tokens", "translations",
+         "summaries"],
+)  # fmt: skip
 @given(st.integers(0, 10**6), WEIGHTS)
+@settings(max_examples=40, deadline=None)
 def test_weighted_rows_score_like_repeated_rows(make: Any, seed: int, weights: list[int]) -> None:
     resampled, written_out = make(np.random.default_rng(seed))
     expected = written_out(np.repeat(np.arange(ROWS), weights))
