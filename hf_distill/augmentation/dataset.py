@@ -5,15 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.fingerprint import get_temporary_cache_files_directory
 
-from hf_distill.augmentation.drawing import Replacement, apply, draw, moved
+from hf_distill.augmentation.drawing import Replacement, apply, copy_marker, draw, moved
 from hf_distill.augmentation.parts import Item, StoredCandidates
 from hf_distill.augmentation.processes import Rank, computed_candidates
 from hf_distill.augmentation.substitution import WordSubstituter, check_probability
@@ -23,6 +24,7 @@ from hf_distill.tasks.columns import describe, is_list, is_text
 from hf_distill.tasks.errors import TaskDataError
 
 _OUTSIDE = "O"
+_ROWS = 1000
 
 
 class _Text(NamedTuple):
@@ -32,6 +34,14 @@ class _Text(NamedTuple):
     keep: list[tuple[int, int]]
     words: int | None
     """How many words it has, if the column holds lists of them."""
+
+
+class _Version(NamedTuple):
+    """A row, or a copy of it."""
+
+    row: int
+    changes: Mapping[str, Any]
+    """By column, what is not as in the row."""
 
 
 def augment_dataset(
@@ -65,8 +75,9 @@ def augment_dataset(
             kept: another name is often of another kind.
         answer_column: answers as in SQuAD (``text`` and ``answer_start``) in the first of
             ``text_columns``. They are kept and their places follow.
-        id_column: a column of strings that names the rows: copy 3 of ``q`` is ``q-aug3``. By
-            default ``id``, if there is such a column.
+        id_column: a column of strings that names the rows: copy 3 of ``q`` is ``q-aug3``, or
+            ``q-aug2.3`` where some rows are copies already. By default ``id``, if there is such a
+            column.
         multiplication_factor: how many versions of each row there are, original included. There
             are fewer where copies come out the same.
         replace_probability: that of a word to be replaced.
@@ -115,6 +126,7 @@ def augment_dataset(
         options["stop_words"] = sorted(options["stop_words"])
     table = dataset.with_format(None)
     columns = _Columns.of(table, text_columns, tag_column, answer_column, id_column)
+    needed = table.select_columns(columns.names)
     device = options.pop("device", None)
     with ExitStack() as stack:
         if work_folder is None:
@@ -122,7 +134,7 @@ def augment_dataset(
         candidates = stack.enter_context(
             computed_candidates(
                 Path(work_folder).expanduser() / "candidates",
-                lambda: (text.item for row in table for text in columns.texts(row) if text),
+                lambda: (text.item for row in needed for text in columns.texts(row) if text),
                 options,
                 substituter=substituter,
                 device=device,
@@ -133,7 +145,7 @@ def augment_dataset(
         if candidates is None:
             return None
         rows = columns.versions(
-            table,
+            needed,
             candidates,
             copies=multiplication_factor - bool(include_original),
             include_original=include_original,
@@ -145,15 +157,26 @@ def augment_dataset(
             cache_file_name = Path(folder) / "augmented.arrow"
         path = write_atomically(
             Path(cache_file_name).expanduser(),
-            lambda temporary: _write(temporary, rows, table.features),
+            lambda temporary: _write(temporary, table, rows),
         )
         return Dataset.from_file(str(path))
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, Any]], features: Features) -> None:
-    with ArrowWriter(features=features, path=str(path)) as writer:
-        for row in rows:
-            writer.write(row)
+def _write(path: Path, table: Dataset, versions: Iterator[_Version]) -> None:
+    """Write versions of the rows of a table; what did not change is carried as Arrow has it."""
+    arrow = table.with_format("arrow")
+    with ArrowWriter(features=table.features, path=str(path)) as writer:
+        while batch := list(islice(versions, _ROWS)):
+            rows = arrow[[version.row for version in batch]]
+            for name in {name: None for version in batch for name in version.changes}:
+                values = [
+                    version.changes.get(name, old)
+                    for version, old in zip(batch, rows[name].to_pylist(), strict=True)
+                ]
+                place = rows.column_names.index(name)
+                kind = rows.schema.field(name).type
+                rows = rows.set_column(place, name, pa.array(values, kind))
+            writer.write_table(rows)
         writer.finalize()
 
 
@@ -221,6 +244,12 @@ class _Columns(NamedTuple):
             id_column,
         )
 
+    @property
+    def names(self) -> list[str]:
+        """The columns that decide what changes, or that do."""
+        names = (*self.texts_in, self.tags, self.answers, self.ids)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
     def texts(self, row: Mapping[str, Any]) -> list[_Text | None]:
         """The texts of a row; ``None`` for one that is missing."""
         found: list[_Text | None] = []
@@ -254,6 +283,8 @@ class _Columns(NamedTuple):
 
     def _answer_places(self, row: Mapping[str, Any], column: str) -> list[tuple[int, int]]:
         answers = row[column]
+        if answers is None:
+            return []
         pairs = zip(answers["answer_start"], answers["text"], strict=True)
         places = [(start, start + len(text)) for start, text in pairs]
         for (start, end), text in zip(places, answers["text"], strict=True):
@@ -274,11 +305,12 @@ class _Columns(NamedTuple):
         include_original: bool,
         replace_probability: float,
         seed: int,
-    ) -> Iterator[Mapping[str, Any]]:
+    ) -> Iterator[_Version]:
         """The rows and their copies."""
-        for row in table:
+        marker = "" if self.ids is None else copy_marker(row[self.ids] for row in table)
+        for number, row in enumerate(table):
             if include_original:
-                yield row
+                yield _Version(number, {})
             texts = self.texts(row)
             words = [candidates(text.item) if text else [] for text in texts]
             seen = {tuple(text.item.text if text else None for text in texts)}
@@ -302,16 +334,16 @@ class _Columns(NamedTuple):
                 )
                 if new not in seen:
                     seen.add(new)
-                    yield self._copied(row, copy, texts, drawn)
+                    yield _Version(number, self._changes(row, f"-{marker}{copy}", texts, drawn))
 
-    def _copied(
+    def _changes(
         self,
         row: Mapping[str, Any],
-        copy: int,
+        suffix: str,
         texts: Sequence[_Text | None],
         drawn: Sequence[Sequence[Replacement]],
     ) -> dict[str, Any]:
-        changed = dict(row)
+        changed: dict[str, Any] = {}
         for column, text, replacements in zip(self.texts_in, texts, drawn, strict=True):
             if text is None:
                 continue
@@ -324,12 +356,12 @@ class _Columns(NamedTuple):
             changed[column] = [
                 by_start.get(place, word) for place, word in zip(places, words, strict=False)
             ]
-        if self.answers is not None:
+        if self.answers is not None and row[self.answers] is not None:
             answers = row[self.answers]
             starts = [moved(start, drawn[0]) for start in answers["answer_start"]]
             changed[self.answers] = {**answers, "answer_start": starts}
         if self.ids is not None and row[self.ids] is not None:
-            changed[self.ids] = f"{row[self.ids]}-aug{copy}"
+            changed[self.ids] = f"{row[self.ids]}{suffix}"
         return changed
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
+
+_COPY = re.compile(r"-aug(?:([0-9]{1,9})\.)?[0-9]+\Z")
 
 
 class WordCandidates(NamedTuple):
@@ -83,6 +86,20 @@ def moved(place: int, replacements: Iterable[Replacement]) -> int:
     return place + sum(
         len(word) - (end - start) for start, end, word in replacements if end <= place
     )
+
+
+def copy_marker(ids: Iterable[object]) -> str:
+    """Find what to put between ``q-`` and 3 to name copy 3 of ``q``, so that no name occurs twice.
+
+    Args:
+        ids: all names that there are.
+
+    Returns:
+        ``aug``; where names end in ``-aug1`` already, ``aug2.``, and so on.
+    """
+    found = (_COPY.search(str(one)) for one in ids)
+    last = max((int(copy[1] or 1) for copy in found if copy), default=0)
+    return f"aug{last + 1}." if last else "aug"
 
 
 def _overlaps(start: int, end: int, keep: Sequence[tuple[int, int]]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from hf_distill.augmentation.drawing import Replacement, apply, draw, moved
+from hf_distill.augmentation.drawing import Replacement, apply, copy_marker, draw, moved
 from hf_distill.augmentation.parts import Item, StoredCandidates
 from hf_distill.augmentation.processes import computed_candidates
 from hf_distill.augmentation.stop_words import load_stop_words
@@ -24,6 +25,9 @@ from hf_distill.reporting.files import write_atomically
 
 logger = logging.get_logger(__name__)
 
+# Not a character: no text has it.
+_MARK = "\ufdd0"
+_MARKED = re.compile(f'"{_MARK}([-+.0-9eE]+)"')
 _ANSWERS = ("answers", "plausible_answers")
 
 
@@ -75,7 +79,8 @@ def augment_squad(
 
     A copy of a paragraph has other words in its context (Jiao et al. 2020, TinyBERT, §3.3), but
     not in an answer to one of its questions, plausible ones included; ``answer_start`` follows.
-    The copies come right after the paragraph; copy 3 of question ``q`` has the id ``q-aug3``.
+    The copies come right after the paragraph; copy 3 of question ``q`` has the id ``q-aug3``
+    (``q-aug2.3`` in a file that has copies already).
     Everything else in the file stays. Which words are replaced depends on the text, ``seed`` and
     the number of the copy only. The output is written as it is made, under another name until it
     is whole.
@@ -172,7 +177,8 @@ def _read(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     if path.name.lower().endswith(".gz"):
         content = gzip.decompress(content)
-    document: dict[str, Any] = json.loads(content.decode("utf-8-sig"))
+    # 1.10 stays 1.10: numbers with decimals are marked texts until they are written.
+    document: dict[str, Any] = json.loads(content.decode("utf-8-sig"), parse_float=_MARK.__add__)
     for a, article in enumerate(document["data"]):
         for p, paragraph in enumerate(article["paragraphs"]):
             for q, question in enumerate(paragraph["qas"]):
@@ -200,6 +206,7 @@ class _Copier:
 
     def __post_init__(self) -> None:
         self.summary = AugmentationSummary()
+        self._marker = "aug"
 
     def items(self, document: Mapping[str, Any]) -> Iterator[Item]:
         """All texts in which words are replaced."""
@@ -211,6 +218,12 @@ class _Copier:
 
     def write(self, document: Mapping[str, Any], candidates: StoredCandidates, path: Path) -> None:
         """Write the document with the copies of its paragraphs."""
+        self._marker = copy_marker(
+            question["id"]
+            for article in document["data"]
+            for paragraph in article["paragraphs"]
+            for question in paragraph["qas"]
+        )
         with text_file(path) as file:
             file.write("{" + _fields(document, "data") + '"data": [')
             for a, article in enumerate(document["data"]):
@@ -277,7 +290,7 @@ class _Copier:
         context: str,
         replacements: Sequence[Replacement],
     ) -> dict[str, Any]:
-        new = {**question, "id": f"{question['id']}-aug{copy}", "question": text}
+        new = {**question, "id": f"{question['id']}-{self._marker}{copy}", "question": text}
         if self.drop_answers:
             new.pop("plausible_answers", None)
             new["answers"] = []
@@ -316,7 +329,7 @@ def _fields(content: Mapping[str, Any], last: str) -> str:
 
 
 def _json(content: Any) -> str:
-    text = json.dumps(content, ensure_ascii=False)
+    text = _MARKED.sub(r"\1", json.dumps(content, ensure_ascii=False))
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -8,6 +8,8 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +20,6 @@ from hf_distill.tasks.columns import is_list
 from hf_distill.tasks.errors import TaskDataError
 
 _ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt", ".conll")
-_FORBIDDEN_IN_TSV = ("\t", "\n", "\r")
 
 
 def check_table_path(path: str | Path) -> None:
@@ -27,7 +28,7 @@ def check_table_path(path: str | Path) -> None:
     Raises:
         ValueError: it is of no kind that can be written.
     """
-    if _ending(Path(path)) not in _ENDINGS or Path(path).name.lower().endswith(".parquet.gz"):
+    if ending(Path(path)) not in _ENDINGS or Path(path).name.lower().endswith(".parquet.gz"):
         raise ValueError(
             f"output_path={str(path)!r} must end in {', '.join(_ENDINGS)}; all but .parquet also "
             "with .gz."
@@ -49,8 +50,7 @@ def write_table(table: Dataset, path: str | Path) -> None:
     """
     check_table_path(path)
     path = Path(path).expanduser()
-    ending = _ending(path)
-    if ending == ".parquet":
+    if ending(path) == ".parquet":
         write_atomically(path, lambda temporary: table.to_parquet(str(temporary)))
         return
     lines = {
@@ -59,7 +59,7 @@ def write_table(table: Dataset, path: str | Path) -> None:
         ".tsv": _tsv,
         ".txt": _txt,
         ".conll": _conll,
-    }[ending]
+    }[ending(path)]
 
     def write(temporary: Path) -> None:
         with text_file(temporary) as file:
@@ -83,38 +83,43 @@ def text_file(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def _ending(path: Path) -> str:
+def ending(path: Path) -> str:
+    """Return the ending of a file's name that says its kind, without ``.gz``, in lower case."""
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 
 
 def _jsonl(table: Dataset) -> Iterator[str]:
-    for row in table:
-        yield json.dumps(row, ensure_ascii=False, default=str) + "\n"
+    for number, row in enumerate(table):
+        try:
+            yield json.dumps(row, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+        except (TypeError, ValueError) as error:
+            raise TaskDataError(
+                f"row {number} has a value that a .jsonl file cannot hold ({error}); choose "
+                ".parquet for output_path."
+            ) from error
 
 
 def _csv(table: Dataset) -> Iterator[str]:
-    _check_flat(table, ".csv")
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    for values in _rows(table):
-        writer.writerow(values)
-        yield buffer.getvalue()
+    # Python below 3.13 quotes the line breaks of the line's own end only.
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    for cells in _cells(table, ".csv"):
+        writer.writerow(cells)
+        yield buffer.getvalue().removesuffix("\r\n") + "\n"
         buffer.seek(0)
         buffer.truncate()
 
 
 def _tsv(table: Dataset) -> Iterator[str]:
-    _check_flat(table, ".tsv")
-    for values in _rows(table):
-        cells = ["" if value is None else str(value) for value in values]
-        for cell in cells:
-            if any(character in cell for character in _FORBIDDEN_IN_TSV):
-                raise TaskDataError(
-                    f"a .tsv file cannot hold the text {cell[:60]!r}, with a tab or a line break; "
-                    "choose .csv, .jsonl or .parquet for output_path."
-                )
-        yield "\t".join(cells) + "\n"
+    for cells in _cells(table, ".tsv"):
+        line = "\t".join(cells)
+        if not line or any(character in cell for character in "\t\n\r" for cell in cells):
+            raise TaskDataError(
+                f"a .tsv file cannot hold the text {line[:60]!r}, with a tab or a line break or "
+                "without anything; choose .csv, .jsonl or .parquet for output_path."
+            )
+        yield line + "\n"
 
 
 def _txt(table: Dataset) -> Iterator[str]:
@@ -123,8 +128,14 @@ def _txt(table: Dataset) -> Iterator[str]:
             f"a .txt file holds the column text only, and the data has "
             f"{', '.join(table.column_names)}; choose another kind of file for output_path."
         )
-    for row in table:
-        yield row["text"] if row["text"].endswith("\n") else row["text"] + "\n"
+    for number, row in enumerate(table):
+        line = None if row["text"] is None else row["text"].removesuffix("\n")
+        if line is None or line.startswith("\ufeff") or {"\n", "\r"} & {*line}:
+            raise TaskDataError(
+                f"the text of row {number} is {row['text']!r:.60}, and a .txt file holds one text "
+                "per line; choose .csv, .jsonl or .parquet for output_path."
+            )
+        yield line + "\n"
 
 
 def _conll(table: Dataset) -> Iterator[str]:
@@ -136,24 +147,58 @@ def _conll(table: Dataset) -> Iterator[str]:
         )
     words, tags = lists
     inner = table.features[tags].feature
-    for row in table:
-        for word, tag in zip(row[words], row[tags], strict=True):
-            shown = inner.int2str(tag) if isinstance(inner, ClassLabel) else tag
-            yield f"{word}\t{shown}\n"
-        yield "\n"
+    for number, row in enumerate(table):
+        lines = []
+        for word, tag in zip(row[words] or (), row[tags] or (), strict=True):
+            shown = inner.int2str(tag) if isinstance(inner, ClassLabel) else str(tag)
+            lines.append(f"{word}\t{shown}\n")
+            if (
+                not lines[-1].strip()
+                or any(character in f"{word}{shown}" for character in "\t\n\r")
+                or word == "-DOCSTART-"
+                or word.startswith("\ufeff")
+                or shown != shown.strip()
+            ):
+                raise TaskDataError(
+                    f"row {number} has the word {word!r} with the tag {shown!r}, which a .conll "
+                    "file cannot hold; choose .jsonl or .parquet for output_path."
+                )
+        if not lines:
+            raise TaskDataError(
+                f"row {number} has no words, and a .conll file cannot hold such a row; choose "
+                ".jsonl or .parquet for output_path."
+            )
+        yield "".join(lines) + "\n"
 
 
-def _rows(table: Dataset) -> Iterator[list[Any]]:
-    yield table.column_names
-    rows: Iterable[Mapping[str, Any]] = table
-    for row in rows:
-        yield [row[name] for name in table.column_names]
-
-
-def _check_flat(table: Dataset, ending: str) -> None:
+def _cells(table: Dataset, ending: str) -> Iterator[list[str]]:
+    """The names of the columns, and the rows."""
     for name, feature in table.features.items():
         if is_list(feature) or isinstance(feature, dict):
             raise TaskDataError(
                 f"the column {name!r} holds lists, which a {ending} file cannot; choose .jsonl or "
                 ".parquet for output_path."
             )
+    yield table.column_names
+    rows: Iterable[Mapping[str, Any]] = table
+    for number, row in enumerate(rows):
+        try:
+            yield [_cell(row[name]) for name in table.column_names]
+        except TypeError as error:
+            raise TaskDataError(
+                f"row {number} has a value that a {ending} file cannot hold ({error}); choose "
+                ".parquet for output_path."
+            ) from error
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, str | bool | int | float) else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """A date, a time or a decimal number as text."""
+    if isinstance(value, date | time | Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not text, a number or a date")

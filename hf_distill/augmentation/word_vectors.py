@@ -30,6 +30,8 @@ _INFO, _VECTORS, _WORDS, _ENDS, _HASHES, _ROWS = (
     "index.json", "vectors.f32", "words.utf8", "word_ends.i64", "hashes.u64", "hash_rows.i64",
 )  # fmt: skip
 _CHUNK = 64
+# More than the float32 product of two vectors of length 1 is off.
+_ROUNDING = 1e-5
 
 
 class WordVectors:
@@ -91,17 +93,18 @@ class WordVectors:
         rows = {word: row for word in words if (row := self._row_in_any_case(word)) is not None}
         new = [word for word in rows if (word, count) not in self._known]
         vectors = torch.from_numpy(self._vectors.view(np.ndarray)) if new else None
-        # Products of many rows at once may be rounded differently, so a few more are taken and
-        # compared again, each for itself.
-        taken = min(count + 9, self._count)
+        taken = min(count + 1, self._count)
         for start in range(0, len(new), _CHUNK):
             part = new[start : start + _CHUNK]
             assert vectors is not None
             cosines = vectors[[rows[word] for word in part]] @ vectors.T
-            nearest = cosines.topk(taken, dim=-1).indices.numpy()
-            for word, found in zip(part, nearest, strict=True):
+            # Products of many rows at once may be rounded differently, so all that come close are
+            # compared again, each for itself; equal ones stay in the order of the file.
+            close = cosines >= cosines.topk(taken, dim=-1).values[:, -1:] - _ROUNDING
+            for word, candidates in zip(part, close, strict=True):
                 own = self._vectors[rows[word]].astype(np.float64)
-                near = np.sort(found[found != rows[word]])
+                found = candidates.nonzero()[:, 0].numpy()
+                near = found[found != rows[word]]
                 exact = (self._vectors[near].astype(np.float64) * own).sum(axis=-1)
                 order = np.argsort(-exact, kind="stable")[:count]
                 self._known[word, count] = [self._word(int(near[place])) for place in order]

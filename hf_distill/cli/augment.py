@@ -82,20 +82,29 @@ def _augment_squad(arguments: AugmentArguments) -> None:
 
 def _augment_table(arguments: AugmentArguments) -> None:
     from hf_distill.augmentation import augment_dataset
+    from hf_distill.augmentation.raw_rows import RawRows
     from hf_distill.augmentation.stop_words import load_stop_words
     from hf_distill.augmentation.tables import check_table_path, write_table
     from hf_distill.tasks.tables import load_table
 
     check_table_path(arguments.output_path)
     table = load_table(str(arguments.train_file))
-    target = Path(arguments.output_path).expanduser()
+    source, target = (
+        Path(path).expanduser() for path in (str(arguments.train_file), arguments.output_path)
+    )
+    columns = [
+        *(arguments.text_columns or ()),
+        *([] if arguments.tag_column is None else [arguments.tag_column]),
+        arguments.id_column or "id",
+    ]
+    raw = RawRows(source, table, columns) if RawRows.can_carry(source, target) else None
     options = _options(arguments, SubstitutionArguments)
     del options["output_path"]
     if arguments.stop_words is not None:
         options["stop_words"] = load_stop_words(arguments.stop_words)
     work = target.with_name(f".{target.name}.parts")
     augmented = augment_dataset(
-        table,
+        table if raw is None else raw.table(),
         arguments.text_columns or [],
         tag_column=arguments.tag_column,
         id_column=arguments.id_column,
@@ -103,7 +112,10 @@ def _augment_table(arguments: AugmentArguments) -> None:
         **options,
     )
     if augmented is not None:
-        write_table(augmented, target)
+        if raw is None:
+            write_table(augmented, target)
+        else:
+            raw.write(augmented, target)
         work.rmdir()
         sys.stdout.write(
             f"{len(augmented):,} rows in {arguments.output_path}, made of {len(table):,}.\n"

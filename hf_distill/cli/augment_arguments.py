@@ -111,8 +111,8 @@ class TableArguments:
         "kept."
     )
     id_column: str | None = option(
-        help="A column that names the rows: the copies of `q` are `q-aug1` and so on. By default "
-        "`id`, if there is one and it holds text."
+        help="A column that names the rows: the copies of `q` are `q-aug1` and so on (`q-aug2.1` "
+        "where some rows are copies already). By default `id`, if there is one and it holds text."
     )
 
 

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hf_distill.augmentation.tables import write_table
 from hf_distill.tasks.errors import TaskDataError
@@ -46,7 +49,16 @@ def test_text_and_conll(tmp_path: Path) -> None:
         ("a.parquet.gz", {"text": ["a"]}, "must end in"),
         ("a.csv", {"tokens": [["a"]]}, "'tokens' holds lists"),
         ("a.tsv", {"text": ["a\tb"]}, "with a tab"),
+        ("a.tsv", {"text": ["a", ""]}, "or without anything"),
+        ("a.csv", {"text": ["a"], "b": [b"\xff"]}, "row 0.*bytes is not text"),
+        ("a.jsonl", {"text": ["a", "b"], "x": [0.5, float("nan")]}, "row 1.*choose .parquet"),
+        ("a.jsonl", {"text": ["a"], "b": [b"\xff"]}, "row 0.*bytes is not text"),
+        ("a.txt", {"text": ["a", "b\rc"]}, "text of row 1 is 'b.*one text per line"),
+        ("a.txt", {"text": [None, "b"]}, "text of row 0 is None"),
         ("a.txt", FLAT, "the column text only"),
+        ("a.conll", {"a": [["a\tb"]], "t": [["O"]]}, "row 0 has the word 'a.tb'"),
+        ("a.conll", {"a": [["x"], ["-DOCSTART-"]], "t": [["O"], ["O"]]}, "row 1.*DOCSTART"),
+        ("a.conll", {"a": [["x"], []], "t": [["O"], []]}, "row 1 has no words"),
         ("a.conll", FLAT, "a list of words and a list of tags"),
     ],
 )
@@ -56,3 +68,50 @@ def test_what_cannot_be_written(
     with pytest.raises((ValueError, TaskDataError), match=message):
         write_table(Dataset.from_dict(columns), tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+WORD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.txt"])
+@settings(max_examples=40)
+@given(rows=st.lists(st.tuples(WORD, WORD), min_size=1, max_size=4))
+def test_any_text_is_read_again_or_refused(name: str, rows: list[tuple[str, str]]) -> None:
+    columns = {"text": [row[0] for row in rows], "other": [row[1] for row in rows]}
+    if name == "a.txt":
+        del columns["other"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        try:
+            write_table(Dataset.from_dict(columns), path)
+        except TaskDataError:
+            cells = "".join(map("".join, rows))
+            assert name != "a.jsonl" and name != "a.csv" and set("\t\r\n") & set(cells)
+            return
+        found = load_table(path)[:]
+    if name == "a.txt":
+        found = {"text": [text.removesuffix("\n") for text in found["text"]]}
+        columns = {"text": [text.removesuffix("\n") for text in columns["text"]]}
+    assert found == columns
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(st.tuples(WORD, WORD), max_size=3), min_size=1, max_size=3))
+def test_any_tagged_words_are_read_again_or_refused(rows: list[list[tuple[str, str]]]) -> None:
+    columns = {
+        "tokens": [[word for word, _ in row] for row in rows],
+        "tags": [[tag for _, tag in row] for row in rows],
+    }
+    table = Dataset.from_dict(
+        columns, Features({name: List(Value("string")) for name in ("tokens", "tags")})
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.conll")
+        try:
+            write_table(table, path)
+        except TaskDataError:
+            cells = [cell for row in rows for pair in row for cell in pair]
+            odd = any(set(cell) & {"\ufeff", *" \t\r\n"} or not cell.strip() for cell in cells)
+            assert odd or any(cell != cell.strip() for cell in cells) or not all(rows)
+            return
+        assert load_table(path)[:] == columns

@@ -154,6 +154,32 @@ def test_half_a_surrogate_pair(tmp_path: Path, saved_model: str) -> None:
     assert json.loads((tmp_path / "out.json").read_text()) == content
 
 
+def test_a_file_with_copies_is_augmented_again(augment: Augment, tmp_path: Path) -> None:
+    content: Any = None
+    for generation in ("", "2.", "3."):
+        content = augment(content, multiplication_factor=3, replace_probability=1.0)
+        ids = [question["id"] for question in questions(content)]
+        assert f"{ids[0]}-aug{generation}2" in ids
+        found = load_question_answering_dataset(tmp_path / "out.json")
+        assert found["id"] == ids and len(set(ids)) == len(ids)
+
+
+def test_numbers_are_carried_as_they_are_written(tmp_path: Path, saved_model: str) -> None:
+    content = document()
+    content["version"] = content["data"][0]["score"] = "NUMBER"
+    content["data"][0]["paragraphs"][0]["scores"] = ["NUMBER"]
+    text = json.dumps(content).replace('"NUMBER"', "1.10").replace("1.10", "-0.50E+3", 1)
+    (tmp_path / "in.json").write_text(text)
+    augment_squad(
+        tmp_path / "in.json", tmp_path / "out.json", model=saved_model, device="cpu",
+        multiplication_factor=2,
+    )  # fmt: skip
+    found = (tmp_path / "out.json").read_text()
+    assert sorted(re.findall(r"[^ {]*: \[?[-0-9]*\.[^,}]*", found)) == [
+        '"score": 1.10', '"scores": [1.10]', '"scores": [1.10]', '"version": -0.50E+3',
+    ]  # fmt: skip
+
+
 def test_number_ids_and_gzip(tmp_path: Path, saved_model: str) -> None:
     content = document()
     for number, question in enumerate(questions(content)):
