@@ -7,7 +7,10 @@ length). A row without an answer is a question that its context does not answer.
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ from hf_distill.hub_access import hub_tried_once
 from hf_distill.question_answering.errors import QuestionAnsweringDataError
 from hf_distill.question_answering.records import Record, check_records, row_record
 from hf_distill.question_answering.squad_json import read_squad_json
+from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.tables import load_table
 
 FEATURES = Features(
     {
@@ -37,7 +42,7 @@ FEATURES = Features(
     }
 )
 REQUIRED_COLUMNS = ("id", "context", "question", "answers")
-_TABLE_READERS = {".jsonl": Dataset.from_json, ".parquet": Dataset.from_parquet}
+_TABLES = (".jsonl", ".jsonl.gz", ".parquet")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -54,7 +59,8 @@ def load_question_answering_dataset(
     Args:
         source: One of
             a `.json` or `.json.gz` file in the layout of SQuAD v1.1, SQuAD v2.0 or GermanQuAD;
-            a `.jsonl` or `.parquet` file with the columns of the Hub's `squad`;
+            a `.jsonl` or `.parquet` file with the columns of the Hub's `squad`, or a `.json` file
+            with such rows, one per line or in a list;
             a folder written by `Dataset.save_to_disk`;
             the id of a data set on the Hub, such as `"squad"`.
         split: The split to take. Needed when the source has several; a file has none.
@@ -136,25 +142,35 @@ def is_v2(dataset: Dataset) -> bool:
 
 
 def _has_file_suffix(path: Path) -> bool:
-    return path.suffix in {".json", ".gz", ".csv", ".tsv", ".txt", ".arrow", *_TABLE_READERS}
+    return path.suffix in {".json", ".gz", ".csv", ".tsv", ".txt", ".arrow", *_TABLES}
 
 
 def _load_file(path: Path, answers: bool) -> Dataset:
     name = path.name.lower()
-    if name.endswith((".json", ".json.gz")):
+    in_json = name.endswith((".json", ".json.gz"))
+    if in_json and not _has_rows(path):
         return _from_records(read_squad_json(path, answers=answers), str(path))
-    reader = _TABLE_READERS.get(path.suffix.lower())
-    if reader is None:
+    if not in_json and not name.endswith(_TABLES):
         raise QuestionAnsweringDataError(
             f"{path} is not a question-answering data set: the name must end in .json, .json.gz, "
-            ".jsonl or .parquet"
+            ".jsonl, .jsonl.gz or .parquet"
         )
     try:
-        rows = reader(str(path), keep_in_memory=True)
-    except Exception as error:  # datasets wraps the reason differently for each reader
-        reason = error.__cause__ or error
-        raise QuestionAnsweringDataError(f"{path} cannot be read: {reason}") from error
+        rows = load_table(path)
+    except TaskDataError as error:
+        raise QuestionAnsweringDataError(str(error)) from error
     return _from_rows(rows, str(path), answers)
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether a JSON file has an object per line or a list of them, not one object as SQuAD has."""
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            lines = (line.removeprefix(codecs.BOM_UTF8).strip() for line in file)
+            first, second = next(filter(None, lines), b""), next(filter(None, lines), b"")
+    except (OSError, EOFError, zlib.error):
+        return False
+    return first.startswith(b"[") or (first[:1] + first[-1:] + second[:1] == b"{}{")
 
 
 def _load_folder(path: Path, split: str | None) -> Dataset:

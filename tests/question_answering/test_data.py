@@ -69,14 +69,18 @@ def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ids", [["a", "b"], [1, 2]])
-@pytest.mark.parametrize("kind", ["jsonl", "parquet", "folder", "folder of splits", "hub"])
+@pytest.mark.parametrize(
+    "kind", ["jsonl", "jsonl.gz", "json", "list", "parquet", "folder", "folder of splits", "hub"]
+)
 def test_tables(tmp_path: Path, monkeypatch, kind: str, ids: list[Any]) -> None:
     columns = {name: [row[name] for row in ROWS] for name in ROWS[0] if name != "title"}
     table = Dataset.from_dict({**columns, "id": ids, "extra": [1, 2]})
     options: dict[str, Any] = {}
-    if kind == "jsonl":
-        source = str(tmp_path / "rows.jsonl")
-        table.to_json(source, force_ascii=False)
+    if kind in ("jsonl", "jsonl.gz", "json", "list"):
+        source = str(tmp_path / f"rows.{kind.replace('list', 'json')}")
+        compression = "gzip" if kind.endswith("gz") else None
+        lines = kind != "list"
+        table.to_json(source, force_ascii=False, compression=compression, lines=lines)
     elif kind == "parquet":
         source = str(tmp_path / "rows.parquet")
         table.to_parquet(source)

@@ -64,6 +64,62 @@ def test_text_keeps_its_line_breaks(tmp_path: Path) -> None:
     assert load_table(tmp_path / "d.txt.gz")["text"][:] == ["one\n", "\n", "two"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["d.csv", "d.tsv", "d.jsonl", "d.json", "d.txt", "d.conll"])
+def test_byte_order_marks(name: str, encoding: str, tmp_path: Path) -> None:
+    contents = {
+        "d.csv": "text,label\né,1\n",
+        "d.tsv": "text\tlabel\né\t1\n",
+        "d.jsonl": '{"text": "é", "label": "1"}',
+        "d.json": '[{"text": "é", "label": "1"}]',
+        "d.txt": "é\nb",
+        "d.conll": "é\tO\n",
+    }
+    mark = "\ufeff" * encoding.endswith("-be")
+    (tmp_path / name).write_bytes((mark + contents[name]).encode(encoding))
+    expected: dict[str, list] = {"text": ["é"], "label": ["1"]}
+    if name == "d.txt":
+        expected = {"text": ["é\n", "b"]}
+    elif name == "d.conll":
+        expected = {"tokens": [["é"]], "tags": [["O"]]}
+    assert load_table(tmp_path / name).to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fragments"),
+    [
+        ("d.csv", "text,label\na,b\n\xe9,b\n".encode("latin-1"), ("line 3", "UTF-8", "save")),
+        ("d.csv", "text,label\na,b\n".encode("utf-16-le"), ("UTF-16 without", "UTF-8")),
+        ("d.jsonl", b'{"text": "a"}\n{"text": "a", "text": "b"}\n', ("line 2", "'text'", "twice")),
+        ("d.json", b'{\n"data": []\n}', ("line 1", "one object per line", "list of objects")),
+        ("d.json", b'["a"]', ("value 1", "not an object")),
+        ("d.jsonl", b'{"label": 1}\n{"label": "a"}', ("'label'", "of one kind")),
+        ("d.jsonl", b'{"text": "\\ud800"}', ("'text'", "surrogates")),
+    ],
+)
+def test_what_cannot_be_read_is_named(
+    name: str, content: bytes, fragments: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TaskDataError) as caught:
+        load_table(tmp_path / name)
+    for fragment in ("d.", *fragments):
+        assert fragment in str(caught.value)
+
+
+def test_json_values_stay_what_they_are(tmp_path: Path) -> None:
+    rows: list[dict] = [
+        {"day": "2024-01-01", "id": 2**70, "n": 1, "tags": ["2024-01-01"]},
+        {"day": "2024-01-02T10:00:00Z", "id": 7, "n": 0.5, "more": {"k": [1]}},
+    ]
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    assert load_table(path).to_list() == [
+        {**rows[0], "id": str(2**70), "n": 1.0, "more": None},
+        {**rows[1], "id": "7", "tags": None},
+    ]
+
+
 def test_conll(tmp_path: Path) -> None:
     path = tmp_path / "d.conll"
     path.write_text("-DOCSTART- -X- O O\n\nNew NNP B B-loc\nYork NNP I I-loc\n\n\nhi UH O O")
