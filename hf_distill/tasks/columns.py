@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from datasets import ClassLabel, Dataset, LargeList, List, Value
@@ -31,7 +31,7 @@ def find_column(
     usual: Sequence[str],
     what: str,
     *,
-    taken: str | None = None,
+    taken: Collection[str] = (),
 ) -> str:
     """The column that was chosen, or the usual one.
 
@@ -41,17 +41,22 @@ def find_column(
         chosen: its value; ``None`` to guess.
         usual: the names to look for, the most usual first.
         what: what the column holds, for errors.
-        taken: a column that is something else already.
+        taken: columns that are something else already.
 
     Raises:
-        TaskDataError: it is not there, or nothing says which one it is; lists the columns.
+        TaskDataError: it is not there or is taken, or nothing says which one it is; lists the columns.
     """
     has = f"it has the columns {', '.join(table.column_names)}"
     if chosen is not None:
         if chosen not in table.column_names:
             raise TaskDataError(f"{option}={chosen!r}: the data has no such column; {has}.")
+        if chosen in taken:
+            raise TaskDataError(
+                f"{option}={chosen!r} names a column that is something else already; choose "
+                f"another one for {what}, {has}."
+            )
         return chosen
-    found = [name for name in usual if name in table.column_names and name != taken]
+    found = [name for name in usual if name in table.column_names and name not in taken]
     if not found:
         raise TaskDataError(f"Which column of the data is {what}? {has}; name it with {option}.")
     if len(found) > 1 and found[0] != usual[0]:
@@ -83,9 +88,9 @@ def find_pair(
                 return pair
     texts = [name for name in names if is_text(table.features[name]) and name != taken]
     usual = tuple(texts) if len(texts) == 1 else TEXTS
-    found = find_column(table, "text_column", first, usual, "the text", taken=taken)
+    found = find_column(table, "text_column", first, usual, "the text", taken=[taken])
     if second is not None:
-        find_column(table, "text_pair_column", second, (), "the second text")
+        find_column(table, "text_pair_column", second, (), "the second text", taken=[taken, found])
     return found, second
 
 

@@ -29,6 +29,7 @@ def input_length(
     *,
     option: str = "max_length",
     default: int = DEFAULT_LENGTH,
+    pair: bool = False,
 ) -> int:
     """The most tokens of an input.
 
@@ -38,18 +39,25 @@ def input_length(
         model: the model.
         option: the name of ``wanted``, for the error.
         default: see ``wanted``.
+        pair: an input is two texts.
 
     Raises:
-        ValueError: the model does not take as many as wanted.
+        ValueError: the model does not take as many as wanted, or special tokens leave no room for
+            text.
     """
     # Tokenizers that do not know say 10**30, and T5's relative positions have no limit (0, -1).
     limits = [n for n in (input_limit(model), tokenizer.model_max_length) if n and 0 < n < 10**9]
     most = int(min(limits)) if limits else None
     if wanted is None:
         return default if most is None else min(default, most)
-    if wanted < 2 or (most is not None and wanted > most):
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
+    least = max(2, special + 1 + pair)
+    if wanted < least or (most is not None and wanted > most):
         upper = "" if most is None else f" and at most the {most} tokens that the model takes"
-        raise ValueError(f"--{option} {wanted} must be at least 2{upper}.")
+        raise ValueError(
+            f"--{option} {wanted} must be at least {least} ({special} of them are special tokens)"
+            f"{upper}."
+        )
     return wanted
 
 

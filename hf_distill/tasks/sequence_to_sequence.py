@@ -51,7 +51,7 @@ def text_pairs(
     if target_column is None and target_lang in names:
         target_column = target_lang
     target = find_column(table, "target_column", target_column, TARGETS, "the target")
-    text = find_column(table, "text_column", text_column, SOURCES, "the text", taken=target)
+    text = find_column(table, "text_column", text_column, SOURCES, "the text", taken=[target])
     checked_texts(table, text, "text_column")
     checked_texts(table, target, "target_column")
     for row, one in enumerate(table[target]):

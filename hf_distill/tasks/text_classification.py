@@ -193,7 +193,8 @@ def encode_classification(
         TaskDataError: a label is missing or not the model's.
         ValueError: the model takes fewer than ``max_length`` tokens.
     """
-    length = input_length(max_length, tokenizer, model)
+    pair = "text_pair" in rows.column_names
+    length = input_length(max_length, tokenizer, model, pair=pair)
     rows = rows.add_column("labels", label_targets(rows, model.config))
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -43,7 +43,7 @@ def tagged_rows(
             tags than words, or no row has any word.
     """
     words = find_column(table, "text_column", text_column, TOKENS, "the list of words")
-    tags = find_column(table, "label_column", label_column, TAGS, "the list of tags", taken=words)
+    tags = find_column(table, "label_column", label_column, TAGS, "the list of tags", taken=[words])
     feature = table.features[words]
     if not is_list(feature) or not is_text(feature.feature):
         raise TaskDataError(

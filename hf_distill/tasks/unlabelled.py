@@ -43,7 +43,10 @@ def unlabelled_rows(
     Raises:
         TaskDataError: a column cannot be found or does not hold texts, or all texts are empty.
     """
-    label = label_column or next((name for name in LABELS if name in table.column_names), "")
+    guessed = (
+        n for n in LABELS if n in table.column_names and n not in (text_column, text_pair_column)
+    )
+    label = label_column or next(guessed, "")
     found = find_pair(table, text_column, text_pair_column, taken=label)
     names = {}
     for column, name in zip(found, ("text", "text_pair"), strict=True):
@@ -98,7 +101,8 @@ def encode_unlabelled(
     Raises:
         ValueError: the model takes fewer than ``max_length`` tokens.
     """
-    length = input_length(max_length, tokenizer, model)
+    pair = "text_pair" in rows.column_names
+    length = input_length(max_length, tokenizer, model, pair=pair)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         texts: list[Sequence[str]] = [batch[n] for n in ("text", "text_pair") if n in batch]

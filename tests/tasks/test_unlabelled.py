@@ -21,6 +21,7 @@ from hf_distill.tasks.unlabelled import encode_unlabelled, unlabelled_rows, unla
         ({"body": ["a b"], "mood": ["good"]}, {"label_column": "mood"}, {"text": ["a b"]}),
         ({"label": ["good"], "premise": ["a"], "hypothesis": ["b"]}, {},
          {"text": ["a"], "text_pair": ["b"]}),
+        ({"label": ["a"], "score": [1]}, {"text_column": "label"}, {"text": ["a"]}),
         ({"x": ["a"], "y": ["b"]}, {"text_column": "y", "text_pair_column": "x"},
          {"text": ["b"], "text_pair": ["a"]}),
     ],
