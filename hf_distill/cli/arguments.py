@@ -199,9 +199,8 @@ def task_sections() -> list[Section]:
 class RuntimeArguments:
     """On what the models of `evaluate` and `compare` run."""
 
-    task: str = option(
-        "question-answering",
-        help=f"What the models do: {', '.join(TASKS)}.",
+    task: str | None = option(
+        help=f"What the models do: {', '.join(TASKS)}. By default what they were made for.",
         choices=list(TASKS),
     )
     batch_size: int = option(16, help="Inputs (windows, texts …) that are computed at a time.")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   once
-    hf-distill cache --task question-answering --teacher_model teacher \\
+    hf-distill cache --teacher_model teacher \\
         --train_file train.json --output_dir teacher_outputs
 
   then as often as you like, without the teacher
@@ -45,13 +45,14 @@ examples:
 class CacheArguments:
     """Whose outputs are stored, and how."""
 
-    task: str = option(
-        MISSING, help=f"What the teacher does: {', '.join(TASKS)}.", choices=list(TASKS)
-    )
     teacher_model: str = option(
         MISSING, help="The teacher, fine-tuned for the task: a folder or a Hub id."
     )
     output_dir: str = option(MISSING, help="Where the outputs go. A folder of their own.")
+    task: str | None = option(
+        help=f"What the teacher does: {', '.join(TASKS)}. By default what it was made for.",
+        choices=list(TASKS),
+    )
     further_teachers: list[str] | None = field(
         default=None,
         metadata={"help": "More teachers: what they and --teacher_model predict is averaged."},
@@ -102,8 +103,8 @@ def build_parser() -> CommandParser:
     return CommandParser(
         [CacheArguments, TrainingFileArguments, TaskArguments],
         prog="hf-distill cache",
-        usage="hf-distill cache --task TASK --teacher_model MODEL --train_file FILE\n"
-        "                        --output_dir FOLDER [options]",
+        usage="hf-distill cache --teacher_model MODEL --train_file FILE --output_dir FOLDER "
+        "[options]",
         description="Run a teacher over the training data once, and keep its outputs for any "
         "number of\ntrainings: `hf-distill train --teacher_outputs FOLDER` with the same data "
         "options.",
@@ -139,6 +140,7 @@ def run(argv: Sequence[str]) -> None:
         load_examples,
         load_tokenizer,
         load_trained_model,
+        task_of,
     )
     from hf_distill.cli.tasks import create_task
 
@@ -147,7 +149,7 @@ def run(argv: Sequence[str]) -> None:
         check_model_source("further_teachers", name) for name in arguments.further_teachers or ()
     ]
     check_paths({"train_file": data.train_file})
-    task = create_task(arguments.task, options)
+    task = create_task(arguments.task or task_of({"teacher_model": source}), options)
     examples = load_examples(
         task, data.train_file, split=data.train_split, most=data.max_train_samples, **data.source
     )

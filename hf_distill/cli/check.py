@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   hf-distill check TEACHER STUDENT
-  hf-distill check TEACHER STUDENT --task text-classification --file dev.csv
+  hf-distill check TEACHER STUDENT --file dev.csv
 """
 REFUSED = 1
 LABELS = ("labels", "start_positions", "end_positions")
@@ -42,7 +42,7 @@ class CheckArguments(EvaluationDataArguments):
     )
     file: str | None = option(
         help="Labelled data to try the teacher on: is it better than always giving the most "
-        "frequent label? Needs --task."
+        "frequent label?"
     )
     max_eval_samples: int | None = option(
         256, help="Try the teacher on this many examples, taken evenly from all over the data."
@@ -57,8 +57,6 @@ class CheckArguments(EvaluationDataArguments):
         """
         if self.file is not None and self.dataset_name is not None:
             raise ValueError("pass either --file or --dataset_name, not both.")
-        if self.has_data and self.task is None:
-            raise ValueError("say how the data is to be read: --task.")
 
     @property
     def has_data(self) -> bool:
@@ -102,7 +100,7 @@ def run(argv: Sequence[str]) -> None:
     """
     arguments, task_options, pair = build_parser().parse(argv)
 
-    from hf_distill.cli.loading import check_model_source, check_paths
+    from hf_distill.cli.loading import check_model_source, check_paths, task_of
     from hf_distill.pairing import check_pair
 
     teacher = check_model_source("teacher", pair.teacher)
@@ -110,6 +108,7 @@ def run(argv: Sequence[str]) -> None:
     check_paths({"file": arguments.file})
     trial: Any = ()
     if arguments.has_data:
+        arguments.task = arguments.task or task_of({"teacher": teacher})
         trial = _Trial(arguments, task_options, student)
     report = check_pair(teacher, student, task=arguments.task, batches=trial)
     if arguments.json:

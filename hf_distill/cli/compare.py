@@ -40,8 +40,8 @@ def build_parser() -> CommandParser:
         CompareArguments,
         "models (at least two) and measurements",
         prog="hf-distill compare",
-        usage="hf-distill compare --task TASK --teacher MODEL --student_alone MODEL\n"
-        "                          --student_distilled MODEL --file FILE [options]",
+        usage="hf-distill compare --teacher MODEL --student_alone MODEL --student_distilled MODEL\n"
+        "                          --file FILE [options]",
         description="What distillation was worth: quality, size, speed and agreement with the "
         "teacher, in one table and plot.",
         epilog=EXAMPLES,
@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> None:
             f"{os.environ['WORLD_SIZE']} processes were launched; run it as `hf-distill compare …`."
         )
 
-    from hf_distill.cli.loading import check_model_source, check_paths
+    from hf_distill.cli.loading import check_model_source, check_paths, task_of
     from hf_distill.cli.tasks import create_task
     from hf_distill.reporting.tables import print_comparison
 
@@ -76,7 +76,7 @@ def run(argv: Sequence[str]) -> None:
         if sources:
             models[role] = [check_model_source(role, source) for source in sources]
     check_paths({"file": data.file})
-    task = create_task(runtime.task, options)
+    task = create_task(runtime.task or task_of(models), options)
     comparison = compare_models(task, models, data, runtime, arguments)
     print_comparison(comparison)
     written = ", ".join(path.name for path in write_comparison(comparison, arguments.output_dir))

@@ -12,7 +12,7 @@ EXAMPLES = """\
 examples:
   hf-distill evaluate --model distilled --file dev.json
   hf-distill evaluate --model owner/model-on-the-hub --dataset_name squad_v2 --output_dir scores
-  hf-distill evaluate --task text-classification --model distilled --file dev.csv
+  hf-distill evaluate --model distilled --file dev.csv
 """
 
 
@@ -22,8 +22,7 @@ def build_parser() -> CommandParser:
         EvaluateArguments,
         "model",
         prog="hf-distill evaluate",
-        usage="hf-distill evaluate --task TASK --model MODEL --file FILE [--output_dir FOLDER] "
-        "[options]",
+        usage="hf-distill evaluate --model MODEL --file FILE [--output_dir FOLDER] [options]",
         description="Score a fine-tuned model with the metrics of its task: F1 and exact match for "
         "question answering,\naccuracy, F1 and Matthews for classes, Pearson and Spearman for "
         "numbers, F1 of entities for tags,\nperplexity for language models, ROUGE for summaries, "
@@ -52,6 +51,7 @@ def run(argv: Sequence[str]) -> None:
         load_evaluation_data,
         load_tokenizer,
         load_trained_model,
+        task_of,
     )
     from hf_distill.cli.scoring import score_model
     from hf_distill.cli.tasks import create_task
@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> None:
 
     source = check_model_source("model", arguments.model)
     check_paths({"file": data.file})
-    task = create_task(runtime.task, options)
+    task = create_task(runtime.task or task_of({"model": source}), options)
     examples = load_evaluation_data(task, data)
     tokenizer = load_tokenizer("model", source)
     scores = score_model(

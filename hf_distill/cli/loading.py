@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ from transformers import (
 )
 
 from hf_distill import loading
+from hf_distill.caching import cached_teacher
+from hf_distill.cli.tasks import TASKS
+from hf_distill.heads import head_of_class
 from hf_distill.loading import load_fine_tuned, load_model
 from hf_distill.pairing import TOKENIZER_FILES
 from hf_distill.reporting.files import display_name
@@ -52,6 +56,46 @@ def check_model_source(option: str, source: str) -> str:
     if looks_like_a_path or source.count("/") > 1:
         raise ValueError(f"--{option} {source}: there is no such folder.")
     return source
+
+
+def task_of(
+    models: Mapping[str, str | Sequence[str] | None], *, teacher_outputs: str | None = None
+) -> str:
+    """Return the task that fine-tuned models were made for.
+
+    Args:
+        models: one or several folders or Hub ids by option; ``None`` for what was not given.
+        teacher_outputs: a folder of stored outputs, which know their teacher's task.
+
+    Raises:
+        ValueError: they do not say it, or differ; asks for ``--task``.
+    """
+    found: dict[str, str] = {}
+    for option, named in models.items():
+        for source in [named] if isinstance(named, str) else named or ():
+            config = loading.read_config(check_model_source(option, source), f"--{option}")
+            name = (config.architectures or [type(config).__name__])[0]
+            head = head_of_class(name, config)
+            if head is None or head.task not in TASKS:
+                raise ValueError(
+                    f"--{option} {source} is a {name}, which has none of the tasks here; pass "
+                    f"--task with one of {', '.join(TASKS)}."
+                )
+            found[option] = head.task
+    if teacher_outputs is not None:
+        found["teacher_outputs"] = cached_teacher(teacher_outputs).task
+    if not found:
+        raise ValueError(f"--task is missing; say what the model is to do: {', '.join(TASKS)}.")
+    if len(set(found.values())) > 1:
+        different = ", ".join(f"--{option} for {task}" for option, task in found.items())
+        raise ValueError(f"the models have different tasks: {different}; name models of one task.")
+    option, task = found.popitem()
+    if task == "summarization":
+        raise ValueError(
+            f"--{option} writes texts, for summarization or translation; pass --task with one of "
+            "the two."
+        )
+    return task
 
 
 def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_distill.cli.config_files import load_yaml
+from hf_distill.cli.loading import task_of
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.sweep_arguments import (
     TEACHER_OPTIONS,
@@ -153,6 +154,9 @@ def _plan(arguments: SweepArguments, options: dict[str, Any]) -> SweepPlan:
     makes_cache = (
         has_teacher and not arguments.live_teacher and options.get("teacher_outputs") is None
     )
+    if options.get("task") is None:
+        taught = {"teacher_model": options.get("teacher_model")}
+        options["task"] = task_of(taught, teacher_outputs=options.get("teacher_outputs"))
     if makes_cache and options["task"] == "fill-mask":
         raise ValueError(
             "fill-mask draws its masks anew each time, so the teacher's outputs cannot be stored; "

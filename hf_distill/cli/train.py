@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from hf_distill.cli.arguments import TaskArguments, names, task_sections
-from hf_distill.cli.loading import check_model_source, check_paths
+from hf_distill.cli.loading import check_model_source, check_paths, task_of
 from hf_distill.cli.parsing import CommandParser, Preset, Section
 from hf_distill.cli.precision import say_if_bfloat16_is_slow
 from hf_distill.cli.run_folder import (
@@ -38,8 +38,8 @@ examples:
         --train_file train.json --validation_file dev.json --output_dir teacher
 
   a student that learns from it
-    hf-distill train --task question-answering --student_model SMALL_MODEL \\
-        --teacher_model teacher --train_file train.json --validation_file dev.json \\
+    hf-distill train --student_model SMALL_MODEL --teacher_model teacher \\
+        --train_file train.json --validation_file dev.json \\
         --temperature 5 --distillation_loss_weight 1.0 --output_dir distilled
 
   the same student alone, to see what the teacher was worth
@@ -136,8 +136,7 @@ def build_parser() -> CommandParser:
     """The parser of the command."""
     return training_parser(
         prog="hf-distill train",
-        usage="hf-distill train --task TASK --student_model MODEL --teacher_model MODEL "
-        "--train_file FILE\n"
+        usage="hf-distill train --student_model MODEL --teacher_model MODEL --train_file FILE\n"
         "                        [--validation_file FILE] --output_dir FOLDER [options]",
         description="Fine-tune a small model (the student) with the help of a bigger, fine-tuned "
         "one (the teacher).",
@@ -235,6 +234,9 @@ def read_request(parser: CommandParser, argv: Sequence[str]) -> Request:
             f"--eval_strategy {args.eval_strategy.value} needs data to score on: pass "
             "--validation_file."
         )
+    if run_arguments.task is None:
+        taught = {"teacher_model": run_arguments.teacher_model}
+        run_arguments.task = task_of(taught, teacher_outputs=run_arguments.teacher_outputs)
     _check_layers(parser, run_arguments, first_stage, args)
     task = create_task(run_arguments.task, options)
     return Request(run_arguments, data, first_stage, task, args)

@@ -16,13 +16,15 @@ from hf_distill.cli.tasks import TASKS
 class TrainArguments:
     """Which models are trained, and how the run begins."""
 
-    task: str = option(
-        MISSING, help=f"What the model is to do: {', '.join(TASKS)}.", choices=list(TASKS)
-    )
     student_model: str = option(
         MISSING,
         help="The model to train: a folder (as written by `save_pretrained`) or a Hub id. It need "
         "not be fine-tuned; a head that it lacks starts out random.",
+    )
+    task: str | None = option(
+        help=f"What the model is to do: {', '.join(TASKS)}. By default what the teacher was made "
+        "for; needed without one.",
+        choices=list(TASKS),
     )
     teacher_model: str | None = option(
         help="The model to learn from, fine-tuned for the task: a folder or a Hub id. It must use "

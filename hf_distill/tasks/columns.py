@@ -44,7 +44,8 @@ def find_column(
         taken: columns that are something else already.
 
     Raises:
-        TaskDataError: it is not there or is taken, or nothing says which one it is; lists the columns.
+        TaskDataError: it is not there or is taken, or nothing says which one it is; lists the
+            columns.
     """
     has = f"it has the columns {', '.join(table.column_names)}"
     if chosen is not None:

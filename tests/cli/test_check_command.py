@@ -69,7 +69,7 @@ def test_another_tasks_head_is_replaced(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_teacher_is_tried_on_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [student(tmp_path / "s"), "--task", "text-classification", "--json", "--file"]
+    options = [student(tmp_path / "s"), "--json", "--file"]
     good = main(
         ["check", teacher(tmp_path / "y", finds="yes"), *options, table(tmp_path / "a.csv", 90, 10)]
     )
@@ -116,7 +116,6 @@ def test_students_of_the_teachers_family_are_named(
     ("options", "message"),
     [
         ([], "the following arguments are required: TEACHER, STUDENT"),
-        (["t", "s", "--file", "x.csv"], "say how the data is to be read: --task"),
         (["t", "s", "--task", "juggling"], "invalid choice: 'juggling'"),
         (
             ["t", "s", "--task", "fill-mask", "--file", "a", "--dataset_name", "b"],

@@ -250,7 +250,6 @@ def test_bad_requests_fail_before_training(
         ("--train_file", ["no training data", "--train_file"]),
         ("--output_dir", ["required", "--output_dir"]),
         ("--student_model", ["required", "--student_model"]),
-        ("--task", ["required", "--task"]),
     ],
 )
 def test_what_is_missing_is_named(
