@@ -85,9 +85,7 @@ class CommandParser(HfArgumentParser):
         message.
         """
         words = self._with_config(argv)
-        _, unknown = self.parse_known_args(words)
-        if unknown:
-            self.error(self._describe_unknown(unknown))
+        self._check_names(words)
         try:
             return self.parse_args_into_dataclasses(words, look_for_args_file=False)
         except ValueError as error:
@@ -96,11 +94,10 @@ class CommandParser(HfArgumentParser):
     def given(self, argv: Sequence[str]) -> dict[str, Any]:
         """The options that are given at all, by name, as ``parse`` reads them; no defaults."""
         words = self._with_config(argv)
+        self._check_names(words)
         absent = object()
         namespace = argparse.Namespace(**{action.dest: absent for action in self._actions})
-        _, unknown = self.parse_known_args(words, namespace)
-        if unknown:
-            self.error(self._describe_unknown(unknown))
+        self.parse_known_args(words, namespace)
         found = {name: value for name, value in vars(namespace).items() if value is not absent}
         # What has no form on the command line.
         return {**self._defaults, **found}
@@ -116,7 +113,7 @@ class CommandParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with status 2 and a message that names the option once."""
-        message = re.sub(r"\bargument (--[\w-]+)(/--[\w-]+)+", r"argument \1", message)
+        message = re.sub(r"(?<=[ ])(--[\w-]+)(/--[\w-]+)+", r"\1", message)
         sys.stderr.write(f"{self.prog}: error: {message}\n")
         sys.stderr.write(f"`{self.prog} --help` lists the options.\n")
         raise SystemExit(2)
@@ -149,6 +146,17 @@ class CommandParser(HfArgumentParser):
         formatter.add_arguments(actions)
         formatter.end_section()
         listed.update(section.names)
+
+    def _check_names(self, words: Sequence[str]) -> None:
+        """End the program if there is no such option; also where a mistyped one is missing."""
+        required = [action for action in self._actions if action.required]
+        for action in required:
+            action.required = False
+        _, unknown = self.parse_known_args(words)
+        for action in required:
+            action.required = True
+        if unknown:
+            self.error(self._describe_unknown(unknown))
 
     def _describe_unknown(self, words: Sequence[str]) -> str:
         first = words[0]

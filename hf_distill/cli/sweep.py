@@ -39,9 +39,10 @@ The validation data chose the winner, so judge it in the end on data of its own.
 """
 
 
-def build_parser() -> CommandParser:
-    """The parser of the command."""
+def build_parser(*, outlined: bool = False) -> CommandParser:
+    """Make the parser of the command; see ``training_parser``."""
     parser = training_parser(
+        outlined=outlined,
         further=[SweepArguments],
         title="search",
         prog="hf-distill sweep",
@@ -77,6 +78,8 @@ def run(argv: Sequence[str]) -> None:
         OSError: a file or a download failed.
         RuntimeError: Optuna is missing, or trial after trial fails.
     """
+    build_parser(outlined=True).given(argv)
+
     from hf_distill.cli.sweep_plan import read_plan
     from hf_distill.cli.sweep_run import Sweep
     from hf_distill.reporting.sweep import write_sweep

@@ -18,7 +18,8 @@ from hf_distill.cli.sweep_arguments import (
     matters,
     why_not_searched,
 )
-from hf_distill.cli.train import read_request, training_parser
+from hf_distill.cli.train import training_parser
+from hf_distill.cli.train_request import read_request
 from hf_distill.cli.training_run import Request
 from hf_distill.reporting.files import display_name
 from hf_distill.sweeping import SearchSpace, Value, content_hash, read_search_space

@@ -18,7 +18,7 @@ from hf_distill.checkpointing import last_complete_checkpoint
 from hf_distill.cli.run_folder import INTERMEDIATE, REPLICATES
 from hf_distill.cli.sweep_plan import SweepPlan, TrialParser
 from hf_distill.cli.tasks import Measures, say
-from hf_distill.cli.train import check_request, run_request
+from hf_distill.cli.train_request import check_request, run_request
 from hf_distill.cli.training_run import prepare
 from hf_distill.reporting.bootstrap import pool_seeds
 from hf_distill.reporting.files import write_json, write_text

@@ -55,20 +55,29 @@ sys.exit(f"imported: {heavy}" if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["evaluate", "compare", "answer", "pictures", "recipes"])
-def test_help_of_a_light_command_does_not_wait_for_torch(command: str) -> None:
+def test_no_command_waits_for_torch_to_help_or_to_name_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("temprature: 5\n")
+    config = ["--config", str(tmp_path / "run.yaml")]
+    calls = [[name, *words] for name in COMMANDS for words in (["--help"], ["--tset", "1"])]
+    calls += [["train", *config], ["sweep", *config], ["train", "--lr_scheduler_type", "up"]]
     script = f"""
 import sys
 from hf_distill.cli.main import main
-try:
-    main(["{command}", "--help"])
-except SystemExit:
-    pass
-sys.exit(3 if "torch" in sys.modules else 0)
+for words in {calls!r}:
+    try:
+        status = main(words)
+    except SystemExit as leaving:
+        status = leaving.code or 0
+    assert status == (0 if "--help" in words else 2), (words, status)
+    assert "torch" not in sys.modules, words
 """
     done = call(sys.executable, "-c", script)
     assert done.returncode == 0, done.stderr
-    assert "examples:" in done.stdout or "example:" in done.stdout
+    for command in COMMANDS:
+        assert f"usage: hf-distill {command} " in done.stdout
+        assert f"hf-distill {command}: error: there is no option --tset." in done.stderr
+    assert done.stderr.count("there is no option 'temprature'. Did you mean temperature?") == 2
+    assert "invalid choice: 'up'" in done.stderr
 
 
 def test_version(program: Callable[..., Result]) -> None:

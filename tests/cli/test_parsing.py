@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from transformers import TrainingArguments
 
 from hf_distill import DistillationTrainingArguments
+from hf_distill.cli import sweep, train
 from hf_distill.cli.train import _WITHOUT_EFFECT, build_parser
 
 NEEDED = ["--task", "question-answering", "--student_model", "s", "--output_dir", "o", "--use_cpu"]
@@ -209,6 +211,26 @@ def test_bad_command_line(
 
 def test_hyphens_are_as_good_as_underscores() -> None:
     assert parse("--distillation-loss-weight", "0.25")["distillation_loss_weight"] == 0.25
+
+
+@pytest.mark.parametrize("command", [train, sweep], ids=["train", "sweep"])
+def test_the_help_that_comes_without_torch_is_the_same(command: Any) -> None:
+    whole = command.build_parser().format_help()
+    computed = r" \(default:\s+adamw_torch(_fused)?\)"  # by the version of PyTorch
+    assert re.search(computed, whole)
+    expected = re.sub(r"\s+", " ", re.sub(computed, "", whole))
+    assert re.sub(r"\s+", " ", command.build_parser(outlined=True).format_help()) == expected
+
+
+def test_what_is_read_without_torch_is_the_same(tmp_path: Path) -> None:
+    config = "temperature: 5\nlabel_names: [a, b]\nlr_scheduler_kwargs: {num_cycles: 2}\n"
+    config += "bf16_full_eval: on\nsave_strategy: no\ndebug: underflow_overflow\nfsdp: true\n"
+    (tmp_path / "run.yaml").write_text(config)
+    words = [*NEEDED, "--config", str(tmp_path / "run.yaml"), "--logging_steps", "0.5"]
+    whole, outlined = build_parser().given(words), build_parser(outlined=True).given(words)
+    assert {name: str(getattr(value, "value", value)) for name, value in outlined.items()} == {
+        name: str(getattr(value, "value", value)) for name, value in whole.items()
+    }
 
 
 def test_help_lists_every_option_once_and_in_order() -> None:

@@ -14,6 +14,7 @@ import pytest
 from hf_distill.cli import main, sweep, train
 from hf_distill.cli.main import COMMANDS
 from hf_distill.cli.sweep_plan import read_plan
+from hf_distill.cli.train_request import read_request
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,7 +69,7 @@ def test_it_parses(
     assert name in COMMANDS
     if name == "train":
         # Also what the parser alone does not ask for: a teacher, data.
-        train.read_request(train.build_parser(), words)
+        read_request(train.build_parser(), words)
     elif name == "sweep":
         read_plan(sweep.build_parser(), words)
     else:
@@ -85,5 +86,5 @@ def test_a_mistake_would_be_found(capsys: pytest.CaptureFixture[str]) -> None:
     text = "hf-distill train --baseline \\\n    --student_model BIG --train_file t --output_dir o"
     (command,) = commands(text)
     with pytest.raises(SystemExit):
-        train.read_request(train.build_parser(), shlex.split(command)[1:])
+        read_request(train.build_parser(), shlex.split(command)[1:])
     assert "--task" in capsys.readouterr().err
