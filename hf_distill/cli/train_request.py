@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hf_distill.cli.loading import check_model_source, check_paths, task_of
+from hf_distill.cli.loading import check_model_source, check_paths
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.precision import say_if_bfloat16_is_slow
 from hf_distill.cli.run_folder import (
@@ -17,7 +17,7 @@ from hf_distill.cli.run_folder import (
     is_finished,
 )
 from hf_distill.cli.stages import run_first_stage, split, train
-from hf_distill.cli.tasks import create_task, say
+from hf_distill.cli.tasks import TASKS, create_task, say
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
     TrainArguments,
@@ -86,12 +86,12 @@ def read_request(parser: CommandParser, argv: Sequence[str]) -> Request:
             f"--eval_strategy {args.eval_strategy.value} needs data to score on: pass "
             "--validation_file."
         )
-    if run_arguments.task is None:
-        taught = {"teacher_model": run_arguments.teacher_model}
-        run_arguments.task = task_of(taught, teacher_outputs=run_arguments.teacher_outputs)
     _check_layers(parser, run_arguments, first_stage, args)
-    task = create_task(run_arguments.task, options)
-    return Request(run_arguments, data, first_stage, task, args)
+    if run_arguments.task is not None:
+        create_task(run_arguments.task, options)  # which checks its options
+    elif run_arguments.teacher_model is None and run_arguments.teacher_outputs is None:
+        parser.error(f"--task is missing; say what the model is to do: {', '.join(TASKS)}.")
+    return Request(run_arguments, data, first_stage, options, args)
 
 
 def _leave_the_teacher_out(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from hf_distill._version import __version__
 from hf_distill.caching import cached_teacher, load_teacher_outputs
+from hf_distill.cli.arguments import TaskArguments
 from hf_distill.cli.cache import preprocessing_of
 from hf_distill.cli.layers import ChosenLayers
 from hf_distill.cli.loading import (
@@ -20,9 +22,10 @@ from hf_distill.cli.loading import (
     load_student,
     load_tokenizer,
     spread,
+    task_of,
 )
 from hf_distill.cli.run_folder import REPLICATES, SAMPLES
-from hf_distill.cli.tasks import Scorer, Task, say
+from hf_distill.cli.tasks import Scorer, Task, create_task, say
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
     TrainArguments,
@@ -44,10 +47,18 @@ class Request:
     run: TrainArguments
     data: TrainDataArguments
     first_stage: IntermediateStageArguments
-    task: Task
+    options: TaskArguments
     args: DistillationTrainingArguments
     begins_with: str | None = None
     """The folder of the student of the stage before, if there was one."""
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model is to do: as the option says, or as the teacher does."""
+        run = self.run
+        taught = {"teacher_model": run.teacher_model}
+        name = run.task or task_of(taught, teacher_outputs=run.teacher_outputs)
+        return create_task(name, self.options)
 
     @property
     def has_two_stages(self) -> bool:

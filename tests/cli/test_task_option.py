@@ -66,7 +66,8 @@ def test_what_models_do_not_say_is_asked_for(
     encoder.mkdir()
     (encoder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     tails = ["--file", data, "--output_dir", tmp_path / "out"]
-    training = ["train", "--student_model", models["fill-mask"], "--train_file", data, *tails[2:]]
+    training = ["train", "--student_model", models["fill-mask"], "--train_file", data,
+                "--validation_file", data, *tails[2:]]  # fmt: skip
     for words, fragments in (
         (["evaluate", "--model", models["summarization"], *tails],
          ["--model writes texts", "summarization or translation", "--task"]),
