@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -204,6 +205,23 @@ def check_inputs(
             "PEFT's model for task_type='QUESTION_ANS' drops token_type_ids, so the student cannot "
             "tell question from context. Leave task_type out of the adapter's configuration and "
             "name the head in modules_to_save (['qa_outputs'])."
+        )
+
+
+def warn_of_half_precision(student: nn.Module) -> None:
+    """Warn if weights that are trained have 16 bits, as checkpoints in that format are loaded."""
+    counts = Counter({torch.float16: 0, torch.bfloat16: 0})
+    for parameter in student.parameters():
+        if parameter.requires_grad and parameter.dtype in counts:
+            counts[parameter.dtype] += parameter.numel()
+    dtype, count = counts.most_common(1)[0]
+    if count:
+        name = str(dtype).removeprefix("torch.")
+        logger.warning(
+            f"The student's weights are {name} and are trained in it: updates smaller than its "
+            "steps are lost, and on a CPU it is slow. from_pretrained keeps the format of the "
+            'checkpoint: load the student with from_pretrained(…, dtype="float32"), and for mixed '
+            "precision set bf16=True."
         )
 
 

@@ -25,6 +25,7 @@ from hf_distill.checks import (
     named_datasets,
     same_random_numbers,
     sample_batches,
+    warn_of_half_precision,
 )
 from hf_distill.heads import TaskHead, find_head, without_adapters
 from hf_distill.intermediate import IntermediateDistillation
@@ -321,6 +322,8 @@ class TrainerWithTeacher(PublishingTrainer):
     # ---- checks --------------------------------------------------------------------------------
 
     def _check_before_training(self) -> None:
+        if not self.is_deepspeed_enabled:  # which keeps a copy in float32
+            warn_of_half_precision(self.model)
         self._prepare_distillation()
         if self._head is None:
             return

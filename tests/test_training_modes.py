@@ -22,6 +22,7 @@ from zoo import zoo_dataset, zoo_model
 
 from hf_distill import DistillationTrainer
 from hf_distill.caching.fingerprints import weights_hash
+from hf_distill.checks import warn_of_half_precision
 from hf_distill.heads import find_head
 from hf_distill.teachers import load_teacher
 
@@ -373,6 +374,28 @@ def test_float16_on_a_cpu_is_float32(stage: str, tmp_path: Path) -> None:
     """accelerate leaves it off, as docs/many-processes.md says."""
     whole, half = (every_loss(qa(tmp_path, stage, **o)) for o in ({}, {"fp16": True}))
     assert half == whole
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_student_in_bfloat16_is_warned_of(
+    weight: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        assert "are trained in it" not in caplog.text
+        student = zoo_model(TASK, "bert", seed=0).to(dtype)
+        run(tmp_path, student=student, max_steps=1, distillation_loss_weight=weight)
+    assert "The student's weights are bfloat16" in caplog.text
+    assert 'from_pretrained(…, dtype="float32")' in caplog.text
+
+
+def test_only_weights_that_are_trained_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    student = nn.ModuleDict({"base": nn.Linear(4, 4).half(), "adapter": nn.Linear(4, 2)})
+    student["base"].requires_grad_(False)
+    warn_of_half_precision(student)
+    assert not caplog.text
+    student["base"].requires_grad_(True)
+    warn_of_half_precision(student)
+    assert "The student's weights are float16" in caplog.text
 
 
 def test_the_hash_of_a_quantised_teacher_tells_its_weights() -> None:

@@ -49,6 +49,19 @@ def test_there_are_snippets_to_run() -> None:
     assert sum(len(python_blocks(page)) for page in PAGES) >= 9
 
 
+def test_what_is_trained_is_loaded_in_float32() -> None:
+    """Since transformers 5, `from_pretrained` keeps the 16 bits of a checkpoint."""
+    shown = [(page.name, block) for page in PAGES for block in python_blocks(page)]
+    shown += [(path.name, path.read_text()) for path in sorted((ROOT / "examples").glob("*.py"))]
+    calls = [
+        (name, call)
+        for name, text in shown
+        for call in re.findall(r"AutoModel\w+\.from_pretrained\((?:[^()]|\([^()]*\))*\)", text)
+    ]
+    assert len(calls) >= 10
+    assert [one for one in calls if 'dtype="float32"' not in one[1]] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
