@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
 
 from hf_distill.heads import (
@@ -81,16 +85,42 @@ def input_limit(model: nn.Module) -> int | None:
 
 def _check_weights(teacher: nn.Module, student: nn.Module) -> Finding:
     own = {id(parameter) for parameter in student.parameters()}
-    shared = [name for name, p in teacher.named_parameters() if id(p) in own]
+    spans: dict[tuple[torch.device, int], list[range]] = defaultdict(list)
+    for parameter in student.parameters():
+        for storage, span in _memory(parameter):
+            spans[storage].append(span)
+    shared = [
+        name
+        for name, parameter in teacher.named_parameters()
+        if id(parameter) in own
+        or any(
+            max(span.start, other.start) < min(span.stop, other.stop)
+            for storage, span in _memory(parameter)
+            for other in spans.get(storage, ())
+        )
+    ]
     if shared:
         return refused(
             "weights",
-            f"teacher_model and model share {len(shared)} weights (the first is {shared[0]!r}); "
-            "the teacher is frozen, so the student could not learn. Give the student weights of "
-            "its own (copy.deepcopy).",
+            f"teacher_model and model share {len(shared)} weights (the first is {shared[0]!r}), so "
+            "that either the student could not learn or the teacher would change with it. Give "
+            "the student its own weights (copy.deepcopy).",
         )
     sizes = [sum(p.numel() for p in model.parameters()) for model in (teacher, student)]
     return note("weights", f"Teacher {sizes[0]:,} parameters, student {sizes[1]:,}.")
+
+
+def _memory(weight: Tensor) -> Iterator[tuple[tuple[torch.device, int], range]]:
+    """Yield the storage of a weight and the bytes that it covers there, if it is in memory."""
+    if is_traceable_wrapper_subclass(weight):  # sharded or quantised
+        for part in (getattr(weight, name) for name in weight.__tensor_flatten__()[0]):
+            if isinstance(part, Tensor):
+                yield from _memory(part)
+    elif not weight.is_meta and weight.numel():
+        start = weight.data_ptr()
+        last = sum((n - 1) * step for n, step in zip(weight.shape, weight.stride(), strict=True))
+        storage = (weight.device, weight.untyped_storage().data_ptr())
+        yield storage, range(start, start + (last + 1) * weight.element_size())
 
 
 def _check_task(teacher: nn.Module, student: nn.Module, head: TaskHead) -> Finding:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from pairs import (
     Pair,
     always,
@@ -18,6 +21,10 @@ from pairs import (
     status,
 )
 from tiny import bert_config, tokenizer
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import BertForMaskedLM, BertForTokenClassification, BertModel
 
 from hf_distill import check_pair
@@ -81,12 +88,51 @@ def config_is_no_json(path: Path) -> tuple[Any, Any, dict[str, Any]]:
     return str(folder), classifier(), {}
 
 
+def shared_storage(how: str) -> Pair:
+    """A student that was filled from its teacher without copying."""
+
+    def make(path: Path) -> tuple[Any, Any, dict[str, Any]]:
+        teacher, student = classifier(), classifier()
+        if how == "assigned":
+            student.load_state_dict(teacher.state_dict(), assign=True)
+        elif how == "data":
+            for ours, theirs in zip(student.parameters(), teacher.parameters(), strict=True):
+                ours.data = theirs.data
+        elif how == "sliced":  # of a wide teacher, as in pruning
+            student = classifier(intermediate_size=8)
+            for ours, theirs in zip(student.parameters(), teacher.parameters(), strict=True):
+                if ours.shape != theirs.shape:
+                    ours.data = theirs.data[tuple(slice(n) for n in ours.shape)]
+        elif how == "sharded":
+            with fake_process_group():
+                mesh = init_device_mesh("cpu", (1,))
+                local = teacher.classifier.weight.data
+                for model in (teacher, student):
+                    model.classifier.weight = nn.Parameter(DTensor.from_local(local, mesh))
+        return teacher, student, {}
+
+    return make
+
+
+@contextmanager
+def fake_process_group() -> Iterator[None]:
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
 BAD_PAIRS: dict[str, tuple[str, Pair, str]] = {
     "a model that teaches itself": (
         "weights",
         itself,
-        "share 41 weights.*Give the student weights of its own",
+        "share 41 weights.*Give the student its own weights",
     ),
+    "all storage, by assignment": ("weights", shared_storage("assigned"), "share 41 weights"),
+    "all storage, by .data": ("weights", shared_storage("data"), "share 41 weights.*copy.deepcopy"),
+    "slices": ("weights", shared_storage("sliced"), "share 6 weights .*intermediate.dense.weight"),
+    "shards": ("weights", shared_storage("sharded"), "share 1 weights .*'classifier.weight'"),
     "shared embeddings": ("weights", tied_embeddings, "share 5 weights.*copy.deepcopy"),
     "another task": (
         "task",

@@ -94,6 +94,19 @@ def test_a_causal_student_may_pad_with_its_own_token(tmp_path: Path) -> None:
     assert check_pair(teacher, student).ok
 
 
+def test_weights_that_only_lie_beside_each_other_are_not_shared() -> None:
+    """As in one file, memory-mapped; and models without memory share none."""
+    models = [classifier(), classifier()]
+    weights = [p for model in models for p in model.parameters()]
+    memory = torch.cat([p.detach().flatten() for p in weights])
+    for weight, part in zip(weights, memory.split([p.numel() for p in weights]), strict=True):
+        weight.data = part.view_as(weight)
+    assert check_pair(*models).ok
+    with torch.device("meta"):
+        teacher, student = classifier(), classifier()
+    assert "share" not in message(check_pair(teacher, student), "weights")
+
+
 # ---- doubtful pairs ------------------------------------------------------------------------------
 
 
