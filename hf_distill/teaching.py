@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,14 +26,14 @@ from hf_distill.checks import (
     sample_batches,
     warn_of_half_precision,
 )
-from hf_distill.heads import TaskHead, find_head, without_adapters
+from hf_distill.heads import TaskHead, find_head
 from hf_distill.intermediate import IntermediateDistillation
 from hf_distill.layer_mapping import LayerPair
 from hf_distill.pairing import TeacherPairing, TeacherSource, enforce, try_teacher
 from hf_distill.publishing import PublishingTrainer
 from hf_distill.recording import TeacherRecorderCallback
 from hf_distill.signals import SignalDescription, TeacherSignalCollator
-from hf_distill.teachers import CachedTeacher, Teacher
+from hf_distill.teachers import CachedTeacher, Teacher, input_names
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -167,8 +166,7 @@ class TrainerWithTeacher(PublishingTrainer):
             self._teacher_identities = [identify(cached, self._teacher.model)]
             self._read_columns(cached, self._head)
         self._logits_checked = self.args.compares_logits
-        parameters = inspect.signature(without_adapters(student).forward).parameters
-        self._teacher_only_inputs = self._teacher.input_names - set(parameters)
+        self._teacher_only_inputs = self._teacher.input_names - input_names(student)
         self._signature_columns = None
 
     def _identities(self, model: nn.Module) -> list[TeacherIdentity]:

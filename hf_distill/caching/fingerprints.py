@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 import torch
+from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import nn
@@ -25,6 +26,7 @@ def weights_hash(model: nn.Module) -> str:
     Weights that are not in memory (offloaded by ``device_map``) count by name, type and shape.
     """
     digest = sha256()
+    model = extract_model_from_parallel(model, keep_torch_compile=False)
     for name, value in sorted(model.state_dict().items()):
         _update_weight(digest, name, value)
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from accelerate import Accelerator, DistributedType
 from torch import nn
 
 from hf_distill.caching.fingerprints import weights_hash
-from hf_distill.heads import TaskHead, find_head, head_of_class, head_of_task
+from hf_distill.heads import TaskHead, find_head, head_of_class, head_of_task, unwrapped
 from hf_distill.loading import read_config
 from hf_distill.pairing import check_models, check_preparation, enforce
 from hf_distill.reporting.files import display_name
@@ -154,6 +154,7 @@ class Teachers:
 
 def _head_of(source: nn.Module | str | os.PathLike[str], task: str | None) -> TaskHead:
     if isinstance(source, nn.Module):
+        source = unwrapped(source)
         config: Any = getattr(source, "config", None)
         head, what = find_head(source), type(source).__name__
     else:
@@ -173,5 +174,6 @@ def _head_of(source: nn.Module | str | os.PathLike[str], task: str | None) -> Ta
 def _name(source: nn.Module | str | os.PathLike[str], model: nn.Module) -> str:
     if not isinstance(source, nn.Module):
         return display_name(source)
+    model = unwrapped(model)
     named: Any = getattr(model, "name_or_path", None)
     return display_name(named) if named else type(model).__name__

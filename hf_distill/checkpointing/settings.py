@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from hf_distill.caching.fingerprints import weights_hash
+from hf_distill.heads import unwrapped
 from hf_distill.reporting.files import display_name
 from hf_distill.signals import SignalDescription
 from hf_distill.training_args import DistillationTrainingArguments
@@ -53,9 +54,10 @@ def identify(source: nn.Module | SignalDescription | Any, model: nn.Module) -> T
     """
     if isinstance(source, SignalDescription):
         return TeacherIdentity(source.teacher, None, source.weights, source.top_k)
-    config = getattr(model, "config", None)
+    inner = unwrapped(model)
+    config = getattr(inner, "config", None)
     if isinstance(source, nn.Module):
-        source = getattr(model, "name_or_path", None) or type(model).__name__
+        source = getattr(inner, "name_or_path", None) or type(inner).__name__
     # Parts of a model that DeepSpeed has shared out while loading say nothing about the rest.
     whole = not any(hasattr(parameter, "ds_id") for parameter in model.parameters())
     return TeacherIdentity(

@@ -6,6 +6,7 @@ A head knows one task and no trainer. It turns the outputs of a model into a ten
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ __all__ = [
     "find_head",
     "head_of_class",
     "head_of_task",
+    "unwrapped",
     "without_adapters",
 ]
 
@@ -137,6 +139,23 @@ def without_adapters(model: nn.Module) -> nn.Module:
     """The transformers model under PEFT adapters; the model itself where there are none."""
     get_base_model: Any = getattr(model, "get_base_model", None)
     return get_base_model() if get_base_model is not None else model
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside wrappers, which name no input in their forward, and adapters.
+
+    Such wrappers are those of ``torch.compile``, of ``nn.DataParallel`` and its kin, and modules of
+    one's own with a ``forward(**kwargs)``; they hold one module.
+    """
+    while True:
+        model = without_adapters(model)
+        parameters = inspect.signature(model.forward).parameters.values()
+        children = list(model.children())
+        if len(children) != 1 or any(
+            p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters
+        ):
+            return model
+        model = children[0]
 
 
 def _class_names(key: str) -> set[str]:

@@ -19,7 +19,7 @@ from hf_distill.heads import (
     SequenceClassificationHead,
     TaskHead,
     find_head,
-    without_adapters,
+    unwrapped,
 )
 from hf_distill.pairing.findings import Finding, note, refused, warning
 from hf_distill.pairing.labels import align_labels
@@ -43,7 +43,9 @@ def check_models(
     findings = [_check_weights(teacher, student), _check_task(teacher, student, head)]
     if any(finding.status == "refused" for finding in findings):
         return findings
-    teacher_config, student_config = (getattr(m, "config", None) for m in (teacher, student))
+    teacher_config, student_config = (
+        getattr(unwrapped(m), "config", None) for m in (teacher, student)
+    )
     if teacher_config is None or student_config is None:
         return findings
     if isinstance(head, LabelledHead):
@@ -64,7 +66,7 @@ def longest_input(model: nn.Module) -> int | None:
     Read from its learned position embeddings; RoBERTa and its kin keep some of them for padding.
     """
     longest: int | None = None
-    for name, module in without_adapters(model).named_modules():
+    for name, module in unwrapped(model).named_modules():
         if name.rpartition(".")[2] in _POSITION_EMBEDDINGS and isinstance(module, nn.Embedding):
             reserved = getattr(module, "offset", None)
             if reserved is None:
@@ -124,6 +126,7 @@ def _memory(weight: Tensor) -> Iterator[tuple[tuple[torch.device, int], range]]:
 
 
 def _check_task(teacher: nn.Module, student: nn.Module, head: TaskHead) -> Finding:
+    teacher = unwrapped(teacher)
     theirs = find_head(teacher)
     known = theirs is not None or isinstance(teacher, PreTrainedModel)
     if known and type(theirs) is not type(head):
@@ -196,7 +199,7 @@ def _check_head_is_trained(teacher: nn.Module, head: TaskHead) -> list[Finding]:
         return []
     linear = [
         (name, module)
-        for name, module in without_adapters(teacher).named_modules()
+        for name, module in unwrapped(teacher).named_modules()
         if isinstance(module, nn.Linear)
     ]
     if not linear:

@@ -14,6 +14,7 @@ from hf_distill.heads import (
     ImageClassificationHead,
     Seq2SeqLMHead,
     TaskHead,
+    unwrapped,
 )
 from hf_distill.pairing.findings import Finding, note, refused
 from hf_distill.pairing.tokenizers import check_tokenizers
@@ -69,7 +70,7 @@ def _settings_of(processing_class: Any) -> dict[str, Any] | None:
 
 
 def _saved_settings(model: nn.Module) -> dict[str, Any] | None:
-    source: Any = getattr(model, "name_or_path", None)
+    source: Any = getattr(unwrapped(model), "name_or_path", None)
     if not source:
         return None
     try:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from hf_distill.heads import CausalLMHead, TaskHead
+from hf_distill.heads import CausalLMHead, TaskHead, unwrapped
 from hf_distill.loading import load_tokenizer
 from hf_distill.pairing.findings import Finding, note, refused, warning
 
@@ -188,7 +188,7 @@ def _by_id(item: tuple[str, int]) -> tuple[int, str]:
 
 def tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model's weights, on this machine or on the Hub; None without one."""
-    source: Any = getattr(model, "name_or_path", None)
+    source: Any = getattr(unwrapped(model), "name_or_path", None)
     try:
         if not source or not any(_has_file(source, name) for name in TOKENIZER_FILES):
             return None

@@ -10,7 +10,7 @@ from datasets import Features, List, Value
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
-from hf_distill.heads import without_adapters
+from hf_distill.heads import unwrapped
 
 LOGITS = "teacher_logits"
 TOKEN_IDS = "teacher_token_ids"
@@ -148,7 +148,7 @@ class SignalDescription:
 
 def describe_model(model: nn.Module) -> tuple[str, dict[str, Any] | None]:
     """The class and the configuration of a teacher, without anything about this machine."""
-    model = without_adapters(model)
+    model = unwrapped(model)
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_diff_dict"):
         return type(model).__name__, None

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from hf_distill.heads import TaskHead, without_adapters
+from hf_distill.heads import TaskHead, unwrapped
 from hf_distill.loading import UnsafeSourceError, load_model
 
 
@@ -45,6 +46,8 @@ def load_teacher(
     """
     if isinstance(source, nn.Module):
         module: Any = source
+        while isinstance(module, nn.DataParallel | DistributedDataParallel):
+            module = module.module  # it is placed where the student is
         if dtype not in (None, "auto"):
             module = module.to(getattr(torch, str(dtype)))
         if attn_implementation is not None:
@@ -74,6 +77,16 @@ def load_teacher(
     convert = dtype is None and on_cpu and model.dtype == torch.float16 and not quantised
     return model.float() if convert else model
 
+
+_PACKED_ROWS = {
+    "cu_seq_lens_k",
+    "cu_seq_lens_q",
+    "max_length_k",
+    "max_length_q",
+    "position_ids",
+    "seq_idx",
+}
+"""How rows are packed (``DataCollatorWithFlattening``), which models take through ``**kwargs``."""
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -130,15 +143,17 @@ class LiveTeacher:
 
 
 def input_names(model: nn.Module) -> frozenset[str]:
-    """What a teacher's forward takes, without labels: the teacher computes no loss."""
-    parameters = inspect.signature(without_adapters(model).forward).parameters
-    return frozenset(
-        name
-        for name, parameter in parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        and "label" not in name
-        and name not in ("start_positions", "end_positions")
-    )
+    """Return what a teacher's forward takes, without labels: the teacher computes no loss."""
+    parameters = inspect.signature(unwrapped(model).forward).parameters.values()
+    names = {
+        p.name
+        for p in parameters
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        and "label" not in p.name
+        and p.name not in ("start_positions", "end_positions")
+    }
+    takes_more = any(p.kind == p.VAR_KEYWORD for p in parameters)
+    return frozenset(names | _PACKED_ROWS if takes_more else names)
 
 
 def inputs_for(
@@ -148,7 +163,7 @@ def inputs_for(
     inputs = {name: value for name, value in batch.items() if name in names}
     if "use_cache" in names:
         inputs.setdefault("use_cache", False)  # nothing is generated, and it fills the memory
-    return inputs | head.target_inputs(batch, without_adapters(model))
+    return inputs | head.target_inputs(batch, unwrapped(model))
 
 
 def _place(model: nn.Module, accelerator: Accelerator) -> nn.Module:
