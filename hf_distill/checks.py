@@ -105,8 +105,19 @@ def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
             raise ValueError(f"{name} is empty: it has no rows.")
 
 
+def with_renamed_labels(columns: Iterable[str] | None) -> set[str] | None:
+    """Return the columns as batches will have them: the collators of transformers rename labels."""
+    found = set(columns or ())
+    if found & {"label", "label_ids"}:
+        found.add("labels")
+    return None if columns is None else found
+
+
 def check_labels(
-    columns: Iterable[str] | None, label_names: list[str], args: DistillationTrainingArguments
+    columns: Iterable[str] | None,
+    label_names: list[str],
+    args: DistillationTrainingArguments,
+    where: str = "the training data",
 ) -> None:
     """Refuse training data without labels where the label loss is mixed in.
 
@@ -114,6 +125,7 @@ def check_labels(
         columns: what the data set or a batch has; ``None`` if that is not known.
         label_names: what the student takes its labels from.
         args: the weight of the label loss.
+        where: the data or the batch, for the message.
 
     Raises:
         ValueError: names what is missing.
@@ -121,13 +133,11 @@ def check_labels(
     if columns is None or not args.needs_labels:
         return
     found = set(columns)
-    if found & {"label", "label_ids"}:  # the data collators of transformers rename them
-        found.add("labels")
     missing = [name for name in label_names if name not in found]
     if missing:
         raise ValueError(
             f"distillation_loss_weight={args.distillation_loss_weight} mixes in the label loss, "
-            f"but the training data has no {' and no '.join(missing)} (it has: "
+            f"but {where} has no {' and no '.join(missing)} (it has: "
             f"{', '.join(sorted(found))}). Add the labels, name them in label_names, or set "
             "distillation_loss_weight=1 to train without labels."
         )
@@ -246,6 +256,18 @@ def check_late_inputs(names: Iterable[str], dataset: Any, batch: Mapping[str, An
             f"lack what only the teacher reads ({', '.join(lost)}). Begin with "
             "distillation_loss_weight above 0, however small, and change it then."
         )
+
+
+def warn_of_bypassed_loss(trainer_class: type) -> None:
+    """Warn that a subclass computes its loss without the teacher."""
+    name = f"{trainer_class.__name__}.compute_loss"
+    logger.warning(
+        f"{name} does not call that of DistillationTrainer, so the student learns nothing from the "
+        f"teacher. Either call super().compute_loss(...) in {name} and change what it returns, or "
+        "leave compute_loss as it is and pass your label loss, such as one with class weights, as "
+        "compute_loss_func=f with f(outputs, labels, num_items_in_batch=None): it is mixed with "
+        "the distillation loss."
+    )
 
 
 def sample_batches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -13,24 +14,44 @@ Counter = Callable[[Mapping[str, Any]], int | Tensor]
 """How many items of a batch a loss is the mean of."""
 
 
-def count_step(
-    counters: Mapping[str, Counter], batches: Sequence[Mapping[str, Any]], accelerator: Accelerator
+def count_what_can_be(
+    counters: Mapping[str, Counter], label_names: Sequence[str], batch: Mapping[str, Any]
 ) -> dict[str, int | Tensor]:
-    """What the losses of a step are means of, over its micro-batches and all processes.
+    """Count the items of a batch of any model, and leave out what cannot be counted.
 
     Args:
         counters: one a loss, by its name.
-        batches: the micro-batches of this process.
+        label_names: what the label loss of a model for this task is computed from.
+        batch: a batch.
+    """
+    counts: dict[str, int | Tensor] = {}
+    for name, counter in counters.items():
+        if name == "task" and any(batch.get(label) is None for label in label_names):
+            continue
+        # Whatever it is: a model of one's own may have other inputs, labels or no configuration.
+        with suppress(Exception):
+            counts[name] = counter(batch)
+    return counts
+
+
+def count_step(
+    counts: Sequence[Mapping[str, int | Tensor]], accelerator: Accelerator
+) -> dict[str, int | Tensor]:
+    """Return what the losses of a step are means of, over its micro-batches and all processes.
+
+    Args:
+        counts: those of the micro-batches of this process, by the names of the losses.
         accelerator: knows the other processes.
     """
-    totals: dict[str, int | Tensor] = {
-        name: sum(counter(batch) for batch in batches) for name, counter in counters.items()
-    }
+    names = [name for name in counts[0] if all(name in batch for batch in counts)]
+    totals: dict[str, int | Tensor] = {name: sum(batch[name] for batch in counts) for name in names}
     if accelerator.num_processes > 1:
-        counts = torch.zeros(len(totals), device=accelerator.device, dtype=torch.long)
+        sums = torch.zeros(
+            len(totals), device=accelerator.device, dtype=torch.double
+        )  # halves count
         for i, count in enumerate(totals.values()):
-            counts[i] = count
-        totals = dict(zip(totals, accelerator.reduce(counts, reduction="sum"), strict=True))
+            sums[i] = count
+        totals = dict(zip(totals, accelerator.reduce(sums, reduction="sum").float(), strict=True))
     return totals
 
 
@@ -62,5 +83,5 @@ def mixed(task: Tensor | None, prediction: Tensor | None, weight: float) -> Tens
         return task
     if weight == 1 and prediction is not None:
         return prediction
-    assert task is not None and prediction is not None  # the first batch was checked
+    assert task is not None and prediction is not None  # labels were checked
     return (1 - weight) * task + weight * prediction

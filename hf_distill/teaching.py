@@ -25,6 +25,7 @@ from hf_distill.checks import (
     same_random_numbers,
     sample_batches,
     warn_of_half_precision,
+    with_renamed_labels,
 )
 from hf_distill.heads import TaskHead, find_head
 from hf_distill.intermediate import IntermediateDistillation
@@ -67,17 +68,24 @@ class TrainerWithTeacher(PublishingTrainer):
         self._intermediate: IntermediateDistillation | None = None
         self._attachments: ExitStack | None = None
         self._first_batch_checked = False
+        self._step_counts: dict[str, Any] = {}
         self._teacher_tried = False
         self._teacher_guard = TeacherGuard(at_once=args.device.type == "cpu")
         super().__init__(model, args, *trainer_args, **kwargs)
         student: Any = self.model
         self._head = find_head(student)
+        self._accepts_loss_kwargs = self.model_accepts_loss_kwargs
         if self._head is not None:
-            # The loss is the mean of a micro-batch, re-weighted by its share of the step.
-            self.model_accepts_loss_kwargs = False
-            self.loss_is_scaled_for_ga = False
+            self._take_means_over_steps(True)
         check_datasets(self.train_dataset, self.eval_dataset)
         self._prepare_distillation()
+
+    def _take_means_over_steps(self, ours: bool) -> None:
+        """Let losses be means that are weighted here, or what ``Trainer`` makes of this model's."""
+        averages = ours and self.compute_loss_func is None
+        scaled = getattr(type(self), "loss_is_scaled_for_ga", None)
+        self.model_accepts_loss_kwargs = not ours and self._accepts_loss_kwargs
+        self.loss_is_scaled_for_ga = False if averages else scaled
 
     # ---- the teacher ---------------------------------------------------------------------------
 
@@ -253,6 +261,7 @@ class TrainerWithTeacher(PublishingTrainer):
                 return super().train(*args, **kwargs)
             finally:
                 self._attachments = None
+                self._step_counts = {}
 
     def _run_teacher(
         self, batch: Mapping[str, Any], layers: IntermediateDistillation | None = None
@@ -329,7 +338,7 @@ class TrainerWithTeacher(PublishingTrainer):
             self._check_columns(dataset, name)
         if not _makes_labels(self.data_collator):
             columns = getattr(self.train_dataset, "column_names", None)
-            check_labels(columns, self.label_names, self.args)
+            check_labels(with_renamed_labels(columns), self.label_names, self.args)
         check_label_range(self.train_dataset, self._head, self.label_names)
         # DeepSpeed knows the sizes of a run only later, in `train`.
         untried = self._teacher is not None and not self._teacher_tried

@@ -9,13 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from hf_distill.checks import check_labels, warn_of_bypassed_loss
 from hf_distill.heads import TaskHead, without_adapters
 from hf_distill.intermediate import IntermediateDistillation
 from hf_distill.loss_log import LossLog
-from hf_distill.normalization import Counter, count_step, mixed, weighted_mean
+from hf_distill.normalization import (
+    Counter,
+    count_step,
+    count_what_can_be,
+    mixed,
+    weighted_mean,
+)
 from hf_distill.objectives import get_logits_loss
 from hf_distill.pairing import TeacherSource
 from hf_distill.prediction import compared_logits, prediction_loss
@@ -68,7 +74,9 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
             ``(*rows, classes)``, ``mask`` is ``None`` or bool and broadcastable to them (False is
             padding), and the result is one loss a row, ``(*rows)``. A row without any valid class
             does not count, but its loss must be finite.
-        **kwargs: everything else that ``Trainer`` takes.
+        **kwargs: everything else that ``Trainer`` takes. A label loss of your own, with class
+            weights for example, goes to ``compute_loss_func`` and becomes ``L_task``; a subclass
+            that replaces ``compute_loss`` must call ``super().compute_loss``.
 
     Raises:
         ValueError: before training, if teacher, student, data and arguments do not fit together.
@@ -85,6 +93,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
     """
 
     args: DistillationTrainingArguments
+    current_gradient_accumulation_steps = 1
 
     def __init__(
         self,
@@ -104,7 +113,8 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
             )
         self._train_losses = LossLog()
         self._eval_losses = LossLog()
-        self._step_counts: dict[str, Any] = {}
+        self._loss_was_computed: bool | None = None
+        self._warned_of_bypass = False
         super().__init__(
             model,
             args,
@@ -128,12 +138,18 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         """Count, over micro-batches and processes, what the losses of this step are means of."""
         if self.state.global_step % self._teacher_guard.steps_between == 0:
             self._teacher_guard.raise_if_bad()
+        self._warn_if_loss_was_bypassed()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         head = self._head
-        if head is not None and batches:
-            if not self._first_batch_checked:
-                self._check_first_batch(head, batches[0])
-            self._step_counts = count_step(self._counters(head), batches, self.accelerator)
+        if head is None or not batches:
+            return batches, num_items
+        if not self._first_batch_checked:
+            self._check_first_batch(head, batches[0])
+            self._take_means_over_steps("task" in self._count(head, batches[0]))
+            num_items = self._get_num_items_in_batch(batches, device)
+        counts = [self._count(head, batch) for batch in batches]
+        self._step_counts = count_step(counts, self.accelerator)
+        self._loss_was_computed = False
         return batches, num_items
 
     def compute_loss(
@@ -156,8 +172,15 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
         # Before the forward pass: Trainer takes the labels out of the batch for label smoothing.
-        counts = {name: counter(inputs) for name, counter in self._counters(head).items()}
+        counts = self._count(head, inputs)
         weight = self._distillation_loss_weight
+        only_layers = self.args.stage == "intermediate"
+        if model.training:
+            self._loss_was_computed = True
+            if self.args.distils and weight < 1 and not only_layers:
+                present = [name for name, value in inputs.items() if value is not None]
+                step = f"a batch of training step {self.state.global_step + 1}"
+                check_labels(present, self.label_names, self.args, step)
         compares_logits = self._compares_logits(model)
         uses_teacher = model.training or (self._evaluates_with_teacher and self._teaches(inputs))
         layers = self._layers_to_compare(model) if uses_teacher else None
@@ -169,7 +192,6 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
             # Not left to the model, which label smoothing hides the labels from.
             student: Any = self.model
             student_inputs |= head.target_inputs(inputs, without_adapters(student))
-        only_layers = self.args.stage == "intermediate"
         comparison: AbstractContextManager[None] = nullcontext()
         if layers is not None:
             comparison = layers.compare(inputs)
@@ -177,9 +199,12 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         losses: dict[str, Tensor] = {}
         outputs: Any
         with comparison:
-            if self._has_labels(inputs) and not only_layers:
+            if not only_layers and (self._has_labels(inputs) or teacher_outputs is None):
                 losses["task"], outputs = super().compute_loss(
-                    model, student_inputs, return_outputs=True
+                    model,
+                    student_inputs,
+                    return_outputs=True,
+                    num_items_in_batch=num_items_in_batch,
                 )
             else:
                 outputs = model(
@@ -195,23 +220,42 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
             losses["prediction"] = self._prediction_loss(head, outputs, teacher_outputs, inputs)
 
         loss: Tensor | None
+        over_items = None if self.compute_loss_func is None else num_items_in_batch
         if model.training:
-            losses = self._shares_of_step(losses, counts)
+            losses = self._shares_of_step(losses, counts, over_items)
             loss = self._total(losses, weight)
         else:
+            if over_items is not None and "task" in counts:
+                # What the function divided by, of which Trainer gives each process its share.
+                averages = self.args.average_tokens_across_devices
+                processes: Any = self.accelerator.num_processes if averages else 1
+                counts["task"] = over_items / processes
             for name, value in losses.items():
-                self._eval_losses.add(name, weighted_mean(value, counts[name]), counts[name])
+                if name in counts:
+                    self._eval_losses.add(name, weighted_mean(value, counts[name]), counts[name])
             first = [losses[name] for name in ("task", "prediction") if name in losses]
             loss = first[0] if first else self._total(losses, weight)
         return (loss, outputs) if return_outputs else loss
 
-    def _counters(self, head: TaskHead) -> dict[str, Counter]:
-        """By loss: what counts the items of a batch that it is the mean of."""
+    def _count(self, head: TaskHead, batch: Mapping[str, Any]) -> dict[str, int | Tensor]:
+        """Count, by loss, the items of a batch that it is the mean of.
+
+        Without distillation what cannot be counted is left out: ``Trainer`` does not need it.
+        """
         counters: dict[str, Counter] = {
             "task": head.count_labelled,
             "prediction": head.count_rows,
         }
-        return counters if self._intermediate is None else counters | self._intermediate.counters()
+        if self._intermediate is not None:
+            counters |= self._intermediate.counters()
+        if self.args.distils:
+            return {name: counter(batch) for name, counter in counters.items()}
+        return count_what_can_be(counters, head.label_names, batch)
+
+    def _warn_if_loss_was_bypassed(self) -> None:
+        if self._loss_was_computed is False and self.args.distils and not self._warned_of_bypass:
+            self._warned_of_bypass = True
+            warn_of_bypassed_loss(type(self))
 
     def _layers_to_compare(self, model: nn.Module) -> IntermediateDistillation | None:
         layers = self._intermediate
@@ -260,18 +304,28 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         )
 
     def _shares_of_step(
-        self, losses: Mapping[str, Tensor], counts: Mapping[str, Any]
+        self, losses: Mapping[str, Tensor], counts: Mapping[str, Any], over_items: Any
     ) -> dict[str, Tensor]:
-        """Weight the means of a micro-batch by its share of the step, and log them."""
+        """Weight the means of a micro-batch by its share of the step, and log them.
+
+        Outside of a step, when ``compute_loss`` is called by itself, the means are what they are.
+        """
         processes = self.accelerator.num_processes
         micro_batches = self.current_gradient_accumulation_steps
+        averages = self.compute_loss_func is None  # else `training_step` leaves it to the function
         shares: dict[str, Tensor] = {}
         for name, loss in losses.items():
-            # Exactly 1 when all shares are equal: bit for bit the loss of Trainer.
-            total = self._step_counts[name]
-            loss = weighted_mean(loss, counts[name], processes * micro_batches, total)
-            self._train_losses.add(name, loss / micro_batches, 1 / micro_batches)
-            shares[name] = loss if self._trainer_averages else loss / micro_batches
+            if name not in self._step_counts:
+                shares[name] = loss
+                continue
+            share = loss  # of the step already, where the function was told its size
+            if name != "task" or over_items is None:
+                # Exactly 1 when all shares are equal: bit for bit the loss of Trainer.
+                total = self._step_counts[name]
+                loss = weighted_mean(loss, counts[name], processes * micro_batches, total)
+                share = loss / micro_batches
+            self._train_losses.add(name, share, 1 / micro_batches)
+            shares[name] = loss if averages else share
         return shares
 
     @property
@@ -292,11 +346,6 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         checkpoints are compared is there from the first to the last.
         """
         return self._distillation_loss_weight > 0 or (self._logits_checked and not model.training)
-
-    @property
-    def _trainer_averages(self) -> bool:
-        """Whether ``training_step`` divides by the number of micro-batches (before 5.19: maybe)."""
-        return hasattr(Trainer, "loss_is_scaled_for_ga") or self.compute_loss_func is None
 
     @property
     def _progress(self) -> float:
@@ -358,7 +407,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         self._teacher_guard.raise_if_bad()  # for what was trained before
         self._eval_losses = LossLog()
         self._check_columns(getattr(dataloader, "dataset", None), "The evaluation data")
-        self._choose_layers(dataloader.dataset)
+        self._choose_layers(getattr(dataloader, "dataset", None))
         layers = self._intermediate
         with nullcontext() if layers is None else layers.attached():
             output = super().evaluation_loop(
@@ -372,6 +421,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As ``Trainer``'s, with the parts of the training loss and what a schedule changes."""
         self._teacher_guard.raise_if_bad()
+        self._warn_if_loss_was_bypassed()
         if "loss" in logs:
             losses = self._train_losses.pop(self.accelerator)
             if self._intermediate is not None:

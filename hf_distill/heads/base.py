@@ -39,6 +39,8 @@ class TaskHead(ABC):
     """Name of the ``AutoModelFor…`` class that loads a teacher for this task."""
     needs_token_types = False
     """Whether every input is a pair of texts, which a model with token types must be told apart."""
+    label_names: tuple[str, ...] = ("labels",)
+    """What a model's own loss is computed from, in a batch."""
     logit_names: tuple[str, ...] = ("logits",)
     """The entries of a model's outputs that hold its logits."""
     target_names: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ class QuestionAnsweringHead(TaskHead):
     task = "question-answering"
     auto_model = "AutoModelForQuestionAnswering"
     needs_token_types = True
+    label_names = ("start_positions", "end_positions")
     logit_names = ("start_logits", "end_logits")
 
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
