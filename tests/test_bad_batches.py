@@ -185,3 +185,35 @@ def drawing_collator(rows: list[dict[str, Any]]) -> dict[str, Any]:
     batch = default_data_collator(rows)
     drawn = torch.rand(len(rows), LENGTH) < 0.5
     return {**batch, "labels": batch["labels"].masked_fill(drawn, -100)}
+
+
+# ---- in the middle of a training -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["labels", "start_positions"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_later_batch_without_labels_is_named(
+    missing: str, accumulation: int, tmp_path: Path
+) -> None:
+    task = "text-classification" if missing == "labels" else "question-answering"
+    rows = list(zoo_dataset(task, 12))
+    for row in rows[8:]:
+        del row[missing]
+    trainer = DistillationTrainer(
+        zoo_model(task, "bert", seed=0),
+        arguments(
+            tmp_path,
+            per_device_train_batch_size=4 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            train_sampling_strategy="sequential",
+        ),
+        teacher_model=zoo_model(task, "bert", seed=1),
+        train_dataset=rows,
+        data_collator=default_data_collator,
+    )
+    message = (
+        rf"weight=0.5 mixes in the label loss, but a batch of training step 3 has no {missing} "
+    )
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 2
