@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -54,12 +55,14 @@ def test_what_is_trained_is_loaded_in_float32() -> None:
     shown = [(page.name, block) for page in PAGES for block in python_blocks(page)]
     shown += [(path.name, path.read_text()) for path in sorted((ROOT / "examples").glob("*.py"))]
     calls = [
-        (name, call)
+        (name, ast.unparse(node))
         for name, text in shown
-        for call in re.findall(r"AutoModel\w+\.from_pretrained\((?:[^()]|\([^()]*\))*\)", text)
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call)
+        and re.match(r"AutoModel\w+\.from_pretrained\(", ast.unparse(node))
     ]
     assert len(calls) >= 10
-    assert [one for one in calls if 'dtype="float32"' not in one[1]] == []
+    assert [one for one in calls if "dtype='float32'" not in one[1]] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
