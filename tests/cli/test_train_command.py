@@ -190,8 +190,8 @@ def test_folder_with_other_files_is_fine(
     ("options", "fragments"),
     [
         (["--student_model", "./nowhere"], ["--student_model ./nowhere", "no such folder"]),
-        (["--student_model", "owner/none"], ["--student_model owner/none", "the Hub"]),
-        (["--teacher_model", "owner/none"], ["teacher_model='owner/none'", "the Hub"]),
+        (["--student_model", "owner/none"], ["--student_model owner/none", "Hub"]),
+        (["--teacher_model", "owner/none"], ["teacher_model='owner/none'", "Hub"]),
         (["--teacher_model", "/no/where"], ["--teacher_model /no/where", "no such folder"]),
         (["--teacher_model", "FOLDER"], ["--teacher_model", "no config.json"]),
         (["--student_model", "FILE"], ["--student_model", "is a file"]),
