@@ -136,6 +136,10 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """Count, over micro-batches and processes, what the losses of this step are means of."""
+        if self.state.global_step >= self.state.max_steps:
+            # Resumed from the last step, in the middle of an epoch: Trainer would make another.
+            self.control.should_training_stop = True
+            return [], None
         if self.state.global_step % self._teacher_guard.steps_between == 0:
             self._teacher_guard.raise_if_bad()
         self._warn_if_loss_was_bypassed()

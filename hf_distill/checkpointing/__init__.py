@@ -8,6 +8,7 @@ from hf_distill.checkpointing.record import (
     last_complete_checkpoint,
 )
 from hf_distill.checkpointing.settings import TeacherIdentity, distillation_settings, identify
+from hf_distill.checkpointing.termination import deferring_sigterm
 from hf_distill.checkpointing.trainer import CheckpointingTrainer
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "CheckpointingTrainer",
     "TeacherIdentity",
     "check_checkpoint",
+    "deferring_sigterm",
     "distillation_settings",
     "identify",
     "last_complete_checkpoint",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,16 +18,48 @@ from transformers import (
     TrainingArguments,
 )
 
+TERMINATED = 128 + 15
+"""The exit status of a process that ended because of SIGTERM."""
+
 
 class Terminated(BaseException):
-    """Training was told to end, and its checkpoint is saved."""
+    """Training was told to end."""
+
+
+@contextmanager
+def noting_sigterm(note: Callable[[], None]) -> Iterator[None]:
+    """Inside, a SIGTERM is noted and does not end the process. Only the main thread can listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: note())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+@contextmanager
+def deferring_sigterm() -> Iterator[None]:
+    """A SIGTERM inside waits until what is inside is done.
+
+    Raises:
+        SystemExit: then, with 143.
+    """
+    told: list[bool] = []
+    with noting_sigterm(lambda: told.append(True)):
+        yield
+    if told:
+        raise SystemExit(TERMINATED)
 
 
 class TerminationCallback(TrainerCallback):
-    """Saves and stops at the end of the optimizer step in which a SIGTERM came.
+    """Leaves a training in which a SIGTERM came, so that a checkpoint can be saved at once.
 
-    All processes agree on the step: each gets the signal at a moment of its own. An evaluation that
-    is due at that step is left out, as there may not be time for it.
+    At the end of an optimizer step the checkpoint is saved as any other, and an evaluation that is
+    due is left out, as there may not be time for it. One that is running is left.
+
+    All processes agree on the moment: each gets the signal at a moment of its own.
 
     Args:
         accelerator: whose processes.
@@ -38,19 +70,8 @@ class TerminationCallback(TrainerCallback):
         self._told = False
         self._stops = False
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Inside, a SIGTERM is noticed. Only the main thread can listen."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, self._notice)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-    def _notice(self, signal_number: int, frame: Any) -> None:
+    def note(self) -> None:
+        """Take note of a SIGTERM."""
         self._told = True
 
     def on_step_end(
@@ -61,7 +82,7 @@ class TerminationCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Ask for a checkpoint if any process was told to end."""
-        if self._any_was_told():
+        if self.any_was_told():
             self._stops = control.should_save = True
             control.should_evaluate = False
 
@@ -80,7 +101,23 @@ class TerminationCallback(TrainerCallback):
         if self._stops:
             raise Terminated
 
-    def _any_was_told(self) -> bool:
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Leave an evaluation.
+
+        Raises:
+            Terminated: if any process was told to end.
+        """
+        if self.any_was_told():
+            raise Terminated
+
+    def any_was_told(self) -> bool:
+        """Return whether any process was told to end; every process must ask."""
         if self._accelerator.num_processes == 1:
             return self._told
         told = torch.tensor(int(self._told), device=self._accelerator.device)

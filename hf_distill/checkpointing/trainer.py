@@ -20,12 +20,15 @@ from hf_distill.checkpointing.record import (
     last_complete_checkpoint,
     write_record,
 )
-from hf_distill.checkpointing.termination import Terminated, TerminationCallback
+from hf_distill.checkpointing.termination import (
+    TERMINATED,
+    Terminated,
+    TerminationCallback,
+    noting_sigterm,
+)
 
 logger = logging.getLogger(__name__)
 
-_TERMINATED = 128 + 15
-"""The exit status of a process that ended because of SIGTERM."""
 _TORCH_SAVE = ("inline_container", "PytorchStreamWriter")
 """What the errors of ``torch.save`` have in common; they have no class of their own."""
 
@@ -34,6 +37,7 @@ class CheckpointingTrainer(Trainer):
     """What ``DistillationTrainer`` does about checkpoints; see there."""
 
     _settings: Mapping[str, Any] = {}
+    _saved_step = 0
 
     def _distillation_settings(self) -> Mapping[str, Any]:
         """What the run depends on, apart from what ``Trainer`` knows."""
@@ -61,18 +65,31 @@ class CheckpointingTrainer(Trainer):
         if self.args.enable_jit_checkpoint:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         termination = TerminationCallback(self.accelerator)
+        self._saved_step = 0
         self.add_callback(termination)
         try:
-            with termination.listening():
-                return super().train(resume_from_checkpoint, *args, **kwargs)
+            with noting_sigterm(termination.note):
+                output = super().train(resume_from_checkpoint, *args, **kwargs)
+            # Also one that came after the last step: a second stage must not begin.
+            if not termination.any_was_told():
+                return output
         except Terminated:
-            logger.warning(
-                f"SIGTERM: saved at step {self.state.global_step}; go on with "
-                "resume_from_checkpoint=True."
-            )
-            raise SystemExit(_TERMINATED) from None
+            pass
         finally:
             self.remove_callback(termination)
+        with noting_sigterm(termination.note):
+            self._save_before_the_end(*args, **kwargs)
+        raise SystemExit(TERMINATED)
+
+    def _save_before_the_end(self, trial: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Save the step that a SIGTERM came after, unless it is saved already."""
+        step = self.state.global_step
+        if step > self._saved_step:
+            self._save_checkpoint(self.model_wrapped, trial)
+        saved = "before the first step, so nothing was saved."
+        if step:
+            saved = f"saved at step {step}; resume with resume_from_checkpoint=True."
+        logger.warning(f"SIGTERM: {saved}")
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = self._get_output_dir(trial=trial)
@@ -88,6 +105,7 @@ class CheckpointingTrainer(Trainer):
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     write_record(folder, self._settings)
+                self._saved_step = self.state.global_step
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:

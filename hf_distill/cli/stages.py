@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from hf_distill.checkpointing import last_complete_checkpoint
+from hf_distill.checkpointing import deferring_sigterm, last_complete_checkpoint
 from hf_distill.cli.run_folder import (
     INTERMEDIATE,
     Start,
     first_stage_summary,
     forget_first_stage,
     forget_steps,
+    is_finished,
 )
 from hf_distill.cli.tasks import say
 from hf_distill.cli.training_run import Request, prepare, prepare_first_stage, summary
@@ -86,19 +89,35 @@ def run_first_stage(first: Request, second: Request, start: Start) -> dict[str, 
     if trainer.is_world_process_zero():
         forget_first_stage(folder, steps=start.first_stage_checkpoint is None)
         forget_steps(folder)
-    metrics = train(first, trainer, start.first_stage_checkpoint)
-    content = {
-        **summary(first, trainer, metrics),
-        "stage": stage_facts(trainer),
-        "log": trainer.state.log_history[-2:],
-    }
-    if trainer.is_world_process_zero():
-        write_json(first.output_dir / "metrics.json", content)
+    with finishing(first):
+        metrics = train(first, trainer, start.first_stage_checkpoint)
+        content = {
+            **summary(first, trainer, metrics),
+            "stage": stage_facts(trainer),
+            "log": trainer.state.log_history[-2:],
+        }
+        if trainer.is_world_process_zero():
+            write_json(first.output_dir / "metrics.json", content)
     trainer.accelerator.wait_for_everyone()
     # Both models and the optimizer, before the second stage loads its own.
     trainer.accelerator.free_memory()
     say(f"Stage 2 of 2: prediction layer. The student of stage 1 is in {first.output_dir}.")
     return content
+
+
+@contextmanager
+def finishing(request: Request) -> Iterator[None]:
+    """Let a SIGTERM between a training and the end of what is written of it wait for that end.
+
+    Say after any interruption how to resume.
+    """
+    try:
+        with deferring_sigterm():
+            yield
+    except (KeyboardInterrupt, SystemExit):
+        if request.args.process_index == 0:
+            sys.stderr.write(f"\n{_how_to_go_on(request)}\n")
+        raise
 
 
 def train(request: Request, trainer: DistillationTrainer, checkpoint: str | None) -> dict[str, Any]:
@@ -110,12 +129,7 @@ def train(request: Request, trainer: DistillationTrainer, checkpoint: str | None
     if checkpoint is None and trainer.is_world_process_zero():
         forget_steps(request.output_dir)
     trainer.accelerator.wait_for_everyone()
-    try:
-        output = trainer.train(resume_from_checkpoint=checkpoint)
-    except (KeyboardInterrupt, SystemExit):
-        if trainer.is_world_process_zero():
-            sys.stderr.write(f"\n{_how_to_go_on(request)}\n")
-        raise
+    output = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(_internal_call=True)  # which pushes nothing: the report is to come first
     trainer.save_state()
     metrics: dict[str, Any] = output.metrics
@@ -124,6 +138,8 @@ def train(request: Request, trainer: DistillationTrainer, checkpoint: str | None
 
 def _how_to_go_on(request: Request) -> str:
     again = "repeat the command with --resume"
+    if is_finished(request.output_dir):
+        return f"The training is done and its student saved. To go on after it, {again}"
     last = last_complete_checkpoint(request.output_dir)
     if last is not None:
         return f"The last checkpoint is {last}. To go on from it, {again}"

@@ -16,7 +16,7 @@ from hf_distill.cli.run_folder import (
     forget_first_stage,
     is_finished,
 )
-from hf_distill.cli.stages import run_first_stage, split, train
+from hf_distill.cli.stages import finishing, run_first_stage, split, train
 from hf_distill.cli.tasks import TASKS, create_task, say
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
@@ -52,7 +52,8 @@ def run_request(request: Request) -> None:
     trainer = prepare(request)
     if start == Start() and not request.has_two_stages and trainer.is_world_process_zero():
         forget_first_stage(request.output_dir, steps=True)
-    train_metrics = train(request, trainer, start.checkpoint)
+    with finishing(request):
+        train_metrics = train(request, trainer, start.checkpoint)
     metrics: dict[str, Any] = {}
     scorer: Any = trainer.compute_metrics
     if request.data.validates:

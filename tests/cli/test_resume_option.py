@@ -109,6 +109,34 @@ def test_a_sigterm_ends_the_command_with_its_status(
     assert same(weights(out), weights(unbroken))
 
 
+@pytest.mark.parametrize("saves", ["steps", "no"])
+def test_a_terminated_run_does_not_lose_a_stage_that_is_trained(
+    saves: str, two_stages: list[str], whole: Any, program: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """SIGTERM between the two stages: the first is written to its end, the second not begun."""
+    unbroken = whole(program, two_stages)
+    out = tmp_path / "out"
+    untouched = DistillationTrainer.save_model
+
+    def save_model(self: DistillationTrainer, *args: Any, **kwargs: Any) -> None:
+        if not self.is_in_train:
+            signal.raise_signal(signal.SIGTERM)
+        untouched(self, *args, **kwargs)
+
+    options = [*two_stages, "--save_strategy", saves]
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationTrainer, "save_model", save_model)
+        result = program(*options, *RESUME)
+    assert result.status == 143
+    assert "Stage 2 of 2" not in result.stderr
+    assert "To go on after it, repeat the command with --resume" in result.stderr
+    assert same(weights(out / "intermediate"), weights(unbroken / "intermediate"))
+    result = program(*options, *RESUME)
+    assert result.status == 0
+    assert "The intermediate stage is done" in result.stderr
+    assert same(weights(out), weights(unbroken))
+
+
 def _tell(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     untouched = DistillationTrainer.train
 
