@@ -22,6 +22,7 @@ from hf_distill.question_answering.errors import QuestionAnsweringDataError
 from hf_distill.question_answering.records import answer_lists, check_records
 from hf_distill.question_answering.squad_json import read_squad_json
 from hf_distill.reporting.files import write_atomically
+from hf_distill.tasks.tables import half_character
 
 logger = logging.get_logger(__name__)
 
@@ -180,9 +181,9 @@ def _read(path: Path) -> dict[str, Any]:
     # 1.10 stays 1.10: numbers with decimals are marked texts until they are written.
     document: dict[str, Any] = json.loads(content.decode("utf-8-sig"), parse_float=_MARK.__add__)
     for a, article in enumerate(document["data"]):
-        for p, paragraph in enumerate(article["paragraphs"]):
+        for p, paragraph in enumerate(_paragraphs(article)):
             for q, question in enumerate(paragraph["qas"]):
-                if "plausible_answers" in question:
+                if question.get("plausible_answers") is not None:
                     where = f"{path}: data[{a}].paragraphs[{p}].qas[{q}].plausible_answers"
                     plausible = question["plausible_answers"]
                     for text, start in zip(*answer_lists(plausible, where), strict=True):
@@ -211,7 +212,7 @@ class _Copier:
     def items(self, document: Mapping[str, Any]) -> Iterator[Item]:
         """All texts in which words are replaced."""
         for article in document["data"]:
-            for paragraph in article["paragraphs"]:
+            for paragraph in _paragraphs(article):
                 yield Item(paragraph["context"])
                 if self.augment_questions:
                     yield from (Item(question["question"]) for question in paragraph["qas"])
@@ -221,21 +222,25 @@ class _Copier:
         self._marker = copy_marker(
             question["id"]
             for article in document["data"]
-            for paragraph in article["paragraphs"]
+            for paragraph in _paragraphs(article)
             for question in paragraph["qas"]
         )
         with text_file(path) as file:
             file.write("{" + _fields(document, "data") + '"data": [')
-            for a, article in enumerate(document["data"]):
-                file.write((", " if a else "") + "{" + _fields(article, "paragraphs"))
-                file.write('"paragraphs": [')
-                separator = ""
-                for paragraph in article["paragraphs"]:
-                    for version in self._versions(paragraph, candidates):
-                        file.write(separator + _json(version))
-                        separator = ", "
-                file.write("]}")
+            separator = ""
+            for article in document["data"]:
+                for text in self._written(article, candidates):
+                    file.write(separator + text)
+                    separator = ", "
             file.write("]}\n")
+
+    def _written(self, article: Mapping[str, Any], candidates: StoredCandidates) -> Iterator[str]:
+        versions = (v for p in _paragraphs(article) for v in self._versions(p, candidates))
+        if "paragraphs" in article:
+            texts = ", ".join(map(_json, versions))
+            yield "{" + _fields(article, "paragraphs") + f'"paragraphs": [{texts}]}}'
+        else:
+            yield from (_json(_row(article, version)) for version in versions)
 
     def _versions(
         self, paragraph: Mapping[str, Any], candidates: StoredCandidates
@@ -303,6 +308,29 @@ class _Copier:
         return new
 
 
+def _paragraphs(article: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The paragraphs of an article; one of one question, if it is a row of the Hub's layout."""
+    if "paragraphs" in article:
+        found: list[dict[str, Any]] = article["paragraphs"]
+        return found
+    question = {name: value for name, value in article.items() if name != "context"}
+    if isinstance(question.get("answers"), dict):
+        columns = (question["answers"][name] for name in ("text", "answer_start"))
+        question["answers"] = [
+            {"text": text, "answer_start": start} for text, start in zip(*columns, strict=True)
+        ]
+    return [{"context": article["context"], "qas": [question]}]
+
+
+def _row(article: Mapping[str, Any], version: Mapping[str, Any]) -> dict[str, Any]:
+    """A version of the only paragraph of a row, as a row again."""
+    row = {"context": version["context"], **version["qas"][0]}
+    if isinstance(article.get("answers"), dict):
+        columns = {key: [one[key] for one in row["answers"]] for key in ("text", "answer_start")}
+        row["answers"] = {**article["answers"], **columns}
+    return {name: row[name] for name in article if name in row}
+
+
 def _answer_places(questions: Iterable[Mapping[str, Any]]) -> list[tuple[int, int]]:
     return sorted(
         {
@@ -329,10 +357,8 @@ def _fields(content: Mapping[str, Any], last: str) -> str:
 
 
 def _json(content: Any) -> str:
-    text = _MARKED.sub(r"\1", json.dumps(content, ensure_ascii=False))
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        # Half a surrogate pair has no form in UTF-8.
-        return json.dumps(content)
-    return text
+    text = json.dumps(content, ensure_ascii=False)
+    if half_character(text):
+        # In a field that nobody reads. It has a form in JSON only.
+        text = json.dumps(content).replace(json.dumps(_MARK)[1:-1], _MARK)
+    return _MARKED.sub(r"\1", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,12 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.cli.loading import check_model_source, load_tokenizer, load_trained_model
     from hf_distill.cli.tasks import create_task
     from hf_distill.question_answering import QuestionAnswerer
+    from hf_distill.tasks.tables import half_character
+
+    for name, text in (("question", arguments.question), ("context", context)):
+        half = half_character(text)
+        if half:
+            raise ValueError(f"the {name} is not text in UTF-8: it holds {half}.")
     from hf_distill.reporting.tables import print_rows
 
     source = check_model_source("model", arguments.model)
@@ -93,13 +100,16 @@ def _read_context(arguments: AnswerArguments) -> str:
             raise ValueError(
                 "there is no text to answer from: pass --context or --context_file, or pipe it in."
             )
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(newline="")
         text, name = sys.stdin.read(), "the standard input"
     else:
         path = Path(file).expanduser()
         if not path.is_file():
             raise ValueError(f"--context_file {file}: there is no such file.")
         try:
-            text, name = path.read_text(encoding="utf-8"), f"--context_file {file}"
+            # Line breaks as they are: the places of the answers count them.
+            text, name = path.read_bytes().decode("utf-8"), f"--context_file {file}"
         except UnicodeDecodeError as error:
             raise ValueError(f"--context_file {file} is not a text in UTF-8: {error}.") from error
     if not text.strip():

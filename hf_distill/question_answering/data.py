@@ -30,7 +30,7 @@ from hf_distill.question_answering.errors import QuestionAnsweringDataError
 from hf_distill.question_answering.records import Record, check_records, row_record
 from hf_distill.question_answering.squad_json import read_squad_json
 from hf_distill.tasks.errors import TaskDataError
-from hf_distill.tasks.tables import load_table
+from hf_distill.tasks.tables import check_characters, load_table
 
 FEATURES = Features(
     {
@@ -58,7 +58,8 @@ def load_question_answering_dataset(
 
     Args:
         source: One of
-            a `.json` or `.json.gz` file in the layout of SQuAD v1.1, SQuAD v2.0 or GermanQuAD;
+            a `.json` or `.json.gz` file in the layout of SQuAD v1.1, SQuAD v2.0 or GermanQuAD, or
+            with the columns of the Hub's `squad` in its `data`;
             a `.jsonl` or `.parquet` file with the columns of the Hub's `squad`, or a `.json` file
             with such rows, one per line or in a list;
             a folder written by `Dataset.save_to_disk`;
@@ -216,6 +217,10 @@ def _records(rows: Dataset, source: str, *, answers: bool = True) -> Iterable[Re
         )
     wanted = [name for name in (*required, "title") if name in rows.column_names]
     plain = rows.select_columns(wanted).with_format(None)
+    try:
+        check_characters(plain, source)
+    except TaskDataError as error:
+        raise QuestionAnsweringDataError(str(error)) from error
     return (row_record(row, f"row {index}", answers=answers) for index, row in enumerate(plain))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_distill.question_answering.errors import QuestionAnsweringDataError
+from hf_distill.tasks.tables import half_character
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> 
             f"{where} has no field {name!r}; it has {', '.join(map(repr, record)) or 'none'}"
         )
     value = record[name]
+    if value is None and name == "answers":
+        raise QuestionAnsweringDataError(
+            f"{where}.answers is null; a question without an answer has an empty list"
+        )
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join(one.__name__ for one in kinds)
@@ -77,7 +82,7 @@ def row_record(row: Mapping[str, Any], where: str, *, answers: bool = True) -> R
     Raises:
         QuestionAnsweringDataError: A field is missing or has the wrong type.
     """
-    texts, starts = _row_answers(row, where) if answers else ([], [])
+    texts, starts = row_answers(row, where) if answers else ([], [])
     return Record(
         where=where,
         id=str(field(row, "id", (str, int), where)),
@@ -89,7 +94,19 @@ def row_record(row: Mapping[str, Any], where: str, *, answers: bool = True) -> R
     )
 
 
-def _row_answers(row: Mapping[str, Any], where: str) -> tuple[list[str], list[int]]:
+def row_answers(row: Mapping[str, Any], where: str) -> tuple[list[str], list[int]]:
+    """Read the answers of a row.
+
+    Args:
+        row: `answers` is an object of lists, as in the Hub's `squad`, or a list of objects.
+        where: The place of the row in its source.
+
+    Returns:
+        The texts and the starts, types checked.
+
+    Raises:
+        QuestionAnsweringDataError: A field is missing or has the wrong type, or a text is blank.
+    """
     answers = field(row, "answers", (dict, list), where)
     if isinstance(answers, dict):
         texts = field(answers, "text", list, f"{where}.answers")
@@ -168,6 +185,7 @@ def check_records(records: Iterable[Record], source: str) -> list[Record]:
         raise QuestionAnsweringDataError(f"{source} is empty: it has no question")
     places: dict[str, str] = {}
     for record in checked:
+        _check_characters(record, source)
         if record.id in places:
             raise QuestionAnsweringDataError(
                 f"{source}: the id {record.id!r} of {record.where} is also that of "
@@ -176,6 +194,23 @@ def check_records(records: Iterable[Record], source: str) -> list[Record]:
         places[record.id] = record.where
     _check_places(checked, source)
     return checked
+
+
+def _check_characters(record: Record, source: str) -> None:
+    parts = {
+        "id": record.id,
+        "title": record.title,
+        "context": record.context,
+        "question": record.question,
+        "text": "\n".join(record.texts),
+    }
+    for name, text in parts.items():
+        half = half_character(text)
+        if half:
+            raise QuestionAnsweringDataError(
+                f"{source}: {record.where} (id {record.id!r}): the {name} holds {half}; write the "
+                "whole character (in JSON as a pair, such as \\ud83d\\ude00), or leave it out"
+            )
 
 
 def _check_places(records: list[Record], source: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_distill.question_answering.errors import QuestionAnsweringDataError
-from hf_distill.question_answering.records import Record, answer_lists, article_title, field
+from hf_distill.question_answering.records import Record, article_title, field, row_answers
 
 
 def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
@@ -19,8 +19,9 @@ def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
     The layout is `{"data": [{"paragraphs": [{"context": …, "qas": [{"id": …, "question": …,
     "answers": [{"text": …, "answer_start": …}]}]}]}]}`. v1.1 and v2.0 have a `title` beside
     `paragraphs`; v2.0 has `is_impossible` beside `question`, and then `answers` may be missing;
-    GermanQuAD has numbers as ids. Other fields (`plausible_answers`, `answer_id`, `document_id`,
-    `version` …) are not read.
+    GermanQuAD has numbers as ids. `data` may also hold the rows of the Hub's `squad` (`id`,
+    `context`, `question`, `answers`), as the example scripts of transformers read them. Other
+    fields (`plausible_answers`, `answer_id`, `document_id`, `version` …) are not read.
 
     Args:
         path: A `.json` file, or `.json.gz`.
@@ -41,6 +42,10 @@ def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
         )
     for a, article in enumerate(field(document, "data", list, "the document")):
         place = f"data[{a}]"
+        if isinstance(article, dict) and "context" in article and "paragraphs" not in article:
+            name, context = article_title(article, place), field(article, "context", str, place)
+            yield _question(article, place, name, context, answers)
+            continue
         paragraphs = field(article, "paragraphs", list, place)
         name = article_title(article, place)
         for p, paragraph in enumerate(paragraphs):
@@ -68,10 +73,10 @@ def _answers(question: Any, key: str, where: str) -> tuple[list[str], list[int]]
     impossible = None
     if "is_impossible" in question:
         impossible = field(question, "is_impossible", bool, where)
-    answers = []
-    if not impossible or "answers" in question:
-        answers = field(question, "answers", list, where)
-    texts, starts = answer_lists(answers, f"{where}.answers")
+    texts: list[str] = []
+    starts: list[int] = []
+    if not impossible or question.get("answers") is not None:
+        texts, starts = row_answers(question, where)
     if impossible is not None and impossible == bool(texts):
         raise QuestionAnsweringDataError(
             f"{where} (id {key!r}) says is_impossible={json.dumps(impossible)} but has "

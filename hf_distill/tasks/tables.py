@@ -85,7 +85,27 @@ def load_table(
         table = _from_file(path)
     if len(table) == 0:
         raise TaskDataError(f"{source} is empty: it has no rows.")
+    check_characters(table, str(source))
     return table.with_format(None)
+
+
+def check_characters(table: Dataset, source: str) -> None:
+    """Check that the texts of Arrow data are UTF-8, which nothing else does until they are read.
+
+    Raises:
+        TaskDataError: names the column and the row.
+    """
+    for name in table.column_names:
+        start = 0
+        for chunk in table.data.column(name).chunks:
+            try:
+                chunk.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise TaskDataError(
+                    f"{source}: the column {name!r} holds text that is not UTF-8 ({error}, counted "
+                    f"from row {start}), such as half a character; write the data again."
+                ) from error
+            start += len(chunk)
 
 
 def _from_file(path: Path) -> Dataset:
@@ -179,6 +199,7 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
         TaskDataError: it holds something else; names the line.
     """
     text = read_text(path)
+    escapes = re.search(r"\\u[dD][89a-fA-F]", text)
     if re.match(r"\s*\[", text):
         rows: Iterable[Any] = json.loads(text, object_pairs_hook=_object)
     else:
@@ -186,7 +207,25 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise TaskDataError(f"{path}: value {number} is not an object with named columns.")
+        half = half_character(json.dumps(row, ensure_ascii=False)) if escapes else None
+        if half:
+            raise TaskDataError(
+                f"{path}: row {number} holds {half} of its JSON; write the whole character, or "
+                "leave it out."
+            )
         yield row
+
+
+def half_character(text: str) -> str | None:
+    """Describe the first half of a surrogate pair in a text, which has no form in UTF-8.
+
+    JSON can hold one as an escape, and an argument in another encoding becomes some.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"half a character, {text[error.start]!r}, at place {error.start}"
+    return None
 
 
 def _json_lines(path: Path, text: str) -> Iterator[Any]:

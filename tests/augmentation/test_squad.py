@@ -147,11 +147,58 @@ def test_odd_text_stays_as_it_is(augment: Augment, tmp_path: Path) -> None:
 
 
 def test_half_a_surrogate_pair(tmp_path: Path, saved_model: str) -> None:
-    text = "a river and half of a pair \ud83d"
-    content = {"data": [{"paragraphs": [{"context": text, "qas": QAS}]}]}
-    (tmp_path / "in.json").write_text(json.dumps(content))
-    augment_squad(tmp_path / "in.json", tmp_path / "out.json", model=saved_model, device="cpu")
-    assert json.loads((tmp_path / "out.json").read_text()) == content
+    """Refused in what is read, and carried in what is not."""
+    source, target = tmp_path / "in.json", tmp_path / "out.json"
+    content = document()
+    paragraph = paragraphs(content)[0]
+    paragraph["note"], paragraph["n"] = "\ud83d", 0.25
+    source.write_text(json.dumps(content).replace("0.25", "0.250"))
+    augment_squad(source, target, model=saved_model, device="cpu", multiplication_factor=2)
+    assert target.read_text().count(r'"note": "\ud83d", "n": 0.250') == 2
+    paragraph["context"] += " \ud83d"
+    source.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"data\[0\]\.paragraphs\[0\].*half a character"):
+        augment_squad(source, target, model=saved_model, device="cpu")
+
+
+def test_no_plausible_answers(augment: Augment) -> None:
+    content = document(version_2=True)
+    for question in questions(content):
+        question["plausible_answers"] = None
+    assert {question["plausible_answers"] for question in questions(augment(content))} == {None}
+
+
+@pytest.mark.parametrize("original", [True, False])
+@pytest.mark.parametrize("as_lists", [True, False])
+def test_rows_of_the_hub(augment: Augment, tmp_path: Path, as_lists: bool, original: bool) -> None:
+    """They stay rows, and their texts come out as from paragraphs."""
+    nested = document()
+    for paragraph in paragraphs(nested):
+        del paragraph["qas"][1:]
+    rows = [
+        {"id": question["id"], "extra": 1.5, **paragraph, **question}
+        for paragraph in paragraphs(nested)
+        for question in paragraph["qas"]
+    ]
+    for row in rows:
+        del row["qas"]
+        if as_lists:
+            row["answers"] = {
+                key: [one[key] for one in row["answers"]] for key in ("text", "answer_start")
+            }
+    options: dict[str, Any] = {"replace_probability": 0.9, "include_original": original}
+    wanted = augment(nested, **options)
+    found = augment({"version": "x", "data": rows}, **options)
+    loaded = load_question_answering_dataset(tmp_path / "out.json")
+    assert [list(row) for row in found["data"]] == [list(rows[0])] * len(loaded)
+    expected = {
+        question["id"]: (paragraph["context"], [one["text"] for one in question["answers"]])
+        for paragraph in paragraphs(wanted)
+        for question in paragraph["qas"]
+    }
+    assert {row["id"]: (row["context"], row["answers"]["text"]) for row in loaded} == expected
+    if original:
+        assert [row for row in found["data"] if "-aug" not in str(row["id"])] == rows
 
 
 def test_a_file_with_copies_is_augmented_again(augment: Augment, tmp_path: Path) -> None:

@@ -65,6 +65,30 @@ def test_context_from_a_file_and_from_the_standard_input(
         assert ask(*argv, "--json").stdout == wanted
 
 
+def test_places_count_line_breaks_as_they_are_in_the_file(
+    tmp_path: Path, ask: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = ("\r\n\r\n" + TEXT.replace(" ", "\r\n")).encode()
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    stream = io.TextIOWrapper(io.BytesIO(content), "utf-8")
+    monkeypatch.setattr(sys, "stdin", stream)
+    for argv in (["--context_file", path], []):
+        answers = json.loads(ask(*argv, "--json", "--top_k", 3, "--always_answer").stdout)[
+            "answers"
+        ]
+        assert len(answers) == 3
+        for one in answers:
+            assert content.decode()[one["start"] : one["end"]] == one["text"] != ""
+
+
+@pytest.mark.parametrize("name", ["--question", "--context"])
+def test_half_a_character(ask: Callable[..., Result], name: str) -> None:
+    result = ask("--context", TEXT, name, "Wien \udce4")
+    assert result.status == 2
+    assert f"the {name[2:]} is not text in UTF-8: it holds half a character" in result.stderr
+
+
 def test_table_shows_square_brackets(files: Files, ask: Callable[..., Result]) -> None:
     result = ask("--context", TEXT, "--top_k", 30, "--always_answer")
     assert result.status == 0

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, List, Value
 from squad_documents import CONTEXT, answer, german, v1, v2, write
@@ -310,12 +312,81 @@ def test_validate_answers_checks_any_data_set() -> None:
         ([{**ROWS[0], "context": None}], "row 0.context must be str, not NoneType None"),
         ([{"id": "a", "text": "x"}], "no column context, question, answers; it has id, text"),
         ([{**ROWS[0], "answers": {"text": ["Wien"], "answer_start": []}}], "has 1 text and 0"),
-        ([{**ROWS[0], "answers": None}], "row 0.answers must be dict or list, not NoneType"),
+        ([{**ROWS[0], "answers": None}, ROWS[1]], "row 0.answers is null.*has an empty list"),
     ):
         with pytest.raises(QuestionAnsweringDataError, match=message):
             validate_answers(Dataset.from_list(rows))
     with pytest.raises(QuestionAnsweringDataError, match="is empty"):
         validate_answers(Dataset.from_list(ROWS).select([]))
+
+
+def flat() -> dict[str, Any]:
+    """The rows of the Hub's layout, as `run_qa.py` reads them with `field="data"`."""
+    return {"version": "1.1", "data": [{**row, "title": "Wien"} for row in ROWS]}
+
+
+def test_rows_of_the_hub_in_a_json_file(tmp_path: Path) -> None:
+    found = load_question_answering_dataset(write(tmp_path / "flat.json", flat()))
+    assert found.to_list() == [{**row, "title": "Wien"} for row in ROWS]
+    document = flat()
+    document["data"][1]["answers"] = [answer("Donau")]
+    document["data"][0] |= {"answers": None, "is_impossible": True}
+    found = load_question_answering_dataset(write(tmp_path / "flat.json", document))
+    assert found["answers"][0] == {"text": [], "answer_start": []}
+    assert found["answers"][1]["text"] == ["Donau"]
+    document["data"][1] |= {"is_impossible": True}
+    for row, message in (
+        ({"is_impossible": True}, r"data\[1\] \(id 'b'\) says is_impossible=true but has 1"),
+        ({"is_impossible": False, "answers": None}, r"data\[1\].answers is null"),
+        ({"answers": {"text": ["Wien"], "answer_start": [0]}}, "expected 'Wien'.*found 'Die"),
+        ({"question": None}, r"data\[1\].question must be str"),
+    ):
+        document["data"][1] = {**flat()["data"][1], "answers": [answer("Donau")], **row}
+        with pytest.raises(QuestionAnsweringDataError, match=message):
+            load_question_answering_dataset(write(tmp_path / "flat.json", document))
+
+
+HALF = "\ud83d"
+
+
+@pytest.mark.parametrize("name", ["id", "title", "context", "question", "text"])
+def test_half_a_character_is_refused_by_its_record(tmp_path: Path, name: str) -> None:
+    row = {**ROWS[1], "title": ""}
+    if name == "text":
+        row["context"] = f"Wien {HALF}"
+        row["answers"] = {"text": [HALF], "answer_start": [5]}
+    else:
+        row[name] = f"{row[name]}{HALF}"
+    (tmp_path / "a.json").write_text(json.dumps({"data": [ROWS[0], row]}))
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [ROWS[0], row])))
+    place = rf"data\[1\] \(id {re.escape(repr(row['id']))}\): the {name.replace('text', '')}"
+    for file, message in (("a.json", place), ("a.jsonl", "row 2 holds")):
+        with pytest.raises(
+            QuestionAnsweringDataError, match=rf"{message}.*half a character"
+        ) as caught:
+            load_question_answering_dataset(tmp_path / file)
+        assert r"'\ud83d'" in str(caught.value)
+        str(caught.value).encode()
+
+
+def test_arrow_text_that_is_not_utf8_is_refused_by_its_row(tmp_path: Path) -> None:
+    table = Dataset.from_list(ROWS).data.table
+    texts = pa.array([row["context"].encode() for row in ROWS[:-1]] + [b"Wien \xed\xa0\xbd"])
+    broken = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers())
+    table = table.set_column(table.column_names.index("context"), "context", broken)
+    pq.write_table(table, tmp_path / "a.parquet")
+    Dataset(table).save_to_disk(tmp_path / "saved")
+    for source in ("a.parquet", "saved"):
+        with pytest.raises(QuestionAnsweringDataError, match="'context' holds.* index 1, .*row 0"):
+            load_question_answering_dataset(tmp_path / source)
+
+
+def test_text_in_json_lines_that_looks_like_a_date(tmp_path: Path) -> None:
+    rows = [{**row, "id": f"2024-01-0{n}", "question": "2024-01-05"} for n, row in enumerate(ROWS)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = load_question_answering_dataset(tmp_path / "a.jsonl")
+    assert found["id"][:] == ["2024-01-00", "2024-01-01"]
+    assert found["question"][:] == ["2024-01-05"] * 2
 
 
 @pytest.mark.skipif(not SQUAD.is_dir(), reason="needs ../shared/data/squad")

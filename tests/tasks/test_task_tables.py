@@ -4,6 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -147,3 +149,17 @@ def test_options_of_the_hub_do_not_fit_files(tmp_path: Path) -> None:
     (tmp_path / "broken" / "state.json").write_text("{}")
     with pytest.raises(TaskDataError, match="broken cannot be read"):
         load_table(tmp_path / "broken")
+
+
+def test_half_a_character_is_refused_by_its_row(tmp_path: Path) -> None:
+    rows = [{"text": "\ud83d\ude00", "n": 1}, {"text": ["a", {"b": "\ud83d"}], "n": 2}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    for name in ("a.jsonl", "a.json"):
+        with pytest.raises(TaskDataError, match=rf"{name}: row 2 holds half a character, '.ud83d'"):
+            load_table(tmp_path / name)
+    texts = pa.array([b"one", b"Wien \xed\xa0\xbd"])
+    broken = pa.Array.from_buffers(pa.string(), 2, texts.buffers())
+    pq.write_table(pa.table({"n": [1, 2], "text": broken}), tmp_path / "a.parquet")
+    with pytest.raises(TaskDataError, match=r"a\.parquet: the column 'text' holds.*index 1"):
+        load_table(tmp_path / "a.parquet")
