@@ -136,7 +136,7 @@ class LiveTeacher:
     def _precision(self, accelerator: Accelerator) -> AbstractContextManager[Any]:
         """The student's autocast; not for half-precision weights of the other kind."""
         autocast = _HALF.get(accelerator.mixed_precision)
-        weights = getattr(self.model, "dtype", torch.float32)
+        weights = _dtype(self.model)
         if weights in _HALF.values() and autocast not in (None, weights):
             return nullcontext()
         return accelerator.autocast()
@@ -159,11 +159,24 @@ def input_names(model: nn.Module) -> frozenset[str]:
 def inputs_for(
     model: nn.Module, names: frozenset[str], head: TaskHead, batch: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The part of a batch that a teacher takes, and what its task adds."""
+    """Return the part of a batch that a teacher takes, and what its task adds.
+
+    Images, sounds and other floating-point inputs are cast to the teacher's number format.
+    """
     inputs = {name: value for name, value in batch.items() if name in names}
+    dtype = _dtype(model)
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            inputs[name] = value.to(dtype)
     if "use_cache" in names:
         inputs.setdefault("use_cache", False)  # nothing is generated, and it fills the memory
     return inputs | head.target_inputs(batch, unwrapped(model))
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """Return the number format of a model's weights, apart from those that are quantised."""
+    formats = (torch.float32, *_HALF.values())
+    return next((p.dtype for p in model.parameters() if p.dtype in formats), torch.float32)
 
 
 def _place(model: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -16,6 +16,7 @@ from transformers import DataCollatorWithFlattening, LlamaForCausalLM, default_d
 from zoo import zoo_config, zoo_dataset, zoo_model
 
 from hf_distill import DistillationTrainer, cache_teacher_outputs, check_pair
+from hf_distill.heads import find_head
 
 
 class Doubled(nn.Module):
@@ -172,3 +173,68 @@ def test_packed_rows_are_packed_for_the_teacher(tmp_path: Path) -> None:
     lengths = [len(row["input_ids"]) for row in rows[:3]]
     starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
     assert student.seen[0]["cu_seq_lens_q"].flatten().tolist() == starts
+
+
+HALF_KINDS = {
+    "pixel_values": ("image-classification", "vit"),
+    "input_values": ("audio-classification", "wav2vec2"),
+    "input_features": ("automatic-speech-recognition", "whisper"),
+    "inputs_embeds": ("text-classification", "bert"),
+}
+PRECISIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a bfloat16 folder": ("bfloat16", {}),
+    "a bfloat16 folder under bf16": ("bfloat16", {"bf16": True}),
+    "float16 under bf16": ("float16", {"bf16": True, "teacher_dtype": "float16"}),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("kind", HALF_KINDS)
+def test_half_precision_teachers_are_given_their_number_format(
+    kind: str, precision: str, tmp_path: Path
+) -> None:
+    task, architecture = HALF_KINDS[kind]
+    name, options = PRECISIONS[precision]
+    dtype = getattr(torch, name)
+    student, teacher = (zoo_model(task, architecture, seed=seed) for seed in (0, 1))
+    data = zoo_dataset(task)
+    if kind == "inputs_embeds":
+        values = student.get_input_embeddings()(torch.tensor(data["input_ids"]))
+        data = data.remove_columns("input_ids").add_column(kind, values.tolist())
+    batch = default_data_collator(list(data))
+    head = find_head(teacher.to(dtype).eval())
+    assert head is not None
+    autocast = "folder under" in precision
+    inputs = {**batch, kind: batch[kind].to(dtype)}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected = teacher(**inputs | head.target_inputs(batch, teacher)).logits.float()
+    if "folder" not in precision:
+        teacher.float()
+    teacher.save_pretrained(tmp_path / "teacher")
+    stored = cache_teacher_outputs(
+        tmp_path / "teacher",
+        data,
+        data_collator=default_data_collator,
+        output_dir=tmp_path / "cache",
+        dtype="float32",
+        use_cpu=True,
+        teacher_dtype=options.get("teacher_dtype"),
+        mixed_precision="bf16" if "bf16" in options else "no",
+    )
+    found = torch.cat([torch.tensor(row["teacher_logits"]) for row in stored])
+    if kind == "input_features":
+        expected = expected[batch["labels"] != -100]
+    assert torch.allclose(
+        found, expected.flatten(), rtol=2e-2, atol=2e-2 * float(expected.abs().max())
+    )
+    losses = []
+    for rows, source in ((data, {"teacher_model": str(tmp_path / "teacher")}), (stored, {})):
+        trainer = DistillationTrainer(
+            student,
+            arguments(tmp_path, **options, teacher_trial_samples=0),
+            train_dataset=rows,
+            data_collator=default_data_collator,
+            **source,
+        )
+        losses.append(trainer.evaluate(rows)["eval_loss_prediction"])
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
