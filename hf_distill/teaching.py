@@ -255,6 +255,8 @@ class TrainerWithTeacher(PublishingTrainer):
         self._check_before_training()
         self._choose_layers(self.train_dataset)
         self._first_batch_checked = False
+        if self._intermediate is not None and self.optimizer is not None:
+            self._intermediate.join_optimizer(self.optimizer, self.lr_scheduler)
         with ExitStack() as self._attachments:
             self._attach()
             try:
@@ -329,7 +331,8 @@ class TrainerWithTeacher(PublishingTrainer):
     # ---- checks --------------------------------------------------------------------------------
 
     def _check_before_training(self) -> None:
-        if not self.is_deepspeed_enabled:  # which keeps a copy in float32
+        # DeepSpeed keeps a copy in float32; a search has no model before its first trial.
+        if not self.is_deepspeed_enabled and self.model is not None:
             warn_of_half_precision(self.model)
         self._prepare_distillation()
         if self._head is None:
@@ -395,7 +398,9 @@ class TrainerWithTeacher(PublishingTrainer):
         self._first_batch_checked = True
         check_labels([k for k, v in batch.items() if v is not None], self.label_names, self.args)
         if self._intermediate is not None:
-            self._intermediate.check_first_batch()
+            # Sharding puts other tensors in the optimizer.
+            sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+            self._intermediate.check_first_batch(None if sharded else self.optimizer)
         if self._teacher is not None:
             student: Any = self.model
             check_inputs(self._teacher, student, head, batch)

@@ -20,6 +20,8 @@ from hf_distill.intermediate.projections import (
     PROJECTIONS_FILE,
     Projections,
     attached,
+    check_optimizer,
+    join_optimizer,
     load_projections,
     save_projections,
 )
@@ -153,8 +155,30 @@ class IntermediateDistillation:
     similarity: Any = None
     """``(student layers + 1, teacher layers + 1)``, linear CKA, if ``auto`` chose the layers."""
 
-    def check_first_batch(self) -> None:
-        """Check what is only known once training has begun."""
+    def join_optimizer(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+        """Let an optimizer that was made without the projections train them.
+
+        Args:
+            optimizer: a caller's own.
+            scheduler: of its learning rates; ``None`` if it is made later.
+
+        Raises:
+            ValueError: the scheduler cannot be extended to them.
+        """
+        if self._projections is not None:
+            join_optimizer(self._projections, optimizer, scheduler)
+
+    def check_first_batch(self, optimizer: torch.optim.Optimizer | None) -> None:
+        """Check what is only known once training has begun.
+
+        Args:
+            optimizer: that of the training, if it has the parameters as they are.
+
+        Raises:
+            ValueError: it was made without the projections, or checkpointing hides attentions.
+        """
+        if self._projections is not None and optimizer is not None:
+            check_optimizer(self._projections, optimizer)
         if self._args.intermediate_weights["attention"] > 0:
             check_checkpointing(self.student)
 

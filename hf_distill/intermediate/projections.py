@@ -79,6 +79,59 @@ def attached(student: nn.Module, projections: Projections | None) -> Iterator[No
         holder._keys_to_ignore_on_save = before
 
 
+def join_optimizer(
+    projections: Projections, optimizer: torch.optim.Optimizer, scheduler: Any
+) -> None:
+    """Add projections that an optimizer lacks, as a group with its default options.
+
+    Args:
+        projections: of the student that it trains.
+        optimizer: made by the caller, who could not know them.
+        scheduler: of its learning rates: ``None``, or a ``LambdaLR``, which gets its last function
+            for them.
+
+    Raises:
+        ValueError: the scheduler is another one, which cannot be extended.
+    """
+    missing = _left_out(projections, optimizer)
+    if not missing:
+        return
+    if scheduler is None:
+        optimizer.add_param_group({"params": missing})
+        return
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise ValueError(
+            f"optimizers has a {type(scheduler).__name__}, which cannot be extended to the "
+            "projections of hidden states that the optimizer must train in addition. Pass "
+            "optimizers=(optimizer, None) and choose lr_scheduler_type, or use a LambdaLR."
+        )
+    optimizer.add_param_group({"params": missing})
+    group = optimizer.param_groups[-1]
+    group["initial_lr"] = group["lr"]
+    scheduler.base_lrs.append(group["lr"])
+    scheduler.lr_lambdas.append(scheduler.lr_lambdas[-1])
+    group["lr"] = group["lr"] * scheduler.lr_lambdas[-1](scheduler.last_epoch)
+
+
+def check_optimizer(projections: Projections, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer that leaves the projections as they were drawn.
+
+    Raises:
+        ValueError: it does.
+    """
+    if _left_out(projections, optimizer):
+        raise ValueError(
+            f"The optimizer does not train {_ATTRIBUTE}, the projections of the student's hidden "
+            "states: create_optimizer was replaced by one that chooses parameters by name. Add "
+            f"those of model.{_ATTRIBUTE}, which is part of the model while it trains."
+        )
+
+
+def _left_out(projections: Projections, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [p for p in projections.parameters() if id(p) not in trained]
+
+
 def save_projections(
     folder: str | os.PathLike[str],
     projections: Projections | None,
