@@ -156,7 +156,9 @@ def check_label_range(dataset: Any, head: TaskHead, label_names: list[str]) -> N
     """
     if not isinstance(dataset, Dataset) or not isinstance(head, LabelledHead):
         return
-    classes = head.config.num_labels
+    classes = head.num_labels
+    if classes is None:
+        return
     for name in {*label_names, "label", "label_ids"} & set(dataset.column_names):
         column = dataset.select_columns([name]).with_format("arrow")[:][name].combine_chunks()
         while pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):

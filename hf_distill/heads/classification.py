@@ -15,13 +15,19 @@ class LabelledHead(TaskHead):
     """A head whose classes have names.
 
     Args:
-        config: the student's configuration.
+        config: the student's configuration, or the teacher's if the student has none.
     """
 
     def __init__(self, config: Any) -> None:
         self.config = config
         self.teacher_order: list[int] | None = None
         """For each class of the student the class of the teacher; ``None`` if they are the same."""
+
+    @property
+    def num_labels(self) -> int | None:
+        """How many classes there are; ``None`` if no configuration says so."""
+        count: int | None = getattr(self.config, "num_labels", None)
+        return count
 
     def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """The teacher's logits in the student's order of labels."""
@@ -45,9 +51,10 @@ class SequenceClassificationHead(LabelledHead):
     @property
     def problem_type(self) -> str:
         """The configuration's problem type, or what transformers infers where it is not set."""
-        if self.config.problem_type is not None:
-            return str(self.config.problem_type)
-        return "regression" if self.config.num_labels == 1 else "single_label_classification"
+        problem_type = getattr(self.config, "problem_type", None)
+        if problem_type is not None:
+            return str(problem_type)
+        return "regression" if self.num_labels == 1 else "single_label_classification"
 
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """The logits, see the class."""
@@ -72,7 +79,7 @@ class SequenceClassificationHead(LabelledHead):
         """One an input; one a label where there are several."""
         inputs = main_input(batch).shape[0]
         if self.problem_type == "multi_label_classification":
-            return inputs * int(self.config.num_labels)
+            return inputs * int(self.config.num_labels)  # which says that there are several
         return inputs
 
     def count_labelled(self, batch: Batch) -> int | Tensor:
@@ -80,12 +87,13 @@ class SequenceClassificationHead(LabelledHead):
         labels = batch.get("labels")
         if labels is None:
             return 0
-        if self.problem_type != "single_label_classification":
+        several_or_none = self.num_labels is None and labels.is_floating_point()
+        if self.problem_type != "single_label_classification" or several_or_none:
             return int(labels.shape[0])
         if labels.is_floating_point():
             raise ValueError(
                 "The labels are floating-point numbers, but the student classifies into one of "
-                f"{self.config.num_labels} classes; set config.problem_type to "
+                f"{self.num_labels} classes; set config.problem_type to "
                 "'multi_label_classification' or 'regression', or make the labels integers."
             )
         return (labels != IGNORED).sum()

@@ -18,6 +18,20 @@ def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Fin
         For each class of the student the class of the teacher that it is, or ``None`` if they are
         the same; and what there is to say.
     """
+    silent = [
+        who
+        for who, config in (("teacher", teacher), ("student", student))
+        if not hasattr(config, "num_labels")
+    ]
+    if silent:
+        return None, [
+            warning(
+                "labels",
+                f"The {' and '.join(silent)} has no configuration that names its labels, so nobody "
+                "can check that class 0 of the teacher is class 0 of the student. Give it one: "
+                "model.config = PreTrainedConfig(id2label={0: …, 1: …}).",
+            )
+        ]
     if student.num_labels != teacher.num_labels:
         return None, [
             refused(
@@ -29,7 +43,19 @@ def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Fin
         ]
     if student.num_labels == 1:
         return None, []
-    ours, theirs = _names(student), _names(teacher)
+    shown: list[str] = []
+    for who, config in (("student", student), ("teacher", teacher)):
+        try:
+            shown.append(_shown(_names(config)))
+        except (AttributeError, KeyError, ValueError):
+            return None, [
+                refused(
+                    "labels",
+                    f"The {who}'s id2label={getattr(config, 'id2label', None)} does not name the "
+                    f"labels 0 to {config.num_labels - 1}; set it to {{0: …, 1: …}}, and label2id.",
+                )
+            ]
+    ours, theirs = ([n.strip().lower() for n in _names(c)] for c in (student, teacher))
     unnamed = [who for who, names in (("teacher", theirs), ("student", ours)) if _made_up(names)]
     if ours == theirs and not unnamed:
         return None, [note("labels", f"The same {len(ours)} labels in the same order.")]
@@ -47,15 +73,15 @@ def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Fin
         return order, [
             note(
                 "labels",
-                f"The teacher has the student's labels in another order ({_shown(teacher)} "
-                f"instead of {_shown(student)}); its logits are reordered by name.",
+                f"The teacher has the student's labels in another order ({shown[1]} "
+                f"instead of {shown[0]}); its logits are reordered by name.",
             )
         ]
     return None, [
         refused(
             "labels",
-            f"The labels differ: the student's are {_shown(student)} and the teacher's "
-            f"{_shown(teacher)}. A teacher whose labels have another meaning teaches the wrong "
+            f"The labels differ: the student's are {shown[0]} and the teacher's "
+            f"{shown[1]}. A teacher whose labels have another meaning teaches the wrong "
             "classes; give the student the teacher's id2label and label2id, and number the labels "
             "of the data set accordingly.",
         )
@@ -68,9 +94,10 @@ def _made_up(names: list[str]) -> bool:
 
 
 def _names(config: Any) -> list[str]:
-    return [str(config.id2label[i]).strip().lower() for i in range(config.num_labels)]
+    """Return the labels by number, whose keys JSON makes text."""
+    names = {int(number): str(name) for number, name in config.id2label.items()}
+    return [names[i] for i in range(config.num_labels)]
 
 
-def _shown(config: Any) -> str:
-    names = [str(config.id2label[i]) for i in range(min(config.num_labels, 8))]
-    return ", ".join(names) + (", …" if config.num_labels > 8 else "")
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -46,9 +46,9 @@ def check_models(
     teacher_config, student_config = (
         getattr(unwrapped(m), "config", None) for m in (teacher, student)
     )
-    if teacher_config is None or student_config is None:
-        return findings
     if isinstance(head, LabelledHead):
+        if not hasattr(student_config, "num_labels"):
+            head.config = teacher_config
         head.teacher_order, found = align_labels(student_config, teacher_config)
         findings += found
     if isinstance(head, SequenceClassificationHead):
@@ -139,21 +139,22 @@ def _check_task(teacher: nn.Module, student: nn.Module, head: TaskHead) -> Findi
 
 
 def _check_problem_types(student: str, teacher: Any) -> list[Finding]:
-    if teacher.problem_type in (None, student):
+    theirs = getattr(teacher, "problem_type", None)
+    if theirs in (None, student):
         return []
     return [
         refused(
             "problem type",
-            f"The student's problem_type is {student!r} and the teacher's "
-            f"{teacher.problem_type!r}; load the student with "
-            f"problem_type={teacher.problem_type!r}.",
+            f"The student's problem_type is {student!r} and the teacher's {theirs!r}; load the "
+            f"student with problem_type={theirs!r}.",
         )
     ]
 
 
 def _check_vocabularies(student: Any, teacher: Any) -> list[Finding]:
     ours, theirs = (
-        getattr(config.get_text_config(), "vocab_size", None) for config in (student, teacher)
+        getattr(c.get_text_config() if hasattr(c, "get_text_config") else c, "vocab_size", None)
+        for c in (student, teacher)
     )
     if ours is None or theirs is None or ours == theirs:
         return []

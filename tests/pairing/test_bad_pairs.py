@@ -123,6 +123,12 @@ def fake_process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def numbered_from_1(path: Path) -> tuple[Any, Any, dict[str, Any]]:
+    teacher = classifier()
+    teacher.config.id2label = {1: "no", 2: "maybe", 3: "yes"}
+    return teacher, classifier(), {}
+
+
 BAD_PAIRS: dict[str, tuple[str, Pair, str]] = {
     "a model that teaches itself": (
         "weights",
@@ -134,6 +140,11 @@ BAD_PAIRS: dict[str, tuple[str, Pair, str]] = {
     "slices": ("weights", shared_storage("sliced"), "share 6 weights .*intermediate.dense.weight"),
     "shards": ("weights", shared_storage("sharded"), "share 1 weights .*'classifier.weight'"),
     "shared embeddings": ("weights", tied_embeddings, "share 5 weights.*copy.deepcopy"),
+    "labels numbered from 1": (
+        "labels",
+        numbered_from_1,
+        "teacher's id2label={1: 'no', 2: 'maybe', 3: 'yes'} does not name the labels 0 to 2",
+    ),
     "another task": (
         "task",
         lambda path: (question_answering(), classifier(), {}),

@@ -69,6 +69,15 @@ def test_labels_in_another_order_are_realigned() -> None:
     )
 
 
+def test_labels_are_read_by_number_also_where_json_made_text_of_it() -> None:
+    teacher, student = classifier("yes", "no", "maybe"), classifier()
+    for model in (teacher, student):
+        model.config.id2label = {str(i): name for i, name in model.config.id2label.items()}
+    report = check_pair(teacher, student)
+    assert report.ok
+    assert "reordered by name" in message(report, "labels")
+
+
 def test_a_student_of_another_family_with_the_same_ids(tmp_path: Path) -> None:
     teacher = saved(question_answering(), tmp_path / "t", words=tokenizer())
     student = saved(zoo_model("question-answering", "electra", seed=0), tmp_path / "s")
