@@ -220,7 +220,7 @@ def check_inputs(
         )
 
 
-def warn_of_half_precision(student: nn.Module) -> None:
+def warn_of_half_precision(student: Any) -> None:
     """Warn if weights that are trained have 16 bits, as checkpoints in that format are loaded."""
     counts = Counter({torch.float16: 0, torch.bfloat16: 0})
     for parameter in student.parameters():

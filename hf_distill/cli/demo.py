@@ -27,6 +27,9 @@ HUB_TEACHER = "deepset/roberta-base-squad2"
 HUB_STUDENT = "distilbert/distilroberta-base"
 HUB_DATA = "rajpurkar/squad_v2"
 
+# Scores and times three models; measured, as a share of what the trainings take.
+_COMPARISON_COST = 0.1
+
 QUESTION = "What is the seat of government of Peru?"
 CONTEXT = "Ecuador uses the dollar, and its parliament meets in Quito. Peru is governed from Lima."
 
@@ -77,12 +80,14 @@ class Training:
         title: what the terminal says.
         options: for ``hf-distill train``, without ``--output_dir``.
         reads: files whose content its result depends on.
+        cost: about how long it takes, in units of the others'.
     """
 
     name: str
     title: str
     options: list[str]
     reads: tuple[Path, ...] = ()
+    cost: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ def run(argv: Sequence[str]) -> None:
     from rich.console import Console
 
     from hf_distill.cli import compare, train
+    from hf_distill.cli.progress import whole_run
     from hf_distill.demo.steps import Steps, fingerprint
 
     console = Console(highlight=False, soft_wrap=True)
@@ -134,14 +140,18 @@ def run(argv: Sequence[str]) -> None:
         if arguments.hub
         else offline_plan(arguments, size, folder)
     )
-    for number, training in enumerate(plan.trainings, start=1):
-        console.rule(f"{number}. {training.title}")
-        asked = fingerprint(training.options, training.reads)
-        if steps.is_finished(training.name, asked):
-            console.print(f"{folder / training.name} is finished (--fresh does it again).")
-            continue
-        train.run([*training.options, "--output_dir", str(steps.start(training.name))])
-        steps.finish(training.name, asked)
+    with whole_run() as whole:
+        costs = [training.cost for training in plan.trainings]
+        whole.expect([*costs, _COMPARISON_COST * sum(costs)])
+        for number, training in enumerate(plan.trainings, start=1):
+            console.rule(f"{number}. {training.title}")
+            asked = fingerprint(training.options, training.reads)
+            if steps.is_finished(training.name, asked):
+                console.print(f"{folder / training.name} is finished (--fresh does it again).")
+                whole.skip()
+                continue
+            train.run([*training.options, "--output_dir", str(steps.start(training.name))])
+            steps.finish(training.name, asked)
     console.rule(f"{len(plan.trainings) + 1}. What the teacher's help was worth")
     compare.run([*plan.comparison, "--output_dir", str(folder)])
     console.print(
@@ -196,6 +206,7 @@ def offline_plan(arguments: DemoArguments, size: DemoSizeArguments, folder: Path
             *("--learning_rate", "2e-4", "--per_device_train_batch_size", "32"),
         ],
         data,
+        cost=2.0 * size.teacher_epochs,  # twice as deep as the students
     )
     student = [
         *common,
@@ -263,12 +274,14 @@ def students(
             "The student learns from the answers alone",
             [*common, "--baseline"],
             reads,
+            cost=size.student_epochs,
         ),
         Training(
             "student_distilled",
             "The same student learns from the teacher",
             [*common, *distillation],
             (*reads, weights) if reads else (),
+            cost=1.7 * size.student_epochs,  # the teacher runs forward only
         ),
     ]
 

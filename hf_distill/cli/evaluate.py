@@ -56,7 +56,7 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.cli.scoring import score_model
     from hf_distill.cli.tasks import create_task
     from hf_distill.reporting.files import display_name, write_json
-    from hf_distill.reporting.tables import print_figures
+    from hf_distill.reporting.tables import in_words, print_figures
 
     source = check_model_source("model", arguments.model)
     check_paths({"file": data.file})
@@ -75,11 +75,8 @@ def run(argv: Sequence[str]) -> None:
     if not scores.is_main_process:
         return
     name = data_name(data.file, data.dataset_name, data.split)
-    quality = scores.scorer.measures.quality
-    shown = {label: scores.metrics[key] for key, label in quality.items()}
-    rest = {key: v for key, v in scores.metrics.items() if key not in quality}
     title = f"{display_name(source)} on {name}, {len(examples)} examples"
-    print_figures(title, {**shown, **rest})
+    print_figures(title, in_words(scores.metrics, scores.scorer.measures.quality))
     if arguments.output_dir is not None:
         content = {
             "hf_distill_version": __version__,

@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from hf_distill._version import __version__
@@ -83,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no command {command!r}: {hint}")
     debug = options.debug or os.environ.get("HF_DISTILL_DEBUG", "0") not in ("", "0")
     try:
-        importlib.import_module(f"hf_distill.cli.{command}").run(argv[position + 1 :])
+        module = importlib.import_module(f"hf_distill.cli.{command}")
+        _leave_noise_out()
+        module.run(argv[position + 1 :])
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read (`… | head`) has seen enough. What Python flushes at exit goes nowhere.
@@ -104,6 +107,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return USER_ERROR
     return 0
+
+
+def _leave_noise_out() -> None:
+    """Hide what libraries show in every run, and nobody can act upon."""
+    from huggingface_hub.utils.tqdm import enable_progress_bars
+    from transformers.utils import logging
+
+    # Trainer asks for pinned memory on every machine.
+    warnings.filterwarnings("ignore", message=".*'pin_memory' argument is set as true")
+    if logging.is_progress_bar_enabled():
+        logging.disable_progress_bar()  # of weights that are read and written,
+        enable_progress_bars()  # not of downloads
 
 
 def _program_parser() -> argparse.ArgumentParser:

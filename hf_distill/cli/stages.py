@@ -12,6 +12,7 @@ from typing import Any
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_distill.checkpointing import deferring_sigterm, last_complete_checkpoint
+from hf_distill.cli.progress import WholeRun
 from hf_distill.cli.run_folder import (
     INTERMEDIATE,
     Start,
@@ -59,7 +60,9 @@ def split(request: Request) -> tuple[Request, Request]:
     )
 
 
-def run_first_stage(first: Request, second: Request, start: Start) -> dict[str, Any]:
+def run_first_stage(
+    first: Request, second: Request, start: Start, whole: WholeRun
+) -> dict[str, Any]:
     """Train the first stage, as far as that was not done before.
 
     Args:
@@ -67,6 +70,7 @@ def run_first_stage(first: Request, second: Request, start: Start) -> dict[str, 
         second: that of the next one. Before anything is trained its models and data are loaded,
             so that what is wrong with them is found now.
         start: where to begin.
+        whole: is told how long the two are.
 
     Returns:
         The stage in figures.
@@ -79,11 +83,13 @@ def run_first_stage(first: Request, second: Request, start: Start) -> dict[str, 
         return done
     trial = prepare(replace(second, begins_with=None))
     trial._check_before_training()
+    steps = _steps(trial)
     student: Any = trial.model
     tokenizer: Any = trial.processing_class
     del trial
     say("Stage 1 of 2: intermediate layers.")
     trainer = prepare_first_stage(first, student, tokenizer)
+    whole.expect([_steps(trainer), steps])
     del student
     trainer.accelerator.wait_for_everyone()  # all of them know where to begin
     if trainer.is_world_process_zero():
@@ -103,6 +109,15 @@ def run_first_stage(first: Request, second: Request, start: Start) -> dict[str, 
     trainer.accelerator.free_memory()
     say(f"Stage 2 of 2: prediction layer. The student of stage 1 is in {first.output_dir}.")
     return content
+
+
+def _steps(trainer: DistillationTrainer) -> float:
+    """Return about how many steps a training takes."""
+    args = trainer.args
+    if args.max_steps > 0:
+        return args.max_steps
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return args.num_train_epochs * len(trainer.train_dataset) / batch  # type: ignore[arg-type]
 
 
 @contextmanager

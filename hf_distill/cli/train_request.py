@@ -9,6 +9,7 @@ from typing import Any
 from hf_distill.cli.loading import check_model_source, check_paths
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.precision import say_if_bfloat16_is_slow
+from hf_distill.cli.progress import whole_run
 from hf_distill.cli.run_folder import (
     Start,
     check_unused,
@@ -46,14 +47,15 @@ def run_request(request: Request) -> None:
     if request.run.recipe is not None and request.args.process_index == 0:
         sys.stderr.write(load_recipe(request.run.recipe).in_words())
     first_stage: dict[str, Any] | None = None
-    if request.has_two_stages:
-        first, request = split(request)
-        first_stage = run_first_stage(first, request, start)
-    trainer = prepare(request)
-    if start == Start() and not request.has_two_stages and trainer.is_world_process_zero():
-        forget_first_stage(request.output_dir, steps=True)
-    with finishing(request):
-        train_metrics = train(request, trainer, start.checkpoint)
+    with whole_run() as whole:
+        if request.has_two_stages:
+            first, request = split(request)
+            first_stage = run_first_stage(first, request, start, whole)
+        trainer = prepare(request)
+        if start == Start() and not request.has_two_stages and trainer.is_world_process_zero():
+            forget_first_stage(request.output_dir, steps=True)
+        with finishing(request):
+            train_metrics = train(request, trainer, start.checkpoint)
     metrics: dict[str, Any] = {}
     scorer: Any = trainer.compute_metrics
     if request.data.validates:

@@ -8,7 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from hf_distill._version import __version__
 from hf_distill.caching import cached_teacher, load_teacher_outputs
@@ -24,6 +31,7 @@ from hf_distill.cli.loading import (
     spread,
     task_of,
 )
+from hf_distill.cli.progress import StageProgress
 from hf_distill.cli.run_folder import REPLICATES, SAMPLES
 from hf_distill.cli.tasks import Scorer, Task, create_task, say
 from hf_distill.cli.train_arguments import (
@@ -36,6 +44,7 @@ from hf_distill.publishing.facts import hub_id, scores_of
 from hf_distill.recording import TeacherRecorderCallback
 from hf_distill.reporting.bootstrap import interval
 from hf_distill.reporting.files import display_name, write_json
+from hf_distill.reporting.tables import in_words, print_figures
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -64,6 +73,18 @@ class Request:
     def has_two_stages(self) -> bool:
         """Whether intermediate layers come first; not without a teacher."""
         return self.first_stage.wanted and not self.run.baseline
+
+    @property
+    def title(self) -> str:
+        """What the training, or the stage, is called while it runs."""
+        if not self.has_two_stages:
+            return "Training"
+        return f"Stage {1 if self.args.stage == 'intermediate' else 2}"
+
+    @property
+    def trained(self) -> str:
+        """What messages call the model that is trained: without a teacher it may become one."""
+        return "model" if self.teacher_name is None else "student"
 
     @property
     def output_dir(self) -> Path:
@@ -173,7 +194,7 @@ def _load_student(request: Request, source: str, **options: Any) -> PreTrainedMo
     if new_parts:
         learns = request.args.stage == "prediction"
         what = "so trained from scratch" if learns else "random, and this stage leaves it so"
-        say(f"New in the student, {what}: {', '.join(new_parts)}")
+        say(f"New in the {request.trained}, {what}: {', '.join(new_parts)}")
     return student
 
 
@@ -220,6 +241,12 @@ def _trainer(
         **options,
     )
     layers.trainer = trainer
+    scorer = options.get("compute_metrics")
+    for shown in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(shown)
+    trainer.add_callback(
+        StageProgress(request.title, {} if scorer is None else scorer.measures.quality)
+    )
     return trainer
 
 
@@ -265,8 +292,6 @@ def report(
         eval_metrics: of the evaluation; may be empty.
         intermediate_stage: the summary of the stage before, if there was one.
     """
-    from hf_distill.reporting.tables import print_figures
-
     data, args, folder = request.data, request.args, request.output_dir
     scores = {name.removeprefix("eval_"): value for name, value in eval_metrics.items()}
     validation = None
@@ -298,12 +323,9 @@ def report(
         for name, predictions in scorer.files().items():
             write_json(folder / name, predictions)
         quality = dict(scorer.measures.quality)
-    figures |= {label: scores[key] for key, label in quality.items()}
-    figures |= {
-        name: value
-        for name, value in scores.items()
-        if name not in quality and not name.endswith(("runtime", "per_second", "epoch", "_time"))
-    }
+    figures |= in_words(scores, quality)
     print_figures(f"{display_name(folder)}: {trainer.state.global_step} steps", figures)
     what = "scores are" if scores else "figures are"
-    sys.stdout.write(f"The student is in {args.output_dir}. Its {what} in metrics.json there.\n")
+    sys.stdout.write(
+        f"The {request.trained} is in {args.output_dir}. Its {what} in metrics.json there.\n"
+    )

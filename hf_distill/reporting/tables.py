@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +29,43 @@ def print_comparison(comparison: Comparison, console: Console | None = None) -> 
             console.print(sentence, style="bold", markup=False, highlight=False)
     for note in comparison.footnotes():
         console.print(note, style="dim", markup=False, highlight=False)
+
+
+_WORDS = {
+    "loss_prediction": "distillation loss",
+    "loss_hidden_states": "loss of hidden states",
+    "loss_attention": "loss of attentions",
+    "total": "questions",
+    "HasAns_exact": "exact match, answerable",
+    "HasAns_f1": "F1, answerable",
+    "HasAns_total": "answerable questions",
+    "NoAns_exact": "exact match, unanswerable",
+    "NoAns_f1": "F1, unanswerable",
+    "NoAns_total": "unanswerable questions",
+    "best_exact": "exact match, best threshold",
+    "best_exact_thresh": "threshold of the best exact match",
+    "best_f1": "F1, best threshold",
+    "best_f1_thresh": "threshold of the best F1",
+}
+_SPEED = ("runtime", "per_second", "epoch", "_time")
+
+
+def in_words(figures: Mapping[str, Any], quality: Mapping[str, str]) -> dict[str, Any]:
+    """Return the figures of an evaluation under the names that tables show.
+
+    Args:
+        figures: by name, with or without ``eval_``. Those of its speed are left out.
+        quality: what the metrics of the task are called; they come first.
+    """
+    values = {name.removeprefix("eval_"): value for name, value in figures.items()}
+    shown = {label: values[name] for name, label in quality.items() if name in values}
+    # The loss of the labels, which the log of a distillation calls loss_task, too.
+    compares_layers = "loss_task" not in values and any(n.startswith("loss_") for n in values)
+    words = {**_WORDS, "loss": "loss" if compares_layers else "label loss"}
+    for name, value in values.items():
+        if name not in quality and name != "loss_task" and not name.endswith(_SPEED):
+            shown[words.get(name, name.replace("_", " "))] = value
+    return shown
 
 
 def print_figures(

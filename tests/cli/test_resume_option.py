@@ -34,7 +34,7 @@ def test_one_command_begins_goes_on_and_ends(
     written = (out / "metrics.json").stat().st_mtime_ns
     again = program(*two_stages, *RESUME)
     assert again.status == 0
-    assert "is finished" in again.stderr and "'loss': " not in again.stdout
+    assert "is finished" in again.stderr and "of 4: loss " not in again.stderr
     assert (out / "metrics.json").stat().st_mtime_ns == written
 
 

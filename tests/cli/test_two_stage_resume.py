@@ -96,7 +96,7 @@ def test_a_named_checkpoint_of_the_first_stage(
     named = out / "intermediate" / "checkpoint-2"
     result = program(*two_stages, "--resume_from_checkpoint", named)
     assert result.status == 0, result.stderr
-    assert result.stdout.count("'loss': ") == 2 + 4
+    assert result.stderr.count("of 4: loss ") == 2 + 4
     assert same(weights(out), weights(unbroken))
 
 
