@@ -13,6 +13,8 @@ from datasets import Dataset
 # Windows worked on at a time: keeps the working arrays at some tens of megabytes.
 _CHUNK = 512
 _OFFSETS = pa.list_(pa.list_(pa.int64()))
+# Whether a character is white space; none beyond the ideographic space is.
+_BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def postprocess(
     windows.check_logits(end_logits, "end_logits")
     ids = [str(name) for name in examples["id"]]
     owners = _owners(ids, windows.example_ids)
+    contexts = examples["context"][:]
+    windows.trim([contexts[owner] for owner in owners])
 
     no_answer_scores = np.full(len(ids), np.inf)
     rows = np.arange(len(owners))
@@ -122,7 +126,7 @@ def postprocess(
     bounds = np.searchsorted(owner[order], np.arange(len(ids) + 1))
     columns = [column[order].tolist() for column in (start, end, score)]
     predictions = []
-    for index, context in enumerate(examples["context"]):
+    for index, context in enumerate(contexts):
         part = slice(bounds[index], bounds[index + 1])
         starts, ends, scores = (column[part] for column in columns)
         answers = _answers(context, starts, ends, scores, n_best)
@@ -188,6 +192,20 @@ class _WindowTable:
             no_answer_positions=table["no_answer_position"].to_numpy(),
         )
 
+    def trim(self, contexts: list[str]) -> None:
+        """Leave the white space at the edges of tokens out, which some tokenizers count in."""
+        for row, context in enumerate(contexts):
+            inside = self.inside[row] & (self.starts[row] < self.ends[row])
+            starts, ends = self.starts[row, inside], self.ends[row, inside]
+            characters = np.frombuffer(context.encode("utf-32-le", "surrogatepass"), np.uint32)
+            blank = _BLANK[np.minimum(characters, len(_BLANK) - 1)]
+            if blank[starts].any() or blank[ends - 1].any():
+                places = np.arange(len(blank))
+                following = np.where(blank, len(blank), places)[::-1]
+                self.starts[row, inside] = np.minimum.accumulate(following)[::-1][starts]
+                before = np.maximum.accumulate(np.where(blank, -1, places))
+                self.ends[row, inside] = before[ends - 1] + 1
+
     def check_logits(self, logits: npt.NDArray[np.floating], name: str) -> None:
         """Raise if `logits` do not belong to these windows or are not numbers."""
         count, width = self.inside.shape
@@ -237,7 +255,11 @@ def _best_spans(
     """Yield (window, first token, last token, score) of the best spans, chunk by chunk.
 
     The n best spans begin at the n starts whose own best span is best: n starts with a better one
-    would give n better spans. So it is enough to look at n starts in full, at no loss.
+    would give n better spans. So it is enough to look at n starts in full, at no loss. Of equal
+    scores the first comes first, by start, then by end.
+
+    Several tokens may stand for one character (byte-level tokenizers), so that several spans are
+    one text. Windows whose spans are too few texts are searched again for twice as many spans.
     """
     count, width = windows.inside.shape
     length = min(max_answer_length, width)
@@ -249,35 +271,60 @@ def _best_spans(
         padded = np.pad(ends, ((0, 0), (0, length - 1)), constant_values=-np.inf)
         reachable = np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)
         best = starts + reachable.max(axis=2)
-        first = _largest(best, n_best)
-        row = np.arange(len(best))[:, None]
-        scores = (starts[row, first][:, :, None] + reachable[row, first]).reshape(len(best), -1)
-        chosen = _largest(scores, n_best)
-        score = scores[row, chosen]
-        start = first[row, chosen // length]
-        keep = score > -np.inf
-        window = np.broadcast_to(row + begin, keep.shape)[keep]
-        yield window, start[keep], (start + chosen % length)[keep], score[keep]
+        pending, wanted = np.arange(len(best)), n_best
+        while pending.size:
+            row = pending[:, None]
+            first = _largest(best[pending], wanted)
+            scores = starts[row, first][:, :, None] + reachable[row, first]
+            scores = scores.reshape(len(pending), -1)
+            chosen = _largest(scores, wanted)
+            score = np.take_along_axis(scores, chosen, axis=1)
+            start = np.take_along_axis(first, chosen // length, axis=1)
+            end = np.minimum(start + chosen % length, width - 1)
+            valid = score > -np.inf
+            texts = _distinct(
+                windows.starts[row + begin, start], windows.ends[row + begin, end], valid
+            )
+            done = (texts >= n_best) | ~valid.all(axis=1) | (wanted >= width * length)
+            keep = valid & done[:, None]
+            yield (
+                np.broadcast_to(row + begin, keep.shape)[keep],
+                start[keep],
+                end[keep],
+                score[keep],
+            )
+            pending, wanted = pending[~done], 2 * wanted
 
 
 def _largest(values: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
+    """Return where the largest values of each row are, of equal ones the first, by position."""
     if count >= values.shape[1]:
         return np.broadcast_to(np.arange(values.shape[1]), values.shape)
-    return np.argpartition(values, -count, axis=1)[:, -count:]
+    # Which of equal values argpartition takes depends on the processor; the value does not.
+    least = np.partition(values, -count, axis=1)[:, [-count]]
+    above, equal = values > least, values == least
+    missing = count - above.sum(axis=1, keepdims=True)
+    keep = above | (equal & (equal.cumsum(axis=1) <= missing))
+    return keep.nonzero()[1].reshape(len(values), count)
+
+
+def _distinct(
+    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], valid: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """Count the different valid (start, end) of each row, blank ones apart."""
+    valid = valid & (starts < ends)
+    keys = np.sort(np.where(valid, starts * (ends.max(initial=0) + 1) + ends, -1), axis=1)
+    return (np.diff(keys, axis=1, prepend=-1) != 0).sum(axis=1)
 
 
 def _answers(
     context: str, starts: list[int], ends: list[int], scores: list[float], n_best: int
 ) -> tuple[Answer, ...]:
-    """The first `n_best` distinct, non-blank spans. The lists are sorted by falling score."""
+    """Return the first `n_best` distinct, non-blank spans. The lists are sorted."""
     found: dict[tuple[int, int], Answer] = {}
     for start, end, score in zip(starts, ends, scores, strict=True):
         if len(found) == n_best:
             break
-        text = context[start:end]
-        # Some tokenizers count the space in front of a word as part of it.
-        start += len(text) - len(text.lstrip())
-        text = text.strip()
-        if text and (start, start + len(text)) not in found:
-            found[start, start + len(text)] = Answer(text, start, start + len(text), score)
+        if start < end and (start, end) not in found:
+            found[start, end] = Answer(context[start:end], start, end, score)
     return tuple(found.values())

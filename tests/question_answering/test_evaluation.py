@@ -167,7 +167,9 @@ def test_the_best_thresholds_are_thresholds_to_use(seed: int, bias: float) -> No
 def test_a_threshold_that_answers_nothing_can_be_the_best() -> None:
     start, end = (np.zeros((len(FEATURES[id(SOME_IMPOSSIBLE)]), 64)) for _ in range(2))
     start[:, 0], end[:, 0] = -9.0, -np.arange(len(start))
-    start[:, -2] = end[:, -2] = 0.0  # all tokens alike: the answer is a wrong one
+    for row, window in enumerate(FEATURES[id(SOME_IMPOSSIBLE)]):  # the answer is a wrong one
+        token = [i for i, offset in enumerate(window["offset_mapping"]) if offset is not None][1]
+        start[row, token] = end[row, token] = 1.0
     scores = evaluator(SOME_IMPOSSIBLE)(EvalPrediction((start, end), None))
     assert scores["exact_match"] == 0.0
     assert scores["best_exact"] == pytest.approx(100 * 3 / 8)

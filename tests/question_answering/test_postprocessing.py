@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +16,7 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tied_answers import tied_answers
 
 from hf_distill.question_answering import Answer, postprocess
 
@@ -96,6 +102,54 @@ def test_the_n_best_are_those_of_a_search_over_everything(
             assert prediction.no_answer_margin == null - wanted[0][0]
             best = context[wanted[0][1] : wanted[0][2]]
             assert prediction.text == ("" if null > wanted[0][0] else best)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    characters=st.lists(st.integers(1, 4), min_size=1, max_size=8),
+    n_best=st.integers(1, 12),
+    longest=st.integers(1, 14),
+)
+@settings(max_examples=150)
+def test_ties_and_tokens_of_one_character_follow_a_plain_sort(
+    seed: int, characters: list[int], n_best: int, longest: int
+) -> None:
+    """Few different logits, and characters that are up to four tokens, as with byte-level BPE."""
+    random = np.random.default_rng(seed)
+    one = [[5 * i, 5 * i + 4] for i, many in enumerate(characters) for _ in range(many)]
+    windows = [("q", [None, *one]), ("q", [None, *one[len(one) // 2 :]])]
+    examples, features = tables(windows)
+    start, end = random.integers(3, size=(2, 2, 1 + len(one))).astype(np.float32)
+    [prediction] = postprocess(
+        examples, features, start, end, n_best=n_best, max_answer_length=longest
+    )
+    everything = sorted(
+        (-score, first, last) for score, first, last in search(windows, start, end, longest)["q"]
+    )
+    assert [(-a.score, a.start, a.end) for a in prediction.answers] == everything[:n_best]
+
+
+def _feature_sets() -> list[str]:
+    """What to disable so that NumPy runs its other kernels: the newest first, then all."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    there = [name for name in __cpu_dispatch__ if __cpu_features__[name]]
+    return [" ".join(there[first:]) for first in range(len(there) - 1, -1, -1)]
+
+
+def test_ties_are_the_same_under_every_kernel_of_numpy() -> None:
+    expected = tied_answers()
+    assert expected[0] == [(0, 5 * i + 4) for i in range(20)]
+    sets = _feature_sets()
+    if not sets:
+        pytest.skip("this processor has one kind of kernel only")
+    for disabled in {sets[len(sets) // 2], sets[-1]}:
+        found = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("tied_answers.py"))],
+            env={**os.environ, "NPY_DISABLE_CPU_FEATURES": disabled},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert [[tuple(pair) for pair in one] for one in json.loads(found.stdout)] == expected
 
 
 def one_window(best: float, null: float) -> tuple[Dataset, Dataset, np.ndarray, np.ndarray]:
