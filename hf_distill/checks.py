@@ -19,11 +19,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from hf_distill.heads import LabelledHead, TaskHead
+from hf_distill.heads import LabelledHead, TaskHead, unwrapped
 from hf_distill.heads.base import IGNORED
-from hf_distill.pairing import longest_input
+from hf_distill.pairing import longest_input, vocabulary_size
 from hf_distill.prediction import LogitsPair
-from hf_distill.teachers import Teacher
+from hf_distill.teachers import EnsembleTeacher, Teacher
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -178,23 +178,27 @@ def check_label_range(dataset: Any, head: TaskHead, label_names: list[str]) -> N
 def check_inputs(
     teacher: Teacher, student: nn.Module, head: TaskHead, batch: Mapping[str, Any]
 ) -> None:
-    """Look at the first batch with the eyes of both models.
+    """Check that teachers and student can take the first batch.
 
     Raises:
-        ValueError: if an id is outside the teacher's vocabulary, token types are missing, or the
-            inputs are longer than a model has positions for.
+        ValueError: if an id is outside of a vocabulary, token types are missing, or the inputs are
+            longer than a model has positions for.
     """
-    config = getattr(teacher.model, "config", None)
-    vocabulary, ids = getattr(config, "vocab_size", None), batch.get("input_ids")
-    if vocabulary is not None and ids is not None and int(ids.max()) >= vocabulary:
-        raise ValueError(
-            f"The first batch has the input id {int(ids.max())}, but the teacher's vocabulary has "
-            f"only {vocabulary} entries: it was trained with another tokenizer. Choose a teacher "
-            "and a student that share one."
-        )
-    for who, model in (("teacher", teacher.model), ("student", student)):
+    teachers = teacher.teachers if isinstance(teacher, EnsembleTeacher) else [teacher]
+    ids = batch.get("input_ids")
+    for who, model in (*(("teacher", one.model) for one in teachers), ("student", student)):
+        if ids is None:
+            break
+        vocabulary, largest = vocabulary_size(model), int(ids.max())
+        if vocabulary is not None and largest >= vocabulary:
+            raise ValueError(
+                f"The first batch has the input id {largest}, but the {who}'s vocabulary has only "
+                f"{vocabulary} entries: it was trained with another tokenizer. Choose a teacher "
+                "and a student that share one, or resize the embeddings "
+                f"({who}.resize_token_embeddings)."
+            )
         longest = longest_input(model)
-        if longest is not None and ids is not None and ids.shape[-1] > longest:
+        if longest is not None and ids.shape[-1] > longest:
             raise ValueError(
                 f"The first batch has rows of {ids.shape[-1]} tokens, but the {who} has positions "
                 f"for {longest} only; truncate the data to that (tokenizer(…, truncation=True, "
@@ -202,9 +206,8 @@ def check_inputs(
             )
     if (
         head.needs_token_types
-        and "token_type_ids" in teacher.input_names
         and "token_type_ids" not in batch
-        and getattr(config, "type_vocab_size", 0) > 1
+        and any(_reads_token_types(one) for one in teachers)
     ):
         raise ValueError(
             "The teacher was trained with token_type_ids, which tell question from context, and "
@@ -218,6 +221,12 @@ def check_inputs(
             "tell question from context. Leave task_type out of the adapter's configuration and "
             "name the head in modules_to_save (['qa_outputs'])."
         )
+
+
+def _reads_token_types(teacher: Teacher) -> bool:
+    config = getattr(unwrapped(teacher.model), "config", None)
+    kinds = getattr(config, "type_vocab_size", None) or 0
+    return "token_type_ids" in teacher.input_names and kinds > 1
 
 
 def warn_of_half_precision(student: Any) -> None:

@@ -15,7 +15,7 @@ from tiny import bert_config, dataset_for, model_for, tokenizer
 from torch import Tensor, nn
 from transformers import BertForNextSentencePrediction, BertModel, Trainer
 
-from hf_distill import DistillationTrainer
+from hf_distill import DistillationTrainer, cache_teacher_outputs
 from hf_distill.checks import TeacherGuard
 
 QA = "question-answering"
@@ -241,6 +241,32 @@ def test_ids_outside_the_teachers_vocabulary(tmp_path: Path) -> None:
     run = trainer(tmp_path, teacher_model=type(model_for(QA, seed=1))(bert_config(vocab_size=50)))
     with pytest.raises(ValueError, match="input id .* teacher's vocabulary has only 50"):
         run.train()
+
+
+def test_ids_outside_the_students_vocabulary(tmp_path: Path) -> None:
+    run = trainer(tmp_path, model=type(model_for(QA, seed=1))(bert_config(vocab_size=50)))
+    with pytest.raises(ValueError, match="student's vocabulary has only 50 .*resize"):
+        run.train()
+
+
+@pytest.mark.parametrize(
+    ("options", "missing", "message"),
+    [
+        ({"vocab_size": 50}, [], "input id .* teacher's vocabulary has only 50"),
+        ({}, ["token_type_ids"], "token_type_ids, which tell question from context"),
+    ],
+)
+def test_the_second_of_several_teachers_and_those_that_are_cached(
+    options: dict[str, Any], missing: list[str], message: str, tmp_path: Path
+) -> None:
+    first, second = model_for(QA, seed=1, type_vocab_size=1), model_for(QA, seed=2, **options)
+    data = dataset_for(QA).remove_columns(missing)
+    run = trainer(tmp_path, teacher_model=[first, second], train_dataset=data)
+    with pytest.raises(ValueError, match=message):
+        run.train()
+    for teachers in (second, [first, second]):
+        with pytest.raises(ValueError, match=message):
+            cache_teacher_outputs(teachers, data, output_dir=tmp_path / "cache", use_cpu=True)
 
 
 def test_missing_token_types(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ class PartComputer:
         """
         teachers = self._teachers
         batch = self._on_device(self._batch([int(self._lengths.argmax())]))
+        teachers.check_inputs(batch)
         outputs = self._run(batch)
         positions = teachers.head.compared_positions(batch)
         classes = take_logits(teachers.head, outputs, batch).shape[-1]

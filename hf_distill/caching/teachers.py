@@ -15,6 +15,7 @@ from accelerate import Accelerator, DistributedType
 from torch import nn
 
 from hf_distill.caching.fingerprints import weights_hash
+from hf_distill.checks import check_inputs
 from hf_distill.heads import TaskHead, find_head, head_of_class, head_of_task, unwrapped
 from hf_distill.loading import read_config
 from hf_distill.pairing import check_models, check_preparation, enforce
@@ -135,6 +136,14 @@ class Teachers:
         """
         found = [check_preparation(m, m, self.head, processing_class) for m in self._models]
         enforce(found, logger)
+
+    def check_inputs(self, batch: Mapping[str, Any]) -> None:
+        """Check that all teachers can take a batch.
+
+        Raises:
+            ValueError: with ids that one does not know, for example.
+        """
+        check_inputs(self._teacher, self.first, self.head, batch)
 
     def __call__(self, batch: Mapping[str, Any], *, hidden_states: bool) -> Mapping[str, Any]:
         """The outputs for a batch, without gradient.

@@ -5,7 +5,7 @@ from hf_distill.pairing.findings import Finding, enforce
 from hf_distill.pairing.models import check_models, input_limit, longest_input
 from hf_distill.pairing.processors import check_preparation
 from hf_distill.pairing.teacher import TeacherPairing, TeacherSource
-from hf_distill.pairing.tokenizers import TOKENIZER_FILES
+from hf_distill.pairing.tokenizers import TOKENIZER_FILES, vocabulary_size
 from hf_distill.pairing.trial import try_teacher
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "input_limit",
     "longest_input",
     "try_teacher",
+    "vocabulary_size",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
@@ -60,22 +61,33 @@ def check_tokenizers(
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         tokenizer = tokenizer_of(student)
     teacher_tokenizer = tokenizer_of(teacher)
+    sizes = {"teacher": vocabulary_size(teacher), "student": vocabulary_size(student)}
+    finding = None
     if tokenizer is not None and teacher_tokenizer is not None:
-        return compare_tokenizers(
+        finding = compare_tokenizers(
             teacher_tokenizer,
             tokenizer,
-            teacher_size=_vocabulary_size(teacher),
+            teacher_size=sizes["teacher"],
             special_ids=_CAUSAL_SPECIAL_IDS if isinstance(head, CausalLMHead) else SPECIAL_IDS,
         )
-    sizes = {"teacher": _vocabulary_size(teacher), "student": _vocabulary_size(student)}
-    if tokenizer is not None:
-        for who, size in sizes.items():
-            if size is not None and len(tokenizer) > size:
-                return refused(
-                    "tokenizer",
-                    f"The tokenizer (processing_class) has {len(tokenizer)} tokens and the {who} "
-                    f"knows only {size}: it was trained with another tokenizer. {_REMEDY}",
-                )
+        if finding.status == "refused":
+            return finding
+    if tokenizer is not None and len(tokenizer) > (sizes["student"] or math.inf):
+        who = "teacher" if student is teacher else "student"
+        return refused(
+            "tokenizer",
+            f"The tokenizer (processing_class) has {len(tokenizer)} tokens and the {who} knows "
+            f"only {sizes['student']}. Use the tokenizer that it was trained with, or add what it "
+            f"lacks: model.resize_token_embeddings({len(tokenizer)}).",
+        )
+    if finding is not None:
+        return finding
+    if tokenizer is not None and len(tokenizer) > (sizes["teacher"] or math.inf):
+        return refused(
+            "tokenizer",
+            f"The tokenizer (processing_class) has {len(tokenizer)} tokens and the teacher knows "
+            f"only {sizes['teacher']}: it was trained with another tokenizer. {_REMEDY}",
+        )
     if None not in sizes.values() and sizes["teacher"] != sizes["student"]:
         return warning(
             "tokenizer",
@@ -197,8 +209,9 @@ def tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase | None:
         return None
 
 
-def _vocabulary_size(model: nn.Module) -> int | None:
-    size: int | None = getattr(getattr(model, "config", None), "vocab_size", None)
+def vocabulary_size(model: nn.Module) -> int | None:
+    """Return how many tokens a model has embeddings for; ``None`` if it does not say so."""
+    size: int | None = getattr(getattr(unwrapped(model), "config", None), "vocab_size", None)
     return size
 
 

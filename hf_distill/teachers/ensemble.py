@@ -59,7 +59,7 @@ class EnsembleTeacher:
                 "teacher_combination='probabilities' averages distributions, and a regression "
                 "model has none; set teacher_combination='logits'."
             )
-        self._teachers = list(teachers)
+        self.teachers = list(teachers)
         self._heads = list(heads)
         self._combination = combination
         self.model: nn.Module = nn.ModuleList([teacher.model for teacher in teachers])
@@ -73,7 +73,7 @@ class EnsembleTeacher:
     ) -> Mapping[str, Tensor]:
         """What the teachers predict for a batch together; see ``LiveTeacher``."""
         found = []
-        for teacher, head in zip(self._teachers, self._heads, strict=True):
+        for teacher, head in zip(self.teachers, self._heads, strict=True):
             own = head.logits(teacher(batch, accelerator, further_inputs), batch)
             found.append(head.align(own, own)[1].float())
         classes = min(logits.shape[-1] for logits in found)

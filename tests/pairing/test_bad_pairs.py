@@ -252,6 +252,15 @@ BAD_PAIRS: dict[str, tuple[str, Pair, str]] = {
         ),
         "has 97 tokens and the teacher knows only 50",
     ),
+    "a student that is too small for the tokenizer of both": (
+        "tokenizer",
+        lambda path: (
+            saved(question_answering(), path / "t", words=tokenizer()),
+            saved(question_answering(vocab_size=95), path / "s", words=tokenizer()),
+            {},
+        ),
+        "has 97 tokens and the student knows only 95.*resize_token_embeddings.97",
+    ),
     "a student that is too small for its tokenizer": (
         "tokenizer",
         lambda path: (
