@@ -6,7 +6,7 @@ import logging
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from hf_distill.heads import LabelledHead, TaskHead, unwrapped
-from hf_distill.heads.base import IGNORED
+from hf_distill.heads.base import IGNORED, MAIN_INPUTS
 from hf_distill.pairing import longest_input, vocabulary_size
 from hf_distill.prediction import LogitsPair
 from hf_distill.teachers import EnsembleTeacher, Teacher
@@ -143,6 +143,34 @@ def check_labels(
         )
 
 
+def check_label_names(
+    head: TaskHead,
+    names: Collection[str],
+    label_names: list[str],
+    args: DistillationTrainingArguments,
+) -> None:
+    """Refuse labels of other names where the label loss is mixed in: they cannot be counted.
+
+    Args:
+        head: the student's head.
+        names: what the batches have.
+        label_names: what the student takes its labels from.
+        args: the weight of the label loss.
+
+    Raises:
+        ValueError: names what is missing.
+    """
+    missing = [name for name in head.label_names if name not in names]
+    if args.needs_labels and missing:
+        raise ValueError(
+            f"label_names={label_names}: the student's class says that it is made for "
+            f"{head.task}, whose label loss is the mean over {' and '.join(head.label_names)}, and "
+            f"the batches have no {' and no '.join(missing)}. Name the column and the argument of "
+            "the student's forward so, or set distillation_loss_weight=1 (no labels) or 0 (no "
+            "teacher)."
+        )
+
+
 def check_label_range(dataset: Any, head: TaskHead, label_names: list[str]) -> None:
     """Refuse labels that are no class of the student, which would stop a GPU without a reason.
 
@@ -159,7 +187,10 @@ def check_label_range(dataset: Any, head: TaskHead, label_names: list[str]) -> N
     classes = head.num_labels
     if classes is None:
         return
-    for name in {*label_names, "label", "label_ids"} & set(dataset.column_names):
+    names = {*label_names}
+    if "labels" not in dataset.column_names:  # which data collators prefer
+        names |= {"label", "label_ids"}
+    for name in sorted(names & set(dataset.column_names)):
         column = dataset.select_columns([name]).with_format("arrow")[:][name].combine_chunks()
         while pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
             column = column.flatten()
@@ -181,9 +212,16 @@ def check_inputs(
     """Check that teachers and student can take the first batch.
 
     Raises:
-        ValueError: if an id is outside of a vocabulary, token types are missing, or the inputs are
-            longer than a model has positions for.
+        ValueError: if the teacher's input is missing, an id is outside of a vocabulary, token types
+            are missing, or the inputs are longer than a model has positions for.
     """
+    taken = [name for name in MAIN_INPUTS if name in teacher.input_names]
+    if taken and not any(batch.get(name) is not None for name in taken):
+        raise ValueError(
+            f"The batches have no input of the teacher ({', '.join(taken)}), only: "
+            f"{', '.join(batch)}. Name the column and the argument of the student's forward as the "
+            "teacher has it."
+        )
     teachers = teacher.teachers if isinstance(teacher, EnsembleTeacher) else [teacher]
     ids = batch.get("input_ids")
     for who, model in (*(("teacher", one.model) for one in teachers), ("student", student)):

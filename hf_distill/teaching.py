@@ -17,6 +17,7 @@ from hf_distill.checks import (
     TeacherGuard,
     check_datasets,
     check_inputs,
+    check_label_names,
     check_label_range,
     check_labels,
     check_late_inputs,
@@ -77,7 +78,6 @@ class TrainerWithTeacher(PublishingTrainer):
         self._accepts_loss_kwargs = self.model_accepts_loss_kwargs
         if self._head is not None:
             self._take_means_over_steps(True)
-        check_datasets(self.train_dataset, self.eval_dataset)
         self._prepare_distillation()
 
     def _take_means_over_steps(self, ours: bool) -> None:
@@ -115,7 +115,9 @@ class TrainerWithTeacher(PublishingTrainer):
         """Load and check the teacher, if the arguments call for one and it is not there yet."""
         self.args.check_distillation_options()
         recorder = self._recorder
-        if not self.args.distils:
+        if self.args.distils:
+            check_datasets(self.train_dataset, self.eval_dataset)
+        else:
             if recorder is not None:
                 raise ValueError(
                     "TeacherRecorderCallback has no teacher to record, as every weight of a "
@@ -335,7 +337,7 @@ class TrainerWithTeacher(PublishingTrainer):
         if not self.is_deepspeed_enabled and self.model is not None:
             warn_of_half_precision(self.model)
         self._prepare_distillation()
-        if self._head is None:
+        if self._head is None or not self.args.distils:
             return
         for name, dataset in named_datasets(self.train_dataset, self.eval_dataset).items():
             self._check_columns(dataset, name)
@@ -396,7 +398,10 @@ class TrainerWithTeacher(PublishingTrainer):
 
     def _check_first_batch(self, head: TaskHead, batch: Mapping[str, Any]) -> None:
         self._first_batch_checked = True
-        check_labels([k for k, v in batch.items() if v is not None], self.label_names, self.args)
+        if self.args.distils:
+            present = [name for name, value in batch.items() if value is not None]
+            check_labels(present, self.label_names, self.args)
+            check_label_names(head, present, self.label_names, self.args)
         if self._intermediate is not None:
             # Sharding puts other tensors in the optimizer.
             sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled

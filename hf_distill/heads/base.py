@@ -17,14 +17,8 @@ IGNORED = -100
 MASKED_TARGET = -2
 """The token in ``TaskHead.target`` that a decoder does not attend to."""
 
-_MAIN_INPUTS = (
-    "input_ids",
-    "inputs_embeds",
-    "pixel_values",
-    "input_values",
-    "input_features",
-    "attention_mask",
-)
+MAIN_INPUTS = ("input_ids", "inputs_embeds", "pixel_values", "input_values", "input_features")
+"""What models of transformers call what they are given to read, see or hear."""
 
 
 class TaskHead(ABC):
@@ -125,12 +119,14 @@ def main_input(batch: Batch) -> Tensor:
     Raises:
         ValueError: there is none.
     """
-    for name in _MAIN_INPUTS:
+    names = (*MAIN_INPUTS, "attention_mask")
+    for name in names:
         if isinstance(batch.get(name), Tensor):
             return batch[name]
     raise ValueError(
-        f"A batch has none of {', '.join(_MAIN_INPUTS)}, only: {', '.join(batch)}. Check the "
-        "columns of the data set and the data collator."
+        f"A batch has none of {', '.join(names)}, only: {', '.join(batch)}. Check the "
+        "columns of the data set and the data collator, and name the input of a model of your own "
+        "after one of them."
     )
 
 
