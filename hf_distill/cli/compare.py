@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ def run(argv: Sequence[str]) -> None:
         )
 
     from hf_distill.cli.loading import check_model_source, check_paths, task_of
+    from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.cli.tasks import create_task
     from hf_distill.reporting.tables import print_comparison
 
@@ -77,10 +79,14 @@ def run(argv: Sequence[str]) -> None:
             models[role] = [check_model_source(role, source) for source in sources]
     check_paths({"file": data.file})
     task = create_task(runtime.task or task_of(models), options)
-    comparison = compare_models(task, models, data, runtime, arguments)
+    folder = arguments.output_dir
+    make_output_folder(folder)
+    comparison = compare_models(
+        task, models, data, runtime, arguments, keep=lambda scored: write_comparison(scored, folder)
+    )
+    written = ", ".join(path.name for path in write_comparison(comparison, folder))
     print_comparison(comparison)
-    written = ", ".join(path.name for path in write_comparison(comparison, arguments.output_dir))
-    sys.stdout.write(f"Written to {arguments.output_dir}: {written}\n")
+    sys.stdout.write(f"Written to {folder}: {written}\n")
 
 
 def compare_models(
@@ -89,6 +95,8 @@ def compare_models(
     data: EvaluationDataArguments,
     runtime: RuntimeArguments,
     measurements: CompareArguments,
+    *,
+    keep: Callable[[Comparison], object] = lambda scored: None,
 ) -> Comparison:
     """Measure models on the same data, one after the other, and their speed in turns.
 
@@ -100,6 +108,8 @@ def compare_models(
         data: the labelled data.
         runtime: batch size, number format, device.
         measurements: how many examples to time.
+        keep: is given the comparison without speed before speed is measured, so that no scores
+            are lost if that fails.
 
     Raises:
         ValueError: a model or the data cannot be used.
@@ -129,20 +139,20 @@ def compare_models(
     for role, pairs in loaded.items():
         for source, (model, tokenizer) in zip(ordered[role], pairs, strict=True):
             sys.stderr.write(f"Scoring the {ROLES[role]}, {display_name(source)} …\n")
-            scores[role].append(
-                score_model(
-                    task,
-                    model,
-                    tokenizer,
-                    examples,
-                    batch_size=runtime.batch_size,
-                    use_cpu=runtime.use_cpu,
-                    num_proc=data.preprocessing_num_workers,
-                )
+            scored = score_model(
+                task,
+                model,
+                tokenizer,
+                examples,
+                batch_size=runtime.batch_size,
+                use_cpu=runtime.use_cpu,
+                num_proc=data.preprocessing_num_workers,
             )
-    sys.stderr.write("Measuring speed …\n")
+            scores[role].append(scored)
+            labels = scored.scorer.measures.quality
+            shown = (f"{label} {scored.metrics[name]:.2f}" for name, label in labels.items())
+            sys.stderr.write(f"  {', '.join(shown)}\n")
     firsts = {role: pairs[0] for role, pairs in loaded.items()}
-    latencies, throughputs = _measure_speed(task, firsts, examples, runtime, measurements)
     reports = []
     for stream, (role, sources) in enumerate(ordered.items()):
         files = weight_files(sources[0])
@@ -155,18 +165,14 @@ def compare_models(
                 parameters=model.num_parameters(),
                 size_on_disk=sum(path.stat().st_size for path in files) or None,
                 stored_as=stored_as(files),
-                latency=latencies.get(role),
-                throughput=throughputs.get(role),
                 agreement=_agreement(scores, role),
                 seeds=len(sources),
                 replicates=_replicates(scores[role], stream),
             )
         )
     settings: dict[str, Any] = {"computed in": runtime.dtype, "batch size": runtime.batch_size}
-    if latencies:
-        settings["latency"] = f"{task.timed}, one at a time, after {WARM_UP} for warm-up"
     scorer = next(iter(scores.values()))[0].scorer
-    return Comparison(
+    comparison = Comparison(
         task=task.name,
         data=data_name(data.file, data.dataset_name, data.split),
         examples=len(examples),
@@ -178,6 +184,20 @@ def compare_models(
         machine=describe_machine(next(iter(firsts.values()))[0].device),
         baseline=scorer.baseline,
     )
+    keep(comparison)
+    sys.stderr.write("Measuring speed …\n")
+    try:
+        latencies, throughputs = _measure_speed(task, firsts, examples, runtime, measurements)
+    except BaseException:
+        sys.stderr.write("Measuring speed failed; the scores and sizes were kept before.\n")
+        raise
+    if latencies:
+        settings["latency"] = f"{task.timed}, one at a time, after {WARM_UP} for warm-up"
+    timed = [
+        replace(one, latency=latencies.get(one.role), throughput=throughputs.get(one.role))
+        for one in reports
+    ]
+    return replace(comparison, models=timed, settings=settings)
 
 
 def _means(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:

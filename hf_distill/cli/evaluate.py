@@ -53,6 +53,7 @@ def run(argv: Sequence[str]) -> None:
         load_trained_model,
         task_of,
     )
+    from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.cli.scoring import score_model
     from hf_distill.cli.tasks import create_task
     from hf_distill.reporting.files import display_name, write_json
@@ -62,6 +63,8 @@ def run(argv: Sequence[str]) -> None:
     check_paths({"file": data.file})
     task = create_task(runtime.task or task_of({"model": source}), options)
     examples = load_evaluation_data(task, data)
+    if arguments.output_dir is not None:
+        make_output_folder(arguments.output_dir)
     tokenizer = load_tokenizer("model", source)
     scores = score_model(
         task,
@@ -75,8 +78,6 @@ def run(argv: Sequence[str]) -> None:
     if not scores.is_main_process:
         return
     name = data_name(data.file, data.dataset_name, data.split)
-    title = f"{display_name(source)} on {name}, {len(examples)} examples"
-    print_figures(title, in_words(scores.metrics, scores.scorer.measures.quality))
     if arguments.output_dir is not None:
         content = {
             "hf_distill_version": __version__,
@@ -87,3 +88,5 @@ def run(argv: Sequence[str]) -> None:
         }
         for file, part in {"evaluation.json": content, **scores.scorer.files()}.items():
             write_json(Path(arguments.output_dir) / file, part)
+    title = f"{display_name(source)} on {name}, {len(examples)} examples"
+    print_figures(title, in_words(scores.metrics, scores.scorer.measures.quality))

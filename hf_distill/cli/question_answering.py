@@ -126,8 +126,10 @@ class QuestionAnsweringTask(Task):
         answerer = QuestionAnswerer(model, tokenizer, device=model.device)
 
         def predict(examples: Sequence[Mapping[str, Any]]) -> object:
-            return answerer(
-                examples,
+            return answerer.answer_all(
+                [row["question"] for row in examples],
+                [row["context"] for row in examples],
+                top_k=1,
                 batch_size=batch_size,
                 max_length=self.max_length,
                 doc_stride=self.options.doc_stride,

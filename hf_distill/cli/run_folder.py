@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,18 @@ def check_unused(folder: Path, names: Sequence[str] = _RUN_FILES) -> None:
             f"--output_dir {folder} holds an earlier run ({shown}). Choose another folder, "
             "go on with that run (--resume), or replace it (--overwrite_output_dir)."
         )
+
+
+def make_output_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder before the work whose results are to go there.
+
+    Raises:
+        ValueError: nothing can be written there.
+        OSError: it cannot be made.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--output_dir {folder} cannot be written to; name another folder.")
 
 
 def find_start(folder: Path, wanted: str | None, *, two_stages: bool) -> Start:

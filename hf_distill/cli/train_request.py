@@ -25,6 +25,7 @@ from hf_distill.cli.train_arguments import (
 )
 from hf_distill.cli.training_run import Request, prepare, report
 from hf_distill.recipes import load_recipe
+from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
 
 
@@ -56,6 +57,25 @@ def run_request(request: Request) -> None:
             forget_first_stage(request.output_dir, steps=True)
         with finishing(request):
             train_metrics = train(request, trainer, start.checkpoint)
+    try:
+        _score_and_report(request, trainer, train_metrics, first_stage)
+    except BaseException:
+        folder = request.output_dir
+        say(
+            f"The student is trained and saved in {folder}, but its scores failed; "
+            f"`hf-distill evaluate --model {folder} …` makes them without training again."
+        )
+        raise
+    if request.args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def _score_and_report(
+    request: Request,
+    trainer: DistillationTrainer,
+    train_metrics: dict[str, Any],
+    first_stage: dict[str, Any] | None,
+) -> None:
     metrics: dict[str, Any] = {}
     scorer: Any = trainer.compute_metrics
     if request.data.validates:
@@ -63,8 +83,6 @@ def run_request(request: Request) -> None:
         metrics |= {} if scorer is None else scorer.finish(trainer)
     if trainer.is_world_process_zero():
         report(request, trainer, scorer, train_metrics, metrics, first_stage)
-    if request.args.push_to_hub:
-        trainer.push_to_hub()
 
 
 def read_request(parser: CommandParser, argv: Sequence[str]) -> Request:

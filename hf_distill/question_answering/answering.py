@@ -198,6 +198,37 @@ class QuestionAnswerer:
         _check_options(top_k, batch_size, no_answer_threshold)
         self._check_length(max_length)
         questions, contexts = _pairs(inputs, question, context)
+        answers = self.answer_all(
+            questions,
+            contexts,
+            top_k=top_k,
+            batch_size=batch_size,
+            max_length=max_length,
+            doc_stride=doc_stride,
+            max_answer_length=max_answer_length,
+            no_answer_threshold=no_answer_threshold,
+            progress=progress,
+        )
+        alone = isinstance(question, str) and isinstance(context, str)
+        return answers[0] if alone else answers
+
+    def answer_all(
+        self,
+        questions: Sequence[str],
+        contexts: Sequence[str],
+        *,
+        top_k: int,
+        batch_size: int,
+        max_length: int,
+        doc_stride: int,
+        max_answer_length: int,
+        no_answer_threshold: float | None = 0.0,
+        progress: bool = False,
+    ) -> list[list[Answer]]:
+        """Answer each question from its context, where either may be blank, as in data sets.
+
+        Args and result are those of a call. "No answer" is the only answer to a blank context.
+        """
         cutter = self._window_cutter(max_length, doc_stride)
         answers: list[list[Answer]] = []
         with tqdm(total=len(questions), desc="Answering", disable=not progress) as bar:
@@ -205,8 +236,8 @@ class QuestionAnswerer:
                 part = slice(begin, begin + _GROUP)
                 examples = {
                     "id": [str(index) for index in range(len(questions))[part]],
-                    "question": questions[part],
-                    "context": contexts[part],
+                    "question": list(questions[part]),
+                    "context": list(contexts[part]),
                 }
                 features = Dataset.from_dict(cutter(examples))
                 predictions = postprocess(
@@ -219,8 +250,7 @@ class QuestionAnswerer:
                 )
                 answers += [_ranked(one, no_answer_threshold)[:top_k] for one in predictions]
                 bar.update(len(predictions))
-        alone = isinstance(question, str) and isinstance(context, str)
-        return answers[0] if alone else answers
+        return answers
 
     def _logits(
         self, features: Dataset, batch_size: int

@@ -176,3 +176,58 @@ def test_several_processes_are_refused(
     result = program("compare", *models, "--file", files.validation)
     assert result.status == 2
     assert "WORLD_SIZE=2" in result.stderr and "hf-distill compare" in result.stderr
+
+
+def test_blank_questions_and_contexts_are_timed(
+    files: Files, models: list[str], tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    impossible: dict[str, list] = {"text": [], "answer_start": []}
+    texts = [("who?", "rome is on the tiber."), (" ", "rome"), ("who?", "  "), ("who?", "")]
+    rows = [
+        {"id": str(i), "question": question, "context": context, "answers": impossible}
+        for i, (question, context) in enumerate(texts)
+    ]
+    data = tmp_path / "blank.jsonl"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    content, _ = compare(program, tmp_path / "out", *models, "--file", str(data), *FAST)
+    for report in content["models"].values():
+        assert report["latency"]["runs"] == 3 and report["throughput"] > 0
+
+
+def test_scores_outlive_a_failure_of_the_timing(
+    files: Files,
+    models: list[str],
+    tmp_path: Path,
+    program: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = [*models, "--file", files.validation, *FAST]
+    wanted, _ = compare(program, tmp_path / "whole", *options)
+
+    def failing(*_: object) -> dict:
+        raise OSError("out of memory")
+
+    monkeypatch.setattr("hf_distill.reporting.speed.measure_latencies", failing)
+    result = program("compare", "--output_dir", tmp_path / "cut", *options)
+    assert result.status == 2
+    assert "out of memory" in result.stderr and "scores and sizes were kept" in result.stderr
+    assert {"comparison.json", "comparison.md"} <= {p.name for p in (tmp_path / "cut").iterdir()}
+    content = json.loads((tmp_path / "cut" / "comparison.json").read_text())
+    for role, report in content["models"].items():
+        for key in ("quality", "agreement", "size_on_disk"):
+            assert report.get(key) == wanted["models"][role].get(key)
+        assert "latency" not in report
+        f1 = f"F1 {report['quality']['f1']:.2f}"
+        assert f1 in result.stderr  # as soon as it is known
+
+
+@pytest.mark.parametrize("command", ["compare", "evaluate"])
+def test_a_folder_that_cannot_be_written_is_found_before_scoring(
+    command: str, files: Files, models: list[str], tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    chosen = models if command == "compare" else ["--model", files.models["teacher"]]
+    options = ["--file", files.validation, "--output_dir", str(tmp_path / "taken")]
+    result = program(command, *chosen, *options, *WINDOWS, "--use_cpu")
+    assert result.status == 2
+    assert "taken" in result.stderr and "Scoring" not in result.stderr

@@ -135,3 +135,21 @@ def test_bad_requests(
     assert result.status == 2
     for fragment in fragments:
         assert fragment in result.stderr
+
+
+def test_scores_are_written_before_they_are_shown(
+    files: Files,
+    tmp_path: Path,
+    program: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError("no terminal")
+
+    monkeypatch.setattr("hf_distill.reporting.tables.print_figures", failing)
+    options = ["--use_cpu", "--model", files.models["teacher"], "--file", files.validation]
+    result = program("evaluate", "--output_dir", tmp_path, *WINDOWS, *options)
+    assert result.status == 2 and "no terminal" in result.stderr
+    scores = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
+    monkeypatch.undo()
+    assert evaluate(program, tmp_path / "again", *options)["metrics"] == scores

@@ -340,3 +340,20 @@ def test_two_processes_train_one_model_and_speak_once(
     assert max(float((one[name] - start[name]).abs().max()) for name in one) > 1e-2
     scores = metrics(tmp_path / "out")["eval"], metrics(tmp_path / "two")["eval"]
     assert scores[0]["f1"] == pytest.approx(scores[1]["f1"])
+
+
+def test_failed_scoring_keeps_the_student_and_says_how_to_score_it(
+    train_options: list[str],
+    tmp_path: Path,
+    program: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(*_: object) -> dict:
+        raise OSError("no space for logits")
+
+    monkeypatch.setattr("hf_distill.trainer.DistillationTrainer.evaluate", failing)
+    folder = tmp_path / "run"
+    result = program(*train_options, "--output_dir", folder)
+    assert result.status == 2 and "no space for logits" in result.stderr
+    assert f"hf-distill evaluate --model {folder}" in result.stderr
+    assert (folder / "model.safetensors").is_file() and (folder / "trainer_state.json").is_file()
