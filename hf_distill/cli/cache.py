@@ -137,9 +137,10 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.cli.loading import (
         check_model_source,
         check_paths,
-        load_examples,
+        load_labelled_or_not,
         load_tokenizer,
         load_trained_model,
+        show_data,
         task_of,
     )
     from hf_distill.cli.tasks import create_task
@@ -150,17 +151,25 @@ def run(argv: Sequence[str]) -> None:
     ]
     check_paths({"train_file": data.train_file})
     task = create_task(arguments.task or task_of({"teacher_model": source}), options)
-    examples = load_examples(
+    examples, labelled = load_labelled_or_not(
         task, data.train_file, split=data.train_split, most=data.max_train_samples, **data.source
     )
+    if not labelled and task.reads_targets:
+        raise ValueError(
+            "--train_file: outputs are stored for targets, and the data has none; `hf-distill "
+            "train --distillation_loss_weight 1 --teacher_model …` lets the teacher write them."
+        )
     tokenizer = load_tokenizer("teacher_model", source)
     teacher = load_trained_model("teacher_model", source, task, arguments.teacher_dtype)
-    features = task.features(
-        examples, tokenizer, teacher, training=True, num_proc=data.preprocessing_num_workers
-    )
+    workers = data.preprocessing_num_workers
+    if labelled:
+        encoded = task.features(examples, tokenizer, teacher, training=True, num_proc=workers)
+    else:
+        encoded = task.unlabelled_features(examples, tokenizer, teacher, num_proc=workers)
+    show_data(task, {"train": (examples, encoded, labelled)}, teacher)
     stored = cache_teacher_outputs(
         [teacher, *further],
-        features,
+        encoded.features,
         task=task.name,
         processing_class=tokenizer,
         data_collator=task.data_collator(tokenizer, teacher),

@@ -144,7 +144,7 @@ class _Trial:
         from hf_distill.teachers import input_names
 
         tokenizer = load_tokenizer("student", self._student)
-        features = self._task.features(
+        features, _ = self._task.features(
             self._examples,
             tokenizer,
             model,

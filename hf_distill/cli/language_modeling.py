@@ -12,9 +12,9 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from hf_distill.cli.forward import Rows, forward_predictor
-from hf_distill.cli.tasks import Measures, Scorer, Task, say
+from hf_distill.cli.tasks import Measures, Scorer, Task
 from hf_distill.heads.base import IGNORED
-from hf_distill.tasks.encoding import input_length
+from hf_distill.tasks.encoding import Encoded, input_length
 from hf_distill.tasks.language_modeling import (
     DEFAULT_BLOCK,
     BlockCollator,
@@ -39,6 +39,7 @@ class _LanguageModelingTask(Task):
     """What both kinds have in common."""
 
     masked: bool
+    limit = "--block_size"
 
     def load_data(
         self,
@@ -60,9 +61,9 @@ class _LanguageModelingTask(Task):
         *,
         training: bool,
         num_proc: int | None,
-    ) -> Dataset:
+    ) -> Encoded:
         """One row a block; masks are drawn here for scores, by the collator in training."""
-        features, truncated = encode_blocks(
+        return encode_blocks(
             examples,
             tokenizer,
             model,
@@ -73,12 +74,6 @@ class _LanguageModelingTask(Task):
             mlm_probability=self.options.mlm_probability,
             num_proc=num_proc,
         )
-        if truncated:
-            say(
-                f"{truncated} of {len(features)} texts are longer than a block and are cut off "
-                "(--block_size, or --join_texts to lose nothing)."
-            )
-        return features
 
     def data_collator(
         self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel

@@ -16,11 +16,14 @@ from transformers import (
 
 from hf_distill import loading
 from hf_distill.caching import cached_teacher
-from hf_distill.cli.tasks import TASKS
+from hf_distill.cli.tasks import TASKS, say
 from hf_distill.heads import head_of_class
 from hf_distill.loading import load_fine_tuned, load_model
 from hf_distill.pairing import TOKENIZER_FILES
 from hf_distill.reporting.files import display_name
+from hf_distill.tasks.encoding import Encoded
+from hf_distill.tasks.errors import MissingLabelsError
+from hf_distill.tasks.overview import look_at, overview_table
 
 if TYPE_CHECKING:
     from hf_distill.cli.arguments import EvaluationDataArguments
@@ -203,6 +206,55 @@ def load_examples(
     else:
         examples = load(str(dataset_name), split=split, config_name=config_name, revision=revision)
     return examples if most is None else spread(examples, most)
+
+
+def load_labelled_or_not(
+    task: Task, file: str | None, dataset_name: str | None, *, needed: bool = False, **options: Any
+) -> tuple[Dataset, bool]:
+    """Load data with its labels, or without any where they are not complete.
+
+    Args:
+        task: as for ``load_examples``.
+        file: as for ``load_examples``.
+        dataset_name: as for ``load_examples``.
+        needed: refuse data whose labels are not complete.
+        **options: as for ``load_examples``.
+
+    Returns:
+        The examples, and whether they have labels.
+
+    Raises:
+        OSError: it is not there.
+        ValueError: it is not data of the task.
+    """
+    try:
+        return load_examples(task, file, dataset_name, **options), True
+    except MissingLabelsError as error:
+        if needed:
+            raise
+        examples = load_examples(task, file, dataset_name, labelled=False, **options)
+        say(f"The data is used without labels, which the teacher's outputs do not need. {error}")
+        return examples, False
+
+
+def show_data(task: Task, splits: Mapping[str, tuple[Dataset, Encoded, bool]], model: Any) -> None:
+    """Show what data is like.
+
+    Args:
+        task: knows the labels.
+        splits: examples, what was made of them, and whether they have labels, by name.
+        model: which the inputs are for.
+    """
+    looks = {
+        name: look_at(
+            examples,
+            len(encoded.features),
+            encoded.truncated,
+            task.label_counts(examples, model) if labelled else {},
+        )
+        for name, (examples, encoded, labelled) in splits.items()
+    }
+    say(overview_table(looks, task.limit))
 
 
 def load_evaluation_data(task: Task, data: EvaluationDataArguments) -> Dataset:

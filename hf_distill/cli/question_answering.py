@@ -20,6 +20,7 @@ from hf_distill.question_answering import (
     prepare_train_features,
 )
 from hf_distill.question_answering.metrics.scoring import exact_match, token_f1_v2
+from hf_distill.tasks.encoding import Encoded
 from hf_distill.tasks.resampling import resample_means
 
 DEFAULT_LENGTH = 384
@@ -71,10 +72,15 @@ class QuestionAnsweringTask(Task):
         model: PreTrainedModel,
         *,
         num_proc: int | None,
-    ) -> Dataset:
+    ) -> Encoded:
         """One row a window."""
-        features = self.features(examples, tokenizer, model, training=True, num_proc=num_proc)
-        return features.remove_columns(["start_positions", "end_positions"])
+        features, cut = self.features(examples, tokenizer, model, training=True, num_proc=num_proc)
+        return Encoded(features.remove_columns(["start_positions", "end_positions"]), cut)
+
+    def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
+        """Questions with and without an answer."""
+        without = sum(not answers["text"] for answers in examples["answers"])
+        return {"with an answer": len(examples) - without, "without an answer": without}
 
     def features(
         self,
@@ -84,8 +90,8 @@ class QuestionAnsweringTask(Task):
         *,
         training: bool,
         num_proc: int | None,
-    ) -> Dataset:
-        """One row a window."""
+    ) -> Encoded:
+        """One row a window; nothing is cut off."""
         most = input_limit(model)
         if most is not None and self.max_length > most:
             raise ValueError(
@@ -93,13 +99,14 @@ class QuestionAnsweringTask(Task):
                 f"{type(model).__name__} takes; lower it."
             )
         prepare = prepare_train_features if training else prepare_eval_features
-        return prepare(
+        features = prepare(
             examples,
             tokenizer,
             max_length=self.max_length,
             doc_stride=self.options.doc_stride,
             num_proc=num_proc,
         )
+        return Encoded(features, 0)
 
     def scorer(
         self,

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from hf_distill.checks import check_launch
-from hf_distill.cli.tasks import Scorer, Task
+from hf_distill.cli.tasks import Scorer, Task, say
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ def score_model(
         ValueError: an option does not fit the model, or the model gives NaN.
         RuntimeError: the processes were launched in a way that cannot share the work.
     """
-    features = task.features(examples, tokenizer, model, training=False, num_proc=num_proc)
+    features, cut = task.features(examples, tokenizer, model, training=False, num_proc=num_proc)
+    if cut:
+        say(f"{cut} of {len(examples)} rows are longer than allowed and cut off ({task.limit}).")
     scorer = task.scorer(examples, features, tokenizer, model)
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(

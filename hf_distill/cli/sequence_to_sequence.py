@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from hf_distill.cli.forward import Rows
-from hf_distill.cli.tasks import Measures, Scorer, Task, say
-from hf_distill.tasks.encoding import input_length
+from hf_distill.cli.tasks import Measures, Scorer, Task
+from hf_distill.tasks.encoding import Encoded, input_length
 from hf_distill.tasks.metrics import (
     perplexity_scores,
     rouge_of_each,
@@ -32,6 +32,7 @@ from hf_distill.tasks.sequence_to_sequence import (
     encode_pairs,
     generate_texts,
     set_languages,
+    source_texts,
     text_pairs,
 )
 from hf_distill.tasks.tables import load_table
@@ -42,6 +43,8 @@ class _SequenceToSequenceTask(Task):
 
     auto_model = "AutoModelForSeq2SeqLM"
     measures: Measures
+    limit = "--max_length, --max_target_length"
+    reads_targets = True
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
@@ -74,6 +77,20 @@ class _SequenceToSequenceTask(Task):
             target_lang=self.options.target_lang,
         )
 
+    def load_unlabelled(
+        self,
+        source: str,
+        *,
+        split: str | None = None,
+        config_name: str | None = None,
+        revision: str | None = None,
+    ) -> Dataset:
+        """Load texts."""
+        table = load_table(source, split=split, config_name=config_name, revision=revision)
+        return source_texts(
+            table, text_column=self.options.text_column, source_lang=self.options.source_lang
+        )
+
     def features(
         self,
         examples: Dataset,
@@ -82,11 +99,11 @@ class _SequenceToSequenceTask(Task):
         *,
         training: bool,
         num_proc: int | None,
-    ) -> Dataset:
+    ) -> Encoded:
         """One row a text and its target."""
         set_languages(tokenizer, self.options.source_lang, self.options.target_lang)
         length = self.options.max_length
-        features, truncated = encode_pairs(
+        return encode_pairs(
             examples,
             tokenizer,
             model,
@@ -95,12 +112,6 @@ class _SequenceToSequenceTask(Task):
             max_target_length=self.options.max_target_length,
             num_proc=num_proc,
         )
-        if truncated:
-            say(
-                f"{truncated} of {len(examples)} texts or targets are longer than allowed and are "
-                "cut off (--max_length, --max_target_length)."
-            )
-        return features
 
     def data_collator(
         self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
@@ -123,6 +134,7 @@ class _SequenceToSequenceTask(Task):
     ) -> Callable[[Sequence[Mapping[str, Any]]], object]:
         """Texts in, texts out."""
         length = input_length(self.options.max_length, tokenizer, model)
+        set_languages(tokenizer, self.options.source_lang, self.options.target_lang)
 
         def predict(examples: Rows) -> object:
             texts = [self.options.source_prefix + row["text"] for row in examples]

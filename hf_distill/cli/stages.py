@@ -55,7 +55,10 @@ def split(request: Request) -> tuple[Request, Request]:
     # Options of intermediate layers are the first stage's.
     second.hidden_states_loss_weight = second.attention_loss_weight = None
     return (
-        replace(request, args=args, data=data),
+        # The second stage's data is shown before the first stage begins.
+        replace(
+            request, args=args, data=data, shows_data=stage.intermediate_train_file is not None
+        ),
         replace(request, args=second, begins_with=args.output_dir),
     )
 

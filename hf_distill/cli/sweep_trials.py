@@ -8,6 +8,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,7 +183,8 @@ def _train(
     if last_complete_checkpoint(folder) is not None or (folder / INTERMEDIATE).is_dir():
         further = {"resume_from_checkpoint": "last"}
     try:
-        run_request(parser.request(options, folder, **further))
+        request = parser.request(options, folder, **further)
+        run_request(replace(request, shows_data=False))  # it was, with the metric
     except OSError as error:
         if error.errno in _OF_THE_MACHINE:
             raise

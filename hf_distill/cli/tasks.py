@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Trainer,
     )
 
+    from hf_distill.tasks.encoding import Encoded
     from hf_distill.tasks.resampling import Resampler
 
 # Where the class with the functions of a task is; imported when the task is called for.
@@ -98,6 +99,10 @@ class Task(ABC):
     """The ``AutoModelFor…`` class of its models."""
     timed: str
     """What the latency is the time of."""
+    reads_targets = False
+    """Its models read what they are to write, so that there must be some."""
+    limit = "--max_length"
+    """The option that says how long inputs may be."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -131,9 +136,23 @@ class Task(ABC):
         model: PreTrainedModel,
         *,
         num_proc: int | None,
-    ) -> Dataset:
+    ) -> Encoded:
         """The inputs of the model, from ``load_unlabelled``."""
         return self.features(examples, tokenizer, model, training=True, num_proc=num_proc)
+
+    def unlabelled_options(
+        self, student: PreTrainedConfig | None, teacher: PreTrainedConfig | None
+    ) -> dict[str, Any]:
+        """What the configuration of a model has to say that learns from a teacher alone.
+
+        Raises:
+            ValueError: the teacher does not say it.
+        """
+        return {}
+
+    def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
+        """How often there is each label, or other figures of what a model is to predict."""
+        return {}
 
     def model_options(
         self, examples: Dataset, student: PreTrainedConfig | None, teacher: PreTrainedConfig | None
@@ -160,8 +179,8 @@ class Task(ABC):
         *,
         training: bool,
         num_proc: int | None,
-    ) -> Dataset:
-        """The inputs of the model.
+    ) -> Encoded:
+        """The inputs of the model, and how many rows are cut off.
 
         Raises:
             ValueError: an option or the data does not fit the model.

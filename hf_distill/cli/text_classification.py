@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from hf_distill.cli.forward import Rows, forward_predictor
 from hf_distill.cli.tasks import Measures, Scorer, Task, say
 from hf_distill.tasks.encoding import Encoded, input_length
 from hf_distill.tasks.labels import (
+    LabelMap,
     choose_labels,
     data_labels,
     label_options,
     model_labels,
     positive_label,
     same_names,
+    teacher_labels,
     unnamed,
 )
 from hf_distill.tasks.metrics import classification_scores, multi_label_scores, regression_scores
@@ -43,6 +46,7 @@ from hf_distill.tasks.text_classification import (
     configured_problem_type,
     data_problem_type,
     encode_classification,
+    label_targets,
     model_problem_type,
 )
 from hf_distill.tasks.unlabelled import encode_unlabelled, unlabelled_rows
@@ -119,11 +123,11 @@ class TextClassificationTask(Task):
         *,
         training: bool,
         num_proc: int | None,
-    ) -> Dataset:
+    ) -> Encoded:
         """One row a text."""
         length = self.options.max_length
-        return encoded(
-            encode_classification, examples, tokenizer, model, max_length=length, num_proc=num_proc
+        return encode_classification(
+            examples, tokenizer, model, max_length=length, num_proc=num_proc
         )
 
     def load_unlabelled(
@@ -150,12 +154,28 @@ class TextClassificationTask(Task):
         model: PreTrainedModel,
         *,
         num_proc: int | None,
-    ) -> Dataset:
+    ) -> Encoded:
         """One row a text."""
         length = self.options.max_length
-        return encoded(
-            encode_unlabelled, examples, tokenizer, model, max_length=length, num_proc=num_proc
-        )
+        return encode_unlabelled(examples, tokenizer, model, max_length=length, num_proc=num_proc)
+
+    def unlabelled_options(
+        self, student: PreTrainedConfig | None, teacher: PreTrainedConfig | None
+    ) -> dict[str, Any]:
+        """The labels of the teacher, and its kind of problem."""
+        problem_type = self.options.problem_type or configured_problem_type(teacher) or SINGLE
+        return {**teacher_labels(student, teacher), "problem_type": problem_type}
+
+    def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
+        """The counts of labels; of numbers to predict their range and mean."""
+        if model_problem_type(model.config, examples) != REGRESSION:
+            return dict(LabelMap(model_labels(model.config), examples, "label").counts())
+        numbers = label_targets(examples, model.config)
+        return {
+            "lowest number to predict": min(numbers),
+            "mean": fmean(numbers),
+            "highest": max(numbers),
+        }
 
     def data_collator(
         self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
@@ -263,25 +283,3 @@ class TextClassificationScorer(Scorer):
         if self.problem_type == MULTI:
             return [{folded[n] for n in row} for row in self.predictions or []]
         return [folded[number] for number in self.predictions or []]
-
-
-def encoded(
-    encode: Callable[..., Encoded],
-    examples: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    *,
-    max_length: int | None,
-    num_proc: int | None,
-) -> Dataset:
-    """The features that ``encode`` makes of examples; how many were cut off is said, if any."""
-    features, truncated = encode(
-        examples, tokenizer, model, max_length=max_length, num_proc=num_proc
-    )
-    if truncated:
-        say(
-            f"{truncated} of {len(examples)} rows are longer than "
-            f"{input_length(max_length, tokenizer, model)} tokens and are cut off there "
-            "(--max_length)."
-        )
-    return features

@@ -17,15 +17,16 @@ from transformers import (
 
 from hf_distill.cli.forward import Rows, forward_predictor
 from hf_distill.cli.tasks import Measures, Scorer, Task, say
-from hf_distill.cli.text_classification import encoded
 from hf_distill.heads.base import IGNORED
-from hf_distill.tasks.encoding import input_length
+from hf_distill.tasks.encoding import Encoded, input_length
 from hf_distill.tasks.labels import (
+    LabelMap,
     choose_labels,
     data_labels,
     label_options,
     model_labels,
     same_names,
+    teacher_labels,
 )
 from hf_distill.tasks.metrics import are_entity_tags, tagging_scores
 from hf_distill.tasks.tables import load_table
@@ -84,12 +85,10 @@ class TokenClassificationTask(Task):
         *,
         training: bool,
         num_proc: int | None,
-    ) -> Dataset:
+    ) -> Encoded:
         """One row a sentence; the tag is on the first token of a word."""
         length = self.options.max_length
-        return encoded(
-            encode_tagged, examples, tokenizer, model, max_length=length, num_proc=num_proc
-        )
+        return encode_tagged(examples, tokenizer, model, max_length=length, num_proc=num_proc)
 
     def load_unlabelled(
         self,
@@ -110,12 +109,20 @@ class TokenClassificationTask(Task):
         model: PreTrainedModel,
         *,
         num_proc: int | None,
-    ) -> Dataset:
+    ) -> Encoded:
         """One row a sentence."""
         length = self.options.max_length
-        return encoded(
-            encode_unlabelled, examples, tokenizer, model, max_length=length, num_proc=num_proc
-        )
+        return encode_unlabelled(examples, tokenizer, model, max_length=length, num_proc=num_proc)
+
+    def unlabelled_options(
+        self, student: PreTrainedConfig | None, teacher: PreTrainedConfig | None
+    ) -> dict[str, Any]:
+        """The tags of the teacher."""
+        return teacher_labels(student, teacher)
+
+    def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
+        """The counts of tags."""
+        return dict(LabelMap(model_labels(model.config), examples, "tags").counts())
 
     def data_collator(
         self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel

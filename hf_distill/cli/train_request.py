@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hf_distill.cli.loading import check_model_source, check_paths
@@ -52,6 +53,8 @@ def run_request(request: Request) -> None:
         if request.has_two_stages:
             first, request = split(request)
             first_stage = run_first_stage(first, request, start, whole)
+            shows_data = request.shows_data and start.first_stage_done
+            request = replace(request, shows_data=shows_data)
         trainer = prepare(request)
         if start == Start() and not request.has_two_stages and trainer.is_world_process_zero():
             forget_first_stage(request.output_dir, steps=True)

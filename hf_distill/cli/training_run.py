@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
+from datasets import Dataset
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,8 +28,11 @@ from hf_distill.cli.loading import (
     data_name,
     load_config,
     load_examples,
+    load_labelled_or_not,
     load_student,
     load_tokenizer,
+    load_trained_model,
+    show_data,
     spread,
     task_of,
 )
@@ -60,6 +65,8 @@ class Request:
     args: DistillationTrainingArguments
     begins_with: str | None = None
     """The folder of the student of the stage before, if there was one."""
+    shows_data: bool = True
+    """Whether to show what the data is like; it may have been shown before."""
 
     @cached_property
     def task(self) -> Task:
@@ -120,7 +127,13 @@ def prepare(request: Request) -> DistillationTrainer:
     run, data, task, args = request.run, request.data, request.task, request.args
     if args.stage == "intermediate":
         return _prepare_without_labels(request)
-    train = load_examples(task, data.train_file, split=data.train_split, **request.data.source)
+    train, labelled = load_labelled_or_not(
+        task,
+        data.train_file,
+        split=data.train_split,
+        needed=args.needs_labels or not args.distils,
+        **request.data.source,
+    )
     validation = None
     if request.data.validates:
         validation = load_examples(
@@ -136,20 +149,32 @@ def prepare(request: Request) -> DistillationTrainer:
     teacher_config = None if run.teacher_model is None else load_config(run.teacher_model)
     if run.teacher_outputs is not None:
         teacher_config = cached_teacher(run.teacher_outputs).read_config()
-    options = task.model_options(train, load_config(begins_with), teacher_config)
+    if labelled:
+        options = task.model_options(train, load_config(begins_with), teacher_config)
+    else:
+        options = task.unlabelled_options(load_config(begins_with), teacher_config)
     if data.max_train_samples is not None:
         train = spread(train, data.max_train_samples)
+    if not labelled and task.reads_targets:
+        train, labelled = _with_targets(request, train), True
     student = _load_student(request, begins_with, **options)
     workers = data.preprocessing_num_workers
-    train_features = task.features(train, tokenizer, student, training=True, num_proc=workers)
+    if labelled:
+        encoded = task.features(train, tokenizer, student, training=True, num_proc=workers)
+    else:
+        encoded = task.unlabelled_features(train, tokenizer, student, num_proc=workers)
+    splits, train_features = {"train": (train, encoded, labelled)}, encoded.features
     if run.teacher_outputs is not None and not run.baseline:
         train_features = load_teacher_outputs(
             train_features, run.teacher_outputs, preprocessing=preprocessing_of(task)
         )
     features = scorer = None
     if validation is not None:
-        features = task.features(validation, tokenizer, student, training=False, num_proc=workers)
+        encoded = task.features(validation, tokenizer, student, training=False, num_proc=workers)
+        splits["validation"], features = (validation, encoded, True), encoded.features
         scorer = task.scorer(validation, features, tokenizer, student)
+    if request.shows_data:
+        show_data(task, splits, student)
     return _trainer(
         request,
         student,
@@ -159,6 +184,28 @@ def prepare(request: Request) -> DistillationTrainer:
         compute_metrics=scorer,
         preprocess_logits_for_metrics=None if scorer is None else scorer.preprocess_logits,
     )
+
+
+def _with_targets(request: Request, examples: Dataset) -> Dataset:
+    """Let the teacher write the targets that the data lacks."""
+    args, source = request.args, request.run.teacher_model
+    if source is None:
+        raise ValueError(
+            "--teacher_outputs: the data has no targets, and stored outputs cannot write them; "
+            "pass --teacher_model, or data with targets."
+        )
+    say(f"{display_name(source)} writes the targets that the data lacks …")
+    teacher = load_trained_model("teacher_model", source, request.task)
+    write: Any = request.task.predictor(
+        teacher.to(args.device),  # type: ignore[arg-type]
+        load_tokenizer("teacher_model", source),
+        args.per_device_eval_batch_size,
+    )
+    mine = range(args.process_index, len(examples), args.world_size)
+    written = list(zip(mine, write(examples.select(mine).to_list()), strict=True))
+    if args.world_size > 1:
+        written = sorted(gather_object(written))
+    return examples.add_column("target", [text for _, text in written])
 
 
 def prepare_first_stage(
@@ -214,9 +261,13 @@ def _unlabelled(
         labelled=False,
         **request.data.source,
     )
-    return task.unlabelled_features(
+    encoded = task.unlabelled_features(
         examples, tokenizer, student, num_proc=data.preprocessing_num_workers
     )
+    split = "validation" if validation else "train"
+    if request.shows_data:
+        show_data(task, {split: (examples, encoded, False)}, student)
+    return encoded.features
 
 
 def _trainer(

@@ -26,7 +26,10 @@ from datasets import (
 )
 
 from hf_distill.hub_access import hub_tried_once
-from hf_distill.question_answering.errors import QuestionAnsweringDataError
+from hf_distill.question_answering.errors import (
+    MissingAnswersError,
+    QuestionAnsweringDataError,
+)
 from hf_distill.question_answering.records import Record, check_records, row_record
 from hf_distill.question_answering.squad_json import read_squad_json
 from hf_distill.tasks.errors import TaskDataError
@@ -211,7 +214,8 @@ def _records(rows: Dataset, source: str, *, answers: bool = True) -> Iterable[Re
     required = [name for name in REQUIRED_COLUMNS if answers or name != "answers"]
     missing = [name for name in required if name not in rows.column_names]
     if missing:
-        raise QuestionAnsweringDataError(
+        error = MissingAnswersError if missing == ["answers"] else QuestionAnsweringDataError
+        raise error(
             f"{source} is not a question-answering data set: no column {', '.join(missing)}; "
             f"it has {', '.join(rows.column_names)}"
         )

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_distill.question_answering.errors import QuestionAnsweringDataError
+from hf_distill.question_answering.errors import (
+    MissingAnswersError,
+    QuestionAnsweringDataError,
+)
 from hf_distill.tasks.tables import half_character
 
 
@@ -52,7 +55,8 @@ def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> 
     if not isinstance(record, Mapping):
         raise QuestionAnsweringDataError(f"{where} must be an object, not {_shown(record)}")
     if name not in record:
-        raise QuestionAnsweringDataError(
+        error = MissingAnswersError if name == "answers" else QuestionAnsweringDataError
+        raise error(
             f"{where} has no field {name!r}; it has {', '.join(map(repr, record)) or 'none'}"
         )
     value = record[name]
@@ -180,7 +184,7 @@ def check_records(records: Iterable[Record], source: str) -> list[Record]:
     try:
         checked = list(records)
     except QuestionAnsweringDataError as error:
-        raise QuestionAnsweringDataError(f"{source}: {error}") from None
+        raise type(error)(f"{source}: {error}") from None
     if not checked:
         raise QuestionAnsweringDataError(f"{source} is empty: it has no question")
     places: dict[str, str] = {}

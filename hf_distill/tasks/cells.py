@@ -10,13 +10,12 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, List, Value
 
-from hf_distill.tasks.columns import describe, is_list, is_text, kind_of
-from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.columns import describe, is_list, is_text, kind_of, rows_in_words
+from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 
 _WHOLE = re.compile(r"(0|-?[1-9]\d*)(\.0+)?")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
-NO_NUMBER = frozenset({"NaN", "nan", "NA", "<NA>", "null", "None"})
-"""How a missing number is written among numbers."""
+_NO_NUMBER = frozenset({"NaN", "nan", "NA", "<NA>", "null", "None"})
 _LARGEST = 2**53  # beyond it, floats skip whole numbers
 _ADDED = "label as it is"
 
@@ -38,19 +37,23 @@ def read_labels(
             labels that are 1.
 
     Raises:
+        MissingLabelsError: rows have none; names them.
         TaskDataError: the cells can be read in more than one way, or two labels differ only in
             case or spaces; names them.
     """
     feature = table.features[column]
     item = feature.feature if is_list(feature) else feature
-    if isinstance(item, ClassLabel) or is_list(item):
-        return table
     values = list(table[column])
+    if isinstance(item, ClassLabel) or is_list(item):
+        # -1 stands for no label in many test splits.
+        _check_present([None if value == -1 else value for value in values], column)
+        return table
     if is_list(feature):
         values, item = _read_lists(values, item, column, names, vectors=vectors)
         new: Any = List(item)
     else:
         new, values = _read_cells(values, item, column)
+    _check_present(values, column)
     if names is not None and new == Value("int64"):
         new = ClassLabel(names=list(names))
         _check_named(values, names, column)
@@ -69,7 +72,7 @@ def folded(name: str) -> str:
 
 def are_decimals(values: Iterable[Any]) -> bool:
     """Whether all texts are numbers, and some have decimals: ``5.00``, ``3.25``."""
-    texts = {value for value in values if value is not None} - NO_NUMBER
+    texts = {value for value in values if value is not None}
     return any("." in text for text in texts) and all(map(_DECIMAL.fullmatch, texts))
 
 
@@ -92,15 +95,17 @@ def _read_texts(values: list[str | None], column: str) -> tuple[Any, list[Any]]:
             f"The column {column!r} holds lists written as text, such as {min(cells)!r}; write the "
             "data as .jsonl or .parquet, which have lists."
         )
-    read: dict[str | None, Any] = dict.fromkeys([None, *(cells & NO_NUMBER)])
-    numbers = cells - NO_NUMBER
+    read: dict[str | None, Any] = dict.fromkeys([None, *(cells & _NO_NUMBER)])
+    numbers = cells - _NO_NUMBER
     if numbers and all(map(_WHOLE.fullmatch, numbers)):
         read |= {cell: int(cell.partition(".")[0]) for cell in numbers}
         if all(abs(number) < 2**63 for number in read.values() if number is not None):
             return Value("int64"), [read[text] for text in texts]
-    elif numbers and are_decimals(numbers) and all(map(_prints_back, numbers)):
-        read |= {cell: float(cell) for cell in numbers}
-        return Value("float64"), [read[text] for text in texts]
+    elif numbers and are_decimals(numbers):
+        if all(map(_prints_back, numbers)):
+            read |= {cell: float(cell) for cell in numbers}
+            return Value("float64"), [read[text] for text in texts]
+        return Value("string"), [None if text in _NO_NUMBER else text for text in texts]
     _check_apart(cells, column)
     return Value("string"), texts
 
@@ -185,6 +190,19 @@ def _are_vectors(rows: list[Any], column: str, names: Sequence[str] | None) -> b
         f"The column {column!r} can be read in two ways: {lists[0]} may be a vector with a 0 or 1 "
         "for each label, or a list of label numbers. Write names instead of numbers."
     )
+
+
+def _check_present(values: Iterable[Any], column: str) -> None:
+    missing = [
+        row
+        for row, value in enumerate(values)
+        if value is None or (isinstance(value, list) and None in value)
+    ]
+    if missing:
+        raise MissingLabelsError(
+            f"{rows_in_words(missing)} nothing in the column {column!r}; label the row or remove "
+            "it."
+        )
 
 
 def _check_named(values: Iterable[Any], names: Sequence[str], column: str) -> None:

@@ -32,6 +32,7 @@ def find_column(
     what: str,
     *,
     taken: Collection[str] = (),
+    error: type[TaskDataError] = TaskDataError,
 ) -> str:
     """The column that was chosen, or the usual one.
 
@@ -42,6 +43,7 @@ def find_column(
         usual: the names to look for, the most usual first.
         what: what the column holds, for errors.
         taken: columns that are something else already.
+        error: what is raised where no column has a usual name.
 
     Raises:
         TaskDataError: it is not there or is taken, or nothing says which one it is; lists the
@@ -59,7 +61,7 @@ def find_column(
         return chosen
     found = [name for name in usual if name in table.column_names and name not in taken]
     if not found:
-        raise TaskDataError(f"Which column of the data is {what}? {has}; name it with {option}.")
+        raise error(f"Which column of the data is {what}? {has}; name it with {option}.")
     if len(found) > 1 and found[0] != usual[0]:
         raise TaskDataError(
             f"The data has several columns that may be {what}: {', '.join(found)}; choose one with "
@@ -130,15 +132,24 @@ def checked_texts(table: Dataset, column: str, option: str) -> None:
             f"The column {column!r} holds {describe(feature)}, not texts; choose another one with "
             f"{option}."
         )
-    empty = True
-    for row, text in enumerate(table[column]):
-        if text is None:
-            raise TaskDataError(f"Row {row} has nothing in the column {column!r}; remove the row.")
-        empty = empty and not text.strip()
-    if empty:
+    texts = list(table[column])
+    missing = [row for row, text in enumerate(texts) if text is None]
+    if missing:
+        raise TaskDataError(
+            f"{rows_in_words(missing)} nothing in the column {column!r}; remove the row."
+        )
+    if not any(text.strip() for text in texts):
         raise TaskDataError(
             f"All texts of the column {column!r} are empty; choose another one with {option}."
         )
+
+
+def rows_in_words(rows: Sequence[int], most: int = 5) -> str:
+    """Say that some rows have something, as the beginning of a sentence."""
+    if len(rows) == 1:
+        return f"Row {rows[0]} has"
+    numbers = ", ".join(map(str, rows[:most]))
+    return f"{len(rows)} rows ({numbers}{', …' if len(rows) > most else ''}) have"
 
 
 def describe(feature: Any) -> str:

@@ -8,3 +8,7 @@ class TaskDataError(ValueError):
 
     The message names the source, column or row, and what to change. Rows are counted from 0.
     """
+
+
+class MissingLabelsError(TaskDataError):
+    """Data has no labels, or not in every row. For distillation alone it needs none."""

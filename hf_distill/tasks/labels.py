@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ def label_values(table: Dataset, column: str) -> Iterator[Any]:
         column: where they are.
 
     Raises:
-        TaskDataError: a row has none, or the column holds something else.
+        TaskDataError: the column holds something else.
     """
     feature = table.features[column]
     item = feature.feature if is_list(feature) else feature
@@ -61,7 +62,6 @@ def label_values(table: Dataset, column: str) -> Iterator[Any]:
         )
     named = isinstance(item, ClassLabel) and not _are_numbers(item.names)
     truth = getattr(item, "dtype", "") == "bool"
-    _check_present(table, column)
     for row, value in zip(_places(table), table[column], strict=True):
         many = value if is_list(feature) else [value]
         if any(isinstance(one, int) and one < 0 for one in many):
@@ -158,6 +158,24 @@ def choose_labels(labels: DataLabels, student: Any = None, teacher: Any = None) 
     return Choice(labels.names, None)
 
 
+def teacher_labels(student: Any, teacher: Any) -> dict[str, Any]:
+    """The options of a student that learns a teacher's labels, without any of the data.
+
+    Args:
+        student: its configuration; if it has the same labels, it keeps its own order.
+        teacher: the teacher's configuration.
+
+    Raises:
+        ValueError: the teacher's labels are not known.
+    """
+    if teacher is None or not getattr(teacher, "id2label", None):
+        raise ValueError(
+            "The training data has no labels, and the teacher's configuration names none; give it "
+            "id2label, or label the data."
+        )
+    return label_options(choose_labels(DataLabels(model_labels(teacher)), student, teacher).names)
+
+
 class LabelMap:
     """From the labels of data to the numbers that a model gives them.
 
@@ -196,7 +214,9 @@ class LabelMap:
             TaskDataError: the model has no such label; names the row.
         """
         name = str(label)
-        found = self._numbers.get(name, self._similar.get(folded(name)))
+        found = self._numbers.get(name)
+        if found is None:
+            found = self._similar.get(folded(name))
         if found is not None:
             return found
         if label in self._data_names:
@@ -220,6 +240,27 @@ class LabelMap:
                 _places(self._table), label_values(self._table, self._column), strict=True
             )
         ]
+
+    def counts(self) -> dict[str, int]:
+        """How often each label occurs, with the number that the data has for it if it has one."""
+        found: Counter[int] = Counter()
+        written: dict[int, Label] = {}
+        without = 0
+        for row, value in zip(
+            _places(self._table), label_values(self._table, self._column), strict=True
+        ):
+            many = value if isinstance(value, list) else [value]
+            without += not many
+            for one in many:
+                number = self.number(one, row)
+                found[number] += 1
+                written[number] = one
+        shown = {}
+        for number, name in enumerate(self.names):
+            label = written.get(number, name)
+            is_place = isinstance(label, int) and str(label) != name
+            shown[f"label {name}" + (f" ({label})" if is_place else "")] = found[number]
+        return shown | ({"no label": without} if without else {})
 
 
 def positive_label(names: Sequence[str], table: Dataset, column: str) -> str:
@@ -245,30 +286,6 @@ def same_names(some: Iterable[str], others: Iterable[str]) -> bool:
 def _places(table: Dataset) -> Iterable[int]:
     """The row numbers to tell the user: those of the whole data, where the rows know them."""
     return table["row"] if "row" in table.column_names else range(len(table))
-
-
-def _check_present(table: Dataset, column: str) -> None:
-    """Check that each row has a label; name those without."""
-    values = zip(_places(table), table[column], strict=True)
-    rows = [
-        row
-        for row, value in values
-        if value is None or (isinstance(value, list) and any(one is None for one in value))
-    ]
-    if not rows:
-        return
-    has = "has" if len(rows) == 1 else "have"
-    raise TaskDataError(
-        f"{rows_in_words(rows)} {has} nothing in the column {column!r}; label the row or remove it."
-    )
-
-
-def rows_in_words(rows: Sequence[int], most: int = 5) -> str:
-    """Some row numbers, and how many there are."""
-    if len(rows) == 1:
-        return f"Row {rows[0]}"
-    numbers = ", ".join(map(str, rows[:most]))
-    return f"{len(rows)} rows ({numbers}{', …' if len(rows) > most else ''})"
 
 
 def _are_numbers(names: Iterable[str]) -> bool:

@@ -9,9 +9,16 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.tasks.columns import SOURCES, TARGETS, checked_texts, find_column
+from hf_distill.tasks.columns import (
+    SOURCES,
+    TARGETS,
+    checked_texts,
+    find_column,
+    is_text,
+    rows_in_words,
+)
 from hf_distill.tasks.encoding import Encoded, encode_rows, input_length, truncations
-from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 
 DEFAULT_TARGET_LENGTH = 128
 
@@ -50,17 +57,47 @@ def text_pairs(
         text_column = source_lang
     if target_column is None and target_lang in names:
         target_column = target_lang
-    target = find_column(table, "target_column", target_column, TARGETS, "the target")
+    target = find_column(
+        table, "target_column", target_column, TARGETS, "the target", error=MissingLabelsError
+    )
     text = find_column(table, "text_column", text_column, SOURCES, "the text", taken=[target])
     checked_texts(table, text, "text_column")
-    checked_texts(table, target, "target_column")
-    for row, one in enumerate(table[target]):
-        if not one.strip():
-            raise TaskDataError(
-                f"Row {row} has an empty target in the column {target!r}; remove the row."
+    if is_text(table.features[target]):
+        missing = [row for row, one in enumerate(table[target]) if not (one or "").strip()]
+        if missing:
+            raise MissingLabelsError(
+                f"{rows_in_words(missing)} nothing or an empty target in the column {target!r}; "
+                "remove the row."
             )
+    checked_texts(table, target, "target_column")
     renamed = {old: new for old, new in {text: "text", target: "target"}.items() if old != new}
     return table.select_columns([text, target]).rename_columns(renamed)
+
+
+def source_texts(
+    table: Dataset, *, text_column: str | None = None, source_lang: str | None = None
+) -> Dataset:
+    """Pick the column of texts to write something for, without targets: ``text``.
+
+    Args:
+        table: any table.
+        text_column: as for ``text_pairs``.
+        source_lang: as for ``text_pairs``.
+
+    Raises:
+        TaskDataError: it cannot be found or does not hold texts, or all texts are empty.
+    """
+    nested = text_column or "translation"
+    if nested in table.column_names and isinstance(table.features[nested], Mapping):
+        texts = _of_language(table, nested, "source_lang", source_lang)
+        return Dataset.from_dict({"text": texts})
+    if text_column is None and source_lang in table.column_names:
+        text_column = source_lang
+    named = [name for name, feature in table.features.items() if is_text(feature)]
+    usual = tuple(named) if len(named) == 1 else SOURCES
+    text = find_column(table, "text_column", text_column, usual, "the text")
+    checked_texts(table, text, "text_column")
+    return Dataset.from_dict({"text": list(table[text])})
 
 
 def encode_pairs(
@@ -180,19 +217,21 @@ def set_languages(
 def _from_objects(
     table: Dataset, column: str, source_lang: str | None, target_lang: str | None
 ) -> Dataset:
-    languages = list(table.features[column])
-    found = []
-    for option, language in (("source_lang", source_lang), ("target_lang", target_lang)):
-        # Multilingual tokenizers say `en_XX` where data says `en`.
-        keys = [key for key in (language, str(language).partition("_")[0]) if key in languages]
-        if not keys:
-            raise TaskDataError(
-                f"{option}={language!r} is not among the languages of the column {column!r}: "
-                f"{', '.join(languages)}; choose one of them."
-            )
-        found.append(keys[0])
-    source, target = found
-    pairs = table[column]
     return Dataset.from_dict(
-        {"text": [pair[source] for pair in pairs], "target": [pair[target] for pair in pairs]}
+        {
+            "text": _of_language(table, column, "source_lang", source_lang),
+            "target": _of_language(table, column, "target_lang", target_lang),
+        }
     )
+
+
+def _of_language(table: Dataset, column: str, option: str, language: str | None) -> list[Any]:
+    languages = list(table.features[column])
+    # Multilingual tokenizers say `en_XX` where data says `en`.
+    keys = [key for key in (language, str(language).partition("_")[0]) if key in languages]
+    if not keys:
+        raise TaskDataError(
+            f"{option}={language!r} is not among the languages of the column {column!r}: "
+            f"{', '.join(languages)}; choose one of them."
+        )
+    return [pair[keys[0]] for pair in table[column]]

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.tasks.cells import NO_NUMBER, are_decimals, read_labels
+from hf_distill.tasks.cells import are_decimals, read_labels
 from hf_distill.tasks.columns import (
     LABELS,
     checked_texts,
@@ -20,8 +20,8 @@ from hf_distill.tasks.columns import (
     kind_of,
 )
 from hf_distill.tasks.encoding import Encoded, encode_rows, input_length, truncations
-from hf_distill.tasks.errors import TaskDataError
-from hf_distill.tasks.labels import LabelMap, model_labels, rows_in_words
+from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
+from hf_distill.tasks.labels import LabelMap, model_labels
 
 SINGLE = "single_label_classification"
 MULTI = "multi_label_classification"
@@ -55,7 +55,9 @@ def classification_rows(
         TaskDataError: a column cannot be found or does not hold texts, all texts are empty, or
             the labels can be read in more than one way.
     """
-    label = find_column(table, "label_column", label_column, LABELS, "the label")
+    label = find_column(
+        table, "label_column", label_column, LABELS, "the label", error=MissingLabelsError
+    )
     first, second = find_pair(table, text_column, text_pair_column, taken=label)
     checked_texts(table, first, "text_column")
     names = {first: "text", label: "label"}
@@ -157,11 +159,11 @@ def label_targets(rows: Dataset, config: Any) -> list[Any]:
         regression the number.
 
     Raises:
-        TaskDataError: a label is missing or not the model's; names the row.
+        TaskDataError: a label is not the model's; names the row.
     """
     problem_type = model_problem_type(config, rows)
     if problem_type == REGRESSION:
-        return _numbers(rows)
+        return [float(number) for number in rows["label"]]
     numbers = LabelMap(model_labels(config), rows, "label").all_numbers()
     if problem_type == SINGLE:
         return numbers
@@ -205,19 +207,3 @@ def encode_classification(
         return {**encoding, "labels": batch["labels"], "truncated": truncations(encoding)}
 
     return encode_rows(rows, encode, num_proc, "Tokenising")
-
-
-def _numbers(rows: Dataset) -> list[float]:
-    numbers = rows["label"]
-    missing = [
-        row
-        for row, number in zip(rows["row"], numbers, strict=True)
-        if number in (None, *NO_NUMBER)
-    ]
-    if missing:
-        has = "has" if len(missing) == 1 else "have"
-        raise TaskDataError(
-            f"{rows_in_words(missing)} {has} no number in the label column; add it or remove the "
-            "row."
-        )
-    return [float(number) for number in numbers]

@@ -21,7 +21,7 @@ from hf_distill.tasks.columns import (
     kind_of,
 )
 from hf_distill.tasks.encoding import Encoded, encode_rows, input_length, truncations
-from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 from hf_distill.tasks.labels import LabelMap, model_labels
 
 
@@ -43,7 +43,15 @@ def tagged_rows(
             tags than words, or no row has any word.
     """
     words = find_column(table, "text_column", text_column, TOKENS, "the list of words")
-    tags = find_column(table, "label_column", label_column, TAGS, "the list of tags", taken=[words])
+    tags = find_column(
+        table,
+        "label_column",
+        label_column,
+        TAGS,
+        "the list of tags",
+        taken=[words],
+        error=MissingLabelsError,
+    )
     feature = table.features[words]
     if not is_list(feature) or not is_text(feature.feature):
         raise TaskDataError(

@@ -112,7 +112,7 @@ BAD = [
         jsonl({"text": "a", "label": "b"}, {"text": "c", "label": None}),
         ("Row 1", "'label'", "label the row")),
     Bad("no number in a row", CLASSES, "d.csv", csv("text,label", "a,1.5", "b,"),
-        ("Row 1", "no number")),
+        ("Row 1 has nothing", "'label'")),
     Bad("labels apart by case", CLASSES, "d.csv", csv("text,label", "a,neg", "b,Neg", "c,pos"),
         ("'Neg'", "'neg'", "differ only in case")),
     Bad("blank labels", CLASSES, "d.csv", csv("text,label", "a,pos", "b,", "c,neg", "d, "),

@@ -171,7 +171,7 @@ def test_scores_are_those_of_the_predictions(
     result = program("evaluate", "--task", TOKENS, "--use_cpu", "--file", data, "--model", model,
                      "--output_dir", tmp_path / "tags", "--max_length", "12")  # fmt: skip
     assert result.status == 0, result.stderr
-    assert "rows are longer than 12 tokens" in result.stderr
+    assert "2 of 4 rows are longer than allowed and cut off (--max_length)" in result.stderr
     predicted = scores_of(tmp_path / "tags", "predictions.json")
     assert [len(row) for row in predicted] == [len(words) for words, _ in SENTENCES]
     assert predicted[0][-1] == "O"  # cut off

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from datasets import ClassLabel, Dataset, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_distill.tasks import TaskDataError, load_table
 from hf_distill.tasks.cells import read_labels
+from hf_distill.tasks.errors import MissingLabelsError
 from hf_distill.tasks.text_classification import (
     classification_rows,
     data_problem_type,
@@ -68,14 +70,13 @@ def test_any_cells_are_read_as_they_are(ending: str, rows: list[tuple[str, str]]
         (["12:30", "2024-01-01"], ["12:30", "2024-01-01"]),
         (["12345678901234567890", "1"], ["12345678901234567890", "1"]),
         (["1", "0", "10"], [1, 0, 10]),
-        (["1.0", "0.0", ""], [1, 0, None]),
-        (["1", "NaN"], [1, None]),
+        (["1.0", "0.0", "2"], [1, 0, 2]),
         (["a", "NaN"], ["a", "NaN"]),
         (["0.5", "1.0", "2"], [0.5, 1.0, 2.0]),
         (["1.10", "1.2"], ["1.10", "1.2"]),
-        ([" pos", "neg ", "", " ", "pos"], ["pos", "neg", None, None, "pos"]),
-        ([1.0, 0.0, None, float("nan")], [1, 0, None, None]),
-        ([1.0, 0.5, float("nan")], [1.0, 0.5, None]),
+        ([" pos", "neg ", "\tpos"], ["pos", "neg", "pos"]),
+        ([1.0, 0.0, 2.0], [1, 0, 2]),
+        ([1.0, 0.5], [1.0, 0.5]),
         ([True, False], [True, False]),
         ([[" a", "b"], []], [["a", "b"], []]),
         ([["01"], ["1", "2"]], [["01"], ["1", "2"]]),
@@ -118,6 +119,34 @@ def test_what_can_be_read_in_two_ways_is_refused(
         assert fragment in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("cells", "rows"),
+    [
+        (["pos", "", "neg", " "], "2 rows (1, 3) have"),
+        (["1", "NaN", "0"], "Row 1 has"),
+        (["1.0", "0.0", "null", ""], "2 rows (2, 3) have"),
+        (["0.50", "NaN"], "Row 1 has"),
+        ([1.0, None, 0.0, float("nan")], "2 rows (1, 3) have"),
+        ([1.5, float("nan")], "Row 1 has"),
+        ([["a"], None, ["b", " "]], "2 rows (1, 2) have"),
+        ([None] * 9, "9 rows (0, 1, 2, 3, 4, …) have"),
+    ],
+)
+def test_all_rows_without_a_label_are_named(cells: list[Any], rows: str) -> None:
+    with pytest.raises(
+        MissingLabelsError, match=re.escape(f"{rows} nothing in the column 'label'")
+    ):
+        read_labels(column(cells), "label", vectors=True)
+
+
+def test_no_label_in_the_test_splits_of_the_hub() -> None:
+    table = Dataset.from_dict(
+        {"label": [0, -1]}, features=Features({"label": ClassLabel(names=["a", "b"])})
+    )
+    with pytest.raises(MissingLabelsError, match="Row 1 has"):
+        read_labels(table, "label")
+
+
 def test_names_by_option() -> None:
     names = ["a", "b", "c"]
     for cells, labels in (([0, 2], [0, 2]), (["0", "2"], [0, 2]), ([[1, 1, 0]], [[0, 1]])):
@@ -144,7 +173,7 @@ def test_other_columns_keep_their_place_and_cells() -> None:
     ("cells", "kind"),
     [
         (["0.0", "1.0"], "single_label_classification"),
-        ([0.0, 1.0, None], "single_label_classification"),
+        ([0.0, 1.0, 2.0], "single_label_classification"),
         (["0.5", "1.0"], "regression"),
         ([0.5, 1.0], "regression"),
         ([[1, 0, 1]], "multi_label_classification"),

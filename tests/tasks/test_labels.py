@@ -88,11 +88,6 @@ def test_names_are_found_but_for_case_and_spaces_where_that_is_clear() -> None:
         LabelMap(("neg", "Neg"), column(["neG"]), "label").all_numbers()
 
 
-def test_rows_without_a_label_are_all_named() -> None:
-    with pytest.raises(TaskDataError, match=r"3 rows \(0, 2, 3\) have nothing"):
-        data_labels(column([None, "a", None, None, "b"]), "label")
-
-
 def test_class_label_numbers_stand_where_the_model_has_no_names() -> None:
     table = column([1, 0], ClassLabel(names=["neg", "pos"]))
     assert LabelMap(unnamed(2), table, "label").all_numbers() == [1, 0]
