@@ -171,22 +171,22 @@ def check_label_names(
         )
 
 
-def check_label_range(dataset: Any, head: TaskHead, label_names: list[str]) -> None:
-    """Refuse labels that are no class of the student, which would stop a GPU without a reason.
+def label_out_of_range(dataset: Any, head: TaskHead, label_names: list[str]) -> str | None:
+    """Look for labels that are no class of the student, which would stop a GPU without a reason.
 
     Args:
         dataset: the training data; only a ``datasets.Dataset`` is looked at.
         head: the student's head; one with named labels.
         label_names: what the student takes its labels from.
 
-    Raises:
-        ValueError: names the value and how many classes there are.
+    Returns:
+        Which value it is and how many classes there are, as an error message; else ``None``.
     """
     if not isinstance(dataset, Dataset) or not isinstance(head, LabelledHead):
-        return
+        return None
     classes = head.num_labels
     if classes is None:
-        return
+        return None
     names = {*label_names}
     if "labels" not in dataset.column_names:  # which data collators prefer
         names |= {"label", "label_ids"}
@@ -199,11 +199,13 @@ def check_label_range(dataset: Any, head: TaskHead, label_names: list[str]) -> N
         values = pyarrow.compute.unique(column).to_pylist()
         wrong = [v for v in values if v is None or not (0 <= v < classes or v == IGNORED)]
         if wrong:
-            raise ValueError(
+            return (
                 f"The column {name!r} of train_dataset has the label {wrong[0]}, but the student "
                 f"has {classes} labels, numbered 0 to {classes - 1} (and {IGNORED} for what does "
-                f"not count). Load the student with the right num_labels, or mend the data."
+                "not count). Load the student with the right num_labels, or fix the data; without "
+                "labels train with distillation_loss_weight=1."
             )
+    return None
 
 
 def check_inputs(

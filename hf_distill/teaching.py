@@ -18,10 +18,10 @@ from hf_distill.checks import (
     check_datasets,
     check_inputs,
     check_label_names,
-    check_label_range,
     check_labels,
     check_late_inputs,
     check_launch,
+    label_out_of_range,
     named_datasets,
     same_random_numbers,
     sample_batches,
@@ -64,6 +64,7 @@ class TrainerWithTeacher(PublishingTrainer):
         self._teacher_only_inputs: frozenset[str] = frozenset()
         self._fed_to_teacher: frozenset[str] = frozenset()
         self._logits_checked = False
+        self._unusable_labels: str | None = None
         self._custom_loss = distillation_loss
         self._head: TaskHead | None = None
         self._intermediate: IntermediateDistillation | None = None
@@ -337,6 +338,7 @@ class TrainerWithTeacher(PublishingTrainer):
         if not self.is_deepspeed_enabled and self.model is not None:
             warn_of_half_precision(self.model)
         self._prepare_distillation()
+        self._unusable_labels = None
         if self._head is None or not self.args.distils:
             return
         for name, dataset in named_datasets(self.train_dataset, self.eval_dataset).items():
@@ -344,7 +346,11 @@ class TrainerWithTeacher(PublishingTrainer):
         if not _makes_labels(self.data_collator):
             columns = getattr(self.train_dataset, "column_names", None)
             check_labels(with_renamed_labels(columns), self.label_names, self.args)
-        check_label_range(self.train_dataset, self._head, self.label_names)
+        if self.compute_loss_func is None:
+            found = label_out_of_range(self.train_dataset, self._head, self.label_names)
+            if found is not None and self.args.needs_labels:
+                raise ValueError(found)
+            self._unusable_labels = found
         # DeepSpeed knows the sizes of a run only later, in `train`.
         untried = self._teacher is not None and not self._teacher_tried
         if self.args.compares_logits and untried and not self.is_deepspeed_enabled:

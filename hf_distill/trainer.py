@@ -185,6 +185,8 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
                 present = [name for name, value in inputs.items() if value is not None]
                 step = f"a batch of training step {self.state.global_step + 1}"
                 check_labels(present, self.label_names, self.args, step)
+                if self._unusable_labels is not None:
+                    raise ValueError(self._unusable_labels)
         compares_logits = self._compares_logits(model)
         uses_teacher = model.training or (self._evaluates_with_teacher and self._teaches(inputs))
         layers = self._layers_to_compare(model) if uses_teacher else None
@@ -200,10 +202,13 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         if layers is not None:
             comparison = layers.compare(inputs)
             student_inputs |= layers.student_inputs()
+        has_labels = self._has_labels(inputs)
+        if model.training and self._unusable_labels is not None:
+            has_labels = False
         losses: dict[str, Tensor] = {}
         outputs: Any
         with comparison:
-            if not only_layers and (self._has_labels(inputs) or teacher_outputs is None):
+            if not only_layers and (has_labels or teacher_outputs is None):
                 losses["task"], outputs = super().compute_loss(
                     model,
                     student_inputs,
@@ -253,6 +258,8 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         if self._intermediate is not None:
             counters |= self._intermediate.counters()
         if self.args.distils:
+            if self.args.stage == "prediction":
+                head.check_labels(batch)
             return {name: counter(batch) for name, counter in counters.items()}
         return count_what_can_be(counters, head.label_names, batch)
 

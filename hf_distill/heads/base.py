@@ -93,6 +93,9 @@ class TaskHead(ABC):
         """The logits of both with the same classes in the same order."""
         return student, teacher
 
+    def check_labels(self, batch: Batch) -> None:  # noqa: B027
+        """Raise ``ValueError`` if the labels of a batch are of another kind than the logits."""
+
     def check_loss(self, loss_name: str) -> None:  # noqa: B027
         """Raise ``ValueError`` if a distillation loss makes no sense for this task."""
 

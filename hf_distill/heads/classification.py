@@ -87,15 +87,8 @@ class SequenceClassificationHead(LabelledHead):
         labels = batch.get("labels")
         if labels is None:
             return 0
-        several_or_none = self.num_labels is None and labels.is_floating_point()
-        if self.problem_type != "single_label_classification" or several_or_none:
+        if self.problem_type != "single_label_classification" or labels.is_floating_point():
             return int(labels.shape[0])
-        if labels.is_floating_point():
-            raise ValueError(
-                "The labels are floating-point numbers, but the student classifies into one of "
-                f"{self.num_labels} classes; set config.problem_type to "
-                "'multi_label_classification' or 'regression', or make the labels integers."
-            )
         return (labels != IGNORED).sum()
 
     def gold(self, batch: Batch) -> Tensor | None:
@@ -105,7 +98,20 @@ class SequenceClassificationHead(LabelledHead):
             return None
         if self.problem_type == "multi_label_classification":
             return (labels < 0.5).long()
-        return labels.flatten()
+        self.check_labels(batch)
+        # Those of a model of one's own, without configuration, may be anything.
+        return None if labels.is_floating_point() else labels.flatten()
+
+    def check_labels(self, batch: Batch) -> None:
+        """With such labels, transformers would make a model for several labels of this one."""
+        labels = batch.get("labels")
+        single = self.problem_type == "single_label_classification" and self.num_labels is not None
+        if single and labels is not None and labels.is_floating_point():
+            raise ValueError(
+                "The labels are floating-point numbers, but the student classifies into one of "
+                f"{self.num_labels} classes; set config.problem_type to "
+                "'multi_label_classification' or 'regression', or make the labels integers."
+            )
 
     def check_loss(self, loss_name: str) -> None:
         """Regression has no distributions to compare."""
@@ -124,15 +130,10 @@ class ImageClassificationHead(SequenceClassificationHead):
 
 
 class AudioClassificationHead(SequenceClassificationHead):
-    """One label for a sound."""
+    """One label, several labels or one number for a sound, as for a text."""
 
     task = "audio-classification"
     auto_model = "AutoModelForAudioClassification"
-
-    @property
-    def problem_type(self) -> str:
-        """Always a single label: most of these models know nothing else."""
-        return "single_label_classification"
 
 
 class MultipleChoiceHead(TaskHead):

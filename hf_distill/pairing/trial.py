@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from hf_distill.heads import TaskHead
-from hf_distill.heads.base import IGNORED
 from hf_distill.pairing.findings import Finding, note, refused, warning
 
 _CLEARLY = 4.0
@@ -44,7 +43,8 @@ def try_teacher(
         mask = head.class_mask(batch)
         if mask is not None:
             logits = logits.masked_fill(~mask, -torch.inf)
-        counts = gold != IGNORED
+        # IGNORED, or what data without labels has in their place, such as GLUE's -1.
+        counts = (gold >= 0) & (gold < logits.shape[-1])
         labels.append(gold[counts].cpu())
         answers.append(logits.argmax(dim=-1)[counts].cpu())
     if not labels or not sum(map(len, labels)):
