@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from hf_distill.augmentation.parts import Item, Parts, StoredCandidates
 from hf_distill.augmentation.substitution import MAX_WORDS, WordSubstituter, find_word_vectors
+from hf_distill.reporting.files import in_use
 
 logger = logging.get_logger(__name__)
 
@@ -61,7 +62,8 @@ def computed_candidates(
         The candidates; ``None`` in all processes of a launcher but the first.
 
     Raises:
-        ValueError: an option is wrong, or is not that of the run to resume.
+        ValueError: an option is wrong, or is not that of the run to resume, or another process is
+            at work in the folder.
         RuntimeError: a process failed.
     """
     if num_proc < 1:
@@ -75,31 +77,35 @@ def computed_candidates(
     if rank.of > 1:
         from accelerate import PartialState
 
-        state = PartialState()
-        if rank.number == 0:
-            parts = Parts.create(folder, items(), options, resume=resume)
-        state.wait_for_everyone()
-        if rank.number:
-            parts = Parts(folder)
-            compute_share(parts, rank, substituter, device)
-            yield None
-            return
+        state: PartialState | None = PartialState()
     else:
+        state = None
+    if state is not None and rank.number:
+        state.wait_for_everyone()
+        compute_share(Parts(folder), rank, substituter, device)
+        yield None
+        return
+    busy = (
+        f"{folder}: another process is augmenting into the same file; wait for it, or name another."
+    )
+    with in_use(folder / ".lock", busy):
         parts = Parts.create(folder, items(), options, resume=resume)
-    try:
-        if num_proc > 1 and rank.of == 1 and len(parts.missing()) > 1:
-            _run_workers(parts, min(num_proc, len(parts.missing())), device)
-        else:
-            compute_share(parts, rank, substituter, device)
-        while parts.missing():
-            time.sleep(_POLL_SECONDS)
-    except BaseException:
-        if len(parts.missing()) == len(parts):
-            parts.remove()
-        raise
-    with contextlib.closing(StoredCandidates(parts)) as stored:
-        yield stored
-    parts.remove()
+        if state is not None:
+            state.wait_for_everyone()
+        try:
+            if num_proc > 1 and rank.of == 1 and len(parts.missing()) > 1:
+                _run_workers(parts, min(num_proc, len(parts.missing())), device)
+            else:
+                compute_share(parts, rank, substituter, device)
+            while parts.missing():
+                time.sleep(_POLL_SECONDS)
+        except BaseException:
+            if len(parts.missing()) == len(parts):
+                parts.remove()
+            raise
+        with contextlib.closing(StoredCandidates(parts)) as stored:
+            yield stored
+        parts.remove()
 
 
 def compute_share(

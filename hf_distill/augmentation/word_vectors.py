@@ -7,12 +7,12 @@ import importlib.util
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b, sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -228,17 +228,20 @@ def _hash(word: str) -> np.uint64:
 def _write(homes: Sequence[Path], vectors: Iterable[WordVector], source: Path) -> Path:
     """Write an index to the first of some places that can be written to."""
     for home in homes:
+        # Not by tempfile: others who read the file are to read the index as well.
+        temporary = home.parent / f".vectors-{uuid4().hex}"
         try:
-            home.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=".vectors-", dir=home.parent))
+            temporary.mkdir(parents=True)
+            if home.exists():
+                shutil.rmtree(home)
         except OSError:
+            # It may belong to another user, who alone can read and replace it.
+            shutil.rmtree(temporary, ignore_errors=True)
             if home is homes[-1]:
                 raise
             continue
         try:
             _write_files(temporary, vectors, source)
-            if home.exists():
-                shutil.rmtree(home, ignore_errors=True)
             try:
                 os.replace(temporary, home)
             except OSError:

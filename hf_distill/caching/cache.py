@@ -8,6 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,16 @@ from hf_distill.caching.store import (
 )
 from hf_distill.caching.teachers import Teachers
 from hf_distill.pairing.tokenizers import tokenizer_hash, tokenizer_of
+from hf_distill.reporting.files import in_use
 from hf_distill.signals import DTYPES, SignalDescription
 
 logger = logging.getLogger(__name__)
 
+LOCK = ".lock"
+_BUSY = (
+    "output_dir {}: another process is computing teacher outputs in this folder; wait for it, or "
+    "name another folder."
+)
 _POLL_SECONDS = 0.2
 _LABELS = ("label", "label_ids", "labels")
 _ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
@@ -124,7 +131,8 @@ def cache_teacher_outputs(
 
     Raises:
         ValueError: the teacher, the data or an option cannot be used; the folder holds outputs of
-            another teacher, other data or other options (the message says what changed).
+            another teacher, other data or other options (the message says what changed), or
+            another process is computing in it.
         OSError: there is no room.
     """
     _check_options(dataset, dtype=dtype, top_k=top_k, batch_size=batch_size)
@@ -172,8 +180,24 @@ def cache_teacher_outputs(
         preprocessing=dict(preprocessing or {}),
     )
     folder = _default_folder(manifest) if output_dir is None else Path(output_dir).expanduser()
-    if state.is_main_process:
-        _prepare(folder, manifest)
+    with ExitStack() as stack:
+        if state.is_main_process and not _is_finished(folder, manifest):
+            if not (folder / MANIFEST).exists():
+                _check_place(folder, manifest)
+            stack.enter_context(in_use(folder / LOCK, _BUSY.format(folder.name)))
+            _prepare(folder, manifest)
+        _compute_missing(computer, folder, manifest, description, state)
+    return join(dataset, folder, read_manifest(folder) or manifest)
+
+
+def _compute_missing(
+    computer: PartComputer,
+    folder: Path,
+    manifest: dict[str, Any],
+    description: SignalDescription,
+    state: PartialState,
+) -> None:
+    """Compute what is not there yet, this process its share."""
     state.wait_for_everyone()
     manifest = read_manifest(folder) or manifest
     parts = parts_of(manifest)
@@ -191,7 +215,6 @@ def cache_teacher_outputs(
     while any(files.find(part) is None for part in missing):
         time.sleep(_POLL_SECONDS)
     state.wait_for_everyone()
-    return join(dataset, folder, manifest)
 
 
 def _check_options(dataset: Any, *, dtype: str, top_k: int | None, batch_size: int) -> None:
@@ -280,6 +303,18 @@ def _default_folder(manifest: Mapping[str, Any]) -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "teacher_outputs" / cache_key(manifest)[:32]
 
 
+def _is_finished(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether all is there and whole: then nothing is written, and many may look at once."""
+    try:
+        before = read_manifest(folder)
+    except DamagedManifestError:
+        return False
+    if before is None or changes(before, manifest):
+        return False
+    files, parts = part_files(folder, before), parts_of(before)
+    return all(files.find(part) for part in parts) and not files.faults(parts)
+
+
 def _prepare(folder: Path, manifest: dict[str, Any]) -> None:
     """Begin a cache, or see to it that the one that is there is the same one."""
     damage = None
@@ -288,7 +323,9 @@ def _prepare(folder: Path, manifest: dict[str, Any]) -> None:
     except DamagedManifestError as error:
         before, damage = None, error
     if before is None:
-        _begin(folder, manifest, damage)
+        if damage is not None:
+            _check_damage(folder, manifest, damage)
+        write_manifest(folder, manifest)
         before = manifest
     changed = changes(before, manifest)
     if changed:
@@ -303,26 +340,28 @@ def _prepare(folder: Path, manifest: dict[str, Any]) -> None:
         path.unlink()
 
 
-def _begin(folder: Path, manifest: dict[str, Any], damage: DamagedManifestError | None) -> None:
-    """Write the manifest of a new cache; or of one that lost it, if the parts say they are its."""
-    files = part_files(folder, manifest)
-    strangers = files.strangers(parts_of(manifest), (MANIFEST, f".{Path(MANIFEST).stem}.tmp.json"))
-    if strangers and damage is not None:
+def _check_damage(folder: Path, manifest: Mapping[str, Any], damage: DamagedManifestError) -> None:
+    """Check that the parts belong to the cache whose manifest is damaged."""
+    strangers = _strangers(folder, manifest)
+    if strangers:
         raise ValueError(
             f"{MANIFEST} in {folder.name} is damaged, and {strangers[0].name} is, too, or of "
             "another run; name another folder."
         ) from damage
-    if strangers:
+    logger.warning("%s was damaged; it is written again, and whole parts are kept.", MANIFEST)
+
+
+def _strangers(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    known = (MANIFEST, LOCK, f".{Path(MANIFEST).stem}.tmp.json")
+    return part_files(folder, manifest).strangers(parts_of(manifest), known)
+
+
+def _check_place(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Check that a new cache has a folder for itself, and room."""
+    if _strangers(folder, manifest):
         raise ValueError(
             f"output_dir {folder.name} holds other files and no {MANIFEST}; name a new folder."
         )
-    if damage is not None:
-        logger.warning("%s was damaged; it is written again, and whole parts are kept.", MANIFEST)
-    _check_room(folder, manifest)
-    write_manifest(folder, manifest)
-
-
-def _check_room(folder: Path, manifest: Mapping[str, Any]) -> None:
     description = description_of(manifest)
     by_token = description.by_position or description.hidden_layers
     units = manifest["data"]["tokens"] if by_token else manifest["data"]["rows"]

@@ -53,7 +53,7 @@ def load_teacher_outputs(
         ValueError: there is no (finished) cache in the folder, it is of other data, or a file is
             damaged.
     """
-    folder = Path(output_dir)
+    folder = Path(output_dir).expanduser()
     manifest = finished_manifest(folder)
     before = manifest["data"]
     missing = [name for name in before["columns"] if name not in dataset.column_names]
@@ -82,7 +82,7 @@ def cached_teacher(output_dir: str | os.PathLike[str]) -> SignalDescription:
     Raises:
         ValueError: there are none.
     """
-    return description_of(finished_manifest(Path(output_dir)))
+    return description_of(finished_manifest(Path(output_dir).expanduser()))
 
 
 def finished_manifest(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import os
 import re
 import sys
 import typing
@@ -17,6 +18,9 @@ from typing import Any, NamedTuple, NoReturn
 from transformers import HfArgumentParser
 
 from hf_distill.cli.config_files import read_yaml, resolved
+
+# Options whose value may begin with "~/" and is not a path.
+_TEXTS = ("--question", "--context")
 
 
 class Section(NamedTuple):
@@ -173,6 +177,7 @@ class CommandParser(HfArgumentParser):
     # ---- config files and presets --------------------------------------------------------------
 
     def _with_config(self, argv: Sequence[str]) -> list[str]:
+        argv = list(_expanded(argv))
         path = self._given(argv, "config")
         config = self._read_config(path) if path else {}
         in_file = {str(key).replace("-", "_"): value for key, value in config.items()}
@@ -191,7 +196,7 @@ class CommandParser(HfArgumentParser):
                 options = {k: v for k, v in options.items() if k not in self._preset.part}
             words += self._words_of(options, f"{self._preset.option} {name}")
         if path:
-            words += self._words_of(config, path)
+            words += _expanded(self._words_of(config, path))
         return [*words, *argv]
 
     def _given(self, words: Sequence[str], name: str) -> str | None:
@@ -298,6 +303,17 @@ def _placeholder(action: argparse.Action) -> str:
     else:
         word = {"int": "N", "float": "X"}.get(getattr(action.type, "__name__", ""), "TEXT")
     return f"{word} …" if action.nargs == "+" else word
+
+
+def _expanded(words: Iterable[str]) -> Iterator[str]:
+    """Replace a leading ``~/``, which a shell leaves in ``--option=~/…``, and YAML has as it is."""
+    option = ""
+    for word in words:
+        name, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        option = name or option
+        if value.startswith("~/") and option not in _TEXTS:
+            word = f"{name}{sign}{os.path.expanduser(value)}"
+        yield word
 
 
 def _types_of(dataclass_types: Iterable[Any]) -> dict[str, Any]:

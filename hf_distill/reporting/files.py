@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 
 def display_name(source: str | os.PathLike[str]) -> str:
@@ -44,6 +47,26 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def in_use(lock: Path, busy: str) -> Iterator[None]:
+    """Keep other processes out while the block runs; one that is killed lets go.
+
+    Args:
+        lock: the file to lock; it is left behind, empty.
+        busy: what to say where another process has locked it.
+
+    Raises:
+        ValueError: another process has locked it.
+        OSError: the file cannot be made.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(busy) from None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
+from hf_distill.reporting import files
 from hf_distill.sweeping.space import SearchSpace, Value
 
 SAMPLERS = ("grid", "tpe", "random")
@@ -205,19 +204,12 @@ def in_use(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another sweep is at work there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".sweep.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"--output_dir {folder}: another sweep is at work in this folder; wait for it, or "
-            "choose another folder."
-        ) from None
-    try:
+    busy = (
+        f"--output_dir {folder}: another sweep is at work in this folder; wait for it, or choose "
+        "another folder."
+    )
+    with files.in_use(folder / ".sweep.lock", busy):
         yield
-    finally:
-        lock.release()
 
 
 def _drop_torn_line(path: Path) -> None:

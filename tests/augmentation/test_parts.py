@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from masked_lms import WORDS
 from squad_files import document, write
 
@@ -100,6 +101,21 @@ def test_processes_share_the_parts(
     assert sum(map(bool, shares)) == min(count, 3)
     compute_share(made, Rank(0, 1), substituter, None, is_wanted=lambda: False)
     assert computed == shares[-1]
+
+
+def test_a_second_run_into_the_same_file_is_kept_out(saved_model: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.json", document())
+    folder = tmp_path / ".out.json.parts"
+    made = Parts.create(folder, items(), {}, resume=False)
+    with (
+        FileLock(folder / ".lock"),
+        pytest.raises(ValueError, match="another process is augmenting into the same file"),
+    ):
+        augment_squad(source, tmp_path / "out.json", model=saved_model, device="cpu")
+    # What the first one has is still there; without it the second may begin.
+    assert len(made.missing()) == 3 and len(Parts(folder)) == 3
+    augment_squad(source, tmp_path / "out.json", model=saved_model, device="cpu")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json", "out.json"]
 
 
 def squad_command(source: Path, target: Path, model: str, *options: str) -> list[str]:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,17 +163,54 @@ def test_the_index_goes_to_the_cache_where_the_folder_is_read_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file(tmp_path, CONTENT)
-    make = tempfile.mkdtemp
+    make = Path.mkdir
 
-    def refuse(prefix: str, dir: Path) -> str:
-        if Path(dir) == tmp_path:
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> None:
+        if self.parent == tmp_path:
             raise PermissionError("read-only")
-        return make(prefix=prefix, dir=dir)
+        make(self, *args, **kwargs)
 
-    monkeypatch.setattr("hf_distill.augmentation.word_vectors.tempfile.mkdtemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     assert len(open_word_vectors(path) or ()) == 3
     assert not [folder for folder in tmp_path.iterdir() if folder.is_dir()]
     assert list(Path(os.environ["XDG_CACHE_HOME"], "hf_distill").iterdir())
+
+
+def test_others_may_read_the_index(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        open_word_vectors(file(tmp_path, CONTENT))
+    finally:
+        os.umask(before)
+    (index,) = [folder for folder in tmp_path.iterdir() if folder.is_dir()]
+    assert index.stat().st_mode & 0o777 == 0o750
+    assert {one.stat().st_mode & 0o777 for one in index.iterdir()} == {0o640}
+
+
+def test_an_index_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that can neither be read nor replaced."""
+    path = file(tmp_path, CONTENT)
+    open_word_vectors(path)
+    (index,) = [folder for folder in tmp_path.iterdir() if folder.is_dir()]
+    read, remove = Path.read_text, shutil.rmtree
+
+    def read_own(self: Path, *args: Any, **kwargs: Any) -> str:
+        if self.parent == index:
+            raise PermissionError(13, "Permission denied")
+        return read(self, *args, **kwargs)
+
+    def remove_own(folder: Path, ignore_errors: bool = False) -> None:
+        if folder != index:
+            remove(folder, ignore_errors)
+        elif not ignore_errors:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", read_own)
+    monkeypatch.setattr(shutil, "rmtree", remove_own)
+    for _ in range(2):
+        assert (open_word_vectors(path) or {}).neighbours(["river"], 1) == {"river": ["lake"]}
+    assert [folder for folder in tmp_path.iterdir() if folder.is_dir()] == [index]
+    assert len(list(Path(os.environ["XDG_CACHE_HOME"], "hf_distill").iterdir())) == 1
 
 
 def test_without_a_path_and_without_the_package() -> None:

@@ -22,6 +22,7 @@ from zoo import zoo_dataset, zoo_model
 
 import hf_distill.caching.parts
 from hf_distill import cache_teacher_outputs
+from hf_distill.caching import cache
 from hf_distill.caching.parts import PartFiles
 
 TASK = ("question-answering", "bert")
@@ -93,8 +94,8 @@ def kill(started: list[BaseProcess]) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a cache."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Every file of a cache but the lock."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != cache.LOCK}
 
 
 def finished(folder: Path) -> dict[str, tuple[int, int]]:

@@ -19,7 +19,7 @@ from tiny import model_for, tokenizer
 from transformers import default_data_collator
 from zoo import zoo_dataset, zoo_model
 
-from hf_distill.caching import cache, load_teacher_outputs, parts
+from hf_distill.caching import cache, cached_teacher, load_teacher_outputs, parts
 from hf_distill.caching.store import MANIFEST, read_manifest, write_manifest
 
 TOP_K = ("text-generation", "gpt2")
@@ -390,3 +390,12 @@ def test_rounded_outputs_are_noticed(made: Path, tmp_path: Path) -> None:
     data = data.remove_columns("teacher_logits").add_column("teacher_logits", rounded, feature=kept)
     with pytest.raises(ValueError, match="do not belong to its input"):
         learn(data, tmp_path)
+
+
+def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cached(Path("~/cache"))
+    assert (tmp_path / "cache" / MANIFEST).is_file()
+    data = zoo_dataset(TASK[0], ROWS)
+    assert len(load_teacher_outputs(data, "~/cache")) == ROWS
+    assert cached_teacher("~/cache").task == TASK[0]

@@ -18,9 +18,11 @@ from caching_process import (
     kill,
     start,
 )
+from filelock import FileLock
 from zoo import zoo_dataset
 
 from hf_distill.caching import load_teacher_outputs
+from hf_distill.caching.cache import LOCK
 
 KILLED = -9
 PARTS = ROWS // ROWS_A_PART
@@ -112,3 +114,20 @@ def test_a_finished_cache_is_left_alone(whole: dict[str, bytes], tmp_path: Path)
     again = cached(folder)
     assert finished(folder) == before and contents(folder) == whole
     assert again.column_names[-1] == "teacher_checksum"
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    first = start(folder, seconds_a_part=0.4)
+    until = time.monotonic() + 60
+    while not finished(folder):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match="output_dir cache: another process is computing"):
+        cached(folder)
+    assert ended(first) == [0] and len(finished(folder)) == ROWS // ROWS_A_PART
+    # Any number may look at a finished one, where nothing can be written as well.
+    before = contents(folder)
+    with FileLock(folder / LOCK):
+        assert len(cached(folder)) == ROWS
+    assert contents(folder) == before

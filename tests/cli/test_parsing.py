@@ -10,7 +10,7 @@ import yaml
 from transformers import TrainingArguments
 
 from hf_distill import DistillationTrainingArguments
-from hf_distill.cli import sweep, train
+from hf_distill.cli import answer, sweep, train
 from hf_distill.cli.train import _WITHOUT_EFFECT, build_parser
 
 NEEDED = ["--task", "question-answering", "--student_model", "s", "--output_dir", "o", "--use_cpu"]
@@ -257,3 +257,20 @@ def test_help_of_an_option_says_its_default() -> None:
     assert "the loss `mse`.) (default: 2.0)" in text
     assert "(default: true; turn off: --no_eval_with_teacher)" in text
     assert "(default: None)" not in text
+
+
+def test_home_folder_in_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where a shell does not replace it: after `=`, in quotes, in YAML."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.yaml").write_text(
+        "teacher_outputs: ~/cache\nvalidation_file: ~/a=~/b\nrecord_steps: 3\n"
+    )
+    found = parse("--config=~/run.yaml", "--train_file", "~/train.json", "--run_name", "x~/y")
+    assert found["teacher_outputs"] == f"{tmp_path}/cache"
+    assert found["validation_file"] == f"{tmp_path}/a=~/b"
+    assert found["train_file"] == f"{tmp_path}/train.json"
+    assert found["run_name"] == "x~/y"
+    ask = ["--model=~/m", "--question=~/?"]
+    (asked,) = answer.build_parser().parse([*ask, "--context", "~/ is a folder"])
+    assert asked.model == f"{tmp_path}/m"
+    assert asked.question == "~/?" and asked.context == "~/ is a folder"
