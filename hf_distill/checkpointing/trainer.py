@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from hf_distill.checkpointing.record import (
     RECORD_FILE,
+    UNFINISHED_FILE,
     check_checkpoint,
     last_complete_checkpoint,
     write_record,
@@ -54,7 +55,9 @@ class CheckpointingTrainer(Trainer):
         """
         self._settings = self._distillation_settings()
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
+            resume_from_checkpoint = last_complete_checkpoint(
+                str(self.args.output_dir), of_plain_trainer=not self._settings
+            )
             if resume_from_checkpoint is None:
                 raise ValueError(
                     f"resume_from_checkpoint=True: there is no complete checkpoint in output_dir "
@@ -94,17 +97,20 @@ class CheckpointingTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = self._get_output_dir(trial=trial)
         folder = Path(run) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            (folder / RECORD_FILE).unlink(missing_ok=True)
         limit = self.args.save_total_limit
         # Trainer deletes older ones before all processes have written the new one.
         self.args.save_total_limit = None
         try:
             with self._nothing_half_written(folder):
+                if self.args.should_save:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / UNFINISHED_FILE).touch()
+                    (folder / RECORD_FILE).unlink(missing_ok=True)
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     write_record(folder, self._settings)
+                    (folder / UNFINISHED_FILE).unlink()
                 self._saved_step = self.state.global_step
         finally:
             self.args.save_total_limit = limit
