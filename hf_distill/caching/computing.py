@@ -114,7 +114,12 @@ class PartComputer:
             raise ValueError(f"top_k={self._top_k}: {what}; leave it out to store all of them.")
         width = 0
         if self._hidden_layers:
-            states = outputs["hidden_states"]
+            states = outputs.get("hidden_states")
+            if states is None:
+                raise ValueError(
+                    f"hidden_layers={list(self._hidden_layers)}: the teacher returns no "
+                    "hidden_states, as an encoder with a decoder has none of both; leave it out."
+                )
             wrong = [n for n in self._hidden_layers if not 0 <= n < len(states)]
             if wrong or len(set(self._hidden_layers)) < len(self._hidden_layers):
                 raise ValueError(

@@ -71,6 +71,13 @@ class MaskedLMHead(LanguageModelingHead):
                 "length, vocabulary); set config.sparse_prediction=False, so that student and "
                 "teacher give logits for the same tokens."
             )
+        length = main_input(batch).shape[1]
+        if logits.shape[1] != length:
+            raise ValueError(
+                f"The model returned logits for {logits.shape[1]} positions and its input has "
+                f"{length}; pad the data to a length that it has logits for (tokenizer(…, "
+                f"padding='max_length', max_length={logits.shape[1]})), as Perceiver needs it."
+            )
         return logits
 
     def row_mask(self, batch: Batch) -> Tensor | None:

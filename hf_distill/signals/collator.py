@@ -127,12 +127,12 @@ class TeacherSignalCollator:
         return placed
 
     def _hidden_states(self, stored: list[dict[str, NDArray[Any]]], batch: Any) -> Tensor:
-        """``(batch, length, layers, width)``."""
+        """``(batch, length, layers, width)``, with choices ``(batch, choices, length, …)``."""
         layers, width = len(self._description.hidden_layers), self._description.hidden_width
-        values = np.concatenate([row[HIDDEN_STATES] for row in stored])
+        values = np.concatenate([row[HIDDEN_STATES] for row in stored]).reshape(-1, layers * width)
         positions = state_positions(batch)
-        if positions is None:
-            states = decode(values, self._description.dtype)
-            return states.reshape(len(stored), -1, layers, width)
-        placed = self._placed(HIDDEN_STATES, values.reshape(-1, layers * width), positions)
-        return placed.unflatten(-1, (layers, width))
+        if positions is None or int(positions.sum()) != len(values):
+            states = decode(values, self._description.dtype).unflatten(0, (len(stored), -1))
+        else:
+            states = self._placed(HIDDEN_STATES, values, positions)
+        return states.unflatten(-1, (layers, width))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hf_distill.heads import Batch, TaskHead
-from hf_distill.heads.base import MASKED_TARGET, main_input, not_padding, output
+from hf_distill.heads.base import MASKED_TARGET, main_input, output
 
 _LARGEST = {"float16": torch.finfo(torch.float16).max}
 
@@ -48,16 +48,25 @@ def take_hidden_states(
     Returns:
         ``(positions, layers * width)``, and how many positions each input has.
     """
-    states = torch.stack([outputs["hidden_states"][layer] for layer in layers], dim=2)
+    states = torch.stack([outputs["hidden_states"][layer] for layer in layers], dim=2).flatten(2)
     positions = state_positions(batch)
-    if positions is None or positions.shape != states.shape[:2]:
+    if positions is None or positions.numel() != states[..., 0].numel():
         positions = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-    return states.flatten(2)[positions], positions.sum(dim=1).tolist()
+    states = states.unflatten(0, positions.shape[:-1])
+    return states[positions], positions.flatten(1).sum(dim=1).tolist()
 
 
 def state_positions(batch: Batch) -> Tensor | None:
-    """Bool, ``(batch, length)``: tokens that are not padding; ``None`` for other inputs."""
-    return not_padding(batch) if main_input(batch).dim() == 2 else None
+    """Return which tokens are not padding, bool, in the shape of the input.
+
+    That is ``(batch, length)`` or ``(batch, choices, length)``; ``None`` for images and sounds.
+    """
+    inputs, mask = main_input(batch), batch.get("attention_mask")
+    if inputs.is_floating_point():
+        return None
+    if mask is not None and mask.shape == inputs.shape:
+        return mask.bool()
+    return torch.ones_like(inputs, dtype=torch.bool)
 
 
 @dataclass(frozen=True)

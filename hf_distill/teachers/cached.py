@@ -116,7 +116,8 @@ class CachedTeacher:
             layers = self.description.hidden_layers
             states: list[Tensor | None] = [None] * (max(layers) + 1)
             for place, layer in enumerate(layers):
-                states[layer] = batch[HIDDEN_STATES][:, :, place].float()
+                # As a model gives them: each choice of a question is an input.
+                states[layer] = batch[HIDDEN_STATES].flatten(0, -4)[:, :, place].float()
             outputs["hidden_states"] = states
         return outputs
 

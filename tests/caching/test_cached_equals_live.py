@@ -240,6 +240,36 @@ def test_hidden_states_teach_the_first_stage_without_the_teacher(tmp_path: Path)
         train(*QA, tmp_path, without, None, **options)
 
 
+@pytest.mark.parametrize(
+    ("task", "architecture"),
+    [
+        ("multiple-choice", "bert"),
+        ("token-classification", "distilbert"),
+        ("text-generation", "llama"),
+        ("image-classification", "vit"),
+        ("audio-classification", "wav2vec2"),
+    ],
+)
+def test_hidden_states_of_every_kind_of_input(task: str, architecture: str, tmp_path: Path) -> None:
+    teacher = zoo_model(task, architecture, seed=1, layers=2)
+    data = zoo_dataset(task)
+    live = train(task, architecture, tmp_path, data, teacher, stage="intermediate", max_steps=2)
+    stored = cached(data, teacher, tmp_path / "cache", hidden_layers=[0, 2])
+    from_cache = train(
+        task, architecture, tmp_path, stored, None, stage="intermediate", max_steps=2
+    )
+    expected = logged(live, "loss_hidden_states")
+    assert logged(from_cache, "loss_hidden_states") == pytest.approx(expected, rel=1e-5)
+
+
+def test_hidden_states_of_an_encoder_with_a_decoder_are_refused(tmp_path: Path) -> None:
+    teacher = zoo_model("summarization", "t5", seed=1)
+    with pytest.raises(
+        ValueError, match=r"hidden_layers=\[1\]: the teacher returns no hidden_states"
+    ):
+        cached(zoo_dataset("summarization"), teacher, tmp_path / "cache", hidden_layers=[1])
+
+
 def test_evaluation_uses_columns_where_there_are_any(tmp_path: Path) -> None:
     teacher = zoo_model(*QA, seed=1, layers=2)
     data = zoo_dataset(QA[0])
