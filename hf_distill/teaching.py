@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, default_data_collator
 
@@ -34,7 +34,7 @@ from hf_distill.layer_mapping import LayerPair
 from hf_distill.pairing import TeacherPairing, TeacherSource, enforce, try_teacher
 from hf_distill.publishing import PublishingTrainer
 from hf_distill.recording import TeacherRecorderCallback
-from hf_distill.signals import SignalDescription, TeacherSignalCollator
+from hf_distill.signals import SignalDescription, TeacherSignalCollator, check_not_lost
 from hf_distill.teachers import CachedTeacher, Teacher, input_names
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -143,6 +143,7 @@ class TrainerWithTeacher(PublishingTrainer):
             found = map(SignalDescription.of, named_datasets(None, self.eval_dataset).values())
             cached = next((description for description in found if description), None)
         if self._teacher_source is None and cached is None:
+            check_not_lost(self.train_dataset)
             what = f"distillation_loss_weight={self.args.distillation_loss_weight}"
             if not self.args.compares_logits:
                 what = f"stage={self.args.stage!r} with a loss between intermediate layers"
@@ -388,6 +389,14 @@ class TrainerWithTeacher(PublishingTrainer):
             )
         teacher = self._teacher
         assert teacher is not None
+        if isinstance(dataset, IterableDataset):
+            dataset = list(dataset.take(_AUTO_MAPPING_ROWS))
+        elif not isinstance(dataset, dict) and not hasattr(dataset, "__len__"):
+            raise ValueError(
+                "layer_mapping='auto' looks at some rows before training, and a "
+                f"{type(dataset).__name__} cannot be read twice; pass a Dataset or a streamed "
+                "datasets.IterableDataset, or choose uniform, last, first or a list."
+            )
         batches = sample_batches(
             dataset,
             _AUTO_MAPPING_ROWS,

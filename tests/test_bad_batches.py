@@ -10,8 +10,8 @@ import pytest
 import torch
 from datasets import Dataset
 from runs import arguments
-from transformers import default_data_collator
-from zoo import LENGTH, zoo_dataset, zoo_model
+from transformers import PerceiverConfig, PerceiverForMaskedLM, default_data_collator
+from zoo import LENGTH, VOCABULARY, zoo_dataset, zoo_model
 
 from hf_distill import DistillationTrainer
 
@@ -124,6 +124,24 @@ def test_a_model_that_leaves_out_tokens(tmp_path: Path) -> None:
         data_collator=default_data_collator,
     )
     with pytest.raises(ValueError, match="sparse_prediction=False"):
+        trainer.train()
+
+
+def test_a_model_with_logits_for_its_longest_input_only(tmp_path: Path) -> None:
+    config = PerceiverConfig(
+        vocab_size=VOCABULARY, d_latents=8, d_model=8, qk_channels=8, v_channels=8, num_latents=2,
+        num_blocks=1, num_self_attends_per_block=1, num_self_attention_heads=1,
+        num_cross_attention_heads=1, max_position_embeddings=LENGTH + 4,
+    )  # fmt: skip
+    trainer = DistillationTrainer(
+        PerceiverForMaskedLM(config),
+        arguments(tmp_path),
+        teacher_model=PerceiverForMaskedLM(config),
+        train_dataset=zoo_dataset("fill-mask"),
+        eval_dataset=zoo_dataset("fill-mask"),
+        data_collator=default_data_collator,
+    )
+    with pytest.raises(ValueError, match="logits for 16 positions .* 12; pad .*max_length=16"):
         trainer.train()
 
 

@@ -1,7 +1,12 @@
 """A teacher's outputs as columns of a data set: what they mean, how they are written and read."""
 
 from hf_distill.signals.collator import TeacherSignalCollator
-from hf_distill.signals.description import DTYPES, SignalDescription, describe_model
+from hf_distill.signals.description import (
+    DTYPES,
+    SignalDescription,
+    check_not_lost,
+    describe_model,
+)
 from hf_distill.signals.encoding import (
     EncodedSignal,
     checksum,
@@ -18,6 +23,7 @@ __all__ = [
     "EncodedSignal",
     "SignalDescription",
     "TeacherSignalCollator",
+    "check_not_lost",
     "checksum",
     "densified",
     "describe_model",

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datasets import Features, List, Value
+from datasets import Features, IterableDataset, List, Value
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -144,6 +144,22 @@ class SignalDescription:
                 f"The description of the teacher columns is lost: the column {CHECKSUM} was cast "
                 "or made anew. Take the data as cache_teacher_outputs gave it."
             ) from error
+
+
+def check_not_lost(dataset: Any) -> None:
+    """Check that a stream has no teacher columns of which nothing says what they mean.
+
+    Raises:
+        ValueError: ``map`` has dropped their description.
+    """
+    if not isinstance(dataset, IterableDataset) or dataset.features is not None:
+        return
+    if CHECKSUM in next(iter(dataset), {}):
+        raise ValueError(
+            "The stream has teacher columns, but nothing says what they mean: IterableDataset.map "
+            "drops it. Pass map the types of all columns (features=Features({**dataset.features, "
+            "'new': Value('int64')})), or map the data before to_iterable_dataset."
+        )
 
 
 def describe_model(model: nn.Module) -> tuple[str, dict[str, Any] | None]:

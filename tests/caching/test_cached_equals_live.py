@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Features, Value, concatenate_datasets
 from optuna.samplers import GridSampler
 from runs import arguments, distil, logged
 from tiny import tokenizer
@@ -91,6 +91,19 @@ def through_parquet(data: Dataset, folder: Path) -> Dataset:
     return Dataset.from_parquet(str(folder / "rows.parquet"), cache_dir=str(folder / "read"))
 
 
+def mapped_stream(data: Dataset, folder: Path) -> Any:
+    stream = data.to_iterable_dataset()
+    features = Features({**stream.features, "extra": Value("int64")})
+    return stream.map(lambda row: {"extra": 1}, features=features)
+
+
+def test_a_stream_that_lost_the_meaning_of_its_columns_is_refused(tmp_path: Path) -> None:
+    stored = cached(zoo_dataset(QA[0]), zoo_model(*QA, seed=1), tmp_path / "cache")
+    mapped = stored.to_iterable_dataset().map(lambda row: {"extra": 1})
+    with pytest.raises(ValueError, match=r"map drops it. Pass map .*features=Features"):
+        train(*QA, tmp_path, mapped, None)
+
+
 CHANGES: dict[str, Change] = {
     "shuffled": lambda data, folder: data.shuffle(seed=3),
     "selected": lambda data, folder: data.select([9, 2, 2, 14, 0, 5, 1, 11]),
@@ -99,6 +112,7 @@ CHANGES: dict[str, Change] = {
     "as tensors": lambda data, folder: data.with_format("torch"),
     "sharded": lambda data, folder: concatenate_datasets([data.shard(2, 1), data.shard(2, 0)]),
     "streamed": lambda data, folder: data.to_iterable_dataset(),
+    "streamed and mapped": mapped_stream,
     "saved": through_disk,
     "as Parquet": through_parquet,
 }

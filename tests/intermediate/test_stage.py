@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import dataset_for, model_for
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset as TorchIterableDataset
 from transformers import AutoModelForQuestionAnswering
 
 from hf_distill import DistillationTrainer
@@ -317,6 +318,27 @@ def test_auto_pairs_layers_that_are_alike(tmp_path: Path) -> None:
         pairs = json.loads(file.metadata()["layer_pairs"])
     assert pairs == [[0, 0], [1, 1], [2, 2]]
     assert logged(trainer, "loss") == [pytest.approx(0.0, abs=1e-6)] * 3
+
+
+class OneByOne(TorchIterableDataset):
+    def __init__(self, rows: Dataset) -> None:
+        self.rows = iter(rows)
+
+    def __iter__(self) -> Any:
+        return self.rows
+
+
+def test_auto_looks_at_the_first_rows_of_a_stream(tmp_path: Path) -> None:
+    data = dataset_for(TASK, 16)
+    options = {**FIRST_STAGE, "layer_mapping": "auto", "max_steps": 2}
+    of_rows, of_stream = (
+        distil(TASK, tmp_path, student=narrow(), train_dataset=rows, **options)[0]
+        for rows in (data, data.to_iterable_dataset())
+    )
+    assert torch.allclose(of_stream.layer_similarity, of_rows.layer_similarity)
+    assert of_stream.layer_pairs == of_rows.layer_pairs
+    with pytest.raises(ValueError, match="OneByOne cannot be read twice; .*choose uniform"):
+        distil(TASK, tmp_path, student=narrow(), train_dataset=OneByOne(data), **options)
 
 
 def test_nothing_is_left_behind_when_training_fails(tmp_path: Path) -> None:
