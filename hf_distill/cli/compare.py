@@ -177,7 +177,12 @@ def compare_models(
         data=data_name(data.file, data.dataset_name, data.split),
         examples=len(examples),
         models=reports,
-        quality_labels=scorer.measures.quality,
+        # A model whose labels have other names may be scored by fewer.
+        quality_labels={
+            name: label
+            for name, label in scorer.measures.quality.items()
+            if all(name in one.quality for one in reports)
+        },
         agreement_labels=scorer.measures.agreement,
         lower_is_better=scorer.measures.lower_is_better,
         settings=settings,

@@ -28,7 +28,7 @@ from hf_distill.tasks.labels import (
     same_names,
     teacher_labels,
 )
-from hf_distill.tasks.metrics import are_entity_tags, tagging_scores
+from hf_distill.tasks.metrics import entity_scheme, tagging_scores
 from hf_distill.tasks.tables import load_table
 from hf_distill.tasks.token_classification import (
     encode_tagged,
@@ -51,6 +51,7 @@ class TokenClassificationTask(Task):
     name = "token-classification"
     auto_model = "AutoModelForTokenClassification"
     timed = "words to tags"
+    _said: str | None = "IOB"
 
     def load_data(
         self,
@@ -138,7 +139,15 @@ class TokenClassificationTask(Task):
         model: PreTrainedModel,
     ) -> TokenClassificationScorer:
         """F1 of entities."""
-        return TokenClassificationScorer(examples, features, model.config)
+        scorer = TokenClassificationScorer(examples, features, model.config)
+        if scorer.scheme not in (self._said, "IOB"):
+            self._said = scorer.scheme
+            say(
+                "The tags are not those of entities in one scheme; each tag is scored by itself."
+                if scorer.scheme is None
+                else f"The tags mark entities by {scorer.scheme}; whole entities are scored."
+            )
+        return scorer
 
     def predictor(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
@@ -167,8 +176,11 @@ class TokenClassificationScorer(Scorer):
 
     def __init__(self, examples: Dataset, features: Dataset, config: Any) -> None:
         self.names = model_labels(config)
-        self.measures = _ENTITIES if are_entity_tags(self.names) else _TAGS
         self._gold = tag_numbers(examples, config)
+        self.scheme = entity_scheme(
+            {self.names[tag] for row in self._gold for tag in row}, self.names
+        )
+        self.measures = _TAGS if self.scheme is None else _ENTITIES
         self._words = features["words"]
         self._outside = self.names.index("O") if "O" in self.names else 0
 
@@ -186,7 +198,9 @@ class TokenClassificationScorer(Scorer):
             for word, tag in zip(words, of_words.tolist(), strict=True):
                 predicted[word] = tag
             self.predictions.append(predicted)
-        return tagging_scores(self._named(self.predictions), self._named(self._gold))
+        return tagging_scores(
+            self._named(self.predictions), self._named(self._gold), tags=self.names
+        )
 
     def agreement(self, teacher: TokenClassificationScorer) -> dict[str, float]:
         """The share of words with the same tag."""

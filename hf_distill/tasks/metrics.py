@@ -6,21 +6,30 @@ Shares (accuracy, F1, precision, recall, correlations, ROUGE, BLEU, chrF) are in
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import regex
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from hf_distill.heads.base import IGNORED
 
-_TAG = re.compile(r"O|[BIESLU]-.+")
-_WORD = re.compile(r"\w+")
-_LATIN = re.compile(r"[a-z0-9]+")
+SCHEMES = {
+    "IOB": "BI", "IOE": "IE", "IOBES": "BIES", "BILOU": "BILU", "BMES": "BMES", "BMEWO": "BMEW",
+}  # fmt: skip
+"""Schemes of entity tags, by the letters that they put before a type."""
+# What each letter is to seqeval: beginning, inside, end, an entity of one word.
+_LETTERS = {letter: letter for letter in "BIES"} | {"M": "I", "L": "E", "W": "S", "U": "S"}
+_TAG = regex.compile(r"([BIESLUMW])-.+")
+# Scripts without spaces between words: there each letter counts as a word, with its marks.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_WORD = regex.compile(rf"(?V1)[[{_UNSPACED}]&&\w--\p{{M}}]\p{{M}}*|[\w--[_{_UNSPACED}]]+")
+_ASCII = regex.compile(r"[a-z0-9]+")
 
 
 def classification_scores(
@@ -93,18 +102,27 @@ def regression_scores(predicted: npt.ArrayLike, gold: npt.ArrayLike) -> dict[str
 
 
 def tagging_scores(
-    predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]
+    predicted: Sequence[Sequence[str]],
+    gold: Sequence[Sequence[str]],
+    *,
+    tags: Iterable[str] | None = None,
 ) -> dict[str, float]:
-    """A tag a word.
+    """Score one tag per word.
+
+    Where ``entity_scheme`` finds a scheme, entities are read as the CoNLL script does, whatever the
+    scheme: an entity begins where its type changes or a tag says so, and a tag that continues
+    nothing begins one. For correct sequences that is seqeval's strict mode. A predicted tag
+    outside the scheme counts as ``O``.
 
     Args:
         predicted: the tags of each sentence.
         gold: the right ones.
+        tags: all tags that the model knows; those of ``predicted`` by default.
 
     Returns:
         ``accuracy`` over all words. With tags of entities (``B-person``, ``I-person``, ``O``) also
-        ``precision``, ``recall`` and ``f1`` of whole entities as ``seqeval`` counts them (micro
-        average, as the CoNLL script does); with other tags ``f1_macro``.
+        ``precision``, ``recall`` and ``f1`` of whole entities (micro average); with other tags
+        ``f1_macro``.
     """
     flat = [
         (one, other)
@@ -113,10 +131,14 @@ def tagging_scores(
     ]
     left, right = ([pair[side] for pair in flat] for side in (0, 1))
     accuracy = float(np.mean([one == other for one, other in flat])) if flat else math.nan
-    if are_entity_tags(right):
+    scheme = entity_scheme(right, left if tags is None else tags)
+    if scheme is not None:
         from seqeval.metrics import f1_score, precision_score, recall_score
 
-        gold, predicted = [list(tags) for tags in gold], [list(tags) for tags in predicted]
+        gold, predicted = (
+            [[_to_seqeval(tag, scheme) for tag in row] for row in rows]
+            for rows in (gold, predicted)
+        )
         scores = {
             "f1": f1_score(gold, predicted, zero_division=0),
             "precision": precision_score(gold, predicted, zero_division=0),
@@ -129,9 +151,37 @@ def tagging_scores(
     return _percent({**scores, "accuracy": accuracy})
 
 
-def are_entity_tags(tags: Sequence[str]) -> bool:
-    """Whether tags are those of entities: ``O``, or a letter of IOB or IOBES and a type."""
-    return all(_TAG.fullmatch(tag) for tag in set(tags))
+def entity_scheme(gold: Iterable[str], known: Iterable[str] = ()) -> str | None:
+    """Find the scheme of entity tags.
+
+    The data decide whether tags are those of entities: each is ``O``, or a letter and a type
+    (``B-person``). The scheme is the first of ``SCHEMES`` that has all letters of the data and of
+    the other known tags; if none has, the first that has those of the data. Where several have
+    them (``B`` and ``I`` alone are IOB1, IOB2, IOBES and BILOU), the entities are the same in all.
+
+    Args:
+        gold: the tags that occur in the data.
+        known: the tags that the model knows.
+
+    Returns:
+        A key of ``SCHEMES``; ``None`` if the tags are not those of entities.
+    """
+    found = {tag: _TAG.fullmatch(tag) for tag in set(gold) - {"O"}}
+    if not all(found.values()):
+        return None
+    letters = {match[1] for match in found.values() if match}
+    more = {match[1] for tag in set(known) if (match := _TAG.fullmatch(tag))}
+    for wanted in (letters | more, letters):
+        for name, own in SCHEMES.items():
+            if wanted <= set(own):
+                return name
+    return None
+
+
+def _to_seqeval(tag: str, scheme: str) -> str:
+    match = _TAG.fullmatch(tag)
+    known = match is not None and tag[0] in SCHEMES[scheme]
+    return _LETTERS[tag[0]] + tag[1:] if known else "O"
 
 
 def token_scores(logits: Any, labels: Tensor, *, shifted: bool) -> tuple[Tensor, Tensor]:
@@ -191,8 +241,9 @@ def perplexity_scores(
 def rouge_scores(written: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """ROUGE of summaries (Lin 2004): the mean F-measures ``rouge1``, ``rouge2`` and ``rougeL``.
 
-    English as in ``rouge-score`` with stemming. That library drops every letter but a to z, so
-    references that are mostly in other letters are split into Unicode words, without stemming.
+    Words of a to z and digits as in ``rouge-score`` with stemming, if most of the references are
+    such words. That library drops all other letters and vowel signs; here they stay part of
+    their word. In scripts without spaces each letter is a word, with its marks.
     """
     return _percent(
         {kind: np.mean(each) for kind, each in rouge_of_each(written, references).items()}
@@ -204,11 +255,10 @@ def rouge_of_each(written: Sequence[str], references: Sequence[str]) -> dict[str
     from rouge_score.rouge_scorer import RougeScorer
 
     kinds = ["rouge1", "rouge2", "rougeL"]
-    text = " ".join(references).lower()
-    letters = sum(map(len, _WORD.findall(text)))
-    latin = sum(map(len, _LATIN.findall(text)))
-    tokenizer = None if 2 * latin >= letters else _UnicodeWords()
-    scorer = RougeScorer(kinds, use_stemmer=True, tokenizer=tokenizer)
+    words = [word for text in references for word in _words(text)]
+    ascii_letters = sum(len(word) for word in words if _ASCII.fullmatch(word))
+    stems = 2 * ascii_letters >= sum(map(len, words))
+    scorer = RougeScorer(kinds, tokenizer=_UnicodeWords(stems))
     each = [scorer.score(gold, one) for one, gold in zip(written, references, strict=True)]
     return {kind: [one[kind].fmeasure for one in each] for kind in kinds}
 
@@ -224,15 +274,27 @@ def translation_scores(written: Sequence[str], references: Sequence[str]) -> dic
 
 
 class _UnicodeWords:
-    """A tokenizer for ``rouge-score``: words of any script; one character each without spaces."""
+    """A tokenizer for ``rouge-score``: words of any script."""
+
+    def __init__(self, stems: bool) -> None:
+        from nltk.stem.porter import PorterStemmer
+
+        self._stemmer = PorterStemmer() if stems else None
 
     def tokenize(self, text: str) -> list[str]:
-        words = _WORD.findall(text.lower())
+        """Return the words; English ones longer than three letters are stemmed."""
+        words = _words(text)
+        if self._stemmer is None:
+            return words
         return [
-            part
+            self._stemmer.stem(word) if len(word) > 3 and _ASCII.fullmatch(word) else word
             for word in words
-            for part in (list(word) if "\u3040" <= word[0] <= "\u9fff" else [word])
         ]
+
+
+def _words(text: str) -> list[str]:
+    found: list[str] = _WORD.findall(unicodedata.normalize("NFC", text.lower()))
+    return found
 
 
 def _correlation(left: npt.NDArray[np.float64], right: npt.NDArray[np.float64]) -> float:

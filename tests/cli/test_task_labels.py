@@ -20,7 +20,9 @@ from task_runs import LINES, SENTENCES, TEXTS, labelled, save_model, tiny_tokeni
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, EvalPrediction
 
 from hf_distill.cli.text_classification import TextClassificationScorer
+from hf_distill.cli.token_classification import TokenClassificationScorer
 from hf_distill.tasks.text_classification import classification_rows
+from hf_distill.tasks.token_classification import tagged_rows
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CLASSES, TOKENS = "text-classification", "token-classification"
@@ -274,6 +276,29 @@ def test_several_labels_are_those_more_likely_than_not() -> None:
     metrics = scorer(EvalPrediction(logits, np.array([[1.0, 0.0], [0.0, 0.0]])))
     assert scorer.files() == {"predictions.json": [["a"], ["b"]]}
     assert metrics["exact_match"] == 50.0 and metrics["f1_micro"] == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "tags", "predicted", "expected"),
+    [
+        # the model knows a tag without a letter, which the data lack
+        (["O", "B-a", "I-a", "noun"], ["B-a", "I-a", "O", "B-a"], [1, 2, 3, 1], {"f1": 100.0}),
+        (["O", "B-a", "I-a", "noun"], ["B-a", "I-a", "O", "noun"], [1, 2, 0, 0],
+         {"f1_macro": 66.7}),
+        (["O", "U-a", "B-a", "L-a"], ["U-a", "U-a", "O", "O"], [1, 1, 1, 0], {"f1": 80.0}),
+    ],
+)  # fmt: skip
+def test_the_scores_of_tags_are_those_that_tables_show(
+    names: list[str], tags: list[str], predicted: list[int], expected: dict[str, float]
+) -> None:
+    table = Dataset.from_dict({"tokens": [list("wxyz")], "tags": [tags]})
+    features = Dataset.from_dict({"words": [[0, 1, 2, 3]]})
+    scorer = TokenClassificationScorer(tagged_rows(table), features, BertConfig(**labelled(*names)))
+    gold = np.array([[names.index(tag) for tag in tags]])
+    metrics = scorer(EvalPrediction(np.array([predicted]), gold))
+    assert set(scorer.measures.quality) == set(metrics)
+    for name, value in expected.items():
+        assert metrics[name] == pytest.approx(value, abs=0.05)
 
 
 REAL = [

@@ -1,16 +1,24 @@
-"""Against formulas written out here, on random predictions; nothing of scikit-learn or seqeval."""
+"""Against formulas written out here, on random predictions; nothing of scikit-learn."""
 
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+from seqeval.metrics import f1_score as seqeval_f1
+from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE1, IOE2
 
 from hf_distill.tasks.metrics import (
     classification_scores,
+    entity_scheme,
     multi_label_scores,
     perplexity_scores,
     regression_scores,
@@ -138,6 +146,123 @@ def test_tags_that_are_no_entities() -> None:
     assert "precision" not in scores
 
 
+# By scheme: the letters of an entity of n words; seqeval's class for its strict mode.
+LETTERS: dict[str, tuple[Callable[[int], str], type]] = {
+    "IOB2": (lambda n: "B" + "I" * (n - 1), IOB2),
+    "IOE2": (lambda n: "I" * (n - 1) + "E", IOE2),
+    "IOBES": (lambda n: "S" if n == 1 else "B" + "I" * (n - 2) + "E", IOBES),
+    "BILOU": (lambda n: "U" if n == 1 else "B" + "I" * (n - 2) + "L", BILOU),
+    "BMEWO": (lambda n: "W" if n == 1 else "B" + "M" * (n - 2) + "E", IOBES),
+    "BMES": (lambda n: "S" if n == 1 else "B" + "M" * (n - 2) + "E", IOBES),
+    "IOB1": (lambda n: "I" * n, IOB1),
+    "IOE1": (lambda n: "I" * n, IOE1),
+}
+Sentence = list[tuple[str, int]]
+
+
+def as_tags(sentence: Sentence, scheme: str) -> list[str]:
+    tags: list[str] = []
+    for kind, length in sentence:
+        if kind == "O":
+            tags += ["O"] * length
+            continue
+        touches = bool(tags) and tags[-1].endswith(f"-{kind}")
+        if scheme == "IOE1" and touches:
+            tags[-1] = f"E-{kind}"
+        letters = LETTERS[scheme][0](length)
+        if scheme == "IOB1" and touches:
+            letters = "B" + letters[1:]
+        tags += [f"{letter}-{kind}" for letter in letters]
+    return tags
+
+
+def spans(sentence: Sentence) -> set[tuple[int, int, str]]:
+    found, place = set(), 0
+    for kind, length in sentence:
+        if kind != "O":
+            found.add((place, place + length, kind))
+        place += length
+    return found
+
+
+@st.composite
+def two_readings(draw: st.DrawFn) -> tuple[list[Sentence], list[Sentence]]:
+    """Gold and predicted entities of the same sentences, some of them shared."""
+    piece = st.tuples(st.sampled_from(["O", "a", "b-c"]), st.integers(1, 4))
+    gold = draw(st.lists(st.lists(piece, min_size=1, max_size=6), min_size=1, max_size=4))
+    predicted = []
+    for sentence in gold:
+        row: Sentence = []
+        for kind, length in sentence:
+            if draw(st.booleans()):
+                row.append((kind, length))
+            else:
+                row += [(draw(st.sampled_from(["O", "a", "b-c"])), 1) for _ in range(length)]
+        predicted.append(row)
+    return predicted, gold
+
+
+@pytest.mark.parametrize("scheme", LETTERS)
+@given(rows=two_readings())
+@settings(max_examples=30, deadline=None)
+def test_entities_of_every_scheme(scheme: str, rows: tuple[list[Sentence], list[Sentence]]) -> None:
+    """Against the spans that were written, and seqeval's strict mode of that scheme."""
+    predicted, gold = rows
+    # all letters occur, so that the scheme is certain
+    whole: Sentence = [("a", 1), ("a", 2), ("a", 3), ("O", 1), ("a", 3), ("a", 1)]
+    predicted, gold = [[*predicted[0]], *predicted[1:], whole], [*gold, whole]
+    right = sum(len(spans(p) & spans(g)) for p, g in zip(predicted, gold, strict=True))
+    found, there = (sum(len(spans(row)) for row in rows) for rows in (predicted, gold))
+    tagged = [[as_tags(row, scheme) for row in rows] for rows in (predicted, gold)]
+    scores = tagging_scores(*tagged)
+    assert scores["precision"] == pytest.approx(100 * right / found)
+    assert scores["recall"] == pytest.approx(100 * right / there)
+    assert scores["f1"] == pytest.approx(100 * 2 * right / (found + there))
+    if scheme != "IOE1":  # seqeval's own strict IOE1 loses entities, as its source says
+        letters = {"M": "I", "W": "S"} if scheme.startswith("BM") else {}
+        strict = [
+            [[letters.get(tag[0], tag[0]) + tag[1:] for tag in row] for row in rows]
+            for rows in reversed(tagged)
+        ]
+        f1 = seqeval_f1(*strict, mode="strict", scheme=LETTERS[scheme][1])
+        assert scores["f1"] == pytest.approx(100 * f1)
+
+
+def test_touching_entities_of_bilou() -> None:
+    for predicted, gold in (
+        (["U-PER", "O", "O"], ["U-PER", "U-PER", "O"]),
+        (["B-PER", "L-PER", "O", "O"], ["B-PER", "L-PER", "U-PER", "O"]),
+    ):
+        scores = tagging_scores([predicted], [gold])
+        assert (scores["precision"], scores["recall"]) == (100, 50)
+        assert scores["f1"] == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize(
+    ("gold", "known", "scheme"),
+    [
+        ({"O", "B-a", "I-a"}, (), "IOB"),
+        ({"O", "I-a"}, ("I-a", "E-a", "O"), "IOE"),
+        ({"O", "B-a", "I-a"}, ("B-a", "I-a", "L-a", "U-a"), "BILOU"),
+        ({"O", "S-a"}, (), "IOBES"),
+        ({"B-a", "M-a", "E-a", "S-a"}, (), "BMES"),
+        ({"B-a", "W-a"}, ("noun",), "BMEWO"),
+        ({"B-a", "U-a"}, ("S-a",), "BILOU"),  # the model's does not fit: the data decide
+        ({"O"}, (), "IOB"),
+        ({"B-a", "U-a", "S-a"}, (), None),
+        ({"B-a", "noun"}, (), None),
+        ({"X-a", "O"}, (), None),
+    ],
+)
+def test_the_scheme_of_tags(gold: set[str], known: tuple[str, ...], scheme: str | None) -> None:
+    assert entity_scheme(gold, known) == scheme
+
+
+def test_a_tag_outside_the_scheme_is_no_entity() -> None:
+    scores = tagging_scores([["B-a", "noun", "S-a"]], [["B-a", "O", "U-a"]])
+    assert (scores["precision"], scores["recall"]) == (100, 50)
+
+
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_perplexity_counts_each_token_once(shifted: bool, dtype: torch.dtype) -> None:
@@ -185,6 +310,43 @@ def test_rouge_by_hand() -> None:
     assert scores["rougeL"] == pytest.approx(100 * 2 * 3 / 7)
     both = rouge_scores(["the old cat sat", ""], ["the cat sat", "dog"])
     assert both["rouge1"] == pytest.approx(scores["rouge1"] / 2)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("किताब", "कताब"),  # Devanagari: book, and without its vowel sign
+        ("கா", "கி"),
+        ("ดี", "ดู"),
+        ("für", "fär"),
+        ("naïve", "nave"),
+    ],
+)
+def test_words_that_differ_in_a_mark_or_letter_differ(one: str, other: str) -> None:
+    for scale in ("", " and some English words around"):
+        assert rouge_scores([one + scale], [one + scale])["rouge1"] == pytest.approx(100)
+    assert rouge_scores([one], [other])["rouge1"] == 0.0
+
+
+def test_rouge_takes_composed_and_decomposed_letters_for_the_same() -> None:
+    one, other = (unicodedata.normalize(form, "été à Zürich") for form in ("NFC", "NFD"))
+    assert one != other
+    assert rouge_scores([one], [other])["rouge2"] == pytest.approx(100)
+
+
+def test_rouge_of_scripts_without_spaces_counts_letters() -> None:
+    # ภา ษา ดี: letters with their marks are ภ า ษ า ดี, against ภ า ษ า ดู: 4 of 5
+    assert rouge_scores(["ภาษาดี"], ["ภาษาดู"])["rouge1"] == pytest.approx(80)
+    # 日 本 の 2023 年: digits stay a number, wherever they stand
+    assert rouge_scores(["日本の2023年"], ["日本の2024年"])["rouge1"] == pytest.approx(80)
+
+
+@given(st.lists(st.text(st.characters(max_codepoint=127)), min_size=2, max_size=2))
+def test_rouge_of_english_is_that_of_the_library(texts: list[str]) -> None:
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
+    ours = rouge_scores(texts[:1], texts[1:])
+    for name, score in scorer.score(texts[1], texts[0]).items():
+        assert ours[name] == pytest.approx(100 * score.fmeasure)
 
 
 def test_rouge_of_other_scripts() -> None:
