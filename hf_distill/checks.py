@@ -18,6 +18,7 @@ from accelerate import DistributedType
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import TrainingArguments
+from transformers.trainer_utils import has_length
 
 from hf_distill.heads import LabelledHead, TaskHead, unwrapped
 from hf_distill.heads.base import IGNORED, MAIN_INPUTS
@@ -101,7 +102,7 @@ def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
         ValueError: names the data set.
     """
     for name, dataset in named_datasets(train_dataset, eval_dataset).items():
-        if dataset is not None and hasattr(dataset, "__len__") and len(dataset) == 0:
+        if dataset is not None and has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"{name} is empty: it has no rows.")
 
 
@@ -334,10 +335,9 @@ def sample_batches(
     """
     if isinstance(dataset, dict):
         dataset = next(iter(dataset.values()), None)
-    if dataset is None or not hasattr(dataset, "__len__") or most == 0:
-        return
-    size = min(len(dataset), most)
-    rows = [dataset[i * len(dataset) // size] for i in range(size)]
+    length = len(dataset) if dataset is not None and has_length(dataset) else 0
+    size = min(length, most)
+    rows = [dataset[i * length // size] for i in range(size)]
     for start in range(0, size, batch_size):
         yield collator(rows[start : start + batch_size])
 

@@ -147,9 +147,14 @@ class TrainerWithTeacher(PublishingTrainer):
             what = f"distillation_loss_weight={self.args.distillation_loss_weight}"
             if not self.args.compares_logits:
                 what = f"stage={self.args.stage!r} with a loss between intermediate layers"
+            data = type(self.train_dataset)
+            unknown = self.train_dataset is not None and not data.__module__.startswith("datasets")
             raise ValueError(
                 f"{what} needs a teacher; pass teacher_model, or data with the columns of "
-                "cache_teacher_outputs, or set distillation_loss_weight=0 (in stage 'prediction') "
+                "cache_teacher_outputs"
+                + f" (as an attribute of the {data.__name__}, if it hands them on)"
+                * unknown
+                + ", or set distillation_loss_weight=0 (in stage 'prediction') "
                 "to train without one."
             )
         if self._teacher_source is not None and cached is not None:

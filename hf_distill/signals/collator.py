@@ -59,8 +59,14 @@ class TeacherSignalCollator:
         Raises:
             ValueError: the outputs of a row do not belong to what the collator made of it.
         """
-        if not rows or not isinstance(rows[0], Mapping) or CHECKSUM not in rows[0]:
+        lacking = [i for i, r in enumerate(rows) if not isinstance(r, Mapping) or CHECKSUM not in r]
+        if len(lacking) == len(rows):
             return self.inner(list(rows))
+        if lacking:
+            raise ValueError(
+                f"Row {lacking[0]} of a batch has no teacher columns, and others have: cache the "
+                "teacher's outputs of all rows (cache_teacher_outputs), or of none."
+            )
         columns = set(self._columns)
         batch = self.inner([{k: v for k, v in row.items() if k not in columns} for row in rows])
         found = identities(self._head, batch)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from datasets import Features, IterableDataset, List, Value
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.trainer_utils import has_length
 
 from hf_distill.heads import unwrapped
 
@@ -115,14 +117,33 @@ class SignalDescription:
 
     @classmethod
     def of(cls, dataset: Any) -> SignalDescription | None:
-        """The description of a data set's columns; ``None`` if it has none.
+        """Return the description of a data set's columns, ``None`` if it has none.
+
+        A data set may also be wrapped: in those of torch (``Subset``, ``ConcatDataset``), or as an
+        attribute of a class that hands on its rows.
 
         Raises:
             ValueError: the columns are there but nothing says what they mean, or they are of
-                another version.
+                another version, or of several teachers.
         """
-        features = getattr(dataset, "features", None)
-        if not features or not {LOGITS, CHECKSUM} & set(features):
+        found = [cls._of_features(features) for features in _features(dataset)]
+        described = [description for description in found if description is not None]
+        if not described or _hands_on_no_columns(dataset):
+            return None
+        first, *others = described
+        for other in others:
+            changed = first.differences(other)
+            if changed:
+                raise ValueError(
+                    f"A {type(dataset).__name__} has the cached outputs of {first.teacher!r} and "
+                    f"of {other.teacher!r}, which mean something else, because these differ: "
+                    f"{', '.join(changed)}. Cache all of it with the same teacher and options."
+                )
+        return first
+
+    @classmethod
+    def _of_features(cls, features: Mapping[str, Any]) -> SignalDescription | None:
+        if not {LOGITS, CHECKSUM} & set(features):
             return None
         missing = [name for name in (LOGITS, CHECKSUM) if name not in features]
         if missing:
@@ -160,6 +181,32 @@ def check_not_lost(dataset: Any) -> None:
             "drops it. Pass map the types of all columns (features=Features({**dataset.features, "
             "'new': Value('int64')})), or map the data before to_iterable_dataset."
         )
+
+
+def _features(dataset: Any, depth: int = 4) -> Iterator[Mapping[str, Any]]:
+    """Yield the features of a data set, or of those that it wraps."""
+    features = getattr(dataset, "features", None)
+    if isinstance(features, Mapping):
+        yield features
+    elif isinstance(dataset, IterableDataset):
+        return  # a stream that has lost them
+    elif depth and isinstance(getattr(dataset, "__dict__", None), dict):
+        for value in vars(dataset).values():
+            several = (
+                isinstance(value, list | tuple) and value and not isinstance(value[0], Mapping)
+            )
+            for inner in value if several else (value,):
+                if hasattr(inner, "__getitem__") or hasattr(inner, "__iter__"):
+                    yield from _features(inner, depth - 1)
+
+
+def _hands_on_no_columns(dataset: Any) -> bool:
+    """Return whether a class around a data set leaves out its teacher columns."""
+    if hasattr(dataset, "features") or not hasattr(dataset, "__getitem__"):
+        return False
+    size = len(dataset) if has_length(dataset) else 0
+    row = dataset[0] if size else None
+    return isinstance(row, Mapping) and CHECKSUM not in row
 
 
 def describe_model(model: nn.Module) -> tuple[str, dict[str, Any] | None]:

@@ -66,8 +66,6 @@ class CachedTeacher:
         Raises:
             ValueError: they come from another teacher, or were stored with other options.
         """
-        while not hasattr(dataset, "features") and hasattr(dataset, "dataset"):
-            dataset = dataset.dataset  # a shard or a subset
         other = SignalDescription.of(dataset)
         changed = [] if other is None else self.description.differences(other)
         if other is not None and changed:
