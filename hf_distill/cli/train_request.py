@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from transformers import integrations
+
 from hf_distill.cli.loading import check_model_source, check_paths
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.precision import say_if_bfloat16_is_slow
@@ -226,6 +228,7 @@ def check_request(request: Request) -> Start:
             "intermediate_train_file": request.first_stage.intermediate_train_file,
         }
     )
+    _check_reports(list(request.args.report_to or ()))
     folder, wanted = request.output_dir, request.args.resume_from_checkpoint
     if run.resume and (wanted is not None or run.overwrite_output_dir):
         other = "--overwrite_output_dir" if wanted is None else "--resume_from_checkpoint"
@@ -237,3 +240,16 @@ def check_request(request: Request) -> Start:
     if not run.overwrite_output_dir:
         check_unused(folder)
     return Start()
+
+
+def _check_reports(names: Sequence[str]) -> None:
+    known = integrations.integration_utils.INTEGRATION_TO_CALLBACK
+    for name in names:
+        if name not in known:
+            raise ValueError(f"--report_to {name} must be one of {', '.join(known)}, all or none.")
+        is_there = getattr(integrations, f"is_{name.removesuffix('_ml')}_available", None)
+        if is_there is not None and not is_there():
+            raise ValueError(
+                f"--report_to {name}: the package {name} is not installed; `pip install {name}`, "
+                "or leave --report_to out."
+            )

@@ -357,3 +357,20 @@ def test_failed_scoring_keeps_the_student_and_says_how_to_score_it(
     assert result.status == 2 and "no space for logits" in result.stderr
     assert f"hf-distill evaluate --model {folder}" in result.stderr
     assert (folder / "model.safetensors").is_file() and (folder / "trainer_state.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dvclive", "--report_to dvclive: the package dvclive is not installed; `pip install dvc"),
+        ("comet_ml", "`pip install comet_ml`, or leave --report_to out."),
+        ("tensorbord", "--report_to tensorbord must be one of azure_ml,"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_loaded(
+    name: str, message: str, train_options: list[str], program: Callable[..., Result]
+) -> None:
+    result = program(*train_options, "--report_to", name)
+    assert result.status == 2
+    assert message in result.stderr
+    assert "New in the student" not in result.stderr and "Cutting" not in result.stderr
