@@ -15,6 +15,7 @@ from hf_distill.augmentation.vocabulary import WholeWords
 from hf_distill.augmentation.words import Span
 from hf_distill.loading import load_fine_tuned, load_tokenizer
 from hf_distill.pairing.models import input_limit
+from hf_distill.signals.encoding import stable_topk
 
 LONGEST = 512
 DTYPES = ("float32", "bfloat16", "float16")
@@ -187,37 +188,20 @@ class MaskedLanguageModel:
                 spaced = torch.tensor(after_space, device=self.device)[:, None]
                 logits.masked_fill_(spaced & self._not_after_space, -torch.inf)
             # One more, for the word itself may be among them.
-            best = largest(logits, count + 1)
+            logits.masked_fill_(logits.isnan(), -torch.inf)
+            values, columns = stable_topk(logits, min(count + 1, logits.shape[-1]))
         return [
-            [self._texts[column] for column in columns if column != itself][:count]
-            for itself, columns in zip(own, best, strict=True)
+            [
+                self._texts[column]
+                for value, column in zip(*line, strict=True)
+                if value > -torch.inf and column != itself
+            ][:count]
+            for itself, *line in zip(own, values.tolist(), columns.tolist(), strict=True)
         ]
 
     @property
     def _mask(self) -> int:
         return int(self._tokenizer.mask_token_id)
-
-
-def largest(scores: Tensor, count: int) -> list[list[int]]:
-    """Find the columns with the largest scores of each row; equal ones in the order of columns.
-
-    ``torch.topk`` picks among equal scores as its kernel happens to, which differs by machine.
-
-    Args:
-        scores: (rows, columns); what is -inf is not taken.
-        count: how many columns to take per row, at most.
-
-    Returns:
-        The columns by row, largest score first.
-    """
-    smallest = scores.topk(min(count, scores.shape[-1]), dim=-1).values[:, -1:]
-    rows, columns = ((scores >= smallest) & (scores > -torch.inf)).nonzero().unbind(-1)
-    order = scores[rows, columns].argsort(descending=True, stable=True)
-    order = order[rows[order].argsort(stable=True)]
-    found: list[list[int]] = [[] for _ in scores]
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        found[row].append(column)
-    return [row[:count] for row in found]
 
 
 class _Encoded(NamedTuple):

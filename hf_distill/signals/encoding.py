@@ -16,6 +16,8 @@ from torch import Tensor
 from hf_distill.heads import Batch, TaskHead
 from hf_distill.heads.base import MASKED_TARGET, main_input, output
 
+# At a time where several rows have ties: the sums over them take four bytes each.
+_TIED_SCORES = 1 << 24
 _LARGEST = {"float16": torch.finfo(torch.float16).max}
 
 
@@ -111,15 +113,40 @@ def encode(logits: Tensor, *, dtype: str, top_k: int | None) -> EncodedSignal:
     logits = logits.float()
     if top_k is None:
         return EncodedSignal(to_array(logits, dtype))
-    largest = logits.topk(top_k, dim=-1)
-    others = logits.scatter(-1, largest.indices, -torch.inf)
+    values, indices = stable_topk(logits, top_k)
+    others = logits.scatter(-1, indices, -torch.inf)
     classes = logits.shape[-1]
     id_type = np.uint16 if classes <= 1 << 16 else np.uint32
     return EncodedSignal(
-        to_array(largest.values, dtype),
-        largest.indices.cpu().numpy().astype(id_type),
+        to_array(values, dtype),
+        indices.cpu().numpy().astype(id_type),
         to_array(others.logsumexp(dim=-1), dtype),
     )
+
+
+def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the largest scores of each row, equal ones in the order of their columns.
+
+    ``torch.topk`` takes and orders equal scores as its kernel happens to, which differs by machine.
+
+    Args:
+        scores: ``(rows, columns)``, without NaN.
+        k: how many, at most as many as there are columns.
+
+    Returns:
+        Scores and columns, ``(rows, k)``, largest score first.
+    """
+    columns = scores.topk(k, dim=-1).indices
+    smallest = scores.gather(-1, columns).amin(dim=-1, keepdim=True)
+    tied = ((scores >= smallest).sum(dim=-1) > k).nonzero()[:, 0]
+    for rows in tied.split(max(_TIED_SCORES // scores.shape[-1], 1)):
+        above, equal = scores[rows] > smallest[rows], scores[rows] == smallest[rows]
+        room = k - above.sum(dim=-1, keepdim=True)
+        taken = above | (equal & (equal.cumsum(dim=-1, dtype=torch.int32) <= room))
+        columns[rows] = taken.nonzero()[:, 1].view(-1, k)
+    columns = columns.sort(dim=-1).values
+    values, order = scores.gather(-1, columns).sort(dim=-1, descending=True, stable=True)
+    return values, columns.gather(-1, order)
 
 
 def decode(values: NDArray[Any], dtype: str) -> Tensor:

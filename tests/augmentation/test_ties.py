@@ -10,30 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from masked_lms import masked_lm
 
-from hf_distill.augmentation.masked_lm import MaskedLanguageModel, largest
+from hf_distill.augmentation.masked_lm import MaskedLanguageModel
 from hf_distill.augmentation.vocabulary import WholeWords
 from hf_distill.augmentation.word_vectors import open_word_vectors
 from hf_distill.augmentation.words import word_spans
-
-SCORES = st.sampled_from([-torch.inf, -1.5, -0.0, 0.0, 2.0])
-
-
-@given(
-    st.integers(1, 40).flatmap(lambda n: st.lists(st.lists(SCORES, min_size=n, max_size=n))),
-    st.integers(1, 45),
-)
-def test_largest_is_a_plain_sort(rows: list[list[float]], count: int) -> None:
-    expected = [
-        sorted((i for i, s in enumerate(row) if s > -torch.inf), key=lambda i: (-row[i], i))[:count]
-        for row in rows
-    ]
-    width = len(rows[0]) if rows else 1
-    assert largest(torch.tensor(rows).reshape(len(rows), width), count) == expected
 
 
 def test_a_model_that_finds_all_words_equally_likely_proposes_the_first_of_its_vocabulary() -> None:

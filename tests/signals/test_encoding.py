@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zoo import zoo_config
 
-from hf_distill.signals import SignalDescription, densified, describe_model, encode
+from hf_distill.signals import SignalDescription, densified, describe_model, encode, encoding
 from hf_distill.signals.encoding import decode
 from hf_distill.teachers.cached import stand_in
 
@@ -172,3 +172,34 @@ def test_the_stand_in_has_the_teachers_shape_and_no_memory() -> None:
     }
     assert all(p.is_meta for p in found.parameters())
     assert not list(stand_in(description(config=None)).parameters())
+
+
+@st.composite
+def scores_with_ties(draw: st.DrawFn) -> tuple[list[list[float]], int]:
+    columns = draw(st.integers(1, 40))
+    score = st.sampled_from([-math.inf, -1.5, -0.0, 0.0, 2.0])
+    rows = draw(st.lists(st.lists(score, min_size=columns, max_size=columns), max_size=5))
+    return rows, draw(st.integers(1, columns))
+
+
+@given(scores_with_ties(), st.sampled_from([1, 1 << 24]))
+def test_largest_of_equal_scores_are_those_of_a_plain_sort(
+    case: tuple[list[list[float]], int], tied_scores: int
+) -> None:
+    rows, k = case
+    scores = torch.tensor(rows).reshape(len(rows), -1 if rows else k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoding, "_TIED_SCORES", tied_scores)
+        values, columns = encoding.stable_topk(scores, k)
+    expected = [sorted(range(len(row)), key=lambda i: (-row[i], i))[:k] for row in rows]
+    assert columns.tolist() == expected
+    assert values.tolist() == [
+        [row[i] for i in line] for row, line in zip(rows, expected, strict=True)
+    ]
+
+
+def test_stored_classes_of_equal_logits_are_the_first() -> None:
+    logits = torch.tensor([[1.0, 3.0, 1.0, 1.0, 3.0], [0.0] * 5])
+    stored = encoding.encode(logits, dtype="float32", top_k=3)
+    assert stored.token_ids is not None and stored.token_ids.tolist() == [[1, 4, 0], [0, 1, 2]]
+    assert stored.logits.tolist() == [[3.0, 3.0, 1.0], [0.0] * 3]
