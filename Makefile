@@ -1,19 +1,24 @@
 # make demo         a virtual environment, then the main job end to end on embedded data
+# make shell        a shell in which hf-distill is on the path
 # make test         a virtual environment, then all tests
 # make test-oldest  the wheel in an empty environment with the oldest supported versions, tested
 # make lint         ruff and mypy
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
-PIP := pip --quiet --disable-pip-version-check
+PIP := pip --disable-pip-version-check
 
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo shell test test-oldest lint clean
 
 # The settings keep glibc from handing big blocks back to the system in every training step, which
 # costs a fifth of the time on a CPU.
 demo: $(VENV)/.installed
 	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
 		MALLOC_TOP_PAD_=268435456 $(VENV)/bin/hf-distill demo
+
+shell: $(VENV)/.installed
+	@echo "hf-distill is on the path of this shell; \`exit\` leaves it."
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $${SHELL:-/bin/sh}
 
 # -n 2: two processes with one thread each are faster here than one with two.
 test: $(VENV)/.installed
@@ -32,6 +37,7 @@ lint: $(VENV)/.installed
 
 # torch first and alone: the constraint picks its CPU build.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	@echo "Installing PyTorch, transformers and what they need into $(VENV), once: some minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/$(PIP) install -c constraints.txt torch
 	$(VENV)/bin/$(PIP) install -c constraints.txt -e ".[demo,test]"
