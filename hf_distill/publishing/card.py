@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from hf_distill.publishing.contents import CARD_FILE, COMPARISON_FILE, LOSSES_FILE
 from hf_distill.publishing.facts import hub_id
+from hf_distill.publishing.front_matter import join_card, read_card, split_card
 from hf_distill.reporting.files import write_text
 from hf_distill.reporting.markdown import markdown_table
 
@@ -93,9 +94,8 @@ def write_card(
     section = f"{_BEGIN}\n{render(folder, facts, repository or title)}{_END}\n"
     data = _metadata(facts, title, language, license, tags)
     if not path.exists():
-        text = f"# {title}\n\n{section}"
-        return write_text(path, str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")) + "\n")
-    return write_text(path, _merged(ModelCard.load(path), data, section))
+        return write_text(path, join_card(data, f"# {title}\n\n{section}"))
+    return write_text(path, _merged(*split_card(read_card(path, str(path))), data, section))
 
 
 def merged_cards(card: str, there: str | None) -> str:
@@ -109,15 +109,15 @@ def merged_cards(card: str, there: str | None) -> str:
         ``card``, if a person wrote into it or if there is no other; otherwise that of the
         repository with our part and our metadata of ``card``.
     """
-    before, section, after = _parts(card)
+    data, text = split_card(card)
+    before, section, after = _parts(text)
     if there is None or not section or after.strip() or not _ONE_HEADING.fullmatch(before.strip()):
         return card
-    return _merged(ModelCard(there), ModelCard(card).data, section)
+    return _merged(*split_card(there, "the README.md of the repository"), data, section)
 
 
-def _parts(card: str) -> tuple[str, str, str]:
-    """What stands before our part, our part, and what stands after it."""
-    text = ModelCard(card).text.lstrip("\n")
+def _parts(text: str) -> tuple[str, str, str]:
+    """What stands before our part of a card's text, our part, and what stands after it."""
     if _BEGIN not in text or _END not in text:
         return text, "", ""
     before, rest = text.split(_BEGIN, 1)
@@ -125,22 +125,20 @@ def _parts(card: str) -> tuple[str, str, str]:
     return before, f"{_BEGIN}{ours}{_END}\n", after.removeprefix("\n")
 
 
-def _merged(card: ModelCard, data: Any, section: str) -> str:
+def _merged(metadata: Mapping[str, Any], text: str, data: Mapping[str, Any], section: str) -> str:
     """A card with our part in it; of our metadata, what a person gave stays."""
-    before, ours, after = _parts(str(card))
-    metadata: Any = card.data
-    present = metadata.to_dict()
-    for name, value in data.to_dict().items():
+    before, ours, after = _parts(text)
+    merged = dict(metadata)
+    for name, value in data.items():
+        present = merged.get(name)
         if name == "tags":
-            tags = present.get("tags") or []
-            metadata.tags = [*tags, *(tag for tag in value if tag not in tags)]
-        elif present.get(name) is None or (ours and name in _FACTS):
-            if name == "model-index":
-                metadata.model_name, metadata.eval_results = data.model_name, data.eval_results
-            else:
-                setattr(metadata, name, value)
-    text = f"{before}{section}{after}" if ours else f"{before.rstrip()}\n\n{section}"
-    return f"---\n{metadata.to_yaml()}\n---\n\n{text}"
+            tags = present if isinstance(present, list) else [present] if present else []
+            merged["tags"] = [*tags, *(tag for tag in value if tag not in tags)]
+        elif present is None or (ours and name in _FACTS):
+            merged[name] = value
+    return join_card(
+        merged, f"{before}{section}{after}" if ours else f"{before.rstrip()}\n\n{section}"
+    )
 
 
 def _metadata(
@@ -149,7 +147,7 @@ def _metadata(
     language: str | None,
     license: str | None,
     tags: Sequence[str],
-) -> ModelCardData:
+) -> dict[str, Any]:
     task, base = facts.get("task"), facts["student"].get("base_model")
     data_id = hub_id(facts.get("train_data_id"))
     options: dict[str, Any] = {
@@ -176,7 +174,8 @@ def _metadata(
             )
             for metric, value in scores.items()
         ]
-    return ModelCardData(**{name: value for name, value in options.items() if value is not None})
+    metadata = ModelCardData(**{k: value for k, value in options.items() if value is not None})
+    return dict(metadata.to_dict())
 
 
 def render(folder: Path, facts: Mapping[str, Any], name: str) -> str:
@@ -236,9 +235,14 @@ def _results(folder: Path, facts: Mapping[str, Any]) -> str:
         data = facts.get("validation_data")
         on = f" on {data}" if data else ""
         parts.append(f"The student at the end of its training{on}:\n")
-        rows = [[metric, f"{value:.4g}"] for metric, value in scores.items()]
+        rows = [[metric, _score(value)] for metric, value in scores.items()]
         parts.append(markdown_table(["measure", "value"], rows, right=[1]) + "\n")
     return "\n".join(parts)
+
+
+def _score(value: float) -> str:
+    """Write a count as it is, and everything else with four digits or all before the point."""
+    return f"{value:,.0f}" if value == round(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _training(facts: Mapping[str, Any]) -> str:
@@ -273,7 +277,8 @@ def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    whole = isinstance(value, float) and value.is_integer()
+    return f"{value:.0f}" if whole else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _citations(facts: Mapping[str, Any]) -> str:

@@ -23,8 +23,9 @@ _PROCESSING = (
     "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 _REPORT = (CARD_FILE, "distillation.json", LOSSES_FILE, COMPARISON_FILE)
-# Settings in which a library may have kept where on this machine something came from.
-_WITH_NAMES = ("*config.json", "special_tokens_map.json")
+_SETTINGS = "*config.json"
+_PLACES = ("name_or_path", "_path", "_file", "_dir")
+"""How the settings are called in which a library may have kept where something came from."""
 
 
 def published_files(folder: Path, *, report: Path | None = None) -> dict[str, Path | bytes]:
@@ -57,7 +58,7 @@ def published_files(folder: Path, *, report: Path | None = None) -> dict[str, Pa
 
 def _without_places(path: Path) -> Path | bytes:
     """A file, or what it is without anything about this machine."""
-    if not any(fnmatch(path.name, pattern) for pattern in _WITH_NAMES):
+    if not fnmatch(path.name, _SETTINGS):
         return path
     content = json.loads(path.read_text(encoding="utf-8"))
     cleaned = _cleaned(content)
@@ -66,17 +67,10 @@ def _without_places(path: Path) -> Path | bytes:
     return (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _cleaned(content: Any) -> Any:
+def _cleaned(content: Any, *, is_place: bool = False) -> Any:
+    """Shorten paths where settings hold some; a label or a token may look like one."""
     if isinstance(content, Mapping):
-        return {key: _cleaned(value) for key, value in content.items()}
+        return {k: _cleaned(v, is_place=str(k).endswith(_PLACES)) for k, v in content.items()}
     if isinstance(content, list):
-        return [_cleaned(value) for value in content]
-    if isinstance(content, str) and _is_place(content):
-        return display_name(content)
-    return content
-
-
-def _is_place(text: str) -> bool:
-    """Whether a value is a path on this machine; not a token such as ``/``."""
-    looks_like_one = text.startswith(("/", "~", "./", "../")) or text[1:3] == ":\\"
-    return len(text) > 3 and looks_like_one and "\n" not in text
+        return [_cleaned(value, is_place=is_place) for value in content]
+    return display_name(content) if is_place and isinstance(content, str) else content

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from hf_distill.hub_access import TRANSPORT_ERROR
 from hf_distill.publishing.card import merged_cards
 from hf_distill.publishing.contents import CARD_FILE
+from hf_distill.publishing.front_matter import read_card
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def _card_on_hub(repository: str, token: str | None, revision: str | None) -> st
         return None
     with tempfile.TemporaryDirectory() as folder:
         found = api.hf_hub_download(repository, CARD_FILE, revision=revision, local_dir=folder)
-        return Path(found).read_text(encoding="utf-8")
+        return read_card(Path(found), f"The {CARD_FILE} of {repository}")
 
 
 def _text(content: Path | bytes) -> str:

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -20,6 +20,8 @@ def display_name(source: str | os.PathLike[str]) -> str:
         source: a Hub id, which is kept, or a path on this machine, of which the last part is kept.
     """
     text = os.fspath(source)
+    if "\\" in text:
+        return PureWindowsPath(text).name
     path = Path(text).expanduser()
     is_hub_id = not path.exists() and not path.is_absolute() and text.count("/") <= 1
     return text if is_hub_id and not text.startswith(".") else path.resolve().name

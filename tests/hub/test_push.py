@@ -150,7 +150,7 @@ def test_nothing_that_is_pushed_says_anything_about_this_machine(
     hub: Hub, push: Any, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = json.loads((run_folder / "config.json").read_text())
-    config |= {"_name_or_path": f"/home/{MARK}/small", "custom": [f"~/{MARK}/x"]}
+    config |= {"_name_or_path": f"/home/{MARK}/small", "backbone_path": [f"~/{MARK}/x"]}
     (run_folder / "config.json").write_text(json.dumps(config))
     adapter = {"base_model_name_or_path": str(run_folder / "base")}
     (run_folder / "adapter_config.json").write_text(json.dumps(adapter))
