@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from hf_distill.checks import (
 )
 from hf_distill.heads import TaskHead, find_head
 from hf_distill.intermediate import IntermediateDistillation
+from hf_distill.intermediate.projections import detached, without_projections
 from hf_distill.layer_mapping import LayerPair
 from hf_distill.pairing import TeacherPairing, TeacherSource, enforce, try_teacher
 from hf_distill.publishing import PublishingTrainer
@@ -110,16 +112,16 @@ class TrainerWithTeacher(PublishingTrainer):
     @property
     def layer_pairs(self) -> list[LayerPair]:
         """Which layers are compared or recorded; none as long as that is not settled."""
-        return [] if self._recorder is None else list(self._recorder.pairs)
+        return [] if self._intermediate is None else self._intermediate.pairs
 
     def _prepare_distillation(self) -> None:
         """Load and check the teacher, if the arguments call for one and it is not there yet."""
         self.args.check_distillation_options()
-        recorder = self._recorder
+        recorders = self._recorders()
         if self.args.distils:
             check_datasets(self.train_dataset, self.eval_dataset)
         else:
-            if recorder is not None:
+            if recorders:
                 raise ValueError(
                     "TeacherRecorderCallback has no teacher to record, as every weight of a "
                     "distillation loss is 0; leave the callback out, or set "
@@ -134,7 +136,7 @@ class TrainerWithTeacher(PublishingTrainer):
                 "labels and vocabulary were not compared with the student's. Make the trainer with "
                 "a weight above 0, however small, and change it then."
             )
-        if self.args.compares_layers or recorder is not None:
+        if self.args.compares_layers or recorders:
             self._prepare_intermediate()
 
     def _load_teacher(self) -> None:
@@ -175,11 +177,11 @@ class TrainerWithTeacher(PublishingTrainer):
         pair = TeacherPairing(student, self._head, self.args, self.processing_class)
         if cached is None:
             self._teacher = pair.live_teacher(
-                self._teacher_source, needs_layers=self._recorder is not None
+                self._teacher_source, needs_layers=bool(self._recorders())
             )
             self._teacher_identities = self._identities(self._teacher.model)
         else:
-            self._teacher = pair.cached_teacher(cached, needs_layers=self._recorder is not None)
+            self._teacher = pair.cached_teacher(cached, needs_layers=bool(self._recorders()))
             self._teacher_identities = [identify(cached, self._teacher.model)]
             self._read_columns(cached, self._head)
         self._logits_checked = self.args.compares_logits
@@ -212,11 +214,10 @@ class TrainerWithTeacher(PublishingTrainer):
         collator: Any = self.data_collator
         self.data_collator = TeacherSignalCollator(collator, head, description)
 
-    @property
-    def _recorder(self) -> TeacherRecorderCallback | None:
-        """The recorder that is among the callbacks, if there is one."""
+    def _recorders(self) -> list[TeacherRecorderCallback]:
+        """Those that are among the callbacks."""
         callbacks = self.callback_handler.callbacks
-        return next((c for c in callbacks if isinstance(c, TeacherRecorderCallback)), None)
+        return [c for c in callbacks if isinstance(c, TeacherRecorderCallback)]
 
     def _prepare_intermediate(self) -> None:
         """Check the pair's layers, and make what records and compares them."""
@@ -224,11 +225,8 @@ class TrainerWithTeacher(PublishingTrainer):
         if self._intermediate is not None and self._intermediate.student is student:
             return
         assert self._teacher is not None
-        if self._recorder is None:
-            self.add_callback(TeacherRecorderCallback())
-        recorder: Any = self._recorder
         self._intermediate = IntermediateDistillation(
-            self.args, self._teacher.model, student, recorder, self.accelerator
+            self.args, self._teacher.model, student, self._recorders, self.accelerator
         )
         if isinstance(self._teacher, CachedTeacher):
             self._teacher.check_layers(self.layer_pairs)
@@ -320,21 +318,33 @@ class TrainerWithTeacher(PublishingTrainer):
         self._teacher_guard.raise_if_bad()  # a run must not resume from weights that are NaN
         super()._save_checkpoint(model, trial)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self._intermediate is not None and self.args.compares_layers:
-            self._intermediate.save(output_dir)
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        student: Any = self.model
+        if state_dict is not None:
+            state_dict = without_projections(state_dict)
+        with detached(student):
+            super()._save(output_dir, state_dict)
+
+    def _save_further(self, folder: Path) -> None:
+        if self._intermediate is not None and self._intermediate.compared:
+            self._intermediate.save(folder)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self._intermediate is not None and self.args.compares_layers:
+        student: Any = self.model
+        with detached(student):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._intermediate is not None and self._intermediate.compared:
             self._intermediate.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
-        if self._intermediate is not None and self.args.compares_layers:
+        student: Any = self.model
+        with detached(student):
+            super()._load_best_model()
+        if self._intermediate is not None and self._intermediate.compared:
             self._intermediate.load_best(self.state.best_model_checkpoint)
 
     # ---- checks --------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from hf_distill.normalization import (
 from hf_distill.objectives import get_logits_loss
 from hf_distill.pairing import TeacherSource
 from hf_distill.prediction import compared_logits, prediction_loss
-from hf_distill.recording.callback import taken_losses
+from hf_distill.recording.recorder import taken_losses
 from hf_distill.sharding import ShardingTrainer
 from hf_distill.teaching import TrainerWithTeacher
 from hf_distill.training_args import DistillationTrainingArguments
@@ -271,7 +271,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
     def _layers_to_compare(self, model: nn.Module) -> IntermediateDistillation | None:
         layers = self._intermediate
         if self.args.compares_layers:
-            recorded = () if layers is None else layers.recorded
+            recorded = () if layers is None else layers.compared
             raised = [
                 k for k, w in self.args.intermediate_weights.items() if w and k not in recorded
             ]
@@ -282,6 +282,8 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
                     "small, and change it then."
                 )
             return layers
+        if self.args.stage == "intermediate":
+            self.args.check_distillation_options()  # a callback has set both weights to 0
         if layers is None:
             return None
         due = model.training and layers.is_sample_due(self.state.global_step)
@@ -374,6 +376,13 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         """As ``Trainer``'s; where there are no labels, with a distillation loss as the loss."""
         compares = self._logits_checked or self.args.compares_layers
         has_labels = self._has_labels(inputs)
+        if has_labels and self.args.stage == "intermediate" and not self._teaches(inputs):
+            # There is no loss, for there is nothing to compare the layers with.
+            inputs = self._prepare_inputs(inputs)
+            labels = tuple(inputs.pop(name) for name in self.label_names)
+            _, logits, _ = self.prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+            found = labels[0] if len(labels) == 1 else labels
+            return None, logits, None if prediction_loss_only else found
         if (
             has_labels
             or self._teacher is None
@@ -418,7 +427,8 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         self._teacher_guard.raise_if_bad()  # for what was trained before
         self._eval_losses = LossLog()
         self._check_columns(getattr(dataloader, "dataset", None), "The evaluation data")
-        self._choose_layers(getattr(dataloader, "dataset", None))
+        dataset = getattr(dataloader, "dataset", None)
+        self._choose_layers(dataset if self.train_dataset is None else self.train_dataset)
         layers = self._intermediate
         with nullcontext() if layers is None else layers.attached():
             output = super().evaluation_loop(

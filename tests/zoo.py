@@ -66,13 +66,20 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "convnext": {
         "hidden_sizes": [8, 8], "depths": [1, 1], "num_stages": 2, "image_size": 8, "patch_size": 2,
     },
-    "wav2vec2": {
-        "conv_dim": [8, 8], "conv_stride": [4, 4], "conv_kernel": [8, 4],
-        "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
-        "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8,
-        "hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0,
-        "activation_dropout": 0.0,
-        "final_dropout": 0.0, "apply_spec_augment": False, "feat_extract_norm": "layer",
+    "opt": {
+        "ffn_dim": 32, "word_embed_proj_dim": 16, "dropout": 0.0, "attention_dropout": 0.0,
+        "init_std": 0.5, "layerdrop": 0.0,
+    },
+    **{
+        name: {
+            "conv_dim": [8, 8], "conv_stride": [4, 4], "conv_kernel": [8, 4],
+            "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4,
+            "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8, "hidden_dropout": 0.0,
+            "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0,
+            "activation_dropout": 0.0, "final_dropout": 0.0, "apply_spec_augment": False,
+            "feat_extract_norm": "layer",
+        }
+        for name in ("wav2vec2", "hubert", "wavlm")
     },
     "whisper": {
         "d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -105,7 +106,9 @@ def distillation_settings(
         settings |= {f"{name}_loss_weight": weight for name, weight in weights.items()}
         settings["attention_loss"] = args.attention_comparison if weights["attention"] else None
         settings["layer_pairs"] = [list(pair) for pair in layer_pairs]
-    return settings
+    # As a checkpoint gives it back: with text for the keys of a dict, and lists for tuples.
+    found: dict[str, Any] = json.loads(json.dumps(settings))
+    return found
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -107,6 +107,7 @@ class CheckpointingTrainer(Trainer):
                     (folder / UNFINISHED_FILE).touch()
                     (folder / RECORD_FILE).unlink(missing_ok=True)
                 super()._save_checkpoint(model, trial)
+                self._save_further(folder)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     write_record(folder, self._settings)
@@ -117,6 +118,9 @@ class CheckpointingTrainer(Trainer):
         if self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate_checkpoints(run, limit, best_model_checkpoint=best, use_mtime=True)
+
+    def _save_further(self, folder: Path) -> None:
+        """Write into a checkpoint what it needs beyond the model; every process calls it."""
 
     @contextmanager
     def _nothing_half_written(self, folder: Path) -> Iterator[None]:

@@ -133,10 +133,31 @@ def main_input(batch: Batch) -> Tensor:
     )
 
 
+HIDING = -1e3
+"""Added to an attention score, this or less hides a key: its probability is 0 in every type."""
+
+
+def as_visible(mask: Tensor) -> Tensor:
+    """Return an attention mask, bool or added to the scores, as bool: True is visible."""
+    return mask > HIDING if mask.is_floating_point() and mask.dim() == 4 else mask.bool()
+
+
+def attention_mask(batch: Batch) -> Tensor | None:
+    """Return the attention mask as bool, ``(batch, …, length)``: which tokens are not padding.
+
+    ``None`` if there is none. In a mask of pairs, ``(batch, heads, length, length)``, padding is
+    what no token sees.
+    """
+    mask = batch.get("attention_mask")
+    if not isinstance(mask, Tensor):
+        return None
+    visible = as_visible(mask)
+    return visible.any(1).any(-2) if mask.dim() == 4 else visible
+
+
 def not_padding(batch: Batch) -> Tensor:
     """Bool, ``(batch, length)``: the tokens of the input, by the attention mask if there is one."""
-    tokens = main_input(batch)
-    mask = batch.get("attention_mask")
+    tokens, mask = main_input(batch), attention_mask(batch)
     if mask is not None and mask.shape == tokens.shape[:2]:
-        return mask.bool()
+        return mask
     return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)

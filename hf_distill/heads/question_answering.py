@@ -11,6 +11,7 @@ from hf_distill.heads.base import (
     IGNORED,
     Batch,
     TaskHead,
+    attention_mask,
     main_input,
     not_padding,
     output,
@@ -37,8 +38,8 @@ class QuestionAnsweringHead(TaskHead):
 
     def class_mask(self, batch: Batch) -> Tensor | None:
         """The attention mask, ``(batch, 1, length)``."""
-        attention_mask = batch.get("attention_mask")
-        return None if attention_mask is None else attention_mask.bool()[:, None, :]
+        mask = attention_mask(batch)
+        return None if mask is None else mask[:, None, :]
 
     def compared_positions(self, batch: Batch) -> Tensor:
         """All but padding."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from hf_distill.heads.base import IGNORED, Batch, main_input, not_padding, output
+from hf_distill.heads.base import IGNORED, Batch, attention_mask, main_input, not_padding, output
 from hf_distill.heads.classification import LabelledHead
 
 
@@ -52,8 +52,7 @@ def token_mask(batch: Batch) -> Tensor | None:
     labels = batch.get("labels")
     if labels is not None:
         return labels != IGNORED
-    attention_mask = batch.get("attention_mask")
-    return None if attention_mask is None else attention_mask.bool()
+    return attention_mask(batch)
 
 
 def count(mask: Tensor | None, tokens: Tensor) -> int | Tensor:

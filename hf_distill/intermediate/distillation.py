@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from hf_distill.layer_mapping import (
 )
 from hf_distill.recording.callback import TeacherRecorderCallback
 from hf_distill.recording.capture import Recording
+from hf_distill.recording.recorder import LayerRecorder
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class IntermediateDistillation:
         args: which losses, layers and weights.
         teacher: the teacher.
         student: the model that is trained, not yet wrapped.
-        recorder: records both.
+        callbacks: those that write samples, asked for whenever they matter.
         accelerator: precision and processes.
 
     Raises:
@@ -65,23 +66,27 @@ class IntermediateDistillation:
         args: DistillationTrainingArguments,
         teacher: nn.Module,
         student: nn.Module,
-        recorder: TeacherRecorderCallback,
+        callbacks: Callable[[], Sequence[TeacherRecorderCallback]],
         accelerator: Accelerator,
     ) -> None:
         self._args = args
         self._teacher = teacher
         self.student = student
-        self._recorder = recorder
+        self._recorder = LayerRecorder(teacher, student)
+        self._callbacks = callbacks
         self._accelerator = accelerator
         self._sizes = {
             "teacher": Sizes.of(teacher, "teacher"),
             "student": Sizes.of(student, "student"),
         }
-        if args.intermediate_weights[ATTENTION] > 0:
+        # A callback may set a weight to 0 and back.
+        self.compared = {k for k, weight in args.intermediate_weights.items() if weight > 0}
+        """The losses that have a weight when training is prepared, by their names."""
+        if ATTENTION in self.compared:
             check_attention(args, teacher, student)
         self._projections: Projections | None = None
         widths = {who: size.width for who, size in self._sizes.items()}
-        if widths["teacher"] != widths["student"] and args.intermediate_weights[HIDDEN_STATES] > 0:
+        if widths["teacher"] != widths["student"] and HIDDEN_STATES in self.compared:
             self._projections = Projections(
                 widths["student"],
                 widths["teacher"],
@@ -103,27 +108,41 @@ class IntermediateDistillation:
         return self._losses is not None
 
     def _use(self, pairs: list[LayerPair]) -> None:
-        weights = self._args.intermediate_weights
-        if weights[ATTENTION] > 0 and not any(pair.student for pair in pairs):
+        if ATTENTION in self.compared and not any(pair.student for pair in pairs):
             raise ValueError(
                 f"layer_mapping={self._args.layer_mapping!r} has the embedding output alone, which "
                 "has no attention to compare; name a layer, or set attention_loss_weight=0."
             )
-        writes = self._recorder.samples_wanted
-        self._recorder.choose(
-            pairs,
-            hidden_states=writes or weights[HIDDEN_STATES] > 0,
-            attentions=writes or weights[ATTENTION] > 0,
-        )
+        self._record(pairs)
         self._losses = IntermediateLosses(
             self._args,
             pairs,
+            self.compared,
             self._projections,
             self._count,
             self._sizes["teacher"].heads,
             self._accelerator.autocast,
+            self._zero,
         )
         logger.info(describe(pairs, self._args.layer_mapping, **self._depths))
+
+    def _record(self, pairs: Sequence[LayerPair]) -> None:
+        writes = any(callback.samples_wanted for callback in self._callbacks())
+        self._recorder.choose(
+            pairs,
+            hidden_states=writes or HIDDEN_STATES in self.compared,
+            attentions=writes or ATTENTION in self.compared,
+        )
+
+    def _zero(self) -> Tensor:
+        """0, with a gradient of 0."""
+        parameters = sorted(self.student.parameters(), key=lambda p: not p.requires_grad)
+        return parameters[0].flatten()[:0].sum().float()
+
+    @property
+    def pairs(self) -> list[LayerPair]:
+        """Which layers are compared or recorded; none as long as that is not settled."""
+        return list(self._recorder.pairs)
 
     def choose_pairs(self, batches: Iterable[Mapping[str, Any]], run_teacher: RunTeacher) -> None:
         """``layer_mapping="auto"``: pair the layers that are most alike on these batches.
@@ -179,7 +198,7 @@ class IntermediateDistillation:
         """
         if self._projections is not None and optimizer is not None:
             check_optimizer(self._projections, optimizer)
-        if self._args.intermediate_weights["attention"] > 0:
+        if ATTENTION in self.compared:
             check_checkpointing(self.student)
 
     # ---- a step --------------------------------------------------------------------------------
@@ -187,18 +206,10 @@ class IntermediateDistillation:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Inside, taps are set in both models and projections are a part of the student."""
-        with (
-            attached(self.student, self._projections),
-            self._recorder.attached(self._teacher, self.student),
-        ):
+        if self._losses is not None:
+            self._record(self._recorder.pairs)  # a callback may have been added
+        with attached(self.student, self._projections), self._recorder.attached():
             yield
-
-    @property
-    def recorded(self) -> set[str]:
-        """What is recorded, by the names of the losses."""
-        kinds = {HIDDEN_STATES: self._recorder.teacher.hidden_layers,
-                 ATTENTION: self._recorder.teacher.attention_layers}  # fmt: skip
-        return {name for name, layers in kinds.items() if layers}
 
     def counters(self) -> dict[str, Callable[[Mapping[str, Any]], int | Tensor]]:
         """What each loss is a mean over: counts the items of a batch."""
@@ -206,7 +217,10 @@ class IntermediateDistillation:
 
     def is_sample_due(self, step: int) -> bool:
         """Whether the batch of this step is to be written."""
-        return self._accelerator.is_main_process and self._recorder.is_sample_due(step)
+        return self._accelerator.is_main_process and any(self._due(step))
+
+    def _due(self, step: int) -> Iterator[TeacherRecorderCallback]:
+        return (callback for callback in self._callbacks() if callback.is_sample_due(step))
 
     def run_teacher(
         self, batch: Mapping[str, Any], run_teacher: RunTeacher
@@ -214,7 +228,7 @@ class IntermediateDistillation:
         """The teacher's outputs for a batch, with its layers recorded."""
         with self._recorder.recording_teacher():
             outputs = run_teacher(batch, self._recorder.extra_inputs(self._teacher))
-        self._recorder.teacher.take_outputs(outputs, "teacher")
+        self._recorder.teacher.take_outputs(outputs, "teacher", self._teacher)
         return outputs
 
     def student_inputs(self) -> dict[str, bool]:
@@ -259,8 +273,12 @@ class IntermediateDistillation:
 
     def write_sample(self, step: int, batch: Mapping[str, Any]) -> None:
         """Write the first row of the batch that was just recorded, for pictures."""
-        states = next(iter(self._recorder.student.hidden_states.values()))
-        self._recorder.write_sample(step, batch, self._count.mask(batch, states.shape[1]))
+        states = next(iter(self._recorder.student.hidden_states.values()), None)
+        if states is None:
+            return  # LayerDrop skipped all of them
+        mask = self._count.mask(batch, states.shape[1])
+        for callback in self._due(step):
+            callback.write_sample(step, batch, mask, self._recorder)
 
     def forget(self) -> None:
         """Let go of what was recorded: the losses keep what their backward pass needs."""
@@ -294,7 +312,7 @@ class IntermediateDistillation:
         self._use(load_projections(folder, self._projections))
 
     def load_best(self, folder: str | os.PathLike[str] | None) -> None:
-        """Read those of the best checkpoint, if it has any (``save_only_model`` keeps none)."""
+        """Read those of the best checkpoint, if it has any."""
         if folder is not None and (Path(folder) / PROJECTIONS_FILE).exists():
             self.load(folder)
 

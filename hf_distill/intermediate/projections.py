@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,25 @@ def check_optimizer(projections: Projections, optimizer: torch.optim.Optimizer) 
 def _left_out(projections: Projections, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [p for p in projections.parameters() if id(p) not in trained]
+
+
+@contextmanager
+def detached(student: nn.Module) -> Iterator[None]:
+    """Take the projections out of the student inside, while its weights are saved or loaded.
+
+    transformers leaves them out by itself only where it saves a ``PreTrainedModel``.
+    """
+    projections = student._modules.pop(_ATTRIBUTE, None)
+    try:
+        yield
+    finally:
+        if projections is not None:
+            setattr(student, _ATTRIBUTE, projections)
+
+
+def without_projections(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of a student without those of its projections."""
+    return {name: value for name, value in weights.items() if _ATTRIBUTE not in name.split(".")}
 
 
 def save_projections(

@@ -19,6 +19,7 @@ def relations_loss(
     relation_heads: int,
     token_mask: Tensor | None = None,
     causal: bool = False,
+    pair_mask: Tensor | None = None,
 ) -> Tensor:
     """``Σ KL(R_t ‖ R_s)`` with ``R = softmax(X Xᵀ / √d_r)`` for X = Q, K and V (MiniLMv2).
 
@@ -37,6 +38,8 @@ def relations_loss(
         relation_heads: how many; it divides the widths (heads · head_dim) of Q, K and V of both.
         token_mask: see the module ``attention``.
         causal: a token is related to no later one.
+        pair_mask: which token is related to which, if not to all; where it differs between heads,
+            those are related that any head relates.
 
     Returns:
         A 0-dim tensor, float32 or float64.
@@ -46,13 +49,15 @@ def relations_loss(
             together.
     """
     check_inputs(student, teacher, token_mask)
+    if pair_mask is not None and pair_mask.shape[1] > 1:
+        pair_mask = pair_mask.any(dim=1, keepdim=True)
     losses = []
     for name in ("query", "key", "value"):
         sides = (
             _relation(getattr(student, name), relation_heads, f"student.{name}"),
             _relation(getattr(teacher, name), relation_heads, f"teacher.{name}"),
         )
-        losses.append(softmax_loss(*sides, token_mask, Pairs(causal), kl_div))
+        losses.append(softmax_loss(*sides, token_mask, Pairs(causal, pair_mask), kl_div))
     return torch.stack(losses).mean()
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hf_distill.layer_mapping import LayerPair
+from hf_distill.recording.visibility import visible_pairs
 from hf_distill.reporting.files import write_atomically
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class RecordedLayers:
     attention: dict[int, Tensor] = field(default_factory=dict)
     """``(heads, length, length)``, probabilities, of families without queries and keys."""
     pair_mask: dict[int, Tensor] = field(default_factory=dict)
-    """``(heads or 1, length, length)`` bool, True where a query sees a key; only of layers with
-    local attention."""
+    """``(heads or 1, length, length)`` bool, True where a query sees a key; only of layers where
+    ``causal`` does not tell it, such as those with local attention."""
     scaling: dict[int, float] = field(default_factory=dict)
     """What the products of queries and keys are multiplied by; of each layer with a query."""
     causal: dict[int, bool] = field(default_factory=dict)
@@ -70,13 +71,18 @@ class RecordedLayers:
         for layer, states in recording.hidden_states.items():
             layers.hidden_states[layer] = states[row][valid]
         for layer, call in recording.attentions.items():
+            mask = call.mask
+            if mask is not None:
+                mask = mask[row if mask.shape[0] > 1 else 0][None][..., valid, :][..., valid]
+            visible = visible_pairs(replace(call, mask=mask), None)
+            if call.beyond or visible.biased:
+                continue  # queries and keys alone do not make its probabilities
             layers.query[layer] = call.inputs.query[row][:, valid]
             layers.key[layer] = call.inputs.key[row][:, valid]
             layers.scaling[layer] = call.inputs.scaling
-            layers.causal[layer] = call.causal
-            if call.pair_mask is not None:
-                mask = call.pair_mask[row if call.pair_mask.shape[0] > 1 else 0]
-                layers.pair_mask[layer] = mask[:, valid][:, :, valid]
+            layers.causal[layer] = visible.causal
+            if visible.pair_mask is not None:
+                layers.pair_mask[layer] = visible.pair_mask[0]
         for layer, probabilities in recording.attention_maps.items():
             layers.attention[layer] = probabilities[row][:, valid][:, :, valid]
         return layers

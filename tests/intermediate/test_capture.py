@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from zoo import PAIRS, zoo_dataset, zoo_model
 
+from hf_distill.heads.base import as_visible
 from hf_distill.recording.capture import (
     AttentionCall,
     AttentionTaps,
@@ -38,8 +39,8 @@ def probabilities(call: AttentionCall, valid: Tensor) -> Tensor:
     visible = valid[:, None, None, :].expand(scores.shape)
     if call.causal:
         visible = visible & torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
-    if call.pair_mask is not None:
-        visible = visible & call.pair_mask
+    if call.mask is not None:
+        visible = visible & as_visible(call.mask)
     return scores.masked_fill(~visible, -torch.inf).softmax(-1)
 
 

@@ -259,7 +259,10 @@ def test_one_sentence_of_a_recorded_batch() -> None:
         inputs = AttentionInputs(
             torch.randn(2, 4, 6, 3), torch.randn(2, 2, 6, 3), torch.randn(2, 2, 6, 3), 0.5
         )
-        mask = None if mask_batch is None else torch.rand(mask_batch, 1, 6, 6) > 0.5
+        mask = None
+        if mask_batch is not None:
+            mask = torch.rand(mask_batch, 1, 6, 6) > 0.5
+            mask = mask.tril() if layer == 3 else mask
         recording.attentions[layer] = AttentionCall(inputs, layer == 3, mask)
     recording.attention_maps = {1: torch.rand(2, 4, 6, 6)}
     valid = torch.tensor([False, True, True, True, True, False])
@@ -273,7 +276,7 @@ def test_one_sentence_of_a_recorded_batch() -> None:
     assert one.scaling == {2: 0.5, 3: 0.5, 4: 0.5}
     assert one.causal == {2: False, 3: True, 4: False}
     assert one.pair_mask.keys() == {3, 4}
-    assert torch.equal(one.pair_mask[3], call.pair_mask[1, :, inner, inner])
-    whole = recording.attentions[4].pair_mask
+    assert torch.equal(one.pair_mask[3], call.mask[1, :, inner, inner])
+    whole = recording.attentions[4].mask
     assert torch.equal(one.pair_mask[4], whole[0, :, inner, inner])
     assert torch.equal(one.attention[1], recording.attention_maps[1][1, :, inner, inner])
