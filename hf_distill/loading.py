@@ -6,14 +6,16 @@ and code that a repository brings is refused.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -22,11 +24,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
+from transformers.utils.hub import cached_file
+from transformers.utils.import_utils import is_peft_available
 
 from hf_distill.hub_access import hub_tried_once
 
 
-class UnsafeSourceError(ValueError):
+class UnusableSourceError(ValueError):
+    """A model that is there and cannot be loaded as it is; the message says what to do."""
+
+
+class UnsafeSourceError(UnusableSourceError):
     """A model, or its tokenizer, that cannot be loaded without running what came with it."""
 
 
@@ -54,6 +62,9 @@ def read_config(source: str, who: str) -> PreTrainedConfig:
     except UnsafeSourceError:
         raise
     except (OSError, ValueError) as error:
+        base = adapter_base(source)
+        if base is not None:
+            return read_config(base, who)
         raise ValueError(
             f"{who}={source!r} cannot be loaded: it is neither a local model directory nor a "
             f"Hub model that you can access. ({str(error).strip().splitlines()[0]})"
@@ -83,7 +94,7 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
 
     Args:
         auto_model: the name of an ``AutoModelFor…`` class.
-        source: a folder or a Hub id.
+        source: a folder or a Hub id; of a PEFT adapter, too, which is loaded on top of its base.
         **options: for ``from_pretrained``.
 
     Raises:
@@ -91,6 +102,9 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
         UnsafeSourceError: its weights are pickled, or it needs code of its own.
         ValueError: there is no such model for the task of ``auto_model``, or its file is damaged.
     """
+    base = adapter_base(source)
+    if base is not None:
+        return _load_adapter(auto_model, source, base, **options)
     auto_class: Any = getattr(transformers, auto_model)
     verbosity = logging.get_verbosity()
     # The table that transformers prints of those weights would worry everyone whose student is an
@@ -118,6 +132,62 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
         logging.set_verbosity(verbosity)
     reshaped = [name for name, *_ in info["mismatched_keys"]]
     return Loaded(model, sorted({*info["missing_keys"], *reshaped}))
+
+
+def adapter_base(source: str) -> str | None:
+    """Return the base model of a PEFT adapter; ``None`` for anything else."""
+    file = _file(source, "adapter_config.json")
+    if file is None:
+        return None
+    base: str | None = json.loads(Path(file).read_text("utf-8")).get("base_model_name_or_path")
+    return base
+
+
+def _load_adapter(auto_model: str, source: str, base: str, **options: Any) -> Loaded:
+    """Load a PEFT adapter on top of its base; what neither has is new.
+
+    Raises:
+        UnusableSourceError: PEFT is not installed, or the adapter does not fit.
+    """
+    if not is_peft_available():
+        raise UnusableSourceError(
+            f"{source} is a PEFT adapter of {base}. Install PEFT to load both (pip install peft), "
+            "or name a folder with the merged model (merge_and_unload().save_pretrained)."
+        )
+    weights = _file(source, "adapter_model.safetensors")
+    if weights is None:
+        raise UnsafeSourceError(
+            f"{source} is a PEFT adapter without adapter_model.safetensors. Pickled weights can "
+            "run code when they are read, so they are refused; save it with safetensors."
+        )
+    model, new = load_model(auto_model, base, **options)
+    try:
+        model.load_adapter(source)
+        with safe_open(weights, framework="pt") as file:
+            saved = {name.removeprefix("base_model.model.") for name in file.keys()}  # noqa: SIM118
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        raise UnusableSourceError(
+            f"The PEFT adapter {source} does not fit its base {base}: an adapter is saved without "
+            "the number and the names of labels, for example. Load it in Python "
+            "(AutoPeftModelFor….from_pretrained(source, num_labels=…)), set config.id2label, and "
+            "name the folder that merge_and_unload().save_pretrained wrote."
+        ) from error
+    return Loaded(model, [name for name in new if name not in saved])
+
+
+def _file(source: str, name: str) -> str | None:
+    """Return where a file of a folder or repository is on this machine; ``None`` without it."""
+    try:
+        with hub_tried_once(source):
+            path: str | None = cached_file(
+                source,
+                name,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+    except OSError:  # neither a folder nor a repository
+        return None
+    return path
 
 
 def load_fine_tuned(

@@ -45,7 +45,13 @@ def check_model_source(option: str, source: str) -> str:
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            if option == "student_model":
+                raise ValueError(
+                    f"--{option} {source} is a PEFT adapter; name the folder that "
+                    "merge_and_unload().save_pretrained wrote of it and its base."
+                )
+        elif not (path / "config.json").is_file():
             raise ValueError(
                 f"--{option} {source}: this folder holds no model (no config.json); name the "
                 "folder that `save_pretrained` or `hf-distill train` wrote."

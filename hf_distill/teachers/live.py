@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_distill.heads import TaskHead, unwrapped
-from hf_distill.loading import UnsafeSourceError, load_model
+from hf_distill.loading import UnusableSourceError, load_model
 
 
 def load_teacher(
@@ -59,8 +59,8 @@ def load_teacher(
     name = os.fspath(source)
     try:
         model, new = load_model(head.auto_model, name, **options)
-    except UnsafeSourceError as error:
-        raise UnsafeSourceError(f"teacher_model={name!r} cannot be loaded: {error}") from error
+    except UnusableSourceError as error:
+        raise type(error)(f"teacher_model={name!r} cannot be loaded: {error}") from error
     except (OSError, ValueError) as error:  # ValueError: no or an unknown configuration
         raise ValueError(
             f"teacher_model={name!r} cannot be loaded: it is neither a local model directory nor "
