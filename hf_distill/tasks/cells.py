@@ -13,8 +13,8 @@ from datasets import ClassLabel, Dataset, List, Value
 from hf_distill.tasks.columns import describe, is_list, is_text, kind_of, rows_in_words
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 
-_WHOLE = re.compile(r"(0|-?[1-9]\d*)(\.0+)?")
-_DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_WHOLE = re.compile(r"(0|-?[1-9]\d*)(\.0+)?", re.ASCII)
+_DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _NO_NUMBER = frozenset({"NaN", "nan", "NA", "<NA>", "null", "None"})
 _LARGEST = 2**53  # beyond it, floats skip whole numbers
 _ADDED = "label as it is"
