@@ -18,6 +18,7 @@ from hf_distill.question_answering.metrics.scoring import (
     token_f1_v2,
 )
 from hf_distill.question_answering.postprocessing import Prediction, postprocess
+from hf_distill.question_answering.records import row_answers
 
 
 class QuestionAnsweringEvaluator:
@@ -36,6 +37,7 @@ class QuestionAnsweringEvaluator:
 
     Raises:
         ValueError: `version_2` is False and some question has no answer.
+        QuestionAnsweringDataError: The answers of a row are null or not lists of text and places.
 
     Example:
         >>> evaluator = QuestionAnsweringEvaluator(examples, features)  # doctest: +SKIP
@@ -57,6 +59,8 @@ class QuestionAnsweringEvaluator:
         no_answer_threshold: float | None = 0.0,
         version_2: bool | None = None,
     ) -> None:
+        for row, answers in enumerate(examples["answers"]):
+            row_answers({"answers": answers}, f"examples[{row}]")
         unanswerable = is_v2(examples)
         if version_2 is False and unanswerable:
             raise ValueError(

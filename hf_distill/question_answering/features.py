@@ -9,6 +9,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_distill.question_answering.errors import QuestionAnsweringDataError
+from hf_distill.question_answering.records import field, row_answers
 
 # A window moves on by at least this share of max_length, however long the question is.
 _LEAST_ADVANCE = 1 / 16
@@ -26,8 +27,10 @@ def prepare_train_features(
 
     A window holds the question and as much of the context as fits. Consecutive windows of one
     context share `doc_stride` tokens. The label of a window is the first and the last token of
-    the answer (inclusive), or the position of the classification token, which stands for "no
-    answer", if the question has no answer or the answer is not wholly inside the window.
+    the answer (inclusive), or the position that stands for "no answer", if the question has no
+    answer or the answer is not wholly inside the window. That position is the classification
+    token; without one, the token that begins a text (`bos_token`), else the first token that is
+    neither padding nor part of the context.
 
     A question that leaves a window too little room to advance is cut to its first
     `max_length − special tokens − doc_stride − max(1, max_length // 16)` tokens. White space in
@@ -163,6 +166,7 @@ class WindowCutter:
 
     def __call__(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Turn a batch of rows into a batch of windows."""
+        _check_texts(examples)
         questions = self.cut_questions(examples["question"])
         encodings = self._encode(questions, examples["context"])
         sources = encodings.pop("overflow_to_sample_mapping")
@@ -173,7 +177,10 @@ class WindowCutter:
         inside = [
             [side == context_side for side in encodings.sequence_ids(row)] for row in range(count)
         ]
-        no_answer = [self._no_answer_position(row) for row in features["input_ids"]]
+        no_answer = [
+            self._no_answer_position(*row)
+            for row in zip(features["input_ids"], features["attention_mask"], inside, strict=True)
+        ]
         if "answers" in examples:
             _check_first_answers(examples)
             starts, ends = [], []
@@ -245,9 +252,31 @@ class WindowCutter:
             return_attention_mask=True,
         )
 
-    def _no_answer_position(self, input_ids: list[int]) -> int:
-        cls = self.tokenizer.cls_token_id
-        return input_ids.index(cls) if cls in input_ids else 0
+    def _no_answer_position(
+        self, input_ids: list[int], attention_mask: list[int], inside: list[bool]
+    ) -> int:
+        """Find the token that stands for "no answer": never padding, nor part of the context.
+
+        The classification token, else the one that begins a text, else the first token that
+        is left (of the question, where the tokenizer adds no special tokens).
+        """
+        able = [i for i, attended in enumerate(attention_mask) if attended and not inside[i]]
+        for special in (self.tokenizer.cls_token_id, self.tokenizer.bos_token_id):
+            for position in able:
+                if input_ids[position] == special:
+                    return position
+        return able[0] if able else 0
+
+
+def _check_texts(examples: dict[str, list[Any]]) -> None:
+    for row, question in enumerate(examples["question"]):
+        values = {name: column[row] for name, column in examples.items()}
+        name = f"id {values['id']!r}" if "id" in values else f"question {question!r}"
+        where = f"The row with the {name}"
+        field(values, "question", str, where)
+        field(values, "context", str, where)
+        if "answers" in values:
+            row_answers(values, where)
 
 
 def _check_first_answers(examples: dict[str, list[Any]]) -> None:

@@ -20,7 +20,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_distill.question_answering import QuestionAnsweringEvaluator, prepare_eval_features
+from hf_distill.question_answering import (
+    QuestionAnsweringDataError,
+    QuestionAnsweringEvaluator,
+    prepare_eval_features,
+)
 
 TOKENIZER = TOKENIZERS["bert"]
 WORDS = ["Paris", "capital", "France", "987", "Seine", "Größe", "Oktober", "Bundesrepublik"]
@@ -226,3 +230,9 @@ def test_an_evaluation_in_another_order_is_refused() -> None:
     shuffled = EvalPrediction((start[order], end[order]), tuple(label[order] for label in labels))
     with pytest.raises(ValueError, match="in another order"):
         evaluator(PLAIN)(shuffled)
+
+
+def test_null_answers_are_named_before_anything_is_computed() -> None:
+    rows = [{**row, "answers": None} if row["id"] == "2" else row for row in PLAIN]
+    with pytest.raises(QuestionAnsweringDataError, match=r"examples\[2\].answers is null"):
+        QuestionAnsweringEvaluator(Dataset.from_list(rows), FEATURES[id(PLAIN)])

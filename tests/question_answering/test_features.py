@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qa_rows import context_tokens, dataset, example, tokens_of, windows_of
 from qa_tokenizers import TEXT, TOKENIZERS
+from tokenizers import processors
 from transformers import DataCollatorWithPadding
 
 from hf_distill.question_answering import (
@@ -145,6 +147,63 @@ def test_labels_still_hold_after_the_collator_has_padded(kind: str) -> None:
         text = tokenizer.decode(batch["input_ids"][index, span])
         text = text.replace("#", "").replace(" ", "").lower()
         assert text == row["answers"]["text"][0].lower()
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        ("<s> $A $B", "<s>"),  # as Llama: context, then question
+        ("$A $B", "question"),  # as GPT-2, whose padding is the same token as its first one
+    ],
+)
+def test_no_answer_of_decoders_padded_on_the_left_is_a_token_that_counts(
+    template: str, wanted: str
+) -> None:
+    tokenizer = copy.deepcopy(TOKENIZERS["left_padding"])
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A", pair=template, special_tokens=[("<s>", 0)]
+    )
+    tokenizer.cls_token = tokenizer.sep_token = None
+    tokenizer.bos_token = "<s>"
+    if wanted == "question":
+        tokenizer.pad_token = tokenizer.bos_token
+    rows = Dataset.from_dict(
+        {
+            "id": ["0", "1"],
+            "context": [TEXT[0], TEXT[0] * 3],
+            "question": ["Who?", "Who?"],
+            "answers": [{"text": [], "answer_start": []}] * 2,
+        }
+    )
+    features = prepare_eval_features(rows, tokenizer, max_length=48, doc_stride=8)
+    assert len(features) > 2 and not all(map(all, features["attention_mask"]))
+    for row in features:
+        position, mask = row["no_answer_position"], row["attention_mask"]
+        assert row["start_positions"] == row["end_positions"] == position
+        assert mask[position] == 1 and row["offset_mapping"][position] is None
+        if wanted == "<s>":
+            assert position == mask.index(1) and row["input_ids"][position] == 0
+        else:
+            last = max(i for i, offset in enumerate(row["offset_mapping"]) if offset is not None)
+            assert position == last + 1  # the first token of the question
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("answers", None, "id 'b'.answers is null"),
+        ("answers", {"text": [None], "answer_start": [0]}, r"answers\[0\].text must be str"),
+        ("answers", {"text": ["a"], "answer_start": [None]}, "answer_start must be int"),
+        ("answers", {"text": ["a"], "answer_start": []}, "1 text and 0 answer_start"),
+        ("context", None, "id 'b'.context must be str"),
+        ("question", None, "id 'b'.question must be str"),
+    ],
+)
+def test_null_cells_are_named(column: str, value: Any, message: str) -> None:
+    good = {"context": "a b", "question": "c?", "answers": {"text": ["a"], "answer_start": [0]}}
+    rows = Dataset.from_list([{"id": "a", **good}, {"id": "b", **good, column: value}])
+    with pytest.raises(QuestionAnsweringDataError, match=message):
+        prepare_eval_features(rows, TOKENIZERS["bert"], max_length=32, doc_stride=4)
 
 
 def test_rows_are_not_padded_unless_the_tokenizer_pads_on_the_left() -> None:

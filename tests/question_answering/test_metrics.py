@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -309,3 +310,15 @@ def test_v1_cannot_score_a_question_without_answer() -> None:
 def test_an_unknown_metric_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="name='f1' is no metric; choose one of squad, squad_v2"):
         load_metric("f1")
+
+
+@pytest.mark.parametrize("name", ["squad", "squad_v2"])
+def test_no_cache_folder_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose HOME cannot be written to."""
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", os.path.join(os.devnull, "cache"))
+    extra = {"no_answer_probability": 0.0} if name == "squad_v2" else {}
+    scores = load_metric(name).compute(
+        predictions=[{"id": "1", "prediction_text": "the Alps", **extra}],
+        references=[{"id": "1", "answers": {"text": ["Alps"], "answer_start": [3]}}],
+    )
+    assert scores["f1"] == 100.0

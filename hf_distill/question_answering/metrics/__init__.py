@@ -6,6 +6,8 @@ modules can be loaded by path: `evaluate.load(".../question_answering/metrics/sq
 
 from __future__ import annotations
 
+from tempfile import TemporaryDirectory
+
 import evaluate
 
 from hf_distill.question_answering.metrics.squad.squad import Squad
@@ -36,7 +38,10 @@ def load_metric(name: str) -> evaluate.Metric:
     """
     if name not in METRICS:
         raise ValueError(f"name={name!r} is no metric; choose one of {', '.join(METRICS)}")
-    return METRICS[name](keep_in_memory=True)
+    # evaluate makes a folder for each metric, also for one that writes nothing; not in the cache of
+    # the Hub, which containers may not be able to write to.
+    with TemporaryDirectory() as unused:
+        return METRICS[name](keep_in_memory=True, cache_dir=unused)
 
 
 __all__ = ["METRICS", "Squad", "SquadV2", "load_metric"]
