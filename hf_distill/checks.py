@@ -299,7 +299,7 @@ def check_late_inputs(names: Iterable[str], dataset: Any, batch: Mapping[str, An
         ValueError: names what was removed, or is not known to be absent from the data.
     """
     columns = getattr(dataset, "column_names", None)
-    if columns is None and hasattr(dataset, "__getitem__") and isinstance(dataset[0], Mapping):
+    if columns is None and has_length(dataset) and isinstance(dataset[0], Mapping):
         columns = list(dataset[0])
     lost = sorted(set(names) & set(names if columns is None else columns) - set(batch))
     if lost:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from runs import CountingTeacher, arguments, logged
 from torch import nn
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, default_data_collator
 from zoo import zoo_dataset, zoo_model
 
@@ -162,8 +163,18 @@ class Wrapped(TorchDataset):
         return self.data[index]
 
 
+class Stream(IterableDataset):
+    """Nobody can tell what columns it has."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __iter__(self) -> Any:
+        return iter(self.data)
+
+
 @pytest.mark.parametrize(
-    "wrap", [lambda data: data, Wrapped, lambda data: data.to_iterable_dataset()]
+    "wrap", [lambda data: data, Wrapped, Stream, lambda data: data.to_iterable_dataset()]
 )
 @pytest.mark.parametrize("eval_steps", [0, 2])
 def test_inputs_that_only_the_late_teacher_reads_are_not_missed(
