@@ -106,6 +106,12 @@ class LiveTeacher:
     def __init__(self, model: nn.Module, head: TaskHead) -> None:
         self.model = model.eval().requires_grad_(False)
         self.input_names = input_names(model)
+        if self.input_names <= _PACKED_ROWS:
+            raise ValueError(
+                f"teacher_model is a {type(model).__name__} whose forward names none of its "
+                "inputs, so what to give it cannot be known; name them there (input_ids, "
+                "attention_mask, …), or let it hold only the model that it wraps."
+            )
         self._head = head
         self._placed_for: Accelerator | None = None
         self._placed: nn.Module = model

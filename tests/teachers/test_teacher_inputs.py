@@ -104,6 +104,13 @@ def test_a_wrapped_teacher_teaches_what_it_says(wrapper: str, tmp_path: Path) ->
     assert "reordered by name" in str(report)
 
 
+def test_a_teacher_that_names_no_input_is_refused(tmp_path: Path) -> None:
+    teacher = Doubled(teacher_model())
+    teacher.other = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="a Doubled whose forward names none of its inputs"):
+        train(tmp_path, teacher)
+
+
 @pytest.mark.slow
 def test_layers_of_a_compiled_teacher(tmp_path: Path) -> None:
     options: Any = {"stage": "intermediate", "attention_loss": "relations", "relation_heads": 1}
