@@ -49,7 +49,16 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
     an output directory of its own.
 
     With all weights 0 the teacher is neither loaded nor run, and the run is that of a plain
-    ``Trainer``. ``eval_loss`` is the task loss (the prediction loss if the evaluation data has no
+    ``Trainer``: bit for bit without gradient accumulation. With it, ``Trainer`` 5.23 multiplies the
+    loss of models that take its number of items and do not use it (BERT, T5, BART, …) by the number
+    of micro-batches; here it is the mean over the step. Models that do use it (Llama) and those
+    that ``Trainer`` averages (question answering) differ by rounding at most where micro-batches
+    have equally many labels. ``Trainer``'s loss of ``GPT2LMHeadModel`` is, also without
+    accumulation, (n - 1) / n of the mean for rows of n labels, as it counts one too many; here it
+    is the mean. What the loss of a model is a mean of may be unknown here (other label names than
+    transformers has, for example): then ``Trainer`` alone decides.
+
+    ``eval_loss`` is the task loss (the prediction loss if the evaluation data has no
     labels, the intermediate one in that stage), and ``compute_metrics`` sees what it sees under
     ``Trainer``. What is saved and pushed is the student alone.
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from runs import arguments
+from runs import arguments, logged
 from tiny import VOCABULARY, dataset_for, model_for
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, default_data_collator
+from zoo import zoo_dataset, zoo_model
 
 from hf_distill import DistillationTrainer
 
@@ -194,6 +195,54 @@ def test_above_0_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"(?s){ABOVE_0[name]}"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+def too_many(rows: Dataset) -> float:
+    """What Trainer makes of the mean where it counts the first token, which nothing predicts."""
+    labels = torch.tensor(rows["labels"][:])
+    return float((labels[:, 1:] != -100).sum() / (labels != -100).sum())
+
+
+CORRECTED: dict[tuple[str, str, int], Callable[[Dataset], float]] = {
+    (TASK, "bert", 4): lambda rows: 4.0,
+    ("multiple-choice", "bert", 4): lambda rows: 4.0,
+    ("text-generation", "gpt2", 1): too_many,
+    ("text-generation", "gpt2", 4): too_many,
+    ("text-generation", "llama", 1): lambda rows: 1.0,
+    ("text-generation", "llama", 4): lambda rows: 1.0,
+    ("question-answering", "bert", 4): lambda rows: 1.0,
+    ("token-classification", "bert", 1): lambda rows: 1.0,
+    ("summarization", "t5", 1): lambda rows: 1.0,
+}
+"""How many times the mean over the step is Trainer's loss, as the README says."""
+
+
+@pytest.mark.parametrize("case", CORRECTED)
+def test_what_is_corrected_and_what_is_trainers(case: Any, tmp_path: Path) -> None:
+    task, architecture, accumulation = case
+    rows, losses = zoo_dataset(task, 8), {}
+    for trainer_class in (Trainer, DistillationTrainer):
+        for size, steps in {(8, 1), (8 // accumulation, accumulation)}:
+            trainer = trainer_class(
+                zoo_model(task, architecture, seed=0),
+                arguments(
+                    tmp_path,
+                    distillation_loss_weight=0.0,
+                    max_steps=1,
+                    per_device_train_batch_size=size,
+                    gradient_accumulation_steps=steps,
+                ),
+                train_dataset=rows,
+                data_collator=default_data_collator,
+            )
+            trainer.train()
+            losses[trainer_class, steps] = logged(trainer, "loss")[0]
+    ours = losses[DistillationTrainer, accumulation]
+    assert ours == pytest.approx(losses[DistillationTrainer, 1], rel=1e-6)
+    factor = CORRECTED[case](rows)
+    assert losses[Trainer, accumulation] == pytest.approx(factor * ours, rel=1e-6)
+    if factor == accumulation == 1:
+        assert losses[Trainer, 1] == ours
 
 
 @pytest.mark.parametrize("sets", [lambda empty: empty, lambda empty: {"a": data(), "b": empty}])
