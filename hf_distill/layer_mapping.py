@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 LAYER_MAPPINGS = ("uniform", "last", "first")
+# Similarities that differ by less are equal: the last digits of a sum depend on the machine.
+_ROUNDING = 1e-9
 
 
 class LayerPair(NamedTuple):
@@ -343,7 +345,8 @@ def suggest_layer_pairs(similarity: Tensor) -> list[LayerPair]:
         for teacher in range(1, teachers + 1):
             total, chosen = best[teacher - 1]
             total += scores[student][teacher]
-            longer.append((total, [*chosen, teacher]) if total > longer[-1][0] else longer[-1])
+            better = total > longer[-1][0] + _ROUNDING
+            longer.append((total, [*chosen, teacher]) if better else longer[-1])
         best = longer
     return [LayerPair(0, 0), *(LayerPair(i, g) for i, g in enumerate(best[-1][1], start=1))]
 

@@ -276,6 +276,14 @@ def test_suggestion_of_equally_good_ones_is_fixed() -> None:
     assert suggest_layer_pairs(torch.ones(3, 5)) == [(0, 0), (1, 1), (2, 2)]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_suggestion_does_not_hang_on_the_last_digits(seed: int) -> None:
+    """As sums of another order on another processor would have them."""
+    noise = torch.Generator().manual_seed(seed)
+    similarity = 0.5 + 1e-13 * torch.rand(4, 8, generator=noise, dtype=torch.float64)
+    assert suggest_layer_pairs(similarity) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
 def test_suggestion_needs_a_deep_enough_teacher() -> None:
     with pytest.raises(ValueError, match="'auto'.*teacher has 2 and the student 3"):
         suggest_layer_pairs(torch.zeros(4, 3))
