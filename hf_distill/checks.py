@@ -299,8 +299,9 @@ def check_late_inputs(names: Iterable[str], dataset: Any, batch: Mapping[str, An
         ValueError: names what was removed, or is not known to be absent from the data.
     """
     columns = getattr(dataset, "column_names", None)
-    if columns is None and has_length(dataset) and isinstance(dataset[0], Mapping):
-        columns = list(dataset[0])
+    row = dataset[0] if columns is None and bool(has_length(dataset)) else None
+    if isinstance(row, Mapping):
+        columns = list(row)
     lost = sorted(set(names) & set(names if columns is None else columns) - set(batch))
     if lost:
         raise ValueError(
