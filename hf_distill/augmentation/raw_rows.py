@@ -248,9 +248,10 @@ def _conll(text: str, columns: Collection[str]) -> tuple[str, Iterable[RawRow]]:
                 start = start if tokens else line.start()
                 end = line.end(1)
                 first = line.start() - start + content.index(fields[0])
-                last = line.start() - start + content.rindex(fields[-1])
+                tag = fields[-1].strip()
+                last = line.start() - start + content.rindex(fields[-1]) + fields[-1].index(tag)
                 tokens.append((first, first + len(fields[0])))
-                tags.append((last, last + len(fields[-1].strip())))
+                tags.append((last, last + len(tag)))
             elif tokens:
                 places = {"tokens": tokens, "tags": tags}
                 wanted = {name: places[name] for name in columns}

@@ -152,6 +152,21 @@ def test_conll(augmented: Any) -> None:
     assert re.fullmatch(pattern, found), found
 
 
+@given(st.text(st.sampled_from("aO \t\n\r\u2028"), max_size=20))
+@settings(max_examples=100)
+def test_conll_is_read_as_by_load_table(content: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "in.conll")
+        path.write_bytes(f"a\t O \nO O\n{content}".encode())
+        try:
+            table = load_table(path)
+        except TaskDataError:
+            return
+        found = RawRows(path, table, ["tokens", "tags"]).table()
+    for name in ("tokens", "tags"):
+        assert found[name][:] == table[name][:]
+
+
 def test_lines_of_text(augmented: Any) -> None:
     found = augmented("a.txt", f"{TEXT}\r\n\r\n007\r\nno", "--text_columns", "text")
     assert found.split("\r\n")[0] == TEXT
