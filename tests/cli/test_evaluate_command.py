@@ -111,13 +111,15 @@ def test_without_output_dir_only_the_terminal_has_it(
         (["--model", "TEACHER", "--file", "FILE", "--dataset_name", "squad"], ["either --file"]),
         (["--model", "./nowhere", "--file", "FILE"], ["--model ./nowhere", "no such folder"]),
         (["--model", "TEACHER", "--file", "no.json"], ["--file no.json", "no such file"]),
-        (["--model", "ENCODER", "--file", "FILE"], ["not fine-tuned", "qa_outputs.weight"]),
+        (["--model", "ENCODER", "--file", "FILE", "--task", "question-answering"],
+         ["not fine-tuned", "qa_outputs.weight"]),
+        (["--model", "ENCODER", "--file", "FILE"], ["--task"]),
         (["--model", "TEACHER", "--file", "FILE", "--batch_size", "0"], ["--batch_size 0"]),
         (["--model", "TEACHER", "--file", "FILE", "--task", "poetry"], ["question-answering"]),
         (["--file", "FILE"], ["required", "--model"]),
         (["--model", "TEACHER", "--fiel", "x"], ["Did you mean --file?"]),
     ],
-)
+)  # fmt: skip
 def test_bad_requests(
     argv: list[str],
     fragments: list[str],
