@@ -164,6 +164,7 @@ def cache_teacher_outputs(
     )
     computer.check_collator()
     description = computer.describe(tokenizer_hash(processing_class))
+    computer.check_padding()
     labels = _position_labels(inputs, used) if description.by_position else []
     manifest = _manifest(
         description,

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from hf_distill.caching.fingerprints import row_lengths
 from hf_distill.caching.parts import Part, PartFiles
 from hf_distill.caching.teachers import Teachers
+from hf_distill.heads.base import attention_mask
 from hf_distill.signals import (
     EncodedSignal,
     SignalDescription,
@@ -31,6 +32,8 @@ from hf_distill.signals.description import CHECKSUM, HIDDEN_STATES, LOGITS, REST
 
 Collator = Callable[[list[Any]], Any]
 _PROBED_ROWS = 8
+_SAME = 0.01
+"""How much of the largest logit may be rounding, in half precision."""
 
 
 class PartComputer:
@@ -89,10 +92,42 @@ class PartComputer:
                     "(teacher_model)."
                 )
 
+    def check_padding(self) -> None:
+        """Look at what padding does to the outputs for the shortest of some rows.
+
+        Raises:
+            ValueError: they depend on how long the batch is, so they would not be those of the
+                batch that the student sees.
+        """
+        rows = self._probed()
+        batch = self._on_device(self._batch(rows))
+        mask = attention_mask(batch)
+        if mask is None or len(mask) != len(rows) or bool(mask.all()):
+            return
+        place = int(mask.flatten(1).sum(-1).argmin())
+        alone = self._on_device(self._batch([rows[place]]))
+        found, wanted = self._logits(batch)[place].float(), self._logits(alone)[0].float()
+        if not torch.allclose(found, wanted, rtol=0.0, atol=_SAME * float(wanted.abs().max())):
+            raise ValueError(
+                f"The teacher's outputs for row {rows[place]} depend on how far the data collator "
+                "pads it, so stored ones would not fit its batch. Set padding_side='right' in the "
+                "tokenizer (positions may count from the padding on), see that the teacher's "
+                "config.pad_token_id is the tokenizer's, pad all rows to one length "
+                "(padding='max_length'), or train with a live teacher (teacher_model)."
+            )
+
+    def _logits(self, batch: Mapping[str, Any]) -> Sequence[Tensor]:
+        """The logits of each row that the loss looks at."""
+        logits = take_logits(self._teachers.head, self._run(batch), batch)
+        positions = self._teachers.head.compared_positions(batch)
+        return logits.split(1 if positions is None else positions.sum(dim=1).tolist())
+
+    def _probed(self) -> list[int]:
+        return [*range(min(_PROBED_ROWS, len(self._inputs))), int(self._lengths.argmax())]
+
     def probe(self) -> int:
         """A checksum of what the data collator makes of the first rows, and of the longest."""
-        rows = [*range(min(_PROBED_ROWS, len(self._inputs))), int(self._lengths.argmax())]
-        found = identities(self._teachers.head, self._batch(rows))
+        found = identities(self._teachers.head, self._batch(self._probed()))
         return checksum([array for identity in found for array in identity], [])
 
     def describe(self, tokenizer: str | None) -> SignalDescription:
