@@ -95,6 +95,11 @@ def named_datasets(train_dataset: Any, eval_dataset: Any) -> dict[str, Any]:
     return datasets
 
 
+def len_of(dataset: Any) -> int | None:
+    """Return the number of rows, ``None`` where that is not known."""
+    return len(dataset) if has_length(dataset) else None
+
+
 def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
     """Refuse data sets without rows.
 
@@ -102,7 +107,7 @@ def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
         ValueError: names the data set.
     """
     for name, dataset in named_datasets(train_dataset, eval_dataset).items():
-        if dataset is not None and has_length(dataset) and len(dataset) == 0:
+        if dataset is not None and len_of(dataset) == 0:
             raise ValueError(f"{name} is empty: it has no rows.")
 
 
@@ -299,7 +304,7 @@ def check_late_inputs(names: Iterable[str], dataset: Any, batch: Mapping[str, An
         ValueError: names what was removed, or is not known to be absent from the data.
     """
     columns = getattr(dataset, "column_names", None)
-    row = dataset[0] if columns is None and bool(has_length(dataset)) else None
+    row = dataset[0] if columns is None and len_of(dataset) else None
     if isinstance(row, Mapping):
         columns = list(row)
     lost = sorted(set(names) & set(names if columns is None else columns) - set(batch))
@@ -336,7 +341,7 @@ def sample_batches(
     """
     if isinstance(dataset, dict):
         dataset = next(iter(dataset.values()), None)
-    length = len(dataset) if dataset is not None and has_length(dataset) else 0
+    length = len_of(dataset) or 0
     size = min(length, most)
     rows = [dataset[i * length // size] for i in range(size)]
     for start in range(0, size, batch_size):

@@ -267,7 +267,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         if self._intermediate is not None:
             counters |= self._intermediate.counters()
         if self.args.distils:
-            if self.args.stage == "prediction":
+            if self.args.stage == "prediction" and self.compute_loss_func is None:
                 head.check_labels(batch)
             return {name: counter(batch) for name, counter in counters.items()}
         return count_what_can_be(counters, head.label_names, batch)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from hf_distill.heads.base import IGNORED, Batch, TaskHead, main_input, output
 
+_AS_NUMBERS = "dataset.cast_column('labels', datasets.List(datasets.Value('float32')))"
+
 
 class LabelledHead(TaskHead):
     """A head whose classes have names.
@@ -98,19 +100,39 @@ class SequenceClassificationHead(LabelledHead):
             return None
         if self.problem_type == "multi_label_classification":
             return (labels < 0.5).long()
-        self.check_labels(batch)
-        # Those of a model of one's own, without configuration, may be anything.
-        return None if labels.is_floating_point() else labels.flatten()
+        # Targets of a loss of one's own may be anything.
+        one_each = labels.dim() < 2 or labels.shape[-1] == 1
+        return labels.flatten() if one_each and not labels.is_floating_point() else None
 
     def check_labels(self, batch: Batch) -> None:
-        """With such labels, transformers would make a model for several labels of this one."""
-        labels = batch.get("labels")
-        single = self.problem_type == "single_label_classification" and self.num_labels is not None
-        if single and labels is not None and labels.is_floating_point():
+        """Raise ``ValueError`` for labels of another problem type: the loss would fail or change.
+
+        With floating-point numbers, transformers makes a model for several labels of this one.
+        """
+        labels, classes = batch.get("labels"), self.num_labels
+        if labels is None or classes is None or self.problem_type == "regression":
+            return
+        vectors = labels.dim() > 1 and labels.shape[-1] > 1
+        if self.problem_type == "multi_label_classification":
+            if (not vectors and classes > 1) or not labels.is_floating_point():
+                raise ValueError(
+                    f"problem_type='multi_label_classification' needs labels that are vectors of "
+                    f"{classes} floating-point numbers, 0.0 or 1.0, but the labels of a batch are "
+                    f"{labels.dtype} of the shape {tuple(labels.shape)}. {_AS_NUMBERS}."
+                )
+        elif labels.is_floating_point():
             raise ValueError(
                 "The labels are floating-point numbers, but the student classifies into one of "
-                f"{self.num_labels} classes; set config.problem_type to "
-                "'multi_label_classification' or 'regression', or make the labels integers."
+                f"{classes} classes; set config.problem_type to 'multi_label_classification' or "
+                "'regression', or make the labels integers."
+            )
+        elif vectors:
+            raise ValueError(
+                f"The labels are vectors of whole numbers (the first is {labels[0].tolist()}), but "
+                f"the student classifies into one of {classes} classes. For several labels of an "
+                "input set config.problem_type='multi_label_classification' for student and "
+                f"teacher, and make the labels floating-point numbers: {_AS_NUMBERS}. For one "
+                "label, give its number."
             )
 
     def check_loss(self, loss_name: str) -> None:

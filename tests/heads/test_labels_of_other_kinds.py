@@ -246,3 +246,54 @@ def test_at_weight_0_labels_are_the_affair_of_the_label_loss(tmp_path: Path) -> 
         distillation_loss_weight=0.0,
     )
     assert len(logged(trainer, "loss")) == 3
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "labels", "told"),
+    [
+        (None, [1, 0, 1], r"vectors of whole numbers \(the first is \[1, 0, 1\]\), but the student "
+         r"classifies into one of 3 classes.*multi_label.*cast_column"),
+        (SEVERAL, [1, 0, 1], r"needs labels that are vectors of 3 .*are torch.int64 of the shape "
+         r"\(4, 3\)"),
+        (SEVERAL, 2, r"vectors of 3 floating-point.*are torch.int64 of the shape \(4,\)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("task", KINDS)
+def test_whole_numbers_as_several_labels_are_named_before_training(
+    task: str, problem_type: str | None, labels: Any, told: str, tmp_path: Path
+) -> None:
+    data = several(task).remove_columns("labels").add_column("labels", [labels] * ROWS)
+    teacher = model_for(task, 1, problem_type=problem_type)
+    with pytest.raises(ValueError, match=f"(?s){told}"):
+        run(task, tmp_path, data, student=model_for(task, 0, problem_type=problem_type),
+            teacher=teacher)  # fmt: skip
+
+
+@pytest.mark.parametrize("targets", ["soft", "whole numbers"])
+def test_a_loss_function_takes_what_targets_it_likes(targets: str, tmp_path: Path) -> None:
+    """Soft labels, or 0/1 vectors that it converts: they never reach the model's own loss."""
+    task, data = "text-classification", several("text-classification")
+    gold = torch.tensor(data["labels"][:])
+    soft = (gold + 1) / (gold + 1).sum(1, keepdim=True)
+    gold = soft if targets == "soft" else gold.long()
+    data = data.remove_columns("labels").add_column("labels", gold.tolist())
+
+    def function(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        return F.cross_entropy(outputs.logits, labels.float(), reduction="sum") / len(labels)
+
+    trainer, _ = distil(
+        task,
+        tmp_path,
+        student=model_for(task, 0),
+        teacher=model_for(task, 1),
+        train_dataset=data,
+        trainer_options={"compute_loss_func": function, "eval_dataset": data},
+        max_steps=1,
+        per_device_train_batch_size=ROWS,
+    )
+    batch = default_data_collator(list(data))
+    batch.pop("labels")
+    with torch.no_grad():
+        logits = model_for(task, 0).eval()(**batch).logits.double()
+    expected = -(gold.double() * logits.log_softmax(-1)).sum(1).mean()
+    assert logged(trainer, "loss_task") == [pytest.approx(float(expected), rel=1e-5)]
