@@ -18,6 +18,12 @@ CASES: dict[str, dict[str, Any]] = {
     }
     for task, architecture in dict(PAIRS).items()
 }
+CASES["a loss of one's own"] = {
+    "task": "token-classification",
+    "architecture": "bert",
+    "distillation_loss_weight": 0.3,
+    "own_loss": True,
+}
 _INTERMEDIATE: dict[str, dict[str, Any]] = {
     "narrower": {"architecture": "bert", "attention_loss": "scores",
                  "student": {"hidden_size": 8}},
