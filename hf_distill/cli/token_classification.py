@@ -29,6 +29,7 @@ from hf_distill.tasks.labels import (
     teacher_labels,
 )
 from hf_distill.tasks.metrics import entity_scheme, tagging_scores
+from hf_distill.tasks.resampling import resample_tags
 from hf_distill.tasks.tables import load_table
 from hf_distill.tasks.token_classification import (
     encode_tagged,
@@ -198,9 +199,10 @@ class TokenClassificationScorer(Scorer):
             for word, tag in zip(words, of_words.tolist(), strict=True):
                 predicted[word] = tag
             self.predictions.append(predicted)
-        return tagging_scores(
-            self._named(self.predictions), self._named(self._gold), tags=self.names
-        )
+        predicted, gold = self._named(self.predictions), self._named(self._gold)
+        self.rows = len(gold)
+        self.resampler = resample_tags(predicted, gold, tags=self.names)
+        return tagging_scores(predicted, gold, tags=self.names)
 
     def agreement(self, teacher: TokenClassificationScorer) -> dict[str, float]:
         """The share of words with the same tag."""

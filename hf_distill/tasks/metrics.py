@@ -151,6 +151,20 @@ def tagging_scores(
     return _percent({**scores, "accuracy": accuracy})
 
 
+def entity_counts(
+    predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], scheme: str
+) -> tuple[list[int], list[int], list[int]]:
+    """Count the right, the predicted and the gold entities of each sentence."""
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    found, wanted = (
+        [set(get_entities([_to_seqeval(tag, scheme) for tag in row])) for row in rows]
+        for rows in (predicted, gold)
+    )
+    right = [len(some & others) for some, others in zip(found, wanted, strict=True)]
+    return right, [len(row) for row in found], [len(row) for row in wanted]
+
+
 def entity_scheme(gold: Iterable[str], known: Iterable[str] = ()) -> str | None:
     """Find the scheme of entity tags.
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hf_distill.tasks.metrics import entity_counts, entity_scheme
+
 Weights = npt.NDArray[Any]
 """``(rows,)``, whole numbers from 0."""
 
@@ -99,6 +101,27 @@ def resample_f1(right: Sequence[int], predicted: Sequence[int], gold: Sequence[i
             "precision": _percentage(hits, guesses),
             "recall": _percentage(hits, wanted),
         }
+
+    return resampled
+
+
+def resample_tags(
+    predicted: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], *, tags: Sequence[str]
+) -> Resampler:
+    """Resample ``tagging_scores``, whole sentences at a time; see there for the arguments."""
+    flat = [[tag for row in rows for tag in row] for rows in (predicted, gold)]
+    numbers = {tag: number for number, tag in enumerate(dict.fromkeys([*tags, *flat[0], *flat[1]]))}
+    words = [[numbers[tag] for tag in side] for side in flat]
+    of_words = resample_classification(*words, labels=len(numbers))
+    sentences = np.repeat(np.arange(len(gold)), [len(row) for row in gold])
+    scheme = entity_scheme(flat[1], tags)
+    entities = None if scheme is None else resample_f1(*entity_counts(predicted, gold, scheme))
+
+    def resampled(weights: Weights) -> dict[str, float]:
+        scores = of_words(weights[sentences])
+        if entities is None:
+            return {name: scores[name] for name in ("f1_macro", "accuracy")}
+        return {**entities(weights), "accuracy": scores["accuracy"]}
 
     return resampled
 

@@ -19,6 +19,7 @@ from hf_distill.tasks.resampling import (
     resample_multi_label,
     resample_perplexity,
     resample_regression,
+    resample_tags,
 )
 
 ROWS = 12
@@ -79,12 +80,28 @@ def summaries(rng: Any) -> tuple[Resampler, Callable[[Any], dict[str, float]]]:
     )
 
 
+def tagged(rng: Any, tags: list[str]) -> tuple[Resampler, Callable[[Any], dict[str, float]]]:
+    lengths = rng.integers(1, 6, size=ROWS)
+    predicted, gold = ([list(rng.choice(tags, size=n)) for n in lengths] for _ in range(2))
+
+    def written_out(rows: Any) -> dict[str, float]:
+        return metrics.tagging_scores(
+            [predicted[row] for row in rows], [gold[row] for row in rows], tags=tags
+        )
+
+    return resample_tags(predicted, gold, tags=tags), written_out
+
+
+BILOU = ["O", "B-a", "I-a", "L-a", "U-a", "U-b"]
+
+
 @pytest.mark.parametrize(
     "make",
     [lambda rng: classes(rng, 2), lambda rng: classes(rng, 4), several_labels, numbers, tokens,
-     translations, summaries],
+     translations, summaries, lambda rng: tagged(rng, BILOU),
+     lambda rng: tagged(rng, ["noun", "verb", "x"])],
     ids=["two classes", "four classes", "several labels", "numbers", "tokens", "translations",
-         "summaries"],
+         "summaries", "entities", "tags"],
 )  # fmt: skip
 @given(st.integers(0, 10**6), WEIGHTS)
 @settings(max_examples=40, deadline=None)
