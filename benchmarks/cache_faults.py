@@ -215,9 +215,9 @@ def full(whole: dict[str, bytes], folder: Path) -> list[Row]:
     small.rmdir()
     with little_room(small, 80 << 10):
         (small / "of others").write_bytes(bytes(20 << 10))
-        check, cache._check_room = cache._check_room, lambda *given: None
+        check, cache._check_place = cache._check_place, lambda *given: None
         message = refusal(lambda: cached(small / "cache"))
-        cache._check_room = check
+        cache._check_place = check
         there, before = contents(small / "cache"), finished(small / "cache")
         right = there.items() <= whole.items()
         subprocess.run(["mount", "-o", "remount,size=1m", small], check=True)

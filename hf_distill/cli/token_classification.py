@@ -199,10 +199,10 @@ class TokenClassificationScorer(Scorer):
             for word, tag in zip(words, of_words.tolist(), strict=True):
                 predicted[word] = tag
             self.predictions.append(predicted)
-        predicted, gold = self._named(self.predictions), self._named(self._gold)
-        self.rows = len(gold)
-        self.resampler = resample_tags(predicted, gold, tags=self.names)
-        return tagging_scores(predicted, gold, tags=self.names)
+        found, right = self._named(self.predictions), self._named(self._gold)
+        self.rows = len(right)
+        self.resampler = resample_tags(found, right, tags=self.names)
+        return tagging_scores(found, right, tags=self.names)
 
     def agreement(self, teacher: TokenClassificationScorer) -> dict[str, float]:
         """The share of words with the same tag."""

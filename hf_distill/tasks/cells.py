@@ -45,8 +45,13 @@ def read_labels(
     item = feature.feature if is_list(feature) else feature
     values = list(table[column])
     if isinstance(item, ClassLabel) or is_list(item):
-        # -1 stands for no label in many test splits.
-        _check_present([None if value == -1 else value for value in values], column)
+        unlabelled = [row for row, value in enumerate(values) if value == -1]
+        if unlabelled:
+            raise MissingLabelsError(
+                f"{rows_in_words(unlabelled)} the label -1 in the column {column!r}, which stands "
+                "for no label in many test splits; choose a split with labels, or remove the row."
+            )
+        _check_present(values, column)
         return table
     if is_list(feature):
         values, item = _read_lists(values, item, column, names, vectors=vectors)

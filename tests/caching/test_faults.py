@@ -248,7 +248,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         r"data\.rows was 20 and is now 19",
     ),
     "a column less": (
-        {"dataset": lambda: zoo_dataset(TASK[0], ROWS).remove_columns("token_type_ids")},
+        {"dataset": lambda: zoo_dataset(TASK[0], ROWS).remove_columns("attention_mask")},
         r"data\.columns was",
     ),
     "the stride": (
