@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from hf_distill.checks import check_launch
 from hf_distill.cli.tasks import Scorer, Task, say
+from hf_distill.pairing.tokenizers import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def score_model(
         RuntimeError: the processes were launched in a way that cannot share the work.
     """
     features, cut = task.features(examples, tokenizer, model, training=False, num_proc=num_proc)
+    check_vocabulary(tokenizer, model, "model")
     if cut:
         say(f"{cut} of {len(examples)} rows are longer than allowed and cut off ({task.limit}).")
     scorer = task.scorer(examples, features, tokenizer, model)

@@ -18,6 +18,7 @@ from transformers import (
 
 from hf_distill.cli.forward import Rows, forward_predictor
 from hf_distill.cli.tasks import Measures, Scorer, Task, say
+from hf_distill.tasks.columns import kind_of
 from hf_distill.tasks.encoding import Encoded, input_length
 from hf_distill.tasks.labels import (
     LabelMap,
@@ -105,9 +106,10 @@ class TextClassificationTask(Task):
         )
         check_problem_type(problem_type, examples)
         if problem_type == REGRESSION:
+            named = "write them as text and " * (kind_of(examples.features["label"]) == "float")
             say(
                 "The labels are numbers to predict (regression). If they are names of classes, "
-                f"pass --problem_type {SINGLE}."
+                f"{named}pass --problem_type {SINGLE}."
             )
             return {**label_options(unnamed(1)), "problem_type": problem_type}
         labels, why = choose_labels(data_labels(examples, "label"), student, teacher)

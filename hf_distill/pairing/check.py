@@ -107,14 +107,16 @@ def _load(
 def _load_student(source: str | os.PathLike[str], head: TaskHead, teacher: nn.Module) -> nn.Module:
     """Load the student as it would be trained: another task's head is replaced by a new one.
 
-    A new head has the teacher's labels.
+    A new head has the teacher's labels, and its kind of problem.
     """
     config = _config_of(source, "student")
     replaced = type(head_of_class((config.architectures or [""])[0], config)) is not type(head)
     labels: dict[str, Any] = {}
     if isinstance(head, LabelledHead):
+        theirs: Any = teacher.config
+        if replaced or config.problem_type is None:
+            config.problem_type = getattr(theirs, "problem_type", None)
         if replaced:
-            theirs: Any = teacher.config
             labels = {name: getattr(theirs, name) for name in ("id2label", "label2id")}
             for name, value in labels.items():
                 setattr(config, name, value)

@@ -72,14 +72,11 @@ def check_tokenizers(
         )
         if finding.status == "refused":
             return finding
-    if tokenizer is not None and len(tokenizer) > (sizes["student"] or math.inf):
-        who = "teacher" if student is teacher else "student"
-        return refused(
-            "tokenizer",
-            f"The tokenizer (processing_class) has {len(tokenizer)} tokens and the {who} knows "
-            f"only {sizes['student']}. Use the tokenizer that it was trained with, or add what it "
-            f"lacks: model.resize_token_embeddings({len(tokenizer)}).",
-        )
+    if tokenizer is not None:
+        try:
+            check_vocabulary(tokenizer, student, "teacher" if student is teacher else "student")
+        except ValueError as error:
+            return refused("tokenizer", str(error))
     if finding is not None:
         return finding
     if tokenizer is not None and len(tokenizer) > (sizes["teacher"] or math.inf):
@@ -97,6 +94,21 @@ def check_tokenizers(
             "tokenizer, too.",
         )
     return note("tokenizer", "Not compared: the teacher's tokenizer is not at hand.")
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module, who: str) -> None:
+    """Check that a model has an embedding for each token of its tokenizer.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    size = vocabulary_size(model)
+    if len(tokenizer) > (size or math.inf):
+        raise ValueError(
+            f"The tokenizer (processing_class) has {len(tokenizer)} tokens and the {who} knows "
+            f"only {size}. Use the tokenizer that it was trained with, or add what it lacks: "
+            f"model.resize_token_embeddings({len(tokenizer)})."
+        )
 
 
 def tokenizer_hash(processing_class: Any) -> str | None:

@@ -25,9 +25,9 @@ def read_labels(
 ) -> Dataset:
     """Replace the cells of a label column by what they are.
 
-    Text is stripped, and blank cells are missing. A column of numbers as text, as every CSV has
-    it, becomes one of numbers only if each cell would be written in the same way again; whole
-    numbers with decimals (``1.0``) are whole numbers.
+    Text is stripped, and cells without a visible character are missing. Whole numbers as text,
+    as every CSV has them, become numbers only if each cell would be written in the same way again;
+    ``1.0`` is a whole number. Other decimals as text stay text: names, or numbers to predict.
 
     Args:
         table: any table.
@@ -94,6 +94,8 @@ def _read_cells(values: list[Any], item: Any, column: str) -> tuple[Any, list[An
 
 def _read_texts(values: list[str | None], column: str) -> tuple[Any, list[Any]]:
     texts = [(value or "").strip() or None for value in values]
+    unseen = {text for text in set(texts) if text is not None and not folded(text)}
+    texts = [None if text in unseen else text for text in texts]
     cells = {text for text in texts if text is not None}
     if cells and all(cell[0] == "[" and cell[-1] == "]" for cell in cells):
         raise TaskDataError(
@@ -107,15 +109,13 @@ def _read_texts(values: list[str | None], column: str) -> tuple[Any, list[Any]]:
         if all(abs(number) < 2**63 for number in read.values() if number is not None):
             return Value("int64"), [read[text] for text in texts]
     elif numbers and are_decimals(numbers):
-        if all(map(_prints_back, numbers)):
-            read |= {cell: float(cell) for cell in numbers}
-            return Value("float64"), [read[text] for text in texts]
         return Value("string"), [None if text in _NO_NUMBER else text for text in texts]
     _check_apart(cells, column)
     return Value("string"), texts
 
 
-def _prints_back(cell: str) -> bool:
+def prints_back(cell: str) -> bool:
+    """Whether a number as text would be written in the same way again."""
     return cell in (repr(float(cell)), repr(float(cell)).removesuffix(".0"))
 
 

@@ -144,6 +144,29 @@ def checked_texts(table: Dataset, column: str, option: str) -> None:
         )
 
 
+def checked_words(table: Dataset, column: str) -> None:
+    """Check that a column holds lists of words, and not only empty ones.
+
+    Raises:
+        TaskDataError: names the column, and the row with a missing word.
+    """
+    feature = table.features[column]
+    if not is_list(feature) or not is_text(feature.feature):
+        raise TaskDataError(
+            f"The column {column!r} holds {describe(feature)}, not lists of words; choose another "
+            "one with text_column."
+        )
+    rows = list(table[column])
+    missing = [row for row, words in enumerate(rows) if None in (words or ())]
+    if missing:
+        raise TaskDataError(
+            f"{rows_in_words(missing)} null among the words of the column {column!r}; write the "
+            "word, or remove the row."
+        )
+    if not any(any(words or ()) for words in rows):
+        raise TaskDataError(f"All rows of the column {column!r} are empty.")
+
+
 def rows_in_words(rows: Sequence[int], most: int = 5) -> str:
     """Say that some rows have something, as the beginning of a sentence."""
     if len(rows) == 1:

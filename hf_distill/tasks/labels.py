@@ -188,6 +188,10 @@ class LabelMap:
         names: the model's labels, in the order of its logits.
         table: the data, with the labels as ``read_labels`` makes them.
         column: where its labels are.
+
+    Raises:
+        TaskDataError: the data has vectors with a number for each label, and the model has more
+            or fewer labels.
     """
 
     def __init__(self, names: Sequence[str], table: Dataset, column: str) -> None:
@@ -203,6 +207,13 @@ class LabelMap:
         self._similar = {key: number for key, number in similar.items() if number >= 0}
         feature = table.features[column]
         item = feature.feature if is_list(feature) else feature
+        numbered = isinstance(item, ClassLabel) and _are_numbers(item.names)
+        if numbered and is_list(feature) and item.num_classes != len(self.names):
+            raise TaskDataError(
+                f"The column {column!r} numbers {item.num_classes} labels, and the model has "
+                f"{len(self.names)}: {listed(self.names)}. Nothing says which of these they are; "
+                "name them (for vectors of 0 and 1 with --class_names)."
+            )
         self._data_names: tuple[str, ...] = ()
         if isinstance(item, ClassLabel) and _are_made_up(self.names):
             self._data_names = tuple(item.names)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, Value, load_dataset, load_from_disk
 from pyarrow import csv as arrow_csv
 
 from hf_distill.hub_access import hub_tried_once
@@ -32,6 +32,8 @@ _ENCODINGS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _CHUNK = 10_000
+# Any cell without quotes; a quoted one, and what stands between its end and the next separator.
+_CSV_CELL = re.compile(r'[^",\r\n][^,\r\n]*|"([^"]*(?:""[^"]*)*)("[^,\r\n]*|\Z)')
 
 
 def load_table(
@@ -137,7 +139,8 @@ def _tsv(path: Path) -> Dataset:
 
 def _delimited(path: Path, parse_options: arrow_csv.ParseOptions) -> Dataset:
     """Read a table of texts: what a cell means is for the reader of its column to decide."""
-    content = read_text(path).encode()
+    text = read_text(path)
+    content = text.encode()
     if b"\0" in content[:100]:
         raise TaskDataError(
             f"{path} looks like UTF-16 without a byte order mark; save it as UTF-8 (spreadsheets "
@@ -153,6 +156,14 @@ def _delimited(path: Path, parse_options: arrow_csv.ParseOptions) -> Dataset:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise TaskDataError(f"{path} has two columns {twice[0]!r}; rename one in the first line.")
+    other = next((one for one in ";\t,|" if len(names) == 1 and one in names[0]), None)
+    if other not in (None, parse_options.delimiter):
+        raise TaskDataError(
+            f"{path} has the single column {names[0]!r}, in which {other!r} seems to separate "
+            "cells; .csv files need commas, and .tsv files tabs."
+        )
+    if parse_options.quote_char:
+        _check_quotes(path, text)
     # The reader of datasets guesses types, and fills short lines with nothing.
     table = arrow_csv.read_csv(
         io.BytesIO(content),
@@ -166,6 +177,19 @@ def _delimited(path: Path, parse_options: arrow_csv.ParseOptions) -> Dataset:
     if table.column_names != names:
         raise TaskDataError(f"{path}: the names of the columns in the first line cannot be read.")
     return Dataset(table)
+
+
+def _check_quotes(path: Path, text: str) -> None:
+    """Check that no stray quote makes one cell of several rows, which Arrow reads in silence."""
+    for cell in _CSV_CELL.finditer(text) if '"' in text else ():
+        content, end = cell.groups()
+        if end == "" or (end not in (None, '"') and {"\n", "\r"} & {*content}):
+            line = len(re.findall(r"\r\n|\n|\r", text[: cell.start()])) + 1
+            raise TaskDataError(
+                f"{path}, line {line}: the quote before {content[:40]!r} is not closed at the end "
+                "of its cell, so the rows after it cannot be told apart; close it, and write "
+                "quotes inside a quoted cell twice."
+            )
 
 
 def _json(path: Path) -> Dataset:
@@ -252,7 +276,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parquet(path: Path) -> Dataset:
-    return Dataset.from_parquet(str(path))
+    table = Dataset.from_parquet(str(path))
+    for name, feature in table.features.items():
+        if feature == Value("string_view"):  # datasets and tokenizers expect plain strings
+            table = table.cast_column(name, Value("string"))
+    return table
 
 
 def _text(path: Path) -> Dataset:

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.tasks.cells import are_decimals, read_labels
+from hf_distill.tasks.cells import are_decimals, prints_back, read_labels
 from hf_distill.tasks.columns import (
     LABELS,
     checked_texts,
@@ -92,7 +92,9 @@ def data_problem_type(rows: Dataset) -> str:
     if kind == "float":
         return REGRESSION
     if is_text(feature) and are_decimals(rows["label"]):
-        cell = next(cell for cell in rows["label"] if cell is not None)
+        cell = next((cell for cell in rows["label"] if not prints_back(cell)), None)
+        if cell is None:
+            return REGRESSION
         raise TaskDataError(
             f"The label column holds numbers such as {cell!r}, which may be names or numbers to "
             f"predict; say which with problem_type {SINGLE} or {REGRESSION}."

@@ -14,10 +14,10 @@ from hf_distill.tasks.cells import read_labels
 from hf_distill.tasks.columns import (
     TAGS,
     TOKENS,
+    checked_words,
     describe,
     find_column,
     is_list,
-    is_text,
     kind_of,
 )
 from hf_distill.tasks.encoding import Encoded, encode_rows, input_length, truncations
@@ -52,28 +52,19 @@ def tagged_rows(
         taken=[words],
         error=MissingLabelsError,
     )
-    feature = table.features[words]
-    if not is_list(feature) or not is_text(feature.feature):
-        raise TaskDataError(
-            f"The column {words!r} holds {describe(feature)}, not lists of words; choose another "
-            "one with text_column."
-        )
+    checked_words(table, words)
     feature = table.features[tags]
     if not is_list(feature) or kind_of(feature) not in ("name", "number"):
         raise TaskDataError(
             f"The column {tags!r} holds {describe(feature)}, not lists of tags; choose another one "
             "with label_column."
         )
-    empty = True
     for row, (some_words, some_tags) in enumerate(zip(table[words], table[tags], strict=True)):
         if some_words is None or some_tags is None or len(some_words) != len(some_tags):
             raise TaskDataError(
                 f"Row {row} has {len(some_words or ())} words ({words}) and "
                 f"{len(some_tags or ())} tags ({tags}); each word needs one tag."
             )
-        empty = empty and not some_words
-    if empty:
-        raise TaskDataError(f"All rows of the column {words!r} are empty.")
     names = {words: "tokens", tags: "tags"}
     kept = table.select_columns(list(names)).rename_columns(
         {old: new for old, new in names.items() if old != new}

@@ -12,14 +12,11 @@ from hf_distill.tasks.columns import (
     LABELS,
     TOKENS,
     checked_texts,
-    describe,
+    checked_words,
     find_column,
     find_pair,
-    is_list,
-    is_text,
 )
 from hf_distill.tasks.encoding import Encoded, encode_rows, input_length, truncations
-from hf_distill.tasks.errors import TaskDataError
 
 
 def unlabelled_rows(
@@ -65,16 +62,8 @@ def unlabelled_sentences(table: Dataset, *, text_column: str | None = None) -> D
         TaskDataError: it cannot be found or holds something else, or all rows are empty.
     """
     words = find_column(table, "text_column", text_column, TOKENS, "the list of words")
-    feature = table.features[words]
-    if not is_list(feature) or not is_text(feature.feature):
-        raise TaskDataError(
-            f"The column {words!r} holds {describe(feature)}, not lists of words; choose another "
-            "one with text_column."
-        )
-    texts = [" ".join(row or ()) for row in table[words]]
-    if not any(texts):
-        raise TaskDataError(f"All rows of the column {words!r} are empty.")
-    return Dataset.from_dict({"text": texts})
+    checked_words(table, words)
+    return Dataset.from_dict({"text": [" ".join(row or ()) for row in table[words]]})
 
 
 def encode_unlabelled(

@@ -66,7 +66,8 @@ def expected(labels: list[str]) -> list[str] | None:
     """The class of each row, in plain Python; ``None`` if they must be refused."""
     cells = [label.strip() for label in labels]
     numbers = [cell for cell in cells if cell not in NO_NUMBER]
-    if "" in cells or all(cell.startswith("[") and cell.endswith("]") for cell in cells):
+    shown = ["".join(filter(str.isprintable, cell)).strip() for cell in cells]
+    if "" in shown or all(cell.startswith("[") and cell.endswith("]") for cell in cells):
         return None
     if numbers and all(map(whole, numbers)):
         classes = [whole(cell) or "" for cell in cells]

@@ -68,6 +68,24 @@ def test_another_tasks_head_is_replaced(tmp_path: Path, capsys: pytest.CaptureFi
     assert found["labels"][0] == "ok" and {status for status, _ in found.values()} == {"ok"}
 
 
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_a_new_head_solves_the_teachers_problem(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a training, where the teacher decides."""
+    big, encoder = tmp_path / "t", tmp_path / "encoder"
+    config = bert_config(num_labels=1 if kind == "regression" else 4, problem_type=kind)
+    model = BertForSequenceClassification(config)
+    model.classifier.bias.data += 1
+    model.save_pretrained(big)
+    BertModel(bert_config(layers=1)).save_pretrained(encoder)
+    for folder in (big, encoder):
+        tokenizer().save_pretrained(folder)
+    assert main(["check", str(big), str(encoder), "--json"]) == 0
+    found = findings(capsys.readouterr().out)
+    assert all(status != "refused" for status, _ in found.values()), found
+
+
 def test_a_teacher_is_tried_on_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [student(tmp_path / "s"), "--json", "--file"]
     good = main(

@@ -114,6 +114,7 @@ def test_without_output_dir_only_the_terminal_has_it(
         (["--model", "ENCODER", "--file", "FILE", "--task", "question-answering"],
          ["not fine-tuned", "qa_outputs.weight"]),
         (["--model", "ENCODER", "--file", "FILE"], ["--task"]),
+        (["--model", "SMALL", "--file", "FILE"], ["97 tokens and the model knows only 96"]),
         (["--model", "TEACHER", "--file", "FILE", "--batch_size", "0"], ["--batch_size 0"]),
         (["--model", "TEACHER", "--file", "FILE", "--task", "poetry"], ["question-answering"]),
         (["--file", "FILE"], ["required", "--model"]),
@@ -133,6 +134,9 @@ def test_bad_requests(
     tokenizer().save_pretrained(tmp_path / "encoder")
     known = {"TEACHER": files.models["teacher"], "FILE": files.validation}
     known["ENCODER"] = str(tmp_path / "encoder")
+    model_for("question-answering", seed=0, vocab_size=96).save_pretrained(tmp_path / "small")
+    tokenizer().save_pretrained(tmp_path / "small")
+    known["SMALL"] = str(tmp_path / "small")
     result = program("evaluate", "--use_cpu", *WINDOWS, *(known.get(word, word) for word in argv))
     assert result.status == 2
     for fragment in fragments:

@@ -99,7 +99,8 @@ BAD = [
         jsonl({"text": "a", "label": "b"}, {"text": None, "label": "c"}),
         ("Row 1", "'text'", "remove the row")),
     # labels
-    Bad("decimals for names", CLASSES, "d.csv", csv("text,label", "a,0.5", "b,1.5"),
+    Bad("decimals for names", CLASSES, "d.jsonl",
+        jsonl({"text": "a", "label": 0.5}, {"text": "b", "label": 1.5}),
         ("single_label_classification", "numbers with decimals", "label_column"),
         ("--problem_type", "single_label_classification")),
     Bad("names for numbers", CLASSES, "d.csv", GOOD,
@@ -217,7 +218,7 @@ def test_bad_data_fails_before_training(
         (csv("text,label", "a,neg", "b,odd"), {}, ("pos", "neg"),
          ("Row 1", "'odd'", "none of the model's labels: pos, neg")),
         (csv("text,label", "a,0", "b,2"), {}, ("pos", "neg"), ("Row 1", "label 2", "pos, neg")),
-        (csv("text,label", "a,0.5", "b,1.5"), {}, ("pos", "neg"), ("numbers with decimals",)),
+        (csv("text,label", "a,0.5", "b,1.5"), {}, ("pos", "neg"), ("Row 0", "'0.5'", "none of")),
         (GOOD, {"problem_type": "regression"}, ("LABEL_0",), ("regression", "a number")),
         (GOOD, {}, ("LABEL_0", "LABEL_1"), ("Row 0", "'pos'", "LABEL_0, LABEL_1")),
     ],

@@ -72,7 +72,7 @@ def test_any_cells_are_read_as_they_are(ending: str, rows: list[tuple[str, str]]
         (["1", "0", "10"], [1, 0, 10]),
         (["1.0", "0.0", "2"], [1, 0, 2]),
         (["a", "NaN"], ["a", "NaN"]),
-        (["0.5", "1.0", "2"], [0.5, 1.0, 2.0]),
+        (["0.5", "1.0", "2"], ["0.5", "1.0", "2"]),
         (["1.10", "1.2"], ["1.10", "1.2"]),
         ([" pos", "neg ", "\tpos"], ["pos", "neg", "pos"]),
         ([1.0, 0.0, 2.0], [1, 0, 2]),
@@ -182,6 +182,43 @@ def test_other_columns_keep_their_place_and_cells() -> None:
 def test_problem_of_the_data(cells: list[Any], kind: str) -> None:
     rows = classification_rows(Dataset.from_dict({"text": ["x"] * len(cells), "label": cells}))
     assert data_problem_type(rows) == kind
+
+
+def test_decimals_as_text_may_be_names(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("text,label\na,1.1\nb,2.1\nc,1.1\n")
+    rows = classification_rows(load_table(path))
+    assert data_problem_type(rows) == "regression"
+    names = {0: "2.1", 1: "1.1"}
+    for kind, expected in (
+        ("regression", [1.1, 2.1, 1.1]),
+        ("single_label_classification", [1, 0, 1]),
+    ):
+        config = SimpleNamespace(problem_type=kind, num_labels=2, id2label=names)
+        assert label_targets(rows, config) == expected
+
+
+def test_vectors_for_more_or_fewer_labels_than_the_model_has() -> None:
+    def targets(cells: list[list[int]], names: list[str] | None = None) -> list[Any]:
+        table = Dataset.from_dict({"text": ["x", "y"], "labels": cells})
+        config = SimpleNamespace(
+            problem_type="multi_label_classification",
+            num_labels=4,
+            id2label=dict(enumerate("abcd")),
+        )
+        return label_targets(classification_rows(table, class_names=names), config)
+
+    assert targets([[0, 0, 0, 1], [1, 0, 1, 0]]) == [[0, 0, 0, 1], [1, 0, 1, 0]]
+    for cells in ([[1, 0, 0], [0, 1, 0]], [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]):
+        with pytest.raises(TaskDataError, match=rf"{len(cells[0])} labels, and the model has 4"):
+            targets(cells)
+    assert targets([[1, 0, 0], [0, 0, 1]], ["b", "c", "a"]) == [[0, 1, 0, 0], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("cell", ["\u200b", "\ufeff ", "\xa0", "\u2060\u200d"])
+def test_a_label_that_cannot_be_seen_is_missing(cell: str) -> None:
+    with pytest.raises(MissingLabelsError, match="Row 1 has nothing"):
+        read_labels(column(["a", cell, "b"]), "label")
 
 
 def test_decimals_that_print_otherwise_need_a_problem_type(tmp_path: Path) -> None:

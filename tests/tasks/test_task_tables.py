@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Value
 
 from hf_distill.tasks import TaskDataError, load_table
 
@@ -49,6 +49,54 @@ def test_quotes_in_tables_with_tabs_are_letters(tmp_path: Path) -> None:
     path = tmp_path / "d.tsv"
     path.write_text('text\tlabel\n" open\t1\n"both"\t0\n')
     assert load_table(path)["text"][:] == ['" open', '"both"']
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('text,label\n"open,pos\nb,neg\n"c" d,pos\n', "line 2: the quote before 'open,pos"),
+        ('text,label\na,"pos\nb,neg\n', "line 2: the quote before 'pos"),
+        ('text,label\n"a\nb",pos\r"c\\" d",pos\ne,"n\n"x', "line 5: the quote before 'n"),
+    ],
+)
+def test_a_stray_quote_never_swallows_rows(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text(content, newline="")
+    with pytest.raises(TaskDataError, match=message):
+        load_table(path)
+
+
+def test_quotes_that_leave_the_rows_apart_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text('text,label\n"Great" movie,pos\na "b" c,neg\n"two\n""lines""",pos\n"",neg\n')
+    assert load_table(path)["label"][:] == ["pos", "neg", "pos", "neg"]
+    assert load_table(path)["text"][1:] == ['a "b" c', 'two\n"lines"', ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("d.csv", "text;label\na;pos\n"),
+        ("d.csv", "text\tlabel\na\tb\n"),
+        ("d.tsv", "text,label\na,b\n"),
+    ],
+)
+def test_another_separator_is_named(name: str, content: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    separator = next(repr(one) for one in ";\t," if one in content)
+    with pytest.raises(TaskDataError, match="single column 'text") as raised:
+        load_table(path)
+    assert f"in which {separator} seems" in str(raised.value)
+
+
+def test_parquet_of_string_views_and_categories(tmp_path: Path) -> None:
+    words = pa.array(["p", "n", "p"])
+    columns = {"text": words.cast(pa.string_view()), "label": words.dictionary_encode()}
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    table = load_table(tmp_path / "d.parquet")
+    assert table.features == {"text": Value("string"), "label": Value("string")}
+    assert table.to_dict() == {"text": ["p", "n", "p"], "label": ["p", "n", "p"]}
 
 
 def test_words_that_look_like_something_else_stay_words(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def test_words() -> None:
         unlabelled_sentences(Dataset.from_dict({"tokens": ["a b"]}))
     with pytest.raises(TaskDataError, match="are empty"):
         unlabelled_sentences(Dataset.from_dict({"words": [[""]]}))
+    with pytest.raises(TaskDataError, match="Row 1 has null among the words"):
+        unlabelled_sentences(Dataset.from_dict({"words": [["a"], ["b", None]]}))
 
 
 def test_inputs_are_the_tokenizers_and_have_no_labels() -> None:
