@@ -219,7 +219,7 @@ def _records(rows: Dataset, source: str, *, answers: bool = True) -> Iterable[Re
             f"{source} is not a question-answering data set: no column {', '.join(missing)}; "
             f"it has {', '.join(rows.column_names)}"
         )
-    wanted = [name for name in (*required, "title") if name in rows.column_names]
+    wanted = [name for name in (*required, "title", "is_impossible") if name in rows.column_names]
     plain = rows.select_columns(wanted).with_format(None)
     try:
         check_characters(plain, source)

@@ -75,8 +75,8 @@ def row_record(row: Mapping[str, Any], where: str, *, answers: bool = True) -> R
     """Turn a row of a `datasets.Dataset` into a record.
 
     Args:
-        row: `id`, `context`, `question`, `answers` and possibly `title`. `answers` is an object
-            of lists, as in the Hub's `squad`, or a list of objects.
+        row: `id`, `context`, `question`, `answers` and possibly `title` and `is_impossible`.
+            `answers` is an object of lists, as in the Hub's `squad`, or a list of objects.
         where: The place of the row in its source.
         answers: Whether to read them; otherwise the record has none.
 
@@ -84,9 +84,12 @@ def row_record(row: Mapping[str, Any], where: str, *, answers: bool = True) -> R
         The record, types checked.
 
     Raises:
-        QuestionAnsweringDataError: A field is missing or has the wrong type.
+        QuestionAnsweringDataError: A field is missing or has the wrong type, or `is_impossible`
+            contradicts the answers.
     """
     texts, starts = row_answers(row, where) if answers else ([], [])
+    if answers and row.get("is_impossible") is not None:
+        check_impossible(row, texts, where)
     return Record(
         where=where,
         id=str(field(row, "id", (str, int), where)),
@@ -96,6 +99,25 @@ def row_record(row: Mapping[str, Any], where: str, *, answers: bool = True) -> R
         texts=texts,
         starts=starts,
     )
+
+
+def check_impossible(record: Mapping[str, Any], texts: Sequence[str], where: str) -> None:
+    """Check that `record["is_impossible"]` says the same as the answers.
+
+    Args:
+        record: A question.
+        texts: Its answers.
+        where: The place of `record` in its source.
+
+    Raises:
+        QuestionAnsweringDataError: It does not, or is not a truth value.
+    """
+    impossible = field(record, "is_impossible", bool, where)
+    if impossible == bool(texts):
+        raise QuestionAnsweringDataError(
+            f"{where} (id {str(record.get('id'))!r}) says is_impossible={str(impossible).lower()} "
+            f"but has {len(texts)} answers; change one of the two"
+        )
 
 
 def row_answers(row: Mapping[str, Any], where: str) -> tuple[list[str], list[int]]:

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_distill.question_answering.errors import QuestionAnsweringDataError
-from hf_distill.question_answering.records import Record, article_title, field, row_answers
+from hf_distill.question_answering.records import (
+    Record,
+    article_title,
+    check_impossible,
+    field,
+    row_answers,
+)
 
 
 def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
@@ -57,7 +63,7 @@ def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
 
 def _question(question: Any, where: str, article: str, context: str, with_answers: bool) -> Record:
     key = field(question, "id", (str, int), where)
-    texts, starts = _answers(question, str(key), where) if with_answers else ([], [])
+    texts, starts = _answers(question, where) if with_answers else ([], [])
     return Record(
         where=where,
         id=str(key),
@@ -69,7 +75,7 @@ def _question(question: Any, where: str, article: str, context: str, with_answer
     )
 
 
-def _answers(question: Any, key: str, where: str) -> tuple[list[str], list[int]]:
+def _answers(question: Any, where: str) -> tuple[list[str], list[int]]:
     impossible = None
     if "is_impossible" in question:
         impossible = field(question, "is_impossible", bool, where)
@@ -77,11 +83,8 @@ def _answers(question: Any, key: str, where: str) -> tuple[list[str], list[int]]
     starts: list[int] = []
     if not impossible or question.get("answers") is not None:
         texts, starts = row_answers(question, where)
-    if impossible is not None and impossible == bool(texts):
-        raise QuestionAnsweringDataError(
-            f"{where} (id {key!r}) says is_impossible={json.dumps(impossible)} but has "
-            f"{len(texts)} answers; change one of the two"
-        )
+    if impossible is not None:
+        check_impossible(question, texts, where)
     return texts, starts
 
 

@@ -153,6 +153,8 @@ def _delimited(path: Path, parse_options: arrow_csv.ParseOptions) -> Dataset:
         quoting=csv.QUOTE_MINIMAL if parse_options.quote_char else csv.QUOTE_NONE,
     )
     names = next((row for row in rows if row), [])
+    if not names:
+        raise TaskDataError(f"{path} is empty: it has no rows.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise TaskDataError(f"{path} has two columns {twice[0]!r}; rename one in the first line.")
@@ -201,6 +203,8 @@ def _json(path: Path) -> Dataset:
         parts.append(
             pa.table({name: _array(path, name, [row.get(name) for row in chunk]) for name in names})
         )
+    if not parts:
+        raise TaskDataError(f"{path} is empty: it has no rows.")
     return Dataset(pa.concat_tables(parts, promote_options="permissive"))
 
 

@@ -349,6 +349,27 @@ def test_rows_of_the_hub_in_a_json_file(tmp_path: Path) -> None:
 HALF = "\ud83d"
 
 
+@pytest.mark.parametrize("name", ["d.jsonl", "d.parquet"])
+def test_rows_that_contradict_is_impossible(name: str, tmp_path: Path) -> None:
+    def load(**row: Any) -> Dataset:
+        whole = {"id": "a", "context": "The cat sat.", "question": "Who?", **row}
+        if name == "d.parquet":
+            Dataset.from_list([whole]).to_parquet(tmp_path / name)
+        else:
+            (tmp_path / name).write_text(json.dumps(whole))
+        return load_question_answering_dataset(tmp_path / name)
+
+    cat = {"text": ["cat"], "answer_start": [4]}
+    none: dict[str, list[Any]] = {"text": [], "answer_start": []}
+    for impossible in (False, None):
+        assert load(answers=cat, is_impossible=impossible)["answers"][:] == [cat]
+    assert load(answers=none, is_impossible=True)["answers"][:] == [none]
+    with pytest.raises(QuestionAnsweringDataError, match="row 0 .id 'a'. says is_impossible=true"):
+        load(answers=cat, is_impossible=True)
+    with pytest.raises(QuestionAnsweringDataError, match="is_impossible=false but has 0 answers"):
+        load(answers=none, is_impossible=False)
+
+
 @pytest.mark.parametrize("name", ["id", "title", "context", "question", "text"])
 def test_half_a_character_is_refused_by_its_record(tmp_path: Path, name: str) -> None:
     row = {**ROWS[1], "title": ""}

@@ -90,6 +90,13 @@ def test_another_separator_is_named(name: str, content: str, tmp_path: Path) -> 
     assert f"in which {separator} seems" in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["d.csv", "d.tsv", "d.json", "d.jsonl"])
+def test_a_file_of_empty_lines_is_empty(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("\n\n")
+    with pytest.raises(TaskDataError, match="is empty: it has no rows"):
+        load_table(tmp_path / name)
+
+
 def test_parquet_of_string_views_and_categories(tmp_path: Path) -> None:
     words = pa.array(["p", "n", "p"])
     columns = {"text": words.cast(pa.string_view()), "label": words.dictionary_encode()}
