@@ -105,6 +105,7 @@ class LiveTeacher:
 
     def __init__(self, model: nn.Module, head: TaskHead) -> None:
         self.model = model.eval().requires_grad_(False)
+        self._modules = tuple(model.modules())  # to walk through them takes longer than to look
         self.input_names = input_names(model)
         if self.input_names <= _PACKED_ROWS:
             raise ValueError(
@@ -132,7 +133,7 @@ class LiveTeacher:
         if self._placed_for is not accelerator:
             self._placed = _place(self.model, accelerator)
             self._placed_for = accelerator
-        if any(module.training for module in self.model.modules()):
+        if any(module.training for module in self._modules):
             self._placed.eval()  # a callback may have called train()
         inputs = inputs_for(self.model, self.input_names, self._head, batch)
         # Not inference_mode: an objective may save the teacher's tensors for its backward pass.
