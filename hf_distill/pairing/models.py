@@ -86,18 +86,19 @@ def input_limit(model: nn.Module) -> int | None:
 
 
 def _check_weights(teacher: nn.Module, student: nn.Module) -> Finding:
-    own = {id(parameter) for parameter in student.parameters()}
+    weights = _weights(student)
+    own = {id(weight) for weight in weights.values()}
     spans: dict[tuple[torch.device, int], list[range]] = defaultdict(list)
-    for parameter in student.parameters():
-        for storage, span in _memory(parameter):
+    for weight in weights.values():
+        for storage, span in _memory(weight):
             spans[storage].append(span)
     shared = [
         name
-        for name, parameter in teacher.named_parameters()
-        if id(parameter) in own
+        for name, weight in _weights(teacher).items()
+        if id(weight) in own
         or any(
             max(span.start, other.start) < min(span.stop, other.stop)
-            for storage, span in _memory(parameter)
+            for storage, span in _memory(weight)
             for other in spans.get(storage, ())
         )
     ]
@@ -110,6 +111,17 @@ def _check_weights(teacher: nn.Module, student: nn.Module) -> Finding:
         )
     sizes = [sum(p.numel() for p in model.parameters()) for model in (teacher, student)]
     return note("weights", f"Teacher {sizes[0]:,} parameters, student {sizes[1]:,}.")
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return what training changes: parameters, and the running statistics of normalisation."""
+    saved = model.state_dict(keep_vars=True)
+    statistics = {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name in saved and buffer.is_floating_point()
+    }
+    return {**dict(model.named_parameters()), **statistics}
 
 
 def _memory(weight: Tensor) -> Iterator[tuple[tuple[torch.device, int], range]]:

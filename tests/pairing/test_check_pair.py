@@ -51,6 +51,16 @@ def test_a_good_pair(tmp_path: Path) -> None:
     assert "The same 3 labels" in message(report, "labels")  # the student was given the teacher's
 
 
+def test_shared_running_statistics_are_refused() -> None:
+    teacher, student = classifier(), classifier()
+    for model in (teacher, student):
+        model.norm = nn.BatchNorm1d(4)
+    assert status(check_pair(teacher, student))["weights"] == "ok"
+    student.norm.running_mean = teacher.norm.running_mean
+    report = check_pair(teacher, student)
+    assert not report.ok and "share 1 weights" in message(report, "weights")
+
+
 def test_the_models_are_left_as_they_were() -> None:
     teacher, student = classifier().train(), classifier()
     before = copy.deepcopy(teacher.state_dict())
