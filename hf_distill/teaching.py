@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -331,18 +331,22 @@ class TrainerWithTeacher(PublishingTrainer):
         if self._intermediate is not None and self._intermediate.compared:
             self._intermediate.save(folder)
 
+    def _without_projections(self) -> AbstractContextManager[None]:
+        """Take the projections out of the student, as from its files; shards have them."""
+        student: Any = self.model
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        return nullcontext() if sharded else detached(student)
+
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        student: Any = self.model
-        with detached(student):
+        with self._without_projections():
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._intermediate is not None and self._intermediate.compared:
             self._intermediate.load(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        student: Any = self.model
-        with detached(student):
+        with self._without_projections():
             super()._load_best_model()
         if self._intermediate is not None and self._intermediate.compared:
             self._intermediate.load_best(self.state.best_model_checkpoint)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from hf_distill.tasks.resampling import Resampler
+if TYPE_CHECKING:
+    from hf_distill.tasks.resampling import Resampler
 
 REPLICATES = 1000
 Replicates = npt.NDArray[np.float64]

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is n
 
 def make(*words: str, typed: str = "") -> str:
     done = subprocess.run(
-        ["make", *words],
+        ["make", "--no-print-directory", *words],
         cwd=ROOT,
         input=typed,
-        env={**os.environ, "SHELL": "/bin/sh"},
+        env={**os.environ, "SHELL": "/bin/sh", "MAKEFLAGS": ""},  # those of `make test` around it
         capture_output=True,
         text=True,
         check=True,
