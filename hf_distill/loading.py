@@ -144,7 +144,7 @@ def adapter_base(source: str) -> str | None:
 
 
 def _load_adapter(auto_model: str, source: str, base: str, **options: Any) -> Loaded:
-    """Load a PEFT adapter on top of its base; what neither has is new.
+    """Load a PEFT adapter merged into its base; what neither has is new.
 
     Raises:
         UnusableSourceError: PEFT is not installed, or the adapter does not fit.
@@ -160,9 +160,11 @@ def _load_adapter(auto_model: str, source: str, base: str, **options: Any) -> Lo
             f"{source} is a PEFT adapter without adapter_model.safetensors. Pickled weights can "
             "run code when they are read, so they are refused; save it with safetensors."
         )
+    from peft import PeftModel
+
     model, new = load_model(auto_model, base, **options)
     try:
-        model.load_adapter(source)
+        adapted: Any = PeftModel.from_pretrained(model, source)
         with safe_open(weights, framework="pt") as file:
             saved = {name.removeprefix("base_model.model.") for name in file.keys()}  # noqa: SIM118
     except (RuntimeError, ValueError, SafetensorError) as error:
@@ -172,7 +174,14 @@ def _load_adapter(auto_model: str, source: str, base: str, **options: Any) -> Lo
             "(AutoPeftModelFor….from_pretrained(source, num_labels=…)), set config.id2label, and "
             "name the folder that merge_and_unload().save_pretrained wrote."
         ) from error
-    return Loaded(model, [name for name in new if name not in saved])
+    if not hasattr(adapted, "merge_and_unload"):
+        raise UnusableSourceError(
+            f"{source} is a PEFT adapter of a kind that cannot be merged into its base {base}, "
+            "such as a trained prompt; choose an adapter of weights, such as LoRA."
+        )
+    # Not by `load_adapter` of transformers, which in older versions leaves the saved head out.
+    merged: Any = adapted.merge_and_unload()
+    return Loaded(merged, [name for name in new if name not in saved])
 
 
 def _file(source: str, name: str) -> str | None:

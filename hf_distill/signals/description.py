@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -82,7 +83,8 @@ class SignalDescription:
 
     def read_config(self) -> PreTrainedConfig | None:
         """The teacher's configuration; ``None`` if it is no model of transformers."""
-        return None if self.config is None else AutoConfig.for_model(**self.config)
+        # A copy: some classes take their inner configurations apart.
+        return None if self.config is None else AutoConfig.for_model(**deepcopy(self.config))
 
     def differences(self, other: SignalDescription) -> list[str]:
         """Name what two descriptions differ in; a teacher may have moved, so not by its name."""
@@ -216,4 +218,11 @@ def describe_model(model: nn.Module) -> tuple[str, dict[str, Any] | None]:
     if not hasattr(config, "to_diff_dict"):
         return type(model).__name__, None
     content = json.loads(config.to_json_string(use_diff=True))
-    return type(model).__name__, {k: v for k, v in content.items() if k not in _NOT_STORED}
+    return type(model).__name__, _stored(content)
+
+
+def _stored(content: Any) -> Any:
+    """Return a configuration, and those inside it, without what is not of the model."""
+    if not isinstance(content, dict):
+        return content
+    return {key: _stored(value) for key, value in content.items() if key not in _NOT_STORED}

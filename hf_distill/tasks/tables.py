@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-from datasets import Dataset, Value, load_dataset, load_from_disk
+import pyarrow.parquet as pq
+from datasets import Dataset, load_dataset, load_from_disk
 from pyarrow import csv as arrow_csv
 
 from hf_distill.hub_access import hub_tried_once
@@ -280,11 +281,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parquet(path: Path) -> Dataset:
-    table = Dataset.from_parquet(str(path))
-    for name, feature in table.features.items():
-        if feature == Value("string_view"):  # datasets and tokenizers expect plain strings
-            table = table.cast_column(name, Value("string"))
-    return table
+    schema = pq.read_schema(path)
+    if not any(pa.types.is_string_view(kind) for kind in schema.types):
+        return Dataset.from_parquet(str(path))
+    # Which older versions of datasets cannot read, nor tokenizers.
+    plain = [
+        field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field
+        for field in schema
+    ]
+    return Dataset(pq.read_table(path).cast(pa.schema(plain)))
 
 
 def _text(path: Path) -> Dataset:
