@@ -153,6 +153,8 @@ def compare_models(
             shown = (f"{label} {scored.metrics[name]:.2f}" for name, label in labels.items())
             sys.stderr.write(f"  {', '.join(shown)}\n")
     firsts = {role: pairs[0] for role, pairs in loaded.items()}
+    # Other tokenizers may cut other rows, whose resamples do not pair.
+    paired = len({one.scorer.rows for of_role in scores.values() for one in of_role}) == 1
     reports = []
     for stream, (role, sources) in enumerate(ordered.items()):
         files = weight_files(sources[0])
@@ -167,7 +169,7 @@ def compare_models(
                 stored_as=stored_as(files),
                 agreement=_agreement(scores, role),
                 seeds=len(sources),
-                replicates=_replicates(scores[role], stream),
+                replicates=_replicates(scores[role], stream) if paired else {},
             )
         )
     settings: dict[str, Any] = {"computed in": runtime.dtype, "batch size": runtime.batch_size}
@@ -207,7 +209,8 @@ def compare_models(
 
 def _means(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
     every = list(scores)
-    return {name: fmean(one[name] for one in every) for name in every[0]}
+    shared = [name for name in every[0] if all(name in one for one in every)]
+    return {name: fmean(one[name] for one in every) for name in shared}
 
 
 def _agreement(scores: Mapping[str, Sequence[Scores]], role: str) -> dict[str, float] | None:
@@ -223,7 +226,9 @@ def _replicates(scores: Sequence[Scores], stream: int) -> dict[str, Replicates]:
 
     seeds = [one.scorer.replicates() for one in scores]
     return {
-        metric: pool_seeds([one[metric] for one in seeds], stream=stream) for metric in seeds[0]
+        metric: pool_seeds([one[metric] for one in seeds], stream=stream)
+        for metric in seeds[0]
+        if all(metric in one for one in seeds)
     }
 
 

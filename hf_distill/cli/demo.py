@@ -27,7 +27,7 @@ HUB_TEACHER = "deepset/roberta-base-squad2"
 HUB_STUDENT = "distilbert/distilroberta-base"
 HUB_DATA = "rajpurkar/squad_v2"
 
-# Scores and times three models; measured, as a share of what the trainings take.
+# Scores and times three models; estimated, as a share of what the trainings take.
 _COMPARISON_COST = 0.1
 
 QUESTION = "What is the seat of government of Peru?"
