@@ -24,8 +24,8 @@ import torch
 from report import circumstances, replace_section, write_json
 from torch import Tensor
 
-from hf_distill.objectives import AttentionInputs, scores_loss
-from hf_distill.objectives.attention_scores import faster_route
+from hf_distill.losses import AttentionInputs, scores_loss
+from hf_distill.losses.attention_scores import faster_route
 
 HEADS, TOKENS = 12, 3072
 LENGTHS = (64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096)

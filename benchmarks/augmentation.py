@@ -30,8 +30,8 @@ from transformers.utils import logging
 from hf_distill.augmentation import WordSubstituter
 from hf_distill.augmentation.drawing import apply, draw
 from hf_distill.augmentation.masked_lm import MaskedLanguageModel
-from hf_distill.question_answering import load_question_answering_dataset
-from hf_distill.reporting.files import display_name
+from hf_distill.files import display_name
+from hf_distill.tasks.question_answering import load_question_answering_dataset
 
 SPECIAL = re.compile(r"\[(?:SEP|CLS|MASK|PAD|UNK)\]|</?s>|<mask>|##", re.IGNORECASE)
 WORD = re.compile(r"[\w'’-]+")

@@ -28,9 +28,9 @@ from report import record_part, replace_section
 from transformers import BertConfig, BertForQuestionAnswering, default_data_collator
 
 from hf_distill import cache_teacher_outputs
-from hf_distill.caching import cache, load_teacher_outputs, parts
 from hf_distill.heads import find_head
-from hf_distill.signals import SignalDescription, TeacherSignalCollator
+from hf_distill.teachers.caching import cache, load_teacher_outputs, parts
+from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator
 
 ROWS, ROWS_A_PART, LENGTH = 240, 12, 64
 BITS = 200

@@ -24,7 +24,7 @@ import datasets
 import torch
 from cache_faults import ROWS, ROWS_A_PART, Row, cached, contents, finished, record, render
 
-from hf_distill.caching import parts
+from hf_distill.teachers.caching import parts
 
 KILLS = 20
 PARTS = ROWS // ROWS_A_PART

@@ -24,7 +24,7 @@ from cache_faults import data, little_room, refusal, render, teacher
 from report import record_part, replace_section
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
-from hf_distill.checkpointing import RECORD_FILE, last_complete_checkpoint
+from hf_distill.checkpoints import RECORD_FILE, last_complete_checkpoint
 
 STEPS = 4
 Row = tuple[str, int, str]

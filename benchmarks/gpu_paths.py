@@ -29,7 +29,7 @@ from transformers import (
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, cache_teacher_outputs
 from hf_distill.augmentation.masked_lm import MaskedLanguageModel
 from hf_distill.augmentation.words import Span
-from hf_distill.objectives import AttentionInputs, scores_loss
+from hf_distill.losses import AttentionInputs, scores_loss
 
 LOSSES = ("loss", "loss_prediction", "loss_hidden_states", "loss_attention")
 

@@ -36,9 +36,9 @@ from transformers import (
 )
 
 from hf_distill import DistillationTrainer
-from hf_distill.checkpointing import RECORD_FILE
+from hf_distill.checkpoints import RECORD_FILE
 from hf_distill.cli.main import main as command
-from hf_distill.intermediate import PROJECTIONS_FILE
+from hf_distill.layers import PROJECTIONS_FILE
 
 PROCESSES = 2
 STAGES = ("intermediate", "prediction")

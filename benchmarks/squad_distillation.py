@@ -40,7 +40,7 @@ from hf_distill import (
     DistillationTrainingArguments,
     cache_teacher_outputs,
 )
-from hf_distill.question_answering import (
+from hf_distill.tasks.question_answering import (
     QuestionAnsweringEvaluator,
     load_question_answering_dataset,
     prepare_eval_features,

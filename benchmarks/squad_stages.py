@@ -38,7 +38,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_distill import DistillationTrainer
 from hf_distill.augmentation import augment_squad
-from hf_distill.question_answering import (
+from hf_distill.tasks.question_answering import (
     QuestionAnsweringEvaluator,
     load_question_answering_dataset,
     prepare_train_features,

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, HfArgumentParser
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
-from hf_distill.question_answering import (
+from hf_distill.tasks.question_answering import (
     QuestionAnsweringEvaluator,
     load_question_answering_dataset,
     prepare_eval_features,

@@ -23,7 +23,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, HfArgumen
 from transformers.trainer_utils import get_last_checkpoint
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
-from hf_distill.question_answering import (
+from hf_distill.tasks.question_answering import (
     QuestionAnsweringEvaluator,
     load_question_answering_dataset,
     prepare_eval_features,

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from hf_distill._version import __version__
 
 if TYPE_CHECKING:
-    from hf_distill.caching import cache_teacher_outputs, load_teacher_outputs
-    from hf_distill.pairing import PairReport, check_pair
-    from hf_distill.question_answering.answering import QuestionAnswerer
-    from hf_distill.recording import TeacherRecorderCallback
+    from hf_distill.compatibility import PairReport, check_pair
+    from hf_distill.layers import TeacherRecorderCallback
     from hf_distill.seq2seq import (
         Seq2SeqDistillationTrainer,
         Seq2SeqDistillationTrainingArguments,
     )
+    from hf_distill.tasks.question_answering.answering import QuestionAnswerer
+    from hf_distill.teachers.caching import cache_teacher_outputs, load_teacher_outputs
     from hf_distill.trainer import DistillationTrainer
     from hf_distill.training_args import DistillationTrainingArguments
 
@@ -37,14 +37,14 @@ __all__ = [
 _HOMES = {
     "DistillationTrainer": "hf_distill.trainer",
     "DistillationTrainingArguments": "hf_distill.training_args",
-    "PairReport": "hf_distill.pairing.check",
-    "QuestionAnswerer": "hf_distill.question_answering.answering",
+    "PairReport": "hf_distill.compatibility.check",
+    "QuestionAnswerer": "hf_distill.tasks.question_answering.answering",
     "Seq2SeqDistillationTrainer": "hf_distill.seq2seq",
     "Seq2SeqDistillationTrainingArguments": "hf_distill.seq2seq",
-    "TeacherRecorderCallback": "hf_distill.recording",
-    "cache_teacher_outputs": "hf_distill.caching",
-    "check_pair": "hf_distill.pairing.check",
-    "load_teacher_outputs": "hf_distill.caching",
+    "TeacherRecorderCallback": "hf_distill.layers",
+    "cache_teacher_outputs": "hf_distill.teachers.caching",
+    "check_pair": "hf_distill.compatibility.check",
+    "load_teacher_outputs": "hf_distill.teachers.caching",
 }
 
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
 
+from hf_distill.compatibility import longest_input, vocabulary_size
 from hf_distill.heads import LabelledHead, TaskHead, unwrapped
 from hf_distill.heads.base import IGNORED, MAIN_INPUTS
-from hf_distill.pairing import longest_input, vocabulary_size
 from hf_distill.prediction import LogitsPair
 from hf_distill.teachers import EnsembleTeacher, Teacher
 from hf_distill.training_args import DistillationTrainingArguments

@@ -55,7 +55,7 @@ def prediction_loss(
 
     Args:
         pair: student and teacher.
-        loss_function: as in ``hf_distill.objectives``.
+        loss_function: as in ``hf_distill.losses``.
         temperature: T > 0.
 
     Raises:

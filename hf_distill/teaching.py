@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from hf_distill.checkpointing import TeacherIdentity, distillation_settings, identify
+from hf_distill.checkpoints import TeacherIdentity, distillation_settings, identify
 from hf_distill.checks import (
     TeacherGuard,
     check_datasets,
@@ -29,15 +29,14 @@ from hf_distill.checks import (
     warn_of_half_precision,
     with_renamed_labels,
 )
+from hf_distill.compatibility import TeacherPairing, TeacherSource, enforce, try_teacher
 from hf_distill.heads import TaskHead, find_head
-from hf_distill.intermediate import IntermediateDistillation
-from hf_distill.intermediate.projections import detached, without_projections
-from hf_distill.layer_mapping import LayerPair
-from hf_distill.pairing import TeacherPairing, TeacherSource, enforce, try_teacher
-from hf_distill.publishing import PublishingTrainer
-from hf_distill.recording import TeacherRecorderCallback
-from hf_distill.signals import SignalDescription, TeacherSignalCollator, check_not_lost
+from hf_distill.hub import PublishingTrainer
+from hf_distill.layers import IntermediateDistillation, TeacherRecorderCallback
+from hf_distill.layers.mapping import LayerPair
+from hf_distill.layers.projections import detached, without_projections
 from hf_distill.teachers import CachedTeacher, Teacher, input_names
+from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator, check_not_lost
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)

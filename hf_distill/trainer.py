@@ -12,9 +12,12 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_distill.checks import check_labels, warn_of_bypassed_loss
+from hf_distill.compatibility import TeacherSource
 from hf_distill.heads import TaskHead, without_adapters
-from hf_distill.intermediate import IntermediateDistillation
+from hf_distill.layers import IntermediateDistillation
+from hf_distill.layers.recorder import taken_losses
 from hf_distill.loss_log import LossLog
+from hf_distill.losses import get_logits_loss
 from hf_distill.normalization import (
     Counter,
     count_step,
@@ -22,10 +25,7 @@ from hf_distill.normalization import (
     mixed,
     weighted_mean,
 )
-from hf_distill.objectives import get_logits_loss
-from hf_distill.pairing import TeacherSource
 from hf_distill.prediction import compared_logits, prediction_loss
-from hf_distill.recording.recorder import taken_losses
 from hf_distill.sharding import ShardingTrainer
 from hf_distill.teaching import TrainerWithTeacher
 from hf_distill.training_args import DistillationTrainingArguments

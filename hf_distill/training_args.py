@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from hf_distill.objectives import LOGITS_LOSSES
+from hf_distill.losses import LOGITS_LOSSES
 from hf_distill.schedules import SCHEDULES, scheduled_value
 
 TEACHER_DTYPES = ("auto", "float32", "bfloat16", "float16")

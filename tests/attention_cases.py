@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_distill.objectives import (
+from hf_distill.losses import (
     AttentionInputs,
     hidden_states_loss,
     probabilities_loss,

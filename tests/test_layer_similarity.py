@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hf_distill.layer_mapping import LayerPair, LayerSimilarity, linear_cka, suggest_layer_pairs
+from hf_distill.layers.mapping import LayerPair, LayerSimilarity, linear_cka, suggest_layer_pairs
 
 quick = settings(deadline=None, max_examples=60, derandomize=True)
 

@@ -21,10 +21,10 @@ from transformers import (
 from zoo import zoo_dataset, zoo_model
 
 from hf_distill import DistillationTrainer
-from hf_distill.caching.fingerprints import weights_hash
 from hf_distill.checks import warn_of_half_precision
 from hf_distill.heads import find_head
 from hf_distill.teachers import load_teacher
+from hf_distill.teachers.caching.fingerprints import weights_hash
 
 TASK = "text-classification"
 

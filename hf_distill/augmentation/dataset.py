@@ -19,7 +19,7 @@ from hf_distill.augmentation.parts import Item, StoredCandidates
 from hf_distill.augmentation.processes import Rank, computed_candidates
 from hf_distill.augmentation.substitution import WordSubstituter, check_probability
 from hf_distill.augmentation.words import Span, word_spans
-from hf_distill.reporting.files import write_atomically
+from hf_distill.files import write_atomically
 from hf_distill.tasks.columns import describe, is_list, is_text
 from hf_distill.tasks.errors import TaskDataError
 

@@ -13,9 +13,9 @@ from hf_distill.augmentation.forward import LogitsAtPlaces
 from hf_distill.augmentation.masking import MASKINGS, Pass, passes, whole_tokens
 from hf_distill.augmentation.vocabulary import WholeWords
 from hf_distill.augmentation.words import Span
+from hf_distill.compatibility.models import input_limit
 from hf_distill.loading import load_fine_tuned, load_tokenizer
-from hf_distill.pairing.models import input_limit
-from hf_distill.signals.encoding import stable_topk
+from hf_distill.teachers.columns.encoding import stable_topk
 
 LONGEST = 512
 DTYPES = ("float32", "bfloat16", "float16")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from hf_distill.augmentation.drawing import WordCandidates
 from hf_distill.augmentation.substitution import Places, WordSubstituter
-from hf_distill.reporting.files import write_json, write_text
+from hf_distill.files import write_json, write_text
 
 # A part has no more characters than this, unless it is one text.
 PART_CHARACTERS = 32_768

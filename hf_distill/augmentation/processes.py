@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from hf_distill.augmentation.parts import Item, Parts, StoredCandidates
 from hf_distill.augmentation.substitution import MAX_WORDS, WordSubstituter, find_word_vectors
-from hf_distill.reporting.files import in_use
+from hf_distill.files import in_use
 
 logger = logging.get_logger(__name__)
 

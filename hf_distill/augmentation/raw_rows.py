@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 
 from hf_distill.augmentation.tables import ending, text_file
-from hf_distill.reporting.files import write_atomically
+from hf_distill.files import write_atomically
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.tables import read_text
 

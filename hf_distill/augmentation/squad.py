@@ -18,10 +18,10 @@ from hf_distill.augmentation.processes import computed_candidates
 from hf_distill.augmentation.stop_words import load_stop_words
 from hf_distill.augmentation.substitution import check_probability
 from hf_distill.augmentation.tables import text_file
-from hf_distill.question_answering.errors import QuestionAnsweringDataError
-from hf_distill.question_answering.records import answer_lists, check_records
-from hf_distill.question_answering.squad_json import read_squad_json
-from hf_distill.reporting.files import write_atomically
+from hf_distill.files import write_atomically
+from hf_distill.tasks.question_answering.errors import QuestionAnsweringDataError
+from hf_distill.tasks.question_answering.records import answer_lists, check_records
+from hf_distill.tasks.question_answering.squad_json import read_squad_json
 from hf_distill.tasks.tables import half_character
 
 logger = logging.get_logger(__name__)

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from datasets import ClassLabel, Dataset
 
-from hf_distill.reporting.files import write_atomically
+from hf_distill.files import write_atomically
 from hf_distill.tasks.columns import is_list
 from hf_distill.tasks.errors import TaskDataError
 

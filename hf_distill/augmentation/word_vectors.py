@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from hf_distill.augmentation.vector_files import WordVector, find_file, read_vectors
-from hf_distill.reporting.files import write_json
+from hf_distill.files import write_json
 
 logger = logging.get_logger(__name__)
 

@@ -55,14 +55,14 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.cli.arguments import TaskArguments
     from hf_distill.cli.loading import check_model_source, load_tokenizer, load_trained_model
     from hf_distill.cli.tasks import create_task
-    from hf_distill.question_answering import QuestionAnswerer
+    from hf_distill.tasks.question_answering import QuestionAnswerer
     from hf_distill.tasks.tables import half_character
 
     for name, text in (("question", arguments.question), ("context", context)):
         half = half_character(text)
         if half:
             raise ValueError(f"the {name} is not text in UTF-8: it holds {half}.")
-    from hf_distill.reporting.tables import print_rows
+    from hf_distill.reports.tables import print_rows
 
     source = check_model_source("model", arguments.model)
     task = create_task("question-answering", TaskArguments())

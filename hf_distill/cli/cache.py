@@ -133,7 +133,6 @@ def run(argv: Sequence[str]) -> None:
     if (data.train_file is None) == (data.dataset_name is None):
         parser.error("say which data: either --train_file or --dataset_name.")
 
-    from hf_distill.caching import cache_teacher_outputs
     from hf_distill.cli.loading import (
         check_model_source,
         check_paths,
@@ -144,6 +143,7 @@ def run(argv: Sequence[str]) -> None:
         task_of,
     )
     from hf_distill.cli.tasks import create_task
+    from hf_distill.teachers.caching import cache_teacher_outputs
 
     source = check_model_source("teacher_model", arguments.teacher_model)
     further = [

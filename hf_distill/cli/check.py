@@ -19,7 +19,7 @@ from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.cli.tasks import TASKS
 
 if TYPE_CHECKING:
-    from hf_distill.pairing import PairReport
+    from hf_distill.compatibility import PairReport
 
 EXAMPLES = """\
 examples:
@@ -101,7 +101,7 @@ def run(argv: Sequence[str]) -> None:
     arguments, task_options, pair = build_parser().parse(argv)
 
     from hf_distill.cli.loading import check_model_source, check_paths, task_of
-    from hf_distill.pairing import check_pair
+    from hf_distill.compatibility import check_pair
 
     teacher = check_model_source("teacher", pair.teacher)
     student = check_model_source("student", pair.student)

@@ -16,7 +16,7 @@ from hf_distill.cli.arguments import (
     scoring_parser,
 )
 from hf_distill.cli.parsing import CommandParser
-from hf_distill.reporting.comparison import ROLES, Comparison, ModelReport, write_comparison
+from hf_distill.reports.comparison import ROLES, Comparison, ModelReport, write_comparison
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from hf_distill.cli.scoring import Scores
     from hf_distill.cli.tasks import Task
-    from hf_distill.reporting.bootstrap import Replicates
+    from hf_distill.reports.bootstrap import Replicates
 
 EXAMPLES = """\
 example:
@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.cli.loading import check_model_source, check_paths, task_of
     from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.cli.tasks import create_task
-    from hf_distill.reporting.tables import print_comparison
+    from hf_distill.reports.tables import print_comparison
 
     models: dict[str, list[str]] = {}
     for role in ROLES:
@@ -122,9 +122,9 @@ def compare_models(
         load_trained_model,
     )
     from hf_distill.cli.scoring import score_model
-    from hf_distill.reporting.files import display_name
-    from hf_distill.reporting.size import stored_as, weight_files
-    from hf_distill.reporting.speed import WARM_UP, describe_machine
+    from hf_distill.files import display_name
+    from hf_distill.reports.size import stored_as, weight_files
+    from hf_distill.reports.speed import WARM_UP, describe_machine
 
     examples = load_evaluation_data(task, data)
     ordered = {role: models[role] for role in ROLES if role in models}
@@ -222,7 +222,7 @@ def _agreement(scores: Mapping[str, Sequence[Scores]], role: str) -> dict[str, f
 
 def _replicates(scores: Sequence[Scores], stream: int) -> dict[str, Replicates]:
     """Return the metrics in resamples of the rows, where the task has them."""
-    from hf_distill.reporting.bootstrap import pool_seeds
+    from hf_distill.reports.bootstrap import pool_seeds
 
     seeds = [one.scorer.replicates() for one in scores]
     return {
@@ -241,7 +241,7 @@ def _measure_speed(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Latency and throughput by role; an empty dict for what is not to be measured."""
     from hf_distill.cli.loading import spread
-    from hf_distill.reporting.speed import measure_latencies, measure_throughputs
+    from hf_distill.reports.speed import measure_latencies, measure_throughputs
 
     predictors = {
         role: task.predictor(model, tokenizer, runtime.batch_size)

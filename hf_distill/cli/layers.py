@@ -32,7 +32,7 @@ class ChosenLayers(TrainerCallback):
         similarity = trainer.layer_similarity
         if similarity is None:
             return
-        from hf_distill.reporting.layer_similarity import plot_layer_similarity, similarity_table
+        from hf_distill.reports.layer_similarity import plot_layer_similarity, similarity_table
 
         pairs = trainer.layer_pairs
         say("How alike the layers are (linear CKA); * are those that learn from each other:")

@@ -15,15 +15,15 @@ from transformers import (
 )
 
 from hf_distill import loading
-from hf_distill.caching import cached_teacher
 from hf_distill.cli.tasks import TASKS, say
+from hf_distill.compatibility import TOKENIZER_FILES
+from hf_distill.files import display_name
 from hf_distill.heads import head_of_class
 from hf_distill.loading import load_fine_tuned, load_model
-from hf_distill.pairing import TOKENIZER_FILES
-from hf_distill.reporting.files import display_name
 from hf_distill.tasks.encoding import Encoded
 from hf_distill.tasks.errors import MissingLabelsError
 from hf_distill.tasks.overview import look_at, overview_table
+from hf_distill.teachers.caching import cached_teacher
 
 if TYPE_CHECKING:
     from hf_distill.cli.arguments import EvaluationDataArguments

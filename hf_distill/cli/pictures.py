@@ -14,8 +14,8 @@ from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, SAMPLES
 
 if TYPE_CHECKING:
-    from hf_distill.layer_mapping import LayerPair
-    from hf_distill.recording.samples import RecordedSample
+    from hf_distill.layers.mapping import LayerPair
+    from hf_distill.layers.samples import RecordedSample
 
 EXAMPLES = """\
 examples:
@@ -76,8 +76,8 @@ def run(argv: Sequence[str]) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder; name the --output_dir of a run.")
 
-    from hf_distill.reporting.files import display_name
-    from hf_distill.reporting.tables import print_rows
+    from hf_distill.files import display_name
+    from hf_distill.reports.tables import print_rows
 
     rows = [row for stage in _stages(folder) for row in _draw(folder, stage, options)]
     if not rows:
@@ -109,8 +109,8 @@ def _refuse_choices(options: PicturesArguments, folder: Path) -> None:
 
 def _draw(folder: Path, stage: Path, options: PicturesArguments) -> Iterator[tuple[str, str]]:
     """Draw what a stage has; the names of the files and what they show."""
-    from hf_distill.reporting.attention_maps import plot_attention
-    from hf_distill.reporting.plots import plot_losses
+    from hf_distill.reports.attention_maps import plot_attention
+    from hf_distill.reports.plots import plot_losses
 
     first = "" if stage == folder else f"{INTERMEDIATE}_"
     in_words = "" if stage == folder else "intermediate stage: "
@@ -140,7 +140,7 @@ def _draw(folder: Path, stage: Path, options: PicturesArguments) -> Iterator[tup
 
 def _log_history(stage: Path) -> list[dict[str, Any]]:
     """What the trainer logged: all of it, or up to the last checkpoint of an unfinished run."""
-    from hf_distill.checkpointing import last_complete_checkpoint
+    from hf_distill.checkpoints import last_complete_checkpoint
 
     checkpoint = last_complete_checkpoint(stage)
     for folder in (stage, None if checkpoint is None else Path(checkpoint)):
@@ -164,14 +164,14 @@ def _sample(stage: Path, step: int | None) -> RecordedSample | None:
     steps = _steps(stage)
     if not steps or (step is not None and step not in steps):
         return None
-    from hf_distill.recording.samples import read_sample
+    from hf_distill.layers.samples import read_sample
 
     chosen = steps[-1] if step is None else step
     return read_sample(stage / SAMPLES / f"step-{chosen:08d}.safetensors")
 
 
 def _pair(sample: RecordedSample, layers: str | None) -> LayerPair:
-    from hf_distill.layer_mapping import LayerPair
+    from hf_distill.layers.mapping import LayerPair
 
     pairs = [pair for pair in sample.layer_pairs if pair.student and pair.teacher]
     recorded = ", ".join(f"{pair.student}:{pair.teacher}" for pair in pairs)

@@ -72,8 +72,8 @@ def run(argv: Sequence[str]) -> None:
     """
     options, positional = build_parser().parse(argv)
     folder = Path(positional.folder)
-    from hf_distill.publishing import published_files, push_folder, read_facts, write_card
-    from hf_distill.publishing.push import create_repository, hub_errors
+    from hf_distill.hub import published_files, push_folder, read_facts, write_card
+    from hf_distill.hub.push import create_repository, hub_errors
 
     facts = read_facts(folder)
     if options.comparison is not None:
@@ -119,8 +119,8 @@ def _take_over(comparison: Path, folder: Path) -> None:
 
 
 def _draw_losses(folder: Path) -> None:
-    from hf_distill.publishing.contents import LOSSES_FILE
-    from hf_distill.reporting.plots import plot_losses
+    from hf_distill.hub.contents import LOSSES_FILE
+    from hf_distill.reports.plots import plot_losses
 
     state = folder / "trainer_state.json"
     if not state.is_file():

@@ -10,8 +10,9 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.cli.tasks import Measures, Scorer, Task
-from hf_distill.pairing import input_limit
-from hf_distill.question_answering import (
+from hf_distill.compatibility import input_limit
+from hf_distill.tasks.encoding import Encoded
+from hf_distill.tasks.question_answering import (
     Prediction,
     QuestionAnswerer,
     QuestionAnsweringEvaluator,
@@ -19,8 +20,7 @@ from hf_distill.question_answering import (
     prepare_eval_features,
     prepare_train_features,
 )
-from hf_distill.question_answering.metrics.scoring import exact_match, token_f1_v2
-from hf_distill.tasks.encoding import Encoded
+from hf_distill.tasks.question_answering.metrics.scoring import exact_match, token_f1_v2
 from hf_distill.tasks.resampling import resample_means
 
 DEFAULT_LENGTH = 384

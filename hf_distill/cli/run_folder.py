@@ -81,7 +81,7 @@ def find_start(folder: Path, wanted: str | None, *, two_stages: bool) -> Start:
     Raises:
         ValueError: there is nothing to go on from, or it is another run's.
     """
-    from hf_distill.checkpointing import check_checkpoint, last_complete_checkpoint
+    from hf_distill.checkpoints import check_checkpoint, last_complete_checkpoint
 
     first = folder / INTERMEDIATE
     done = two_stages and first_stage_summary(folder) is not None

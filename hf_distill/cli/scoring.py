@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from hf_distill.checks import check_launch
 from hf_distill.cli.tasks import Scorer, Task, say
-from hf_distill.pairing.tokenizers import check_vocabulary
+from hf_distill.compatibility.tokenizers import check_vocabulary
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from hf_distill.checkpointing import deferring_sigterm, last_complete_checkpoint
+from hf_distill.checkpoints import deferring_sigterm, last_complete_checkpoint
 from hf_distill.cli.progress import WholeRun
 from hf_distill.cli.run_folder import (
     INTERMEDIATE,
@@ -23,8 +23,8 @@ from hf_distill.cli.run_folder import (
 )
 from hf_distill.cli.tasks import say
 from hf_distill.cli.training_run import Request, prepare, prepare_first_stage, summary
-from hf_distill.publishing.facts import stage_facts
-from hf_distill.reporting.files import write_json
+from hf_distill.files import write_json
+from hf_distill.hub.facts import stage_facts
 from hf_distill.trainer import DistillationTrainer
 
 

@@ -82,8 +82,8 @@ def run(argv: Sequence[str]) -> None:
 
     from hf_distill.cli.sweep_plan import read_plan
     from hf_distill.cli.sweep_run import Sweep
-    from hf_distill.reporting.sweep import write_sweep
-    from hf_distill.reporting.tables import print_rows
+    from hf_distill.reports.sweep import write_sweep
+    from hf_distill.reports.tables import print_rows
     from hf_distill.sweeping import check_optuna, in_use
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

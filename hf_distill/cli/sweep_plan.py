@@ -21,7 +21,7 @@ from hf_distill.cli.sweep_arguments import (
 from hf_distill.cli.train import training_parser
 from hf_distill.cli.train_request import read_request
 from hf_distill.cli.training_run import Request
-from hf_distill.reporting.files import display_name
+from hf_distill.files import display_name
 from hf_distill.sweeping import SearchSpace, Value, content_hash, read_search_space
 
 TEACHER_OUTPUTS = "teacher_outputs"

@@ -19,7 +19,7 @@ from hf_distill.cli.sweep_trials import (
 )
 from hf_distill.cli.tasks import say
 from hf_distill.cli.train_arguments import TrainingFileArguments
-from hf_distill.reporting.sweep import SweepReport, TrialReport, shown, write_sweep
+from hf_distill.reports.sweep import SweepReport, TrialReport, shown, write_sweep
 from hf_distill.sweeping import SweepStudy, Trial, changed_parts, read_manifest
 
 _SUMMARY = "sweep.json"

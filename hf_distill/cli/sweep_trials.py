@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
-from hf_distill.checkpointing import last_complete_checkpoint
+from hf_distill.checkpoints import last_complete_checkpoint
 from hf_distill.cli.run_folder import INTERMEDIATE, REPLICATES
 from hf_distill.cli.sweep_plan import SweepPlan, TrialParser
 from hf_distill.cli.tasks import Measures, say
 from hf_distill.cli.train_request import check_request, run_request
 from hf_distill.cli.training_run import prepare
-from hf_distill.reporting.bootstrap import pool_seeds
-from hf_distill.reporting.files import write_json, write_text
-from hf_distill.reporting.sweep import TrialReport
+from hf_distill.files import write_json, write_text
+from hf_distill.reports.bootstrap import pool_seeds
+from hf_distill.reports.sweep import TrialReport
 from hf_distill.sweeping import Trial
 
 _RESULT = "result.json"

@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from hf_distill._version import __version__
-from hf_distill.caching import cached_teacher, load_teacher_outputs
 from hf_distill.cli.arguments import TaskArguments
 from hf_distill.cli.cache import preprocessing_of
 from hf_distill.cli.layers import ChosenLayers
@@ -44,12 +43,13 @@ from hf_distill.cli.train_arguments import (
     TrainArguments,
     TrainDataArguments,
 )
-from hf_distill.publishing import write_facts
-from hf_distill.publishing.facts import hub_id, scores_of
-from hf_distill.recording import TeacherRecorderCallback
-from hf_distill.reporting.bootstrap import interval
-from hf_distill.reporting.files import display_name, write_json
-from hf_distill.reporting.tables import in_words, print_figures
+from hf_distill.files import display_name, write_json
+from hf_distill.hub import write_facts
+from hf_distill.hub.facts import hub_id, scores_of
+from hf_distill.layers import TeacherRecorderCallback
+from hf_distill.reports.bootstrap import interval
+from hf_distill.reports.tables import in_words, print_figures
+from hf_distill.teachers.caching import cached_teacher, load_teacher_outputs
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_distill.reporting import files
+from hf_distill import files
 from hf_distill.sweeping.space import SearchSpace, Value
 
 SAMPLERS = ("grid", "tpe", "random")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.pairing import input_limit
+from hf_distill.compatibility import input_limit
 
 DEFAULT_LENGTH = 256
 _TRUNCATED = "truncated"

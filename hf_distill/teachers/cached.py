@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_distill.heads import TaskHead
-from hf_distill.layer_mapping import LayerPair
-from hf_distill.signals import SignalDescription, densified
-from hf_distill.signals.description import HIDDEN_STATES, LOGITS, REST, TOKEN_IDS
+from hf_distill.layers.mapping import LayerPair
+from hf_distill.teachers.columns import SignalDescription, densified
+from hf_distill.teachers.columns.description import HIDDEN_STATES, LOGITS, REST, TOKEN_IDS
 
 
 class CachedTeacher:

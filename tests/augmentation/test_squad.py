@@ -14,7 +14,7 @@ from squad_files import CONTEXTS, check_answers, document, paragraphs, questions
 
 from hf_distill.augmentation import AugmentationSummary, WordSubstituter, augment_squad
 from hf_distill.augmentation import squad as module
-from hf_distill.question_answering import load_question_answering_dataset
+from hf_distill.tasks.question_answering import load_question_answering_dataset
 
 QAS = [{"id": "q", "question": "?", "answers": [{"text": "half", "answer_start": 12}]}]
 Augment = Callable[..., dict[str, Any]]

@@ -161,5 +161,5 @@ KILLS = {
     "between result and study": at_call("hf_distill.cli.sweep_run:run_trial", 2, after=True),
     "between study and table": at_call("hf_distill.cli.sweep_run:value_of", 3, after=True),
     "before students are deleted": at_call("hf_distill.cli.sweep_run:forget_student", 3),
-    "before the picture": at_call("hf_distill.reporting.sweep_plot:plot_sweep", 1),
+    "before the picture": at_call("hf_distill.reports.sweep_plot:plot_sweep", 1),
 }

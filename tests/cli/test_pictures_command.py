@@ -15,8 +15,8 @@ from cli_runs import Files, Result
 from safetensors.torch import load_file
 from tiny import model_for, tokenizer
 
-from hf_distill.recording.samples import read_sample
-from hf_distill.reporting import attention_maps
+from hf_distill.layers.samples import read_sample
+from hf_distill.reports import attention_maps
 
 Program = Callable[..., Result]
 STAGES = ("--intermediate_max_steps", "3")

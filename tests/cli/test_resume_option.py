@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from two_stage_runs import Killed, checkpoints, kill, metrics, same, weights
 
 from hf_distill import DistillationTrainer
-from hf_distill.checkpointing import last_complete_checkpoint
+from hf_distill.checkpoints import last_complete_checkpoint
 
 RESUME = ("--resume",)
 

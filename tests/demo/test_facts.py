@@ -26,7 +26,7 @@ from hf_distill.demo.facts import (
     write_squad_files,
 )
 from hf_distill.demo.wording import KINDS
-from hf_distill.question_answering.data import is_v2, load_question_answering_dataset
+from hf_distill.tasks.question_answering.data import is_v2, load_question_answering_dataset
 
 SEEDS = st.integers(0, 10_000)
 

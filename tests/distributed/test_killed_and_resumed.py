@@ -11,7 +11,7 @@ import torch
 from launch import launched
 from safetensors.torch import load_file
 
-from hf_distill.intermediate import PROJECTIONS_FILE
+from hf_distill.layers import PROJECTIONS_FILE
 
 pytestmark = pytest.mark.slow
 NEVER = -1

@@ -15,7 +15,7 @@ from launch import LOSSES
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering
 
-from hf_distill.intermediate import PROJECTIONS_FILE
+from hf_distill.layers import PROJECTIONS_FILE
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from zoo import PAD, START, VOCABULARY, zoo_config, zoo_dataset, zoo_model
 
 from hf_distill import DistillationTrainer, cache_teacher_outputs
 from hf_distill.heads import find_head
-from hf_distill.signals import identities
+from hf_distill.teachers.columns import identities
 
 PROMPT = 3
 ARCHITECTURES = ("t5", "bart", "whisper", "marian", "led", "fsmt", "encoder-decoder")

@@ -14,7 +14,7 @@ import sys
 from datasets import load_dataset
 from transformers import default_data_collator
 from hf_distill import DistillationTrainer, cache_teacher_outputs
-from hf_distill.signals import SignalDescription
+from hf_distill.teachers.columns import SignalDescription
 sys.path.insert(0, sys.argv[1])
 from runs import arguments
 from tiny import dataset_for, model_for

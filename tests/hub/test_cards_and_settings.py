@@ -13,9 +13,9 @@ from huggingface_hub import ModelCard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hf_distill.publishing.card import merged_cards, render, write_card
-from hf_distill.publishing.contents import published_files
-from hf_distill.publishing.front_matter import join_card, split_card
+from hf_distill.hub.card import merged_cards, render, write_card
+from hf_distill.hub.contents import published_files
+from hf_distill.hub.front_matter import join_card, split_card
 
 FACTS: dict[str, Any] = {
     "hf_distill_version": "0",

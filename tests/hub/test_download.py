@@ -17,7 +17,10 @@ SCRIPT = """
 import sys
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from hf_distill import DistillationTrainer, DistillationTrainingArguments
-from hf_distill.question_answering import load_question_answering_dataset, prepare_train_features
+from hf_distill.tasks.question_answering import (
+    load_question_answering_dataset,
+    prepare_train_features,
+)
 
 teacher, output = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained("acme/student")

@@ -24,7 +24,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from hf_distill import DistillationTrainer
 from hf_distill.cli.main import main
-from hf_distill.publishing import PublishingError, read_facts, write_card
+from hf_distill.hub import PublishingError, read_facts, write_card
 
 TASK = "question-answering"
 PUSHED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",

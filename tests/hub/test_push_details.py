@@ -12,11 +12,11 @@ from hub.test_push import MARK, PUSHED, hub, trainer_for
 from hub.writable import Hub, WritingHandler
 from huggingface_hub import ModelCard
 
-import hf_distill.publishing.trainer as publishing_trainer
-from hf_distill.publishing import PublishingError, published_files, read_facts, write_card
-from hf_distill.publishing.card import merged_cards
-from hf_distill.publishing.facts import scores_of
-from hf_distill.publishing.push import reason
+import hf_distill.hub.trainer as publishing_trainer
+from hf_distill.hub import PublishingError, published_files, read_facts, write_card
+from hf_distill.hub.card import merged_cards
+from hf_distill.hub.facts import scores_of
+from hf_distill.hub.push import reason
 
 __all__ = ["hub"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from question_answering import qa_tokenizers
-from question_answering.squad_documents import german, v2
+from tasks.question_answering import qa_tokenizers
+from tasks.question_answering.squad_documents import german, v2
 from transformers import (
     BertConfig,
     BertForPreTraining,

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from hf_distill.cli.tasks import TASKS
 from hf_distill.cli.train import build_parser
-from hf_distill.objectives import get_logits_loss
+from hf_distill.losses import get_logits_loss
 from hf_distill.recipes import Recipe, list_recipes, load_recipe
 from hf_distill.recipes.recipe import CONVENTIONS
 

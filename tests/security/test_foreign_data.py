@@ -16,8 +16,8 @@ from payloads import Payload, code, plant
 from hf_distill.augmentation.vector_files import find_file, read_vectors
 from hf_distill.augmentation.word_vectors import open_word_vectors
 from hf_distill.cli.config_files import load_yaml
-from hf_distill.question_answering import load_question_answering_dataset
 from hf_distill.recipes import load_recipe
+from hf_distill.tasks.question_answering import load_question_answering_dataset
 from hf_distill.tasks.tables import load_table
 
 VECTORS = b"paris 1.0 0.0\nrome 0.0 1.0\nseine 1.0 1.0\n"

@@ -19,7 +19,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from hf_distill import DistillationTrainer
 from hf_distill.augmentation.masked_lm import MaskedLanguageModel
-from hf_distill.question_answering import QuestionAnswerer
+from hf_distill.tasks.question_answering import QuestionAnswerer
 
 TASK = "question-answering"
 

@@ -1,0 +1,145 @@
+"""What a distillation depends on: compared when a run goes on, and told in the model card."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from hf_distill.files import display_name
+from hf_distill.heads import unwrapped
+from hf_distill.teachers.caching.fingerprints import weights_hash
+from hf_distill.teachers.columns import SignalDescription
+from hf_distill.training_args import DistillationTrainingArguments
+
+_LOGITS = (
+    "distillation_loss", "distillation_loss_weight", "distillation_loss_weight_schedule",
+    "distillation_loss_weight_end", "temperature", "temperature_schedule", "temperature_end",
+)  # fmt: skip
+_LAYERS = (
+    "hidden_states_loss", "hidden_states_loss_weight", "attention_loss", "attention_loss_weight",
+    "relation_heads", "layer_mapping",
+)  # fmt: skip
+# What may differ between two parts of one run: a teacher may have moved, and `auto` has chosen.
+_NOT_COMPARED = ("layer_pairs", "name", "revision")
+
+
+@dataclass(frozen=True)
+class TeacherIdentity:
+    """Which teacher it is.
+
+    Attributes:
+        name: Hub id, or last part of its folder's path.
+        revision: commit on the Hub, if that is known.
+        weights: SHA-256 of the weights; ``None`` if they are not here as a whole.
+        top_k: of cached outputs, how many classes were stored; ``None`` for all.
+    """
+
+    name: str
+    revision: str | None
+    weights: str | None
+    top_k: int | None = None
+
+
+def identify(source: nn.Module | SignalDescription | Any, model: nn.Module) -> TeacherIdentity:
+    """Tell which teacher it is.
+
+    Args:
+        source: what the user gave: a module, a Hub id or a directory; or what cached outputs say
+            about themselves.
+        model: the loaded teacher, before it is sharded.
+    """
+    if isinstance(source, SignalDescription):
+        return TeacherIdentity(source.teacher, None, source.weights, source.top_k)
+    inner = unwrapped(model)
+    config = getattr(inner, "config", None)
+    if isinstance(source, nn.Module):
+        source = getattr(inner, "name_or_path", None) or type(inner).__name__
+    # Parts of a model that DeepSpeed has shared out while loading say nothing about the rest.
+    whole = not any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    return TeacherIdentity(
+        display_name(os.fspath(source)),
+        getattr(config, "_commit_hash", None),
+        weights_hash(model) if whole else None,
+    )
+
+
+def distillation_settings(
+    args: DistillationTrainingArguments,
+    teachers: Sequence[TeacherIdentity],
+    *,
+    custom_loss: Callable[..., Any] | None = None,
+    layer_pairs: Sequence[Sequence[int]] = (),
+) -> dict[str, Any]:
+    """All that a distillation depends on, ready for JSON and without paths.
+
+    Args:
+        args: of the run.
+        teachers: one or several.
+        custom_loss: the function that is used instead of ``args.distillation_loss``.
+        layer_pairs: student's and teacher's layers that are compared.
+
+    Returns:
+        Only what has an effect: nothing at all without a teacher.
+    """
+    if not args.distils:
+        return {}
+    settings: dict[str, Any] = {
+        "stage": args.stage,
+        "teachers": [asdict(teacher) for teacher in teachers],
+    }
+    if len(teachers) > 1:
+        settings["teacher_weights"] = args.teacher_weights
+        settings["teacher_combination"] = args.teacher_combination
+    if args.compares_logits:
+        settings |= {name: getattr(args, name) for name in _LOGITS}
+        if custom_loss is not None:
+            module, name = (getattr(custom_loss, n, "") for n in ("__module__", "__qualname__"))
+            settings["distillation_loss"] = f"{module}.{name or type(custom_loss).__qualname__}"
+    if args.compares_layers:
+        settings |= {name: getattr(args, name) for name in _LAYERS}
+        weights = args.intermediate_weights
+        settings |= {f"{name}_loss_weight": weight for name, weight in weights.items()}
+        settings["attention_loss"] = args.attention_comparison if weights["attention"] else None
+        settings["layer_pairs"] = [list(pair) for pair in layer_pairs]
+    # As a checkpoint gives it back: with text for the keys of a dict, and lists for tuples.
+    found: dict[str, Any] = json.loads(json.dumps(settings))
+    return found
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of two runs' settings differs, in words; nothing if the one may go on as the other."""
+    found = []
+    for name in dict.fromkeys([*before, *now]):
+        then, today = before.get(name), now.get(name)
+        if name == "teachers":
+            found += _teachers_that_differ(then or [], today or [])
+        elif name not in _NOT_COMPARED and then != today:
+            found.append(f"{name}: {_shown(then)} in the checkpoint, {_shown(today)} now")
+    return found
+
+
+def _teachers_that_differ(then: Sequence[Any], today: Sequence[Any]) -> list[str]:
+    if len(then) != len(today):
+        return [f"teacher_model: {len(then)} in the checkpoint, {len(today)} now"]
+    found = []
+    for old, new in zip(then, today, strict=True):
+        known = old["weights"] is not None and new["weights"] is not None
+        compared = "weights" if known else "name"
+        if old[compared] != new[compared]:
+            which = [f"{t['name']!r} (weights {str(t['weights'])[:12]}…)" for t in (old, new)]
+            found.append(f"teacher_model: {which[0]} in the checkpoint, {which[1]} now")
+        elif old["top_k"] != new["top_k"]:
+            found.append(
+                f"top_k of the cached teacher: {_shown(old['top_k'])} in the checkpoint, "
+                f"{_shown(new['top_k'])} now"
+            )
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "not used" if value is None else repr(value)

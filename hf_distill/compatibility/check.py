@@ -1,0 +1,157 @@
+"""``check_pair``: everything that can be known about a pair before training, in one report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_distill.compatibility.findings import Finding, note, refused
+from hf_distill.compatibility.models import check_models
+from hf_distill.compatibility.processors import check_preparation
+from hf_distill.compatibility.trial import try_teacher
+from hf_distill.heads import LabelledHead, TaskHead, find_head, head_of_class, head_of_task
+from hf_distill.loading import load_model, read_config
+from hf_distill.teachers import input_names, inputs_for, load_teacher
+
+Batches = Iterable[Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """What ``check_pair`` found out.
+
+    Attributes:
+        task: what both models do, as the Hub calls it; ``None`` if that is not known.
+        findings: one an aspect, in the order in which they were checked.
+    """
+
+    task: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is refused."""
+        return all(finding.status != "refused" for finding in self.findings)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{f.status:8} {f.about}: {f.message}" for f in self.findings)
+
+
+def check_pair(
+    teacher: nn.Module | str | os.PathLike[str],
+    student: nn.Module | str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    processing_class: Any = None,
+    batches: Batches | Callable[[nn.Module], Batches] = (),
+) -> PairReport:
+    """Check whether a teacher can teach a student, without training anything.
+
+    Looked at are: shared weights, the task, the names and the order of labels, the vocabulary, the
+    length of inputs, the tokenizer (vocabulary, special ids, the encoding of probe texts), whether
+    the teacher's head was ever trained, and, with ``batches``, whether the teacher is better than
+    always giving the most frequent label. ``DistillationTrainer`` checks the same before training.
+
+    Args:
+        teacher: a module, or the Hub id or directory of a fine-tuned model.
+        student: the same; it need not be fine-tuned.
+        task: what they are to do, as the Hub calls it (``question-answering``, …); by default what
+            the student, if it is a module, or else the teacher was made for.
+        processing_class: the tokenizer that the data is prepared with; by default the student's.
+        batches: labelled batches, as a data collator gives them, to try the teacher on; or a
+            function that makes them for the student, whose labels they are numbered by.
+
+    Returns:
+        A report; see its ``ok`` and ``findings``. Nothing is raised for a bad pair.
+    """
+    try:
+        head, teacher_model, student_model = _load(teacher, student, task)
+    except ValueError as error:
+        return PairReport(task, (refused("models", str(error)),))
+    findings = [
+        *check_models(teacher_model, student_model, head),
+        check_preparation(teacher_model, student_model, head, processing_class),
+    ]
+    if all(finding.status != "refused" for finding in findings):
+        if callable(batches):
+            batches = batches(student_model)
+        tried = _try_teacher(teacher_model, head, batches)
+        findings.append(tried or note("quality", "Not tried: there is no labelled data."))
+    return PairReport(head.task if task is None else task, tuple(findings))
+
+
+def _load(
+    teacher: nn.Module | str | os.PathLike[str],
+    student: nn.Module | str | os.PathLike[str],
+    task: str | None,
+) -> tuple[TaskHead, nn.Module, nn.Module]:
+    if task is not None:
+        head = head_of_task(task, _config_of(student, "student"))
+    elif isinstance(student, nn.Module):
+        head = _known(find_head(student), f"the student, a {type(student).__name__},")
+    else:
+        config = _config_of(teacher, "teacher")
+        name = (getattr(config, "architectures", None) or [type(teacher).__name__])[0]
+        head = _known(head_of_class(name, config), f"the teacher, a {name},")
+    teacher_model = load_teacher(teacher, head)
+    if isinstance(student, nn.Module):
+        return head, teacher_model, student
+    return head, teacher_model, _load_student(student, head, teacher_model)
+
+
+def _load_student(source: str | os.PathLike[str], head: TaskHead, teacher: nn.Module) -> nn.Module:
+    """Load the student as it would be trained: another task's head is replaced by a new one.
+
+    A new head has the teacher's labels, and its kind of problem.
+    """
+    config = _config_of(source, "student")
+    replaced = type(head_of_class((config.architectures or [""])[0], config)) is not type(head)
+    labels: dict[str, Any] = {}
+    if isinstance(head, LabelledHead):
+        theirs: Any = teacher.config
+        if replaced or config.problem_type is None:
+            config.problem_type = getattr(theirs, "problem_type", None)
+        if replaced:
+            labels = {name: getattr(theirs, name) for name in ("id2label", "label2id")}
+            for name, value in labels.items():
+                setattr(config, name, value)
+        head.config = config
+    return load_model(
+        head.auto_model,
+        os.fspath(source),
+        config=config,
+        # The layers of two heads may share a name and not a shape.
+        ignore_mismatched_sizes=replaced,
+    ).model
+
+
+def _config_of(source: Any, who: str) -> Any:
+    if isinstance(source, nn.Module):
+        return getattr(source, "config", None)
+    return read_config(os.fspath(source), who)
+
+
+def _known(head: TaskHead | None, who: str) -> TaskHead:
+    if head is None:
+        raise ValueError(
+            f"What {who} is for cannot be told from its class, or there is no distillation for it; "
+            "say what it is to do (task)."
+        )
+    return head
+
+
+def _try_teacher(model: nn.Module, head: TaskHead, batches: Batches) -> Finding | None:
+    names, was_training = input_names(model), model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return try_teacher(
+                head, lambda batch: model(**inputs_for(model, names, head, batch)), batches
+            )
+    finally:
+        model.train(was_training)

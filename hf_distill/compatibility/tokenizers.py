@@ -1,0 +1,237 @@
+"""Do the ids that the data consists of mean the same to teacher and student?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.hub import cached_file
+
+from hf_distill.compatibility.findings import Finding, note, refused, warning
+from hf_distill.heads import CausalLMHead, TaskHead, unwrapped
+from hf_distill.loading import load_tokenizer
+
+PROBES = (
+    "The quick brown fox jumps over 13 lazy dogs.",
+    "Überraschung! Wo liegt Łódź? C'est où, ça?",
+    "tokenisation, e-mail@example.org, 3.14 % (unbelievable)",
+    "東京は日本の首都です。 Москва",
+)
+# Without one of them, transformers makes up an empty tokenizer instead of raising.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+SPECIAL_IDS = tuple(
+    f"{name}_token_id" for name in ("bos", "eos", "cls", "sep", "pad", "mask", "unk")
+)
+# Where a causal model's text ends and how it is padded, which never counts, is not the teacher's
+# business; instruct and base models differ in it.
+_CAUSAL_SPECIAL_IDS = ("bos_token_id", "unk_token_id")
+_REMEDY = (
+    "A teacher's predictions mean nothing for ids of another tokenizer; choose a teacher and a "
+    "student that share one, and prepare the data with it (processing_class)."
+)
+
+
+def check_tokenizers(
+    teacher: nn.Module, student: nn.Module, head: TaskHead, processing_class: Any
+) -> Finding:
+    """Check that the ids of the data mean the same to the teacher.
+
+    The teacher's tokenizer is read from where the teacher was loaded, a directory or the Hub.
+
+    Args:
+        teacher: the teacher.
+        student: the student.
+        head: the task.
+        processing_class: what the data was prepared with; if it is no tokenizer, the student's is
+            read from where the student was loaded.
+    """
+    tokenizer = processing_class
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer = tokenizer_of(student)
+    teacher_tokenizer = tokenizer_of(teacher)
+    sizes = {"teacher": vocabulary_size(teacher), "student": vocabulary_size(student)}
+    finding = None
+    if tokenizer is not None and teacher_tokenizer is not None:
+        finding = compare_tokenizers(
+            teacher_tokenizer,
+            tokenizer,
+            teacher_size=sizes["teacher"],
+            special_ids=_CAUSAL_SPECIAL_IDS if isinstance(head, CausalLMHead) else SPECIAL_IDS,
+        )
+        if finding.status == "refused":
+            return finding
+    if tokenizer is not None:
+        try:
+            check_vocabulary(tokenizer, student, "teacher" if student is teacher else "student")
+        except ValueError as error:
+            return refused("tokenizer", str(error))
+    if finding is not None:
+        return finding
+    if tokenizer is not None and len(tokenizer) > (sizes["teacher"] or math.inf):
+        return refused(
+            "tokenizer",
+            f"The tokenizer (processing_class) has {len(tokenizer)} tokens and the teacher knows "
+            f"only {sizes['teacher']}: it was trained with another tokenizer. {_REMEDY}",
+        )
+    if None not in sizes.values() and sizes["teacher"] != sizes["student"]:
+        return warning(
+            "tokenizer",
+            f"The teacher's vocabulary has {sizes['teacher']} entries and the student's "
+            f"{sizes['student']}, and the teacher's tokenizer is not at hand to compare; make sure "
+            "that both use the same one, or pass teacher_model as a directory that holds its "
+            "tokenizer, too.",
+        )
+    return note("tokenizer", "Not compared: the teacher's tokenizer is not at hand.")
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module, who: str) -> None:
+    """Check that a model has an embedding for each token of its tokenizer.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    size = vocabulary_size(model)
+    if len(tokenizer) > (size or math.inf):
+        raise ValueError(
+            f"The tokenizer (processing_class) has {len(tokenizer)} tokens and the {who} knows "
+            f"only {size}. Use the tokenizer that it was trained with, or add what it lacks: "
+            f"model.resize_token_embeddings({len(tokenizer)})."
+        )
+
+
+def tokenizer_hash(processing_class: Any) -> str | None:
+    """SHA-256 of what a tokenizer does: vocabulary, special ids, the encoding of probe texts.
+
+    Of other processors their settings. ``None`` if there is nothing to tell.
+    """
+    if isinstance(processing_class, PreTrainedTokenizerBase):
+        content: Any = [
+            sorted(processing_class.get_vocab().items()),
+            [getattr(processing_class, name, None) for name in SPECIAL_IDS],
+            [processing_class(probe)["input_ids"] for probe in PROBES],
+        ]
+    elif hasattr(processing_class, "to_dict"):
+        content = processing_class.to_dict()
+    else:
+        return None
+    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def compare_tokenizers(
+    teacher: PreTrainedTokenizerBase,
+    student: PreTrainedTokenizerBase,
+    *,
+    teacher_size: int | None = None,
+    special_ids: Sequence[str] = SPECIAL_IDS,
+) -> Finding:
+    """Whether two tokenizers give the same ids: vocabulary, special tokens, and probe texts.
+
+    One of them may have more tokens than the other at the end of its vocabulary.
+
+    Args:
+        teacher: the teacher's.
+        student: the one that the data is prepared with.
+        teacher_size: ids that the teacher has embeddings for; by default those of its tokenizer.
+        special_ids: the special tokens that must be the same, where both have them.
+    """
+    found = _compare_vocabularies(teacher, student, teacher_size or len(teacher))
+    if found.status == "refused":
+        return found
+    for name in special_ids:
+        ids = getattr(teacher, name, None), getattr(student, name, None)
+        if None not in ids and ids[0] != ids[1]:
+            return refused(
+                "tokenizer",
+                f"Teacher and student have different tokenizers: {name} is {ids[0]} for the "
+                f"teacher and {ids[1]} for the student. {_REMEDY}",
+            )
+    for probe in PROBES:
+        if teacher(probe)["input_ids"] != student(probe)["input_ids"]:
+            return refused(
+                "tokenizer",
+                "Teacher and student have the same vocabulary, but encode the text "
+                f"{probe!r} differently (lower-casing or accents, often). {_REMEDY}",
+            )
+    return found
+
+
+def _compare_vocabularies(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, teacher_size: int
+) -> Finding:
+    theirs, ours = set(teacher.get_vocab().items()), set(student.get_vocab().items())
+    only_ours, only_theirs = (
+        sorted(items, key=lambda item: (item[1], item[0]))
+        for items in (ours - theirs, theirs - ours)
+    )
+    if not only_ours:
+        more = f"; the teacher has {len(only_theirs)} more" if only_theirs else ""
+        return note(
+            "tokenizer",
+            f"The same: {len(ours)} tokens{more}, special tokens and the encoding of "
+            f"{len(PROBES)} probe texts.",
+        )
+    token, token_id = min(only_ours + only_theirs, key=_by_id)
+    if only_theirs or len(only_ours) > max(10, len(ours) // 100):
+        return refused(
+            "tokenizer",
+            f"Teacher and student have different tokenizers: {len(theirs)} and {len(ours)} tokens, "
+            f"and {token!r} (id {token_id}) is only in one of them. {_REMEDY}",
+        )
+    token, token_id = only_ours[-1]
+    if token_id >= teacher_size:
+        return refused(
+            "tokenizer",
+            f"The student's tokenizer has the added token {token!r} (id {token_id}), for which the "
+            f"teacher, with {teacher_size} entries, has no embedding. Take a token that both have "
+            "(tokenizer.pad_token = tokenizer.eos_token, for padding), or resize the teacher's "
+            "embeddings.",
+        )
+    return warning(
+        "tokenizer",
+        f"The student's tokenizer has {len(only_ours)} tokens that the teacher's lacks (the last "
+        f"is {token!r}); the teacher was not trained on them. Leave them out of the data, but for "
+        "padding.",
+    )
+
+
+def _by_id(item: tuple[str, int]) -> tuple[int, str]:
+    return item[1], item[0]
+
+
+def tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside a model's weights, on this machine or on the Hub; None without one."""
+    source: Any = getattr(unwrapped(model), "name_or_path", None)
+    try:
+        if not source or not any(_has_file(source, name) for name in TOKENIZER_FILES):
+            return None
+        return load_tokenizer(source)
+    except (OSError, ValueError):  # not a directory or a repository; a tokenizer of another kind
+        return None
+
+
+def vocabulary_size(model: nn.Module) -> int | None:
+    """Return how many tokens a model has embeddings for; ``None`` if it does not say so."""
+    size: int | None = getattr(getattr(unwrapped(model), "config", None), "vocab_size", None)
+    return size
+
+
+def _has_file(source: str, name: str) -> bool:
+    found = cached_file(
+        source,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found is not None

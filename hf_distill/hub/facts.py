@@ -1,0 +1,120 @@
+"""``distillation.json``: how a student was made, for machines. The model card is made of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainingArguments
+
+from hf_distill._version import __version__
+from hf_distill.files import write_json
+
+if TYPE_CHECKING:
+    from hf_distill.hub.trainer import PublishingTrainer
+
+FACTS_FILE = "distillation.json"
+_FORMAT = 1
+_LIBRARIES = ("transformers", "torch", "datasets", "accelerate")
+_TRAINING = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "bf16", "fp16",
+    "label_smoothing_factor",
+)  # fmt: skip
+_NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "epoch", "_time")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def hub_id(name: str | os.PathLike[str] | None) -> str | None:
+    """A name, if it is that of a repository on the Hub and not a folder here."""
+    text = "" if name is None else os.fspath(name)
+    is_id = _HUB_ID.fullmatch(text) and not text.startswith(".") and not Path(text).exists()
+    return text if is_id else None
+
+
+def stage_facts(trainer: PublishingTrainer) -> dict[str, Any]:
+    """How one stage was trained."""
+    args: TrainingArguments = trainer.args
+    training = {name: _plain(getattr(args, name)) for name in _TRAINING}
+    return {
+        "settings": dict(trainer._distillation_settings()),
+        "training": {
+            **training,
+            "processes": args.world_size,
+            "steps": trainer.state.global_step,
+            "epochs": trainer.state.epoch,
+        },
+    }
+
+
+def student_facts(trainer: PublishingTrainer) -> dict[str, Any]:
+    """What the student is, and what it was measured to be."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    config = getattr(model, "config", None)
+    head = getattr(trainer, "_head", None)
+    return {
+        "format": _FORMAT,
+        "hf_distill_version": __version__,
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "task": None if head is None else head.task,
+        "student": {
+            "architecture": type(model).__name__,
+            "base_model": hub_id(getattr(config, "_name_or_path", None)),
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        "scores": scores_of(trainer.state.log_history, trainer.state.best_global_step),
+    }
+
+
+def scores_of(
+    log_history: list[dict[str, float]], best_global_step: int | None = None
+) -> dict[str, float]:
+    """The last evaluation, or that of the best step, which is the one that is kept."""
+    evaluations = [entry for entry in log_history if any(k.startswith("eval_") for k in entry)]
+    best = [entry for entry in evaluations if entry.get("step") == best_global_step]
+    chosen = (best or evaluations or [{}])[-1]
+    return {
+        name.removeprefix("eval_"): value
+        for name, value in chosen.items()
+        if name.startswith("eval_")
+        and not name.endswith(_NO_SCORES)
+        and isinstance(value, int | float)
+        and math.isfinite(value)
+    }
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Read what ``write_facts`` wrote.
+
+    Raises:
+        ValueError: there is none, or it is damaged or of another version.
+    """
+    path = folder / FACTS_FILE
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if facts["format"] != _FORMAT:
+            raise ValueError(f"its format is {facts['format']!r}, not {_FORMAT}")
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder} is not the folder of a finished run: it has no {FACTS_FILE}, which "
+            "`hf-distill train` and trainer.push_to_hub write at their end."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+    return facts
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> Path:
+    """Write ``distillation.json``, atomically."""
+    return write_json(folder / FACTS_FILE, facts)
+
+
+def _plain(value: Any) -> Any:
+    """A value of the arguments as JSON has it."""
+    return getattr(value, "value", value)

@@ -1,0 +1,235 @@
+"""Projections: from the width of the student's hidden states to that of the teacher's.
+
+They are trained with the student and are a part of it while it trains, so that ``Trainer`` zeroes
+and clips their gradients, the optimizer gives them their weight decay, and DDP, FSDP and DeepSpeed
+reduce them. Outside training the student is without them, and they are never among its weights on
+disk: each checkpoint has them in a file of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hf_distill.layers.mapping import LayerPair
+
+PROJECTIONS_FILE = "distillation_projections.safetensors"
+EMBEDDINGS, HIDDEN_STATES = "embeddings", "hidden_states"
+_ATTRIBUTE = "distillation_projections"
+
+
+class Projections(nn.Module):
+    r"""Linear maps, with bias, of the student's hidden states to the teacher's width.
+
+    :math:`W_e` for the embedding output and :math:`W_h` for the outputs of all other layers, as in
+    TinyBERT (Jiao et al. 2020, section 3.1, equations 8 and 9).
+
+    Args:
+        student_width: of the student's hidden states.
+        teacher_width: of the teacher's.
+        seed: the weights are drawn with it, and no other random number changes.
+        device: where the student is.
+    """
+
+    def __init__(
+        self, student_width: int, teacher_width: int, *, seed: int, device: torch.device
+    ) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.maps = nn.ModuleDict(
+                {
+                    name: nn.Linear(student_width, teacher_width)
+                    for name in (EMBEDDINGS, HIDDEN_STATES)
+                }
+            )
+        self.to(device)
+
+    def forward(self, hidden_states: Tensor, layer: int) -> Tensor:
+        """Project ``(batch, length, student_width)`` of a student's layer to the teacher's."""
+        project: Any = self.maps[EMBEDDINGS if layer == 0 else HIDDEN_STATES]
+        projected: Tensor = project(hidden_states.to(project.weight.dtype))
+        return projected
+
+
+@contextmanager
+def attached(student: nn.Module, projections: Projections | None) -> Iterator[None]:
+    """Make the projections a part of the student inside, and of no file that is saved from it."""
+    if projections is None or hasattr(student, _ATTRIBUTE):
+        yield
+        return
+    setattr(student, _ATTRIBUTE, projections)
+    holder: Any = student
+    before = getattr(holder, "_keys_to_ignore_on_save", None)
+    own = {f"{_ATTRIBUTE}.{name}" for name in projections.state_dict()}
+    holder._keys_to_ignore_on_save = {*(before or ()), *own}
+    try:
+        yield
+    finally:
+        delattr(student, _ATTRIBUTE)
+        holder._keys_to_ignore_on_save = before
+
+
+def join_optimizer(
+    projections: Projections, optimizer: torch.optim.Optimizer, scheduler: Any
+) -> None:
+    """Add projections that an optimizer lacks, as a group with its default options.
+
+    Args:
+        projections: of the student that it trains.
+        optimizer: made by the caller, who could not know them.
+        scheduler: of its learning rates: ``None``, or a ``LambdaLR``, which gets its last function
+            for them.
+
+    Raises:
+        ValueError: the scheduler is another one, which cannot be extended.
+    """
+    missing = _left_out(projections, optimizer)
+    if not missing:
+        return
+    if scheduler is None:
+        optimizer.add_param_group({"params": missing})
+        return
+    if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+        raise ValueError(
+            f"optimizers has a {type(scheduler).__name__}, which cannot be extended to the "
+            "projections of hidden states that the optimizer must train in addition. Pass "
+            "optimizers=(optimizer, None) and choose lr_scheduler_type, or use a LambdaLR."
+        )
+    optimizer.add_param_group({"params": missing})
+    group = optimizer.param_groups[-1]
+    group["initial_lr"] = group["lr"]
+    scheduler.base_lrs.append(group["lr"])
+    scheduler.lr_lambdas.append(scheduler.lr_lambdas[-1])
+    group["lr"] = group["lr"] * scheduler.lr_lambdas[-1](scheduler.last_epoch)
+
+
+def check_optimizer(projections: Projections, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer that leaves the projections as they were drawn.
+
+    Raises:
+        ValueError: it does.
+    """
+    if _left_out(projections, optimizer):
+        raise ValueError(
+            f"The optimizer does not train {_ATTRIBUTE}, the projections of the student's hidden "
+            "states: create_optimizer was replaced by one that chooses parameters by name. Add "
+            f"those of model.{_ATTRIBUTE}, which is part of the model while it trains."
+        )
+
+
+def _left_out(projections: Projections, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return [p for p in projections.parameters() if id(p) not in trained]
+
+
+@contextmanager
+def detached(student: nn.Module) -> Iterator[None]:
+    """Take the projections out of the student inside, while its weights are saved or loaded.
+
+    transformers leaves them out by itself only where it saves a ``PreTrainedModel``.
+    """
+    projections = student._modules.pop(_ATTRIBUTE, None)
+    try:
+        yield
+    finally:
+        if projections is not None:
+            setattr(student, _ATTRIBUTE, projections)
+
+
+def without_projections(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights of a student without those of its projections."""
+    return {name: value for name, value in weights.items() if _ATTRIBUTE not in name.split(".")}
+
+
+def save_projections(
+    folder: str | os.PathLike[str],
+    projections: Projections | None,
+    pairs: Sequence[LayerPair],
+    *,
+    write: bool,
+) -> None:
+    """Write the projections and the layer pairs they belong to beside a checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        projections: ``None`` where the widths are equal; the pairs are kept all the same.
+        pairs: which layers are compared; ``auto`` must not choose others when it goes on.
+        write: whether this process writes. All must call: sharded weights are put together.
+    """
+    weights = {} if projections is None else projections.state_dict()
+    full = {name: _whole(tensor).contiguous() for name, tensor in weights.items()}
+    if not write:
+        return
+    path = Path(folder) / PROJECTIONS_FILE
+    unfinished = path.with_suffix(".tmp")
+    metadata = {"format": "pt", "layer_pairs": json.dumps([list(pair) for pair in pairs])}
+    save_file(full, unfinished, metadata=metadata)
+    os.replace(unfinished, path)
+
+
+def load_projections(
+    folder: str | os.PathLike[str], projections: Projections | None
+) -> list[LayerPair]:
+    """Read what ``save_projections`` wrote into ``projections``.
+
+    Returns:
+        The layer pairs of the run.
+
+    Raises:
+        ValueError: the file is missing, damaged, or of other widths.
+    """
+    path = Path(folder) / PROJECTIONS_FILE
+    try:
+        with safe_open(path, framework="pt") as file:
+            pairs = json.loads((file.metadata() or {})["layer_pairs"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"The checkpoint {folder} has no {PROJECTIONS_FILE}: it is not of a run with "
+            "intermediate-layer distillation, or the file was lost. Resume from another checkpoint."
+        ) from error
+    except (SafetensorError, KeyError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Resume from another checkpoint.") from error
+    wanted = {} if projections is None else projections.state_dict()
+    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in wanted.items()}:
+        raise ValueError(
+            f"{path} has projections of other widths than these models: "
+            f"{_shapes(weights)} instead of {_shapes(wanted)}. Resume with the teacher and the "
+            "student of that run."
+        )
+    if projections is not None:
+        with torch.no_grad():
+            for name, parameter in projections.named_parameters():
+                _copy(parameter, weights[name])
+    return [LayerPair(*pair) for pair in pairs]
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor that FSDP2 may have sharded, on the CPU."""
+    full_tensor = getattr(tensor, "full_tensor", None)
+    return (tensor if full_tensor is None else full_tensor()).detach().cpu()
+
+
+def _copy(parameter: Tensor, value: Tensor) -> None:
+    if hasattr(parameter, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        sharded: Any = parameter
+        value = value.to(parameter.device)
+        parameter.copy_(distribute_tensor(value, sharded.device_mesh, sharded.placements))
+    else:
+        parameter.copy_(value)
+
+
+def _shapes(weights: dict[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(t.shape)}" for name, t in weights.items()) or "none"

@@ -1,0 +1,379 @@
+"""Teacher, student alone, student distilled, side by side: what distillation was worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_distill._version import __version__
+from hf_distill.files import write_json, write_text
+from hf_distill.reports.bootstrap import REPLICATES, Interval, Replicates, interval
+from hf_distill.reports.markdown import markdown_table
+
+ROLES = {
+    "teacher": "teacher",
+    "student_alone": "student alone",
+    "student_distilled": "student distilled",
+}
+
+ABSENT = "–"
+
+_DIFFERENCES = (
+    ("student_distilled", "student_alone"),
+    ("student_distilled", "teacher"),
+    ("student_alone", "teacher"),
+)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one example takes, from text in to answer out, alone in its batch.
+
+    Attributes:
+        median: milliseconds.
+        quartiles: milliseconds, 25th and 75th percentile.
+        runs: how many timed runs that is, warm-up not counted.
+    """
+
+    median: float
+    quartiles: tuple[float, float]
+    runs: int
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What was measured of one model. What was not measured is ``None``.
+
+    Attributes:
+        role: a key of ``ROLES``.
+        name: Hub id, or last part of the model's path.
+        quality: the task's metrics, by name; with several seeds their means.
+        parameters: number of weights.
+        size_on_disk: bytes of the ``.safetensors`` files.
+        stored_as: number format of the weights in those files.
+        latency: one example at a time.
+        throughput: examples per second, in batches.
+        agreement: how much the predictions are like the teacher's, by measure, 0 to 1.
+        seeds: how many models, trained with different seeds, ``quality`` is the mean of.
+        replicates: ``quality`` in resamples of the data, from ``bootstrap``.
+    """
+
+    role: str
+    name: str
+    quality: Mapping[str, float]
+    parameters: int
+    size_on_disk: int | None = None
+    stored_as: str | None = None
+    latency: Latency | None = None
+    throughput: float | None = None
+    agreement: Mapping[str, float] | None = None
+    seeds: int = 1
+    replicates: Mapping[str, Replicates] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the role."""
+        if self.role not in ROLES:
+            raise ValueError(f"role must be one of {', '.join(ROLES)}, but it is {self.role!r}.")
+
+    def intervals(self) -> dict[str, Interval]:
+        """Return the 95 % intervals of the metrics that have one."""
+        bounds = {metric: interval(values) for metric, values in self.replicates.items()}
+        return {metric: pair for metric, pair in bounds.items() if pair is not None}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better or worse one model is than another, in a metric.
+
+    Attributes:
+        metric: of ``quality``.
+        role: of the one.
+        other: of the one that it is compared with.
+        value: ``role``'s metric minus that of ``other``.
+        interval: 95 %, by the paired bootstrap.
+        is_noise: the interval contains 0, so this data cannot tell the two apart.
+    """
+
+    metric: str
+    role: str
+    other: str
+    value: float
+    interval: Interval
+    is_noise: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two or three models on the same data and machine.
+
+    Attributes:
+        task: the task's name.
+        data: name of the data they were measured on.
+        examples: how many examples of it.
+        models: the reports, teacher first; each role at most once.
+        primary_metric: the metric of ``quality`` that the plot shows.
+        quality_labels: how the metrics of ``quality`` that the table shows are called in it, by
+            name; the first is the primary one.
+        agreement_labels: the same for ``agreement``.
+        lower_is_better: metrics of ``quality`` that are errors, such as a perplexity.
+        settings: what the measurements depend on, such as the batch size.
+        machine: processor, threads, versions; no host name.
+        baseline: what predicts the same for every row, and its metrics.
+
+    Raises:
+        ValueError: with fewer than two models, or two of one role.
+    """
+
+    task: str
+    data: str
+    examples: int
+    models: Sequence[ModelReport]
+    quality_labels: Mapping[str, str]
+    agreement_labels: Mapping[str, str] = field(default_factory=dict)
+    lower_is_better: Collection[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    baseline: tuple[str, Mapping[str, float]] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number of models and their roles."""
+        roles = [model.role for model in self.models]
+        if len(roles) < 2:
+            raise ValueError(f"A comparison needs at least two models, but models has {roles}.")
+        if len(set(roles)) < len(roles):
+            raise ValueError(f"Each role can be there once, but models has {roles}.")
+
+    @property
+    def primary_metric(self) -> str:
+        """The metric that the plot shows."""
+        return next(iter(self.quality_labels))
+
+    def model(self, role: str) -> ModelReport | None:
+        """The model of a role, if there is one."""
+        return next((model for model in self.models if model.role == role), None)
+
+    def gap_closed(self) -> dict[str, float]:
+        """The share of the gap between student alone and teacher that distillation closed.
+
+        ``(distilled - alone) / (teacher - alone)`` for each metric of the table: 0 is no better
+        than alone, 1 is as good as the teacher; both bounds can be passed.
+
+        Returns:
+            The share by metric. A metric is left out where the share means nothing: a model is
+            not there, or the teacher is not better than the student alone.
+        """
+        teacher, alone, distilled = (self.model(role) for role in ROLES)
+        if teacher is None or alone is None or distilled is None:
+            return {}
+        shares = {}
+        for metric in self.quality_labels:
+            gap = teacher.quality[metric] - alone.quality[metric]
+            if gap < 0 if metric in self.lower_is_better else gap > 0:
+                shares[metric] = (distilled.quality[metric] - alone.quality[metric]) / gap
+        return shares
+
+    def differences(self, *metrics: str) -> list[Difference]:
+        """Compare each student with the teacher, and the distilled one with the one alone."""
+        found = []
+        for metric in metrics or self.quality_labels:
+            for role, other in _DIFFERENCES:
+                one, two = self.model(role), self.model(other)
+                difference = _paired(one, two, metric)
+                bounds = None if difference is None else interval(difference)
+                if one is None or two is None or bounds is None:
+                    continue
+                value = one.quality[metric] - two.quality[metric]
+                is_noise = bounds[0] <= 0 <= bounds[1]
+                found.append(Difference(metric, role, other, value, bounds, is_noise))
+        return found
+
+    def gap_closed_intervals(self) -> dict[str, Interval]:
+        """Return the 95 % intervals of ``gap_closed``, where gap and gain are more than noise."""
+        teacher, alone, distilled = (self.model(role) for role in ROLES)
+        found: dict[str, Interval] = {}
+        for metric in self.quality_labels:
+            gap, gain = _paired(teacher, alone, metric), _paired(distilled, alone, metric)
+            if gap is not None and gain is not None and self.doubt(metric) is None:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    bounds = interval(gain / gap)
+                found |= {} if bounds is None else {metric: bounds}
+        return found
+
+    def rows(self) -> list[tuple[str, list[str]]]:
+        """The table: a label and a cell for each model. Rows that nobody has are left out."""
+        rows = [("model", [model.name for model in self.models])]
+        if any(model.seeds > 1 for model in self.models):
+            rows.append(("seeds", [str(model.seeds) for model in self.models]))
+        intervals = [model.intervals() for model in self.models]
+        for metric, label in self.quality_labels.items():
+            rows.append((label, [f"{model.quality[metric]:.2f}" for model in self.models]))
+            rows.append(("  95% interval", [_range(one.get(metric), ".2f") for one in intervals]))
+        for measure, label in self.agreement_labels.items():
+            shares = [(model.agreement or {}).get(measure) for model in self.models]
+            rows.append((label, [_cell(share, "{:.1%}") for share in shares]))
+        rows.append(("parameters", [f"{model.parameters / 1e6:.2f} M" for model in self.models]))
+        rows.append(self._sizes())
+        times = [model.latency for model in self.models]
+        rows.append(("latency", [_cell(t and t.median, "{:.1f} ms") for t in times]))
+        rows.append(("  quartiles", [_range(t and t.quartiles, ".1f") for t in times]))
+        speeds = [model.throughput for model in self.models]
+        rows.append(("throughput", [_cell(speed, "{:.1f}/s") for speed in speeds]))
+        return [row for row in rows if set(row[1]) != {ABSENT}]
+
+    def _sizes(self) -> tuple[str, list[str]]:
+        """Return the row of sizes, all in one number format, so that they can be compared."""
+        formats = {model.stored_as for model in self.models if model.size_on_disk is not None}
+        if len(formats) > 1:
+            sizes = [f"{4 * model.parameters / 1e6:.1f} MB" for model in self.models]
+            return "size as float32", sizes
+        label = f"size ({formats.pop()})" if formats - {None} else "size on disk"
+        stored = [model.size_on_disk for model in self.models]
+        return label, [_cell(size and size / 1e6, "{:.1f} MB") for size in stored]
+
+    def headline(self) -> str:
+        """The gap closed in one sentence, or why there is none to tell."""
+        if len(self.models) < len(ROLES):
+            missing = [label for role, label in ROLES.items() if self.model(role) is None]
+            return f"Share of the gap closed: not known without the {' and the '.join(missing)}."
+        shares, intervals = self.gap_closed(), self.gap_closed_intervals()
+        closed, remarks = [], []
+        for metric, label in self.quality_labels.items():
+            doubt = self.doubt(metric)
+            if doubt is not None:
+                remarks.append(f"{label}: {doubt}")
+                continue
+            remark = " (worse than the student alone)" if shares[metric] < 0 else ""
+            if metric in intervals:
+                low, high = intervals[metric]
+                remark += f" (95% interval {low:.0%} to {high:.0%})"
+            closed.append(f"{shares[metric]:.0%} of the gap in {label}{remark}")
+        sentence = f"Distillation closed {'; '.join([*closed, *remarks])}."
+        return sentence if closed else f"{'; '.join(remarks)}."
+
+    def doubt(self, metric: str) -> str | None:
+        """Return why a share of the gap closed would mean nothing; ``None`` if it does not."""
+        if metric not in self.gap_closed():
+            return "no gap, the teacher is not better than the student alone"
+        noise = {(one.role, one.other): one.is_noise for one in self.differences(metric)}
+        if noise.get(("student_alone", "teacher")):
+            return "teacher and student alone differ by no more than noise on this data"
+        if noise.get(("student_distilled", "student_alone")):
+            return "the students differ by no more than noise on this data"
+        return None
+
+    def speed_up(self) -> str | None:
+        """Return how much faster and smaller the students are than the teacher, in a sentence."""
+        teacher = self.model("teacher")
+        students = [model for model in self.models if model.role != "teacher"]
+        if teacher is None or not students:
+            return None
+        student = students[-1]
+        size = f"{student.parameters / teacher.parameters:.2f} × the size"
+        if student.latency is None or teacher.latency is None:
+            return f"The {ROLES[student.role]} is {size} of the teacher."
+        ratio = teacher.latency.median / student.latency.median
+        speed = f"{ratio:.1f} × faster" if ratio >= 1 else f"{1 / ratio:.1f} × slower"
+        return f"The {ROLES[student.role]} is {speed} than the teacher, at {size}."
+
+    def footnotes(self) -> list[str]:
+        """What the figures were measured with, one line each."""
+        notes = []
+        for one in self.differences(self.primary_metric):
+            low, high = one.interval
+            noise = ": within noise" if one.is_noise else ""
+            notes.append(
+                f"{self.quality_labels[one.metric]}, {ROLES[one.role]} − {ROLES[one.other]}: "
+                f"{one.value:+.2f} ({low:+.2f} to {high:+.2f}){noise}"
+            )
+        if notes:
+            notes.append(
+                f"intervals: 95%, paired bootstrap, {REPLICATES} resamples of the examples"
+                + (" and seeds" if any(model.seeds > 1 for model in self.models) else "")
+            )
+        if self.baseline is not None:
+            what, scores = self.baseline
+            shown = (f"{label} {scores[m]:.2f}" for m, label in self.quality_labels.items())
+            notes.append(f"{what}: {', '.join(shown)}")
+        notes.append(f"{self.data}, {self.examples} examples")
+        for part in (self.settings, self.machine):
+            if part:
+                notes.append("; ".join(f"{key}: {value}" for key, value in part.items()))
+        return notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON can hold it; what was not measured is left out."""
+        models = {}
+        for model in self.models:
+            report = dataclasses.asdict(model)
+            for left_out in ("role", "replicates"):
+                del report[left_out]
+            report["intervals"] = model.intervals() or None
+            models[model.role] = {key: value for key, value in report.items() if value is not None}
+        return {
+            "hf_distill_version": __version__,
+            "task": self.task,
+            "data": {"name": self.data, "examples": self.examples},
+            "models": models,
+            "gap_closed": self.gap_closed(),
+            "gap_closed_intervals": self.gap_closed_intervals(),
+            "differences": [dataclasses.asdict(one) for one in self.differences()],
+            "baseline": None if self.baseline is None else list(self.baseline),
+            "settings": dict(self.settings),
+            "machine": dict(self.machine),
+        }
+
+    def to_markdown(self) -> str:
+        """The table, the headline and the footnotes as Markdown."""
+        header = ["", *(ROLES[model.role] for model in self.models)]
+        rows = [[label, *cells] for label, cells in self.rows()]
+        table = markdown_table(header, rows, right=range(1, len(header)))
+        sentences = [sentence for sentence in (self.headline(), self.speed_up()) if sentence]
+        notes = [f"- {note}" for note in self.footnotes()]
+        return "\n".join([table, "", f"**{' '.join(sentences)}**", "", *notes]) + "\n"
+
+
+def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write ``comparison.json``, ``comparison.md`` and ``comparison.png``.
+
+    Args:
+        comparison: what to write.
+        folder: where to; made if need be.
+
+    Returns:
+        The three paths.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    from hf_distill.reports.plots import plot_comparison
+
+    folder = Path(folder)
+    return [
+        write_json(folder / "comparison.json", comparison.to_dict()),
+        write_text(folder / "comparison.md", comparison.to_markdown()),
+        plot_comparison(comparison, folder / "comparison.png"),
+    ]
+
+
+def _cell(value: Any, form: str) -> str:
+    return ABSENT if value is None else form.format(value)
+
+
+def _range(bounds: Any, form: str) -> str:
+    if bounds is None:
+        return ABSENT
+    dash = "–" if bounds[0] >= 0 else " to "
+    return f"{bounds[0]:{form}}{dash}{bounds[1]:{form}}"
+
+
+def _paired(one: ModelReport | None, two: ModelReport | None, metric: str) -> Replicates | None:
+    """Return the difference of a metric in each resample, where both models have it."""
+    if one is None or two is None or not {*one.replicates} & {*two.replicates} & {metric}:
+        return None
+    return one.replicates[metric] - two.replicates[metric]

@@ -1,0 +1,247 @@
+"""What came of the trials of a sweep, best first."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_distill._version import __version__
+from hf_distill.files import write_json, write_text
+from hf_distill.reports.bootstrap import REPLICATES, interval, within_noise
+from hf_distill.reports.markdown import markdown_table
+
+_FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """One trial.
+
+    Attributes:
+        number: from 0, in the order in which they were run.
+        parameters: the options that the sweep set.
+        values: the metric, one for each seed; empty if the trial failed.
+        seconds: of training, all seeds together.
+        failure: why it failed, if it did.
+        replicates: the value in resamples of the data, from ``bootstrap``.
+    """
+
+    number: int
+    parameters: Mapping[str, Any]
+    values: Sequence[float] = ()
+    seconds: float | None = None
+    failure: str | None = None
+    replicates: Sequence[float] = ()
+
+    @property
+    def value(self) -> float | None:
+        """The mean of the seeds."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation of the seeds, if there are several."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """All trials of a sweep that ended.
+
+    Attributes:
+        task: the task's name.
+        metric: the metric that was searched for.
+        lower_is_better: it is an error.
+        trials: in their order.
+        parameters: the names of the options that the sweep set, in order.
+        settings: what the sweep was made of, for ``sweep.json``.
+        baseline: what predicts the same for every row, and the metric of that.
+    """
+
+    task: str
+    metric: str
+    lower_is_better: bool
+    trials: Sequence[TrialReport]
+    parameters: Sequence[str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    baseline: tuple[str, float] | None = None
+
+    def ranked(self) -> list[TrialReport]:
+        """The best first, of equals the earlier; those that failed last."""
+        sign = 1 if self.lower_is_better else -1
+        complete = [trial for trial in self.trials if trial.value is not None]
+        failed = [trial for trial in self.trials if trial.value is None]
+        return [*sorted(complete, key=lambda trial: sign * (trial.value or 0.0)), *failed]
+
+    def best(self) -> TrialReport | None:
+        """The best trial; ``None`` if all failed."""
+        first = next(iter(self.ranked()), None)
+        return first if first is not None and first.value is not None else None
+
+    def equals(self) -> list[TrialReport]:
+        """Return the trials that this data and these seeds cannot tell from the best one."""
+        best = self.best()
+        others = [] if best is None else [trial for trial in self.ranked() if trial is not best]
+        return [trial for trial in others if best is not None and _within_noise(best, trial)]
+
+    def header(self) -> list[str]:
+        """The names of the columns."""
+        return ["trial", *self.parameters, self.metric, "95% interval", "seconds"]
+
+    def rows(self) -> list[list[str]]:
+        """The table, a row a trial."""
+        return [
+            [
+                str(trial.number),
+                *(shown(trial.parameters[name]) for name in self.parameters),
+                self.score(trial),
+                _bounds(trial),
+                "" if trial.seconds is None else f"{trial.seconds:.1f}",
+            ]
+            for trial in self.ranked()
+        ]
+
+    def score(self, trial: TrialReport) -> str:
+        """A trial's value, with its spread if there is one, or why there is none."""
+        if trial.value is None:
+            return f"{_FAILED}: {trial.failure}"
+        spread = "" if trial.spread is None else f" ± {figure(trial.spread)}"
+        return f"{figure(trial.value)}{spread}"
+
+    def headline(self) -> str:
+        """The best trial in one line."""
+        best = self.best()
+        if best is None:
+            return "No trial came to an end."
+        options = " ".join(
+            f"--{name} {best.parameters[name]}"
+            for name in self.parameters
+            if best.parameters[name] is not None
+        )
+        text = f"Best: {self.metric} {self.score(best)} with {options} (trial {best.number})."
+        equals = self.equals()
+        if len(equals) == sum(trial.value is not None for trial in self.trials) - 1 > 0:
+            text += " No other trial is worse by more than noise: this sweep has no winner."
+        elif equals:
+            numbers = ", ".join(str(trial.number) for trial in equals)
+            text += f" Within noise of it: trial{'s'[: len(equals) > 1]} {numbers}."
+        if self.baseline is not None and not self._beats(best, self.baseline[1]):
+            text += f" That is not better than {self.baseline[0]} ({figure(self.baseline[1])})."
+        return text
+
+    def _beats(self, trial: TrialReport, value: float) -> bool:
+        own = trial.value or 0.0
+        return own < value if self.lower_is_better else own > value
+
+    def footnotes(self) -> list[str]:
+        """What the table is of."""
+        direction = "lower is better" if self.lower_is_better else "higher is better"
+        notes = [f"{self.task}; {self.metric}: {direction}"]
+        seeds = self.settings.get("seeds") or []
+        if len(seeds) > 1:
+            listed = ", ".join(map(str, seeds))
+            notes.append(f"mean and standard deviation of the seeds {listed}")
+        if any(len(trial.replicates) for trial in self.trials):
+            notes.append(
+                f"noise: the 95% interval of the difference contains 0 (paired bootstrap, "
+                f"{REPLICATES} resamples of the validation data"
+                + (" and seeds)" if len(seeds) > 1 else ")")
+            )
+        if self.baseline is not None:
+            notes.append(f"{self.baseline[0]}: {figure(self.baseline[1])}")
+        return notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON can hold it."""
+        best = self.best()
+        return {
+            "hf_distill_version": __version__,
+            "task": self.task,
+            "metric": self.metric,
+            "lower_is_better": self.lower_is_better,
+            "settings": dict(self.settings),
+            "best": None if best is None else best.number,
+            "within_noise_of_best": [trial.number for trial in self.equals()],
+            "baseline": None if self.baseline is None else list(self.baseline),
+            "trials": [
+                {
+                    "number": trial.number,
+                    "parameters": dict(trial.parameters),
+                    "value": trial.value,
+                    "spread": trial.spread,
+                    "values": list(trial.values),
+                    "interval": interval(trial.replicates),
+                    "seconds": trial.seconds,
+                    "failure": trial.failure,
+                }
+                for trial in self.trials
+            ],
+        }
+
+    def to_markdown(self) -> str:
+        """The table, the headline and the footnotes as Markdown."""
+        numbers = (0, *range(len(self.parameters) + 1, len(self.parameters) + 4))
+        table = markdown_table(self.header(), self.rows(), right=numbers)
+        notes = "\n".join(f"- {note}" for note in self.footnotes())
+        return f"{table}\n\n**{self.headline()}**\n\n{notes}\n"
+
+
+def write_sweep(
+    report: SweepReport, folder: str | os.PathLike[str], *, picture: bool = True
+) -> list[Path]:
+    """Write ``sweep.json``, ``sweep.md`` and ``sweep.png``.
+
+    Args:
+        report: what to write.
+        folder: where to; made if need be.
+        picture: draw, too. Without a complete trial there is nothing to draw.
+
+    Returns:
+        The paths.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    from hf_distill.reports.sweep_plot import plot_sweep
+
+    folder = Path(folder)
+    written = [
+        write_json(folder / "sweep.json", report.to_dict()),
+        write_text(folder / "sweep.md", report.to_markdown()),
+    ]
+    if picture and report.best() is not None:
+        written.append(plot_sweep(report, folder / "sweep.png"))
+    return written
+
+
+def _within_noise(best: TrialReport, trial: TrialReport) -> bool:
+    if trial.value is None:
+        return False
+    if not len(best.replicates) == len(trial.replicates) > 0:
+        return trial.value == best.value
+    return bool(within_noise(np.subtract(best.replicates, trial.replicates)))
+
+
+def _bounds(trial: TrialReport) -> str:
+    bounds = interval(trial.replicates)
+    return "" if bounds is None else f"{figure(bounds[0])} to {figure(bounds[1])}"
+
+
+def shown(value: object) -> str:
+    """A parameter's value as tables and pictures show it."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def figure(value: float) -> str:
+    """A metric as tables and pictures show it: two decimals, or four digits below 1."""
+    return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4g}"

@@ -1,0 +1,239 @@
+"""Question-answering data: files, saved folders and Hub data sets in one checked layout.
+
+Whatever the source, the result has the columns of the Hub's `squad` and `squad_v2`:
+`id`, `title`, `context`, `question` and `answers` (`text` and `answer_start`, two lists of equal
+length). A row without an answer is a question that its context does not answer.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    List,
+    Value,
+    load_dataset,
+    load_from_disk,
+)
+
+from hf_distill.hub_access import hub_tried_once
+from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.question_answering.errors import (
+    MissingAnswersError,
+    QuestionAnsweringDataError,
+)
+from hf_distill.tasks.question_answering.records import Record, check_records, row_record
+from hf_distill.tasks.question_answering.squad_json import read_squad_json
+from hf_distill.tasks.tables import check_characters, load_table
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "title": Value("string"),
+        "context": Value("string"),
+        "question": Value("string"),
+        "answers": {"text": List(Value("string")), "answer_start": List(Value("int32"))},
+    }
+)
+REQUIRED_COLUMNS = ("id", "context", "question", "answers")
+_TABLES = (".jsonl", ".jsonl.gz", ".parquet")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def load_question_answering_dataset(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+    answers: bool = True,
+) -> Dataset:
+    """Load and check a question-answering data set.
+
+    Args:
+        source: One of
+            a `.json` or `.json.gz` file in the layout of SQuAD v1.1, SQuAD v2.0 or GermanQuAD, or
+            with the columns of the Hub's `squad` in its `data`;
+            a `.jsonl` or `.parquet` file with the columns of the Hub's `squad`, or a `.json` file
+            with such rows, one per line or in a list;
+            a folder written by `Dataset.save_to_disk`;
+            the id of a data set on the Hub, such as `"squad"`.
+        split: The split to take. Needed when the source has several; a file has none.
+        config_name: The configuration of a Hub data set.
+        revision: The branch, tag or commit of a Hub data set.
+        answers: False if they do not matter and may be missing: they are not read, and no row
+            has any.
+
+    Returns:
+        A data set with the columns `id` (unique, a string even where the source has numbers),
+        `title` (empty where the source has none), `context`, `question` and `answers`
+        (`text: list[str]`, `answer_start: list[int]`, counted in characters). In v2.0 files the
+        `plausible_answers` of impossible questions are left out.
+
+    Raises:
+        QuestionAnsweringDataError: The source is empty, malformed, truncated or not a
+            question-answering data set; an answer is not where `answer_start` says; an id occurs
+            twice; `is_impossible` contradicts the answers. The message names the record.
+        FileNotFoundError: `source` looks like a path and nothing is there.
+        ValueError: `split`, `config_name` or `revision` does not fit the source.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        if config_name is not None or revision is not None:
+            raise ValueError(
+                f"config_name={config_name!r} and revision={revision!r} are for data sets on the "
+                f"Hub, but {path} is on this machine; leave both out"
+            )
+        if path.is_file():
+            if split is not None:
+                raise ValueError(f"{path} is a file and has no splits; leave out split={split!r}")
+            return _load_file(path, answers)
+        return _from_rows(_load_folder(path, split), str(path), answers)
+    if not isinstance(source, str) or not _HUB_ID.fullmatch(source) or _has_file_suffix(path):
+        raise FileNotFoundError(
+            f"no file or folder {str(source)!r}; source must be an existing path or the id of a "
+            "data set on the Hub (name or owner/name)"
+        )
+    try:
+        with hub_tried_once(source):
+            loaded = load_dataset(source, name=config_name, split=split, revision=revision)
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise ValueError(
+            f"{source} is a script on the Hub, which datasets no longer runs; the Hub keeps its "
+            "data as Parquet, too: choose revision='refs/convert/parquet'"
+        ) from error
+    return _from_rows(_one_split(loaded, source), source, answers)
+
+
+def validate_answers(dataset: Dataset) -> None:
+    """Check that `dataset` is question-answering data whose answers are where they claim to be.
+
+    `load_question_answering_dataset` has done this for what it returns; it is for data from
+    elsewhere. Required columns: `id`, `context`, `question`, `answers`.
+
+    Args:
+        dataset: The data to check.
+
+    Raises:
+        QuestionAnsweringDataError: `dataset` is empty or lacks a column, a value has the wrong
+            type, `context[start : start + len(text)]` is not `text` for some answer (the message
+            counts the rows), or an id occurs twice.
+    """
+    check_records(_records(dataset, "the data set"), "the data set")
+
+
+def is_v2(dataset: Dataset) -> bool:
+    """Tell whether some question of `dataset` has no answer, as in SQuAD v2.0.
+
+    Args:
+        dataset: Data with the column `answers`.
+
+    Returns:
+        True if at least one row has an empty list of answers.
+    """
+    return any(not answers["text"] for answers in dataset["answers"])
+
+
+def _has_file_suffix(path: Path) -> bool:
+    return path.suffix in {".json", ".gz", ".csv", ".tsv", ".txt", ".arrow", *_TABLES}
+
+
+def _load_file(path: Path, answers: bool) -> Dataset:
+    name = path.name.lower()
+    in_json = name.endswith((".json", ".json.gz"))
+    if in_json and not _has_rows(path):
+        return _from_records(read_squad_json(path, answers=answers), str(path))
+    if not in_json and not name.endswith(_TABLES):
+        raise QuestionAnsweringDataError(
+            f"{path} is not a question-answering data set: the name must end in .json, .json.gz, "
+            ".jsonl, .jsonl.gz or .parquet"
+        )
+    try:
+        rows = load_table(path)
+    except TaskDataError as error:
+        raise QuestionAnsweringDataError(str(error)) from error
+    return _from_rows(rows, str(path), answers)
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether a JSON file has an object per line or a list of them, not one object as SQuAD has."""
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            lines = (line.removeprefix(codecs.BOM_UTF8).strip() for line in file)
+            first, second = next(filter(None, lines), b""), next(filter(None, lines), b"")
+    except (OSError, EOFError, zlib.error):
+        return False
+    return first.startswith(b"[") or (first[:1] + first[-1:] + second[:1] == b"{}{")
+
+
+def _load_folder(path: Path, split: str | None) -> Dataset:
+    if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        raise QuestionAnsweringDataError(
+            f"the folder {path} holds no data set; source must be a folder written by "
+            "Dataset.save_to_disk, or a file inside the folder"
+        )
+    try:
+        loaded = load_from_disk(str(path))
+    except Exception as error:  # a damaged folder fails in many ways inside datasets
+        raise QuestionAnsweringDataError(
+            f"the data set in {path} cannot be read: {error}"
+        ) from error
+    if isinstance(loaded, DatasetDict) and split is not None:
+        if split not in loaded:
+            raise ValueError(f"split={split!r} is not in {path}; splits there: {sorted(loaded)}")
+        return loaded[split]
+    if split is not None:
+        raise ValueError(f"the data set in {path} has no splits; leave out split={split!r}")
+    return _one_split(loaded, str(path))
+
+
+def _one_split(loaded: Dataset | DatasetDict, source: str) -> Dataset:
+    if not isinstance(loaded, Mapping):
+        return loaded
+    if len(loaded) != 1:
+        raise ValueError(f"{source} has the splits {sorted(loaded)}; choose one with split=…")
+    return next(iter(loaded.values()))
+
+
+def _from_rows(rows: Dataset, source: str, answers: bool) -> Dataset:
+    return _from_records(_records(rows, source, answers=answers), source)
+
+
+def _records(rows: Dataset, source: str, *, answers: bool = True) -> Iterable[Record]:
+    required = [name for name in REQUIRED_COLUMNS if answers or name != "answers"]
+    missing = [name for name in required if name not in rows.column_names]
+    if missing:
+        error = MissingAnswersError if missing == ["answers"] else QuestionAnsweringDataError
+        raise error(
+            f"{source} is not a question-answering data set: no column {', '.join(missing)}; "
+            f"it has {', '.join(rows.column_names)}"
+        )
+    wanted = [name for name in (*required, "title", "is_impossible") if name in rows.column_names]
+    plain = rows.select_columns(wanted).with_format(None)
+    try:
+        check_characters(plain, source)
+    except TaskDataError as error:
+        raise QuestionAnsweringDataError(str(error)) from error
+    return (row_record(row, f"row {index}", answers=answers) for index, row in enumerate(plain))
+
+
+def _from_records(records: Iterable[Record], source: str) -> Dataset:
+    columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
+    for record in check_records(records, source):
+        columns["id"].append(record.id)
+        columns["title"].append(record.title)
+        columns["context"].append(record.context)
+        columns["question"].append(record.question)
+        columns["answers"].append({"text": record.texts, "answer_start": record.starts})
+    return Dataset.from_dict(columns, features=FEATURES)

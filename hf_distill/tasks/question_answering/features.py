@@ -1,0 +1,334 @@
+"""Model inputs for extractive question answering: overlapping windows with span labels."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from datasets import Dataset, Features, List, Value
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from hf_distill.tasks.question_answering.errors import QuestionAnsweringDataError
+from hf_distill.tasks.question_answering.records import field, row_answers
+
+# A window moves on by at least this share of max_length, however long the question is.
+_LEAST_ADVANCE = 1 / 16
+
+
+def prepare_train_features(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int = 384,
+    doc_stride: int = 128,
+    num_proc: int | None = None,
+) -> Dataset:
+    """Cut each question and context into windows and label them with the first answer.
+
+    A window holds the question and as much of the context as fits. Consecutive windows of one
+    context share `doc_stride` tokens. The label of a window is the first and the last token of
+    the answer (inclusive), or the position that stands for "no answer", if the question has no
+    answer or the answer is not wholly inside the window. That position is the classification
+    token; without one, the token that begins a text (`bos_token`), else the first token that is
+    neither padding nor part of the context.
+
+    A question that leaves a window too little room to advance is cut to its first
+    `max_length − special tokens − doc_stride − max(1, max_length // 16)` tokens. White space in
+    front of a question is dropped.
+
+    Args:
+        dataset: Columns `context`, `question`, `answers`, as from
+            `load_question_answering_dataset`.
+        tokenizer: A fast tokenizer (it knows which characters a token stands for).
+        max_length: Most tokens in a window, question and special tokens included.
+        doc_stride: Tokens that two consecutive windows of one context share.
+        num_proc: Processes to work with; by default this one.
+
+    Returns:
+        One row a window: `input_ids`, `attention_mask`, `token_type_ids` if the tokenizer gives
+        them, `start_positions`, `end_positions`. Rows are not padded: `DataCollatorWithPadding`
+        does that for each batch. Only if the tokenizer pads on the left are they padded to
+        `max_length` here, because later padding would move the labelled tokens.
+
+    Raises:
+        TypeError: The tokenizer is not a fast one.
+        ValueError: `max_length` or `doc_stride` is out of range, or `dataset` is empty or lacks
+            a column.
+        QuestionAnsweringDataError: An answer is not where `answer_start` says.
+    """
+    windows = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=False)
+    return windows.apply(dataset, num_proc)
+
+
+def prepare_eval_features(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int = 384,
+    doc_stride: int = 128,
+    num_proc: int | None = None,
+) -> Dataset:
+    """Like `prepare_train_features`, with what `postprocess` needs to read answers from logits.
+
+    The labels are there too, so that `Trainer` reports `eval_loss`. The additional columns are
+    not model inputs; `Trainer` removes them (`remove_unused_columns=True`, its default).
+
+    Args:
+        dataset: Columns `id`, `context`, `question` and, for the labels, `answers`; without
+            `answers` the features have no labels.
+        tokenizer: A fast tokenizer.
+        max_length: Most tokens in a window, question and special tokens included.
+        doc_stride: Tokens that two consecutive windows of one context share.
+        num_proc: Processes to work with; by default this one.
+
+    Returns:
+        The columns of `prepare_train_features` and
+        `example_id`: the id of the question;
+        `offset_mapping`: for each token the first character in the context and the one after
+        its last, or None for tokens outside the context (and for those that stand for white space);
+        `no_answer_position`: the token that stands for "no answer".
+
+    Raises:
+        TypeError: The tokenizer is not a fast one.
+        ValueError: `max_length` or `doc_stride` is out of range, or `dataset` is empty or lacks
+            a column.
+        QuestionAnsweringDataError: An answer is not where `answer_start` says.
+    """
+    windows = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=True)
+    return windows.apply(dataset, num_proc)
+
+
+class WindowCutter:
+    """Cuts batches of examples into windows; a callable object for `Dataset.map`."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        doc_stride: int,
+        *,
+        for_evaluation: bool,
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise TypeError(
+                f"tokenizer={type(tokenizer).__name__} is not a fast tokenizer: it cannot say "
+                "which characters a token stands for; use AutoTokenizer.from_pretrained(...)"
+            )
+        special_tokens = tokenizer.num_special_tokens_to_add(pair=True)
+        if doc_stride < 0:
+            raise ValueError(f"doc_stride={doc_stride} must be at least 0")
+        # at least one token of the question and one more of the context than the overlap
+        least = special_tokens + doc_stride + 1 + max(1, int(max_length * _LEAST_ADVANCE))
+        if max_length < least:
+            raise ValueError(
+                f"max_length={max_length} is too small for doc_stride={doc_stride}: it must be at "
+                f"least {least} to hold {special_tokens} special tokens, the overlap and something "
+                "new; raise max_length or lower doc_stride"
+            )
+        # A copy, because a fast tokenizer keeps the truncation of its last call.
+        self.tokenizer = copy.deepcopy(tokenizer)
+        self.tokenizer.truncation_side = "right"
+        self.max_length = max_length
+        self.doc_stride = doc_stride
+        self.for_evaluation = for_evaluation
+        self.pad_on_left = tokenizer.padding_side == "left"
+        self.max_question_length = max_length - least + 1
+        # Also leaves the copy in one state whatever was done before: older versions of datasets
+        # take the truncation of the last call into the fingerprint of a map.
+        encoding = self._encode(["a"], ["a"])
+        self.tokenizer_columns = [
+            name
+            for name in encoding
+            if name not in ("offset_mapping", "overflow_to_sample_mapping")
+        ]
+
+    def apply(self, dataset: Dataset, num_proc: int | None) -> Dataset:
+        """Return the windows of all rows of `dataset`."""
+        needed = ["context", "question", *(["id"] if self.for_evaluation else [])]
+        if not self.for_evaluation or "answers" in dataset.column_names:
+            needed.append("answers")
+        missing = [name for name in needed if name not in dataset.column_names]
+        if missing:
+            raise ValueError(
+                f"dataset has no column {', '.join(missing)}; it has "
+                f"{', '.join(dataset.column_names)}"
+            )
+        if len(dataset) == 0:
+            raise ValueError("dataset is empty: there is nothing to make features from")
+        return dataset.with_format(None).map(
+            self,
+            batched=True,
+            remove_columns=dataset.column_names,
+            features=self._features(labelled="answers" in needed),
+            num_proc=num_proc,
+            desc="Cutting contexts into windows",
+        )
+
+    def __call__(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Turn a batch of rows into a batch of windows."""
+        _check_texts(examples)
+        questions = self.cut_questions(examples["question"])
+        encodings = self._encode(questions, examples["context"])
+        sources = encodings.pop("overflow_to_sample_mapping")
+        offset_mapping = encodings.pop("offset_mapping")
+        features: dict[str, list[Any]] = dict(encodings)
+        count = len(sources)
+        context_side = 0 if self.pad_on_left else 1
+        inside = [
+            [side == context_side for side in encodings.sequence_ids(row)] for row in range(count)
+        ]
+        no_answer = [
+            self._no_answer_position(*row)
+            for row in zip(features["input_ids"], features["attention_mask"], inside, strict=True)
+        ]
+        if "answers" in examples:
+            _check_first_answers(examples)
+            starts, ends = [], []
+            for row, source in enumerate(sources):
+                span = _token_span(
+                    examples["answers"][source],
+                    offset_mapping[row],
+                    inside[row],
+                    first=row == 0 or sources[row - 1] != source,
+                    last=row == count - 1 or sources[row + 1] != source,
+                )
+                starts.append(no_answer[row] if span is None else span[0])
+                ends.append(no_answer[row] if span is None else span[1])
+            features["start_positions"] = starts
+            features["end_positions"] = ends
+        if self.for_evaluation:
+            features["example_id"] = [str(examples["id"][source]) for source in sources]
+            features["offset_mapping"] = [
+                _context_offsets(examples["context"][source], offset_mapping[row], inside[row])
+                for row, source in enumerate(sources)
+            ]
+            features["no_answer_position"] = no_answer
+        return features
+
+    def _features(self, *, labelled: bool) -> Features:
+        """The types of the columns; left to be guessed, None in the first rows would confuse."""
+        types: dict[str, Any] = {
+            name: List(Value("int32" if name == "input_ids" else "int8"))
+            for name in self.tokenizer_columns
+        }
+        if labelled:
+            types |= {"start_positions": Value("int64"), "end_positions": Value("int64")}
+        if self.for_evaluation:
+            types |= {
+                "example_id": Value("string"),
+                "offset_mapping": List(List(Value("int32"))),
+                "no_answer_position": Value("int64"),
+            }
+        return Features(types)
+
+    def cut_questions(self, questions: list[str]) -> list[str]:
+        """Drop leading white space, and the end of questions that leave a window no room."""
+        stripped = [question.lstrip() for question in questions]
+        encodings = self.tokenizer(
+            stripped, add_special_tokens=False, return_offsets_mapping=True, truncation=False
+        )
+        for index, offsets in enumerate(encodings["offset_mapping"]):
+            while len(offsets) > self.max_question_length:
+                end = max(last for _, last in offsets[: self.max_question_length])
+                # a part of a question may cut into more tokens than it had in the whole
+                end = min(end, len(stripped[index]) - 1)
+                stripped[index] = stripped[index][:end]
+                offsets = self.tokenizer(
+                    stripped[index], add_special_tokens=False, return_offsets_mapping=True
+                )["offset_mapping"]
+        return stripped
+
+    def _encode(self, questions: list[str], contexts: list[str]) -> BatchEncoding:
+        first, second = (contexts, questions) if self.pad_on_left else (questions, contexts)
+        return self.tokenizer(
+            first,
+            second,
+            truncation="only_first" if self.pad_on_left else "only_second",
+            max_length=self.max_length,
+            stride=self.doc_stride,
+            padding="max_length" if self.pad_on_left else False,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=True,
+        )
+
+    def _no_answer_position(
+        self, input_ids: list[int], attention_mask: list[int], inside: list[bool]
+    ) -> int:
+        """Find the token that stands for "no answer": never padding, nor part of the context.
+
+        The classification token, else the one that begins a text, else the first token that
+        is left (of the question, where the tokenizer adds no special tokens).
+        """
+        able = [i for i, attended in enumerate(attention_mask) if attended and not inside[i]]
+        for special in (self.tokenizer.cls_token_id, self.tokenizer.bos_token_id):
+            for position in able:
+                if input_ids[position] == special:
+                    return position
+        return able[0] if able else 0
+
+
+def _check_texts(examples: dict[str, list[Any]]) -> None:
+    for row, question in enumerate(examples["question"]):
+        values = {name: column[row] for name, column in examples.items()}
+        name = f"id {values['id']!r}" if "id" in values else f"question {question!r}"
+        where = f"The row with the {name}"
+        field(values, "question", str, where)
+        field(values, "context", str, where)
+        if "answers" in values:
+            row_answers(values, where)
+
+
+def _check_first_answers(examples: dict[str, list[Any]]) -> None:
+    for context, question, answers in zip(
+        examples["context"], examples["question"], examples["answers"], strict=True
+    ):
+        for text, start in zip(answers["text"][:1], answers["answer_start"][:1], strict=True):
+            if context[start : start + len(text)] != text:
+                raise QuestionAnsweringDataError(
+                    f"the answer {text!r} to {question!r} is not at answer_start={start} of its "
+                    "context; validate_answers(dataset) counts such rows"
+                )
+
+
+def _context_offsets(
+    context: str, offsets: list[tuple[int, int]], inside: list[bool]
+) -> list[tuple[int, int] | None]:
+    """Offsets of the tokens that an answer can begin or end with, None for all others."""
+    return [
+        offset if keep and context[slice(*offset)].strip() else None
+        for offset, keep in zip(offsets, inside, strict=True)
+    ]
+
+
+def _token_span(
+    answers: dict[str, list[Any]],
+    offsets: list[tuple[int, int]],
+    inside: list[bool],
+    *,
+    first: bool,
+    last: bool,
+) -> tuple[int, int] | None:
+    """Return the first and last token of the first answer, or None if it is not in the window.
+
+    Args:
+        answers: `text` and `answer_start` of a row.
+        offsets: The characters of each token.
+        inside: Whether a token belongs to the context.
+        first: The window begins where the context begins.
+        last: The window ends where the context ends.
+    """
+    tokens = [index for index, keep in enumerate(inside) if keep]
+    if not answers["text"] or not tokens:
+        return None
+    text, start = answers["text"][0], answers["answer_start"][0]
+    end = start + len(text.rstrip())
+    start += len(text) - len(text.lstrip())
+    # Tokens do not cover every character (white space, what the tokenizer drops), so that the
+    # window reaches to the ends of the context even where its tokens do not.
+    if not first and start < offsets[tokens[0]][0]:
+        return None
+    if not last and end > offsets[tokens[-1]][1]:
+        return None
+    covering = [index for index in tokens if offsets[index][0] < end and offsets[index][1] > start]
+    return (covering[0], covering[-1]) if covering else None

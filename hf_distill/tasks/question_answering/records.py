@@ -1,0 +1,269 @@
+"""One question with its context and answers, and the checks that every source must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_distill.tasks.question_answering.errors import (
+    MissingAnswersError,
+    QuestionAnsweringDataError,
+)
+from hf_distill.tasks.tables import half_character
+
+
+@dataclass(frozen=True)
+class Record:
+    """One question.
+
+    Attributes:
+        where: The place in the source, for messages: `data[0].paragraphs[0].qas[0]` or `row 0`.
+        id: Identifies the question.
+        title: Title of the article, or "".
+        context: The text that holds the answer.
+        question: The question.
+        texts: The accepted answers; empty if the context does not answer the question.
+        starts: Where each of `texts` begins in `context`, in characters.
+    """
+
+    where: str
+    id: str
+    title: str
+    context: str
+    question: str
+    texts: list[str]
+    starts: list[int]
+
+
+def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """Return `record[name]`, checked.
+
+    Args:
+        record: A JSON object.
+        name: The field.
+        kind: The type or types that the value may have; `bool` never counts as `int`.
+        where: The place of `record` in its source.
+
+    Returns:
+        The value.
+
+    Raises:
+        QuestionAnsweringDataError: `record` is no object, lacks the field, or has a value of
+            another type.
+    """
+    if not isinstance(record, Mapping):
+        raise QuestionAnsweringDataError(f"{where} must be an object, not {_shown(record)}")
+    if name not in record:
+        error = MissingAnswersError if name == "answers" else QuestionAnsweringDataError
+        raise error(
+            f"{where} has no field {name!r}; it has {', '.join(map(repr, record)) or 'none'}"
+        )
+    value = record[name]
+    if value is None and name == "answers":
+        raise QuestionAnsweringDataError(
+            f"{where}.answers is null; a question without an answer has an empty list"
+        )
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join(one.__name__ for one in kinds)
+        raise QuestionAnsweringDataError(f"{where}.{name} must be {wanted}, not {_shown(value)}")
+    return value
+
+
+def row_record(row: Mapping[str, Any], where: str, *, answers: bool = True) -> Record:
+    """Turn a row of a `datasets.Dataset` into a record.
+
+    Args:
+        row: `id`, `context`, `question`, `answers` and possibly `title` and `is_impossible`.
+            `answers` is an object of lists, as in the Hub's `squad`, or a list of objects.
+        where: The place of the row in its source.
+        answers: Whether to read them; otherwise the record has none.
+
+    Returns:
+        The record, types checked.
+
+    Raises:
+        QuestionAnsweringDataError: A field is missing or has the wrong type, or `is_impossible`
+            contradicts the answers.
+    """
+    texts, starts = row_answers(row, where) if answers else ([], [])
+    if answers and row.get("is_impossible") is not None:
+        check_impossible(row, texts, where)
+    return Record(
+        where=where,
+        id=str(field(row, "id", (str, int), where)),
+        title=article_title(row, where),
+        context=field(row, "context", str, where),
+        question=field(row, "question", str, where),
+        texts=texts,
+        starts=starts,
+    )
+
+
+def check_impossible(record: Mapping[str, Any], texts: Sequence[str], where: str) -> None:
+    """Check that `record["is_impossible"]` says the same as the answers.
+
+    Args:
+        record: A question.
+        texts: Its answers.
+        where: The place of `record` in its source.
+
+    Raises:
+        QuestionAnsweringDataError: It does not, or is not a truth value.
+    """
+    impossible = field(record, "is_impossible", bool, where)
+    if impossible == bool(texts):
+        raise QuestionAnsweringDataError(
+            f"{where} (id {str(record.get('id'))!r}) says is_impossible={str(impossible).lower()} "
+            f"but has {len(texts)} answers; change one of the two"
+        )
+
+
+def row_answers(row: Mapping[str, Any], where: str) -> tuple[list[str], list[int]]:
+    """Read the answers of a row.
+
+    Args:
+        row: `answers` is an object of lists, as in the Hub's `squad`, or a list of objects.
+        where: The place of the row in its source.
+
+    Returns:
+        The texts and the starts, types checked.
+
+    Raises:
+        QuestionAnsweringDataError: A field is missing or has the wrong type, or a text is blank.
+    """
+    answers = field(row, "answers", (dict, list), where)
+    if isinstance(answers, dict):
+        texts = field(answers, "text", list, f"{where}.answers")
+        starts = field(answers, "answer_start", list, f"{where}.answers")
+        if len(texts) != len(starts):
+            raise QuestionAnsweringDataError(
+                f"{where}.answers has {len(texts)} text and {len(starts)} answer_start"
+            )
+        answers = [
+            {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
+        ]
+    return answer_lists(answers, f"{where}.answers")
+
+
+def article_title(record: Mapping[str, Any], where: str) -> str:
+    """Return `record["title"]`, or "" if there is none.
+
+    Args:
+        record: An article or a row.
+        where: The place of `record` in its source.
+
+    Returns:
+        The title.
+
+    Raises:
+        QuestionAnsweringDataError: The title is not text.
+    """
+    return field(record, "title", str, where) if record.get("title") is not None else ""
+
+
+def answer_lists(answers: Sequence[Any], where: str) -> tuple[list[str], list[int]]:
+    """Split a list of answers into texts and starts.
+
+    Args:
+        answers: Objects with `text` and `answer_start`.
+        where: The place of the list in its source.
+
+    Returns:
+        The texts and the starts, types checked.
+
+    Raises:
+        QuestionAnsweringDataError: A field is missing or has the wrong type, or a text is blank.
+    """
+    texts, starts = [], []
+    for index, answer in enumerate(answers):
+        place = f"{where}[{index}]"
+        text = field(answer, "text", str, place)
+        if not text.strip():
+            raise QuestionAnsweringDataError(
+                f"{place}.text is blank ({text!r}); a question without an answer has an empty list"
+            )
+        texts.append(text)
+        starts.append(field(answer, "answer_start", int, place))
+    return texts, starts
+
+
+def check_records(records: Iterable[Record], source: str) -> list[Record]:
+    """Check what can only be seen with the values at hand: answers, ids, emptiness.
+
+    Args:
+        records: The records of one source.
+        source: The name of the source, for messages.
+
+    Returns:
+        The records, as a list.
+
+    Raises:
+        QuestionAnsweringDataError: There is no record, an id occurs twice, or an answer is not
+            at its place. Misplaced answers are counted before the first is named.
+    """
+    try:
+        checked = list(records)
+    except QuestionAnsweringDataError as error:
+        raise type(error)(f"{source}: {error}") from None
+    if not checked:
+        raise QuestionAnsweringDataError(f"{source} is empty: it has no question")
+    places: dict[str, str] = {}
+    for record in checked:
+        _check_characters(record, source)
+        if record.id in places:
+            raise QuestionAnsweringDataError(
+                f"{source}: the id {record.id!r} of {record.where} is also that of "
+                f"{places[record.id]}; ids must be unique"
+            )
+        places[record.id] = record.where
+    _check_places(checked, source)
+    return checked
+
+
+def _check_characters(record: Record, source: str) -> None:
+    parts = {
+        "id": record.id,
+        "title": record.title,
+        "context": record.context,
+        "question": record.question,
+        "text": "\n".join(record.texts),
+    }
+    for name, text in parts.items():
+        half = half_character(text)
+        if half:
+            raise QuestionAnsweringDataError(
+                f"{source}: {record.where} (id {record.id!r}): the {name} holds {half}; write the "
+                "whole character (in JSON as a pair, such as \\ud83d\\ude00), or leave it out"
+            )
+
+
+def _check_places(records: list[Record], source: str) -> None:
+    wrong = [
+        (record, message)
+        for record in records
+        if (message := _misplaced_answer(record)) is not None
+    ]
+    if wrong:
+        record, message = wrong[0]
+        raise QuestionAnsweringDataError(
+            f"{source}: {record.where} (id {record.id!r}): {message}. Answers do not match their "
+            f"context in {len(wrong)} of {len(records)} rows; correct answer_start, which counts "
+            "characters from 0"
+        )
+
+
+def _misplaced_answer(record: Record) -> str | None:
+    for text, start in zip(record.texts, record.starts, strict=True):
+        found = record.context[max(start, 0) : max(start, 0) + len(text)]
+        if start < 0 or found != text:
+            return f"expected {_shown(text)} at answer_start={start} but found {_shown(found)}"
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    if len(text) > 80:
+        text = f"{text[:77]}..."
+    return f"{type(value).__name__} {text}" if not isinstance(value, str) else text

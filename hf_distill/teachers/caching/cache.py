@@ -1,0 +1,383 @@
+"""``cache_teacher_outputs``: the teacher runs once over the data, and never again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+from datasets import ClassLabel, Dataset, Value
+from torch import nn
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
+
+from hf_distill._version import __version__
+from hf_distill.compatibility.tokenizers import tokenizer_hash, tokenizer_of
+from hf_distill.files import in_use
+from hf_distill.teachers.caching.computing import PartComputer
+from hf_distill.teachers.caching.store import (
+    FORMAT,
+    MANIFEST,
+    DamagedManifestError,
+    cache_key,
+    changes,
+    describe_data,
+    description_of,
+    join,
+    part_files,
+    part_starts,
+    parts_of,
+    read_manifest,
+    write_manifest,
+)
+from hf_distill.teachers.caching.teachers import Teachers
+from hf_distill.teachers.columns import DTYPES, SignalDescription
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+_BUSY = (
+    "output_dir {}: another process is computing teacher outputs in this folder; wait for it, or "
+    "name another folder."
+)
+_POLL_SECONDS = 0.2
+_LABELS = ("label", "label_ids", "labels")
+_ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+
+
+def cache_teacher_outputs(
+    teacher: nn.Module | str | os.PathLike[str] | Sequence[Any],
+    dataset: Dataset,
+    *,
+    task: str | None = None,
+    processing_class: Any = None,
+    data_collator: Callable[[list[Any]], Any] | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    dtype: str = "float16",
+    top_k: int | None = None,
+    hidden_layers: Sequence[int] = (),
+    batch_size: int = 32,
+    teacher_weights: Sequence[float] | None = None,
+    teacher_combination: str = "probabilities",
+    teacher_dtype: str | None = None,
+    teacher_attn_implementation: str | None = None,
+    mixed_precision: str = "no",
+    use_cpu: bool = False,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Run a teacher over a data set once, and keep what it says as columns.
+
+    ``DistillationTrainer(teacher_model=None, train_dataset=…)`` then learns from the columns. A row
+    keeps its own through ``select``, ``shuffle``, ``filter``, ``save_to_disk`` and ``push_to_hub``,
+    and a checksum in each row tells whether they belong to the input that a data collator makes of
+    it. Only what the loss looks at is stored, without padding: bytes a row, with ``float16``,
+
+    - question answering: 4 a token (start and end);
+    - classification of texts, images, sounds: 2 a label;
+    - token classification: 2 a label and token that counts;
+    - language models: 2 a token that counts and entry of the vocabulary, or 4 to 6 a token and
+      ``top_k``, and 2 for the rest;
+
+    and 8 a row for checksum and length. Hidden states take 2 bytes a token, layer and unit.
+
+    The work is done in parts, of which each is written whole or not at all; the same call goes on
+    where an earlier one was interrupted, with the same result. Under ``accelerate launch`` the
+    processes share the parts. A finished cache is checked and returned at once.
+
+    Args:
+        teacher: a fine-tuned model: a module, or the Hub id or directory of one. Several are
+            averaged; see ``EnsembleTeacher``.
+        dataset: the data as it will be trained on: tokenised, in any order.
+        task: as the Hub calls it (``question-answering``, …); by default what the teacher was made
+            for.
+        processing_class: the tokenizer (or processor) that the data was prepared with; by default
+            the teacher's.
+        data_collator: the one that will be trained with; by default ``Trainer``'s default. It must
+            make the same of a row each time: one that masks tokens at random is refused.
+        output_dir: where the outputs are kept; by default a folder of the ``datasets`` cache,
+            named by everything that they depend on.
+        dtype: how numbers are stored: ``float16`` (a relative error of up to 1/2,048),
+            ``bfloat16`` (1/256, and any size) or ``float32`` (as they were computed).
+        top_k: for large vocabularies, store only so many of the largest logits of a token, and
+            what all others add up to, which is later shared out evenly among them. The
+            probabilities of the stored classes are exact at temperature 1.
+        hidden_layers: also store the hidden states of these layers (0 is the embedding output),
+            for stage ``intermediate`` without an attention loss.
+        batch_size: rows at a time, of about the same length.
+        teacher_weights: of several teachers, one each.
+        teacher_combination: of several teachers, ``probabilities`` or ``logits``.
+        teacher_dtype: number format of the teacher's weights, as in
+            ``DistillationTrainingArguments``.
+        teacher_attn_implementation: as in ``from_pretrained``.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``: autocast, as a live teacher has it in a run
+            with ``--bf16`` or ``--fp16``.
+        use_cpu: leave an accelerator unused.
+        preprocessing: what the data was prepared with (``max_length``, ``doc_stride``, …), to be
+            written into the manifest and compared with it, so that a change is called by its name.
+
+    Returns:
+        ``dataset`` with the columns ``teacher_logits`` and ``teacher_checksum`` (and
+        ``teacher_token_ids``, ``teacher_rest``, ``teacher_hidden_states``), memory-mapped.
+
+    Raises:
+        ValueError: the teacher, the data or an option cannot be used; the folder holds outputs of
+            another teacher, other data or other options (the message says what changed), or
+            another process is computing in it.
+        OSError: there is no room.
+    """
+    _check_options(dataset, dtype=dtype, top_k=top_k, batch_size=batch_size)
+    state = PartialState(cpu=use_cpu)
+    sources: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
+    teachers = Teachers(
+        sources,
+        task,
+        weights=teacher_weights,
+        combination=teacher_combination,
+        dtype=teacher_dtype,
+        attn_implementation=teacher_attn_implementation,
+        device=state.device,
+        mixed_precision=mixed_precision,
+    )
+    if processing_class is None:
+        processing_class = tokenizer_of(teachers.first)
+    teachers.check_preparation(processing_class)
+    given, used = _columns(dataset, teachers)
+    inputs = dataset.select_columns(given)
+    computer = PartComputer(
+        teachers,
+        inputs,
+        data_collator or _default_collator(processing_class),
+        dtype=dtype,
+        top_k=top_k,
+        hidden_layers=hidden_layers,
+        batch_size=batch_size,
+    )
+    computer.check_collator()
+    description = computer.describe(tokenizer_hash(processing_class))
+    computer.check_padding()
+    labels = _position_labels(inputs, used) if description.by_position else []
+    manifest = _manifest(
+        description,
+        describe_data(dataset.select_columns([*used, *labels]), labels),
+        teachers,
+        parts=part_starts(inputs, _bytes_a_token(description)),
+        computation={
+            "mixed_precision": mixed_precision,
+            "attn_implementation": teacher_attn_implementation,
+            "device": state.device.type,
+        },
+        data_collator={"inputs": computer.probe()},
+        batch_size=batch_size,
+        preprocessing=dict(preprocessing or {}),
+    )
+    folder = _default_folder(manifest) if output_dir is None else Path(output_dir).expanduser()
+    with ExitStack() as stack:
+        if state.is_main_process and not _is_finished(folder, manifest):
+            if not (folder / MANIFEST).exists():
+                _check_place(folder, manifest)
+            stack.enter_context(in_use(folder / LOCK, _BUSY.format(folder.name)))
+            _prepare(folder, manifest)
+        _compute_missing(computer, folder, manifest, description, state)
+    return join(dataset, folder, read_manifest(folder) or manifest)
+
+
+def _compute_missing(
+    computer: PartComputer,
+    folder: Path,
+    manifest: dict[str, Any],
+    description: SignalDescription,
+    state: PartialState,
+) -> None:
+    """Compute what is not there yet, this process its share."""
+    state.wait_for_everyone()
+    manifest = read_manifest(folder) or manifest
+    parts = parts_of(manifest)
+    files = part_files(folder, manifest)
+    missing = [part for part in parts if files.find(part) is None]
+    # All look before any adds a file: they share out the same list.
+    state.wait_for_everyone()
+    computer.compute(
+        missing[state.process_index :: state.num_processes],
+        files,
+        description,
+        show_progress=state.is_main_process,
+    )
+    # Not a barrier of the process group alone: that gives up after half an hour.
+    while any(files.find(part) is None for part in missing):
+        time.sleep(_POLL_SECONDS)
+    state.wait_for_everyone()
+
+
+def _check_options(dataset: Any, *, dtype: str, top_k: int | None, batch_size: int) -> None:
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"dataset is a {type(dataset).__name__}; caching needs a datasets.Dataset, whose rows "
+            "can be asked for twice (Dataset.from_generator makes one of a stream)."
+        )
+    if len(dataset) == 0:
+        raise ValueError("dataset is empty: it has no rows.")
+    there = [name for name in dataset.column_names if name.startswith("teacher_")]
+    if there:
+        raise ValueError(
+            f"dataset has a column {there[0]!r} already; take the data without teacher columns "
+            "(remove_columns)."
+        )
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but it is {dtype!r}.")
+    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be at least 1, but it is {value!r}.")
+
+
+def _columns(dataset: Dataset, teachers: Teachers) -> tuple[list[str], list[str]]:
+    """What the data collator is given, and what of it the outputs are computed from.
+
+    All columns where a collator or a transform prepares the inputs. The values of labels do not
+    matter, unless they are a target that the teacher reads.
+    """
+    names = teachers.input_names | set(teachers.head.target_names)
+    there = dataset.column_names
+    if dataset.format["type"] == "custom" or not teachers.input_names & set(there):
+        return there, there
+    used = [name for name in there if name in names]
+    return [name for name in there if name in (*used, *_LABELS)], used
+
+
+def _position_labels(inputs: Dataset, used: Sequence[str]) -> list[str]:
+    """Columns with a label for each token: the loss looks where they are not -100."""
+    return [
+        name
+        for name in inputs.column_names
+        if name in _LABELS
+        and name not in used
+        and not isinstance(inputs.features[name], Value | ClassLabel)
+    ]
+
+
+def _default_collator(processing_class: Any) -> Callable[[list[Any]], Any]:
+    if isinstance(processing_class, PreTrainedTokenizerBase):
+        return DataCollatorWithPadding(processing_class)
+    return default_data_collator
+
+
+def _bytes_a_token(description: SignalDescription) -> int:
+    size = _ITEM_BYTES[description.dtype]
+    stored = description.stored * size
+    if description.top_k is not None:
+        stored += description.stored * 4 + size
+    return stored + len(description.hidden_layers) * description.hidden_width * size
+
+
+def _manifest(
+    description: SignalDescription,
+    data: Mapping[str, Any],
+    teachers: Teachers,
+    **further: Any,
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "signal": {**asdict(description), "hidden_layers": list(description.hidden_layers)},
+        "teachers": teachers.described(),
+        "data": data,
+        **further,
+        "versions": {
+            "hf_distill": __version__,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "datasets": datasets.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _default_folder(manifest: Mapping[str, Any]) -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / "teacher_outputs" / cache_key(manifest)[:32]
+
+
+def _is_finished(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether all is there and whole: then nothing is written, and many may look at once."""
+    try:
+        before = read_manifest(folder)
+    except DamagedManifestError:
+        return False
+    if before is None or changes(before, manifest):
+        return False
+    files, parts = part_files(folder, before), parts_of(before)
+    return all(files.find(part) for part in parts) and not files.faults(parts)
+
+
+def _prepare(folder: Path, manifest: dict[str, Any]) -> None:
+    """Begin a cache, or see to it that the one that is there is the same one."""
+    damage = None
+    try:
+        before = read_manifest(folder)
+    except DamagedManifestError as error:
+        before, damage = None, error
+    if before is None:
+        if damage is not None:
+            _check_damage(folder, manifest, damage)
+        write_manifest(folder, manifest)
+        before = manifest
+    changed = changes(before, manifest)
+    if changed:
+        raise ValueError(
+            f"output_dir {folder.name} holds the outputs of another run: {'; '.join(changed)}. "
+            "Name another folder, or delete this one."
+        )
+    files = part_files(folder, before)
+    files.remove_unfinished()
+    for path, fault in files.faults(parts_of(before)).items():
+        logger.warning("%s is computed again: %s.", path.name, fault)
+        path.unlink()
+
+
+def _check_damage(folder: Path, manifest: Mapping[str, Any], damage: DamagedManifestError) -> None:
+    """Check that the parts belong to the cache whose manifest is damaged."""
+    strangers = _strangers(folder, manifest)
+    if strangers:
+        raise ValueError(
+            f"{MANIFEST} in {folder.name} is damaged, and {strangers[0].name} is, too, or of "
+            "another run; name another folder."
+        ) from damage
+    logger.warning("%s was damaged; it is written again, and whole parts are kept.", MANIFEST)
+
+
+def _strangers(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    known = (MANIFEST, LOCK, f".{Path(MANIFEST).stem}.tmp.json")
+    return part_files(folder, manifest).strangers(parts_of(manifest), known)
+
+
+def _check_place(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Check that a new cache has a folder for itself, and room."""
+    if _strangers(folder, manifest):
+        raise ValueError(
+            f"output_dir {folder.name} holds other files and no {MANIFEST}; name a new folder."
+        )
+    description = description_of(manifest)
+    by_token = description.by_position or description.hidden_layers
+    units = manifest["data"]["tokens"] if by_token else manifest["data"]["rows"]
+    needed = units * _bytes_a_token(description)
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        remedy = "set top_k, " if description.top_k is None and description.classes > 1000 else ""
+        raise OSError(
+            f"The teacher's outputs need up to {_size(needed)}, and there are {_size(free)} free "
+            f"for {folder.name}; {remedy}take fewer rows or another output_dir."
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

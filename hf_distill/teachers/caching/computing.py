@@ -1,0 +1,295 @@
+"""Running a teacher over the parts of a data set."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.utils import logging
+
+from hf_distill.heads.base import attention_mask
+from hf_distill.teachers.caching.fingerprints import row_lengths
+from hf_distill.teachers.caching.parts import Part, PartFiles
+from hf_distill.teachers.caching.teachers import Teachers
+from hf_distill.teachers.columns import (
+    EncodedSignal,
+    SignalDescription,
+    checksum,
+    encode,
+    identities,
+    take_hidden_states,
+    take_logits,
+    to_array,
+)
+from hf_distill.teachers.columns.description import CHECKSUM, HIDDEN_STATES, LOGITS, REST, TOKEN_IDS
+
+Collator = Callable[[list[Any]], Any]
+_PROBED_ROWS = 8
+_SAME = 0.01
+"""How much of the largest logit may be rounding, in half precision."""
+
+
+class PartComputer:
+    """Computes what is stored of the rows of a data set.
+
+    Args:
+        teachers: what runs.
+        inputs: the data, with nothing but what the data collator takes.
+        data_collator: makes batches of its rows.
+        dtype: how numbers are stored.
+        top_k: how many classes are stored.
+        hidden_layers: whose hidden states are stored, too.
+        batch_size: rows at a time.
+    """
+
+    def __init__(
+        self,
+        teachers: Teachers,
+        inputs: Dataset,
+        data_collator: Collator,
+        *,
+        dtype: str,
+        top_k: int | None,
+        hidden_layers: Sequence[int],
+        batch_size: int,
+    ) -> None:
+        self._teachers = teachers
+        self._inputs = inputs
+        self._collator = data_collator
+        self._dtype = dtype
+        self._top_k = top_k
+        self._hidden_layers = tuple(hidden_layers)
+        self._batch_size = batch_size
+        self._lengths = row_lengths(inputs)
+
+    def check_collator(self) -> None:
+        """Make the first batch twice.
+
+        Raises:
+            ValueError: the two differ, so what is stored would belong to another input.
+        """
+        rows = range(min(self._batch_size, len(self._inputs)))
+        seeds = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+        first, second = self._batch(rows), self._batch(rows)
+        random.setstate(seeds[0])
+        np.random.set_state(seeds[1])
+        torch.random.set_rng_state(seeds[2])
+        for name in first:
+            values = first[name], second.get(name)
+            if isinstance(values[0], Tensor) and not _same(*values):
+                raise ValueError(
+                    f"The data collator (or a transform of the data) makes other {name} of the "
+                    "same rows each time, as masking or augmenting at random does, so stored "
+                    "outputs would belong to inputs that never come again. Prepare the data once "
+                    "(map it, with the masks in its labels), or train with a live teacher "
+                    "(teacher_model)."
+                )
+
+    def check_padding(self) -> None:
+        """Look at what padding does to the outputs for the shortest of some rows.
+
+        Raises:
+            ValueError: they depend on how long the batch is, so they would not be those of the
+                batch that the student sees.
+        """
+        rows = self._probed()
+        batch = self._on_device(self._batch(rows))
+        mask = attention_mask(batch)
+        if mask is None or len(mask) != len(rows) or bool(mask.all()):
+            return
+        place = int(mask.flatten(1).sum(-1).argmin())
+        alone = self._on_device(self._batch([rows[place]]))
+        found, wanted = self._logits(batch)[place].float(), self._logits(alone)[0].float()
+        if not torch.allclose(found, wanted, rtol=0.0, atol=_SAME * float(wanted.abs().max())):
+            raise ValueError(
+                f"The teacher's outputs for row {rows[place]} depend on how far the data collator "
+                "pads it, so stored ones would not fit its batch. Set padding_side='right' in the "
+                "tokenizer (positions may count from the padding on), see that the teacher's "
+                "config.pad_token_id is the tokenizer's, pad all rows to one length "
+                "(padding='max_length'), or train with a live teacher (teacher_model)."
+            )
+
+    def _logits(self, batch: Mapping[str, Any]) -> Sequence[Tensor]:
+        """The logits of each row that the loss looks at."""
+        logits = take_logits(self._teachers.head, self._run(batch), batch)
+        positions = self._teachers.head.compared_positions(batch)
+        return logits.split(1 if positions is None else positions.sum(dim=1).tolist())
+
+    def _probed(self) -> list[int]:
+        return [*range(min(_PROBED_ROWS, len(self._inputs))), int(self._lengths.argmax())]
+
+    def probe(self) -> int:
+        """A checksum of what the data collator makes of the first rows, and of the longest."""
+        found = identities(self._teachers.head, self._batch(self._probed()))
+        return checksum([array for identity in found for array in identity], [])
+
+    def describe(self, tokenizer: str | None) -> SignalDescription:
+        """What the columns will mean, from the outputs for the longest row.
+
+        Raises:
+            ValueError: ``top_k`` or ``hidden_layers`` does not fit the teacher.
+        """
+        teachers = self._teachers
+        batch = self._on_device(self._batch([int(self._lengths.argmax())]))
+        teachers.check_inputs(batch)
+        outputs = self._run(batch)
+        positions = teachers.head.compared_positions(batch)
+        classes = take_logits(teachers.head, outputs, batch).shape[-1]
+        if self._top_k is not None and (positions is None or self._top_k > classes):
+            what = f"the teacher has {classes} classes"
+            if positions is None:
+                what = "it is for language models and tokens"
+            raise ValueError(f"top_k={self._top_k}: {what}; leave it out to store all of them.")
+        width = 0
+        if self._hidden_layers:
+            states = outputs.get("hidden_states")
+            if states is None:
+                raise ValueError(
+                    f"hidden_layers={list(self._hidden_layers)}: the teacher returns no "
+                    "hidden_states, as an encoder with a decoder has none of both; leave it out."
+                )
+            wrong = [n for n in self._hidden_layers if not 0 <= n < len(states)]
+            if wrong or len(set(self._hidden_layers)) < len(self._hidden_layers):
+                raise ValueError(
+                    f"hidden_layers={list(self._hidden_layers)} must name different layers from 0 "
+                    f"(the embedding output) to {len(states) - 1}."
+                )
+            width = states[0].shape[-1]
+        architecture, config = teachers.architecture
+        return SignalDescription(
+            task=teachers.head.task,
+            architecture=architecture,
+            config=config,
+            dtype=self._dtype,
+            classes=classes,
+            by_position=positions is not None,
+            top_k=self._top_k,
+            hidden_layers=self._hidden_layers,
+            hidden_width=width,
+            teacher=teachers.name,
+            weights=teachers.weights_hash,
+            tokenizer=tokenizer,
+        )
+
+    def compute(
+        self,
+        parts: Sequence[Part],
+        files: PartFiles,
+        description: SignalDescription,
+        *,
+        show_progress: bool,
+    ) -> None:
+        """Compute parts and write them.
+
+        Args:
+            parts: which.
+            files: where to.
+            description: the columns.
+            show_progress: with a progress bar, in tokens.
+
+        Raises:
+            ValueError: the teacher's outputs are NaN, or too large for the number format.
+            OSError: there is no room; the parts before are kept.
+        """
+        total = sum(int(self._lengths[part.start : part.stop].sum()) for part in parts)
+        with logging.tqdm(
+            total=total,
+            desc="teacher outputs",
+            unit=" tokens",
+            unit_scale=True,
+            disable=not show_progress or not parts or None,
+        ) as bar:
+            for part in parts:
+                rows: list[dict[str, NDArray[Any]]] = [{}] * (part.stop - part.start)
+                for batch in self._batches(part):
+                    for row, stored in zip(batch, self._stored(batch), strict=True):
+                        rows[row - part.start] = stored
+                    bar.update(int(self._lengths[batch].sum()))
+                files.write(part, _columns(rows, description))
+
+    def _batches(self, part: Part) -> Iterator[list[int]]:
+        """Rows of about the same length, the longest first: what does not fit fails at once."""
+        order = part.start + np.argsort(-self._lengths[part.start : part.stop], kind="stable")
+        for start in range(0, len(order), self._batch_size):
+            yield order[start : start + self._batch_size].tolist()
+
+    def _batch(self, rows: Sequence[int]) -> Any:
+        return self._collator(self._inputs.__getitems__(list(rows)))
+
+    def _on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        device = self._teachers.device
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+    def _run(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._teachers(batch, hidden_states=bool(self._hidden_layers))
+
+    def _stored(self, rows: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
+        """What is stored of some rows, by column."""
+        head = self._teachers.head
+        batch = self._on_device(self._batch(rows))
+        outputs = self._run(batch)
+        logits = take_logits(head, outputs, batch)
+        positions = head.compared_positions(batch)
+        counts = [1] * len(rows) if positions is None else positions.sum(dim=1).tolist()
+        self._check_finite(logits, counts, rows)
+        encoded = encode(logits, dtype=self._dtype, top_k=self._top_k)
+        found = [_arrays(row) for row in encoded.rows(counts)]
+        if self._hidden_layers:
+            states, counts = take_hidden_states(outputs, self._hidden_layers, batch)
+            ends = np.cumsum(counts)[:-1].tolist()
+            for row, part in zip(found, np.split(to_array(states, self._dtype), ends), strict=True):
+                row[HIDDEN_STATES] = part
+        for row, identity in zip(found, identities(head, batch), strict=True):
+            row[CHECKSUM] = np.array([checksum(identity, list(row.values()))], dtype=np.uint32)
+        return found
+
+    def _check_finite(self, logits: Tensor, counts: Sequence[int], rows: Sequence[int]) -> None:
+        bad = (logits.isnan() | (logits == torch.inf)).any(dim=-1)
+        if not bool(bad.any()):
+            return
+        first = int(bad.nonzero()[0])
+        row = rows[int(np.searchsorted(np.cumsum(counts), first, side="right"))]
+        raise ValueError(
+            f"The teacher's outputs for row {row} of the data contain NaN or +inf. Check the "
+            "teacher's weights, and that its number format does not overflow (try "
+            "teacher_dtype='float32', or mixed_precision='bf16' instead of 'fp16')."
+        )
+
+
+def _arrays(signal: EncodedSignal) -> dict[str, NDArray[Any]]:
+    columns = {LOGITS: signal.logits}
+    if signal.token_ids is not None and signal.rest is not None:
+        columns |= {TOKEN_IDS: signal.token_ids, REST: signal.rest}
+    return columns
+
+
+def _columns(
+    rows: Sequence[Mapping[str, NDArray[Any]]], description: SignalDescription
+) -> dict[str, pyarrow.Array]:
+    columns: dict[str, pyarrow.Array] = {}
+    types = description.features().arrow_schema
+    for name in description.columns:
+        values = pyarrow.array(np.concatenate([row[name].ravel() for row in rows]))
+        kind = types.field(name).type
+        if pyarrow.types.is_fixed_size_list(kind):
+            values = pyarrow.FixedSizeListArray.from_arrays(values, type=kind)
+        elif pyarrow.types.is_list(kind):
+            offsets = np.cumsum([0, *(row[name].size for row in rows)], dtype=np.int32)
+            values = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), values, type=kind)
+        columns[name] = values
+    return columns
+
+
+def _same(first: Tensor, second: Any) -> bool:
+    if not isinstance(second, Tensor) or first.shape != second.shape:
+        return False
+    if first.is_floating_point():
+        return bool(torch.allclose(first, second, rtol=0, atol=0, equal_nan=True))
+    return bool(torch.equal(first, second))

@@ -1,0 +1,35 @@
+"""A teacher's outputs as columns of a data set: what they mean, how they are written and read."""
+
+from hf_distill.teachers.columns.collator import TeacherSignalCollator
+from hf_distill.teachers.columns.description import (
+    DTYPES,
+    SignalDescription,
+    check_not_lost,
+    describe_model,
+)
+from hf_distill.teachers.columns.encoding import (
+    EncodedSignal,
+    checksum,
+    densified,
+    encode,
+    identities,
+    take_hidden_states,
+    take_logits,
+    to_array,
+)
+
+__all__ = [
+    "DTYPES",
+    "EncodedSignal",
+    "SignalDescription",
+    "TeacherSignalCollator",
+    "check_not_lost",
+    "checksum",
+    "densified",
+    "describe_model",
+    "encode",
+    "identities",
+    "take_hidden_states",
+    "take_logits",
+    "to_array",
+]
