@@ -115,7 +115,7 @@ class Launch:
             "temperature_schedule": "linear",
             "temperature": 4,
             "temperature_end": 1,
-            "teacher_trial_samples": 0,
+            "teacher_check_samples": 0,
             "logging_steps": 1,
             "report_to": "none",
         }

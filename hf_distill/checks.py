@@ -23,7 +23,7 @@ from transformers.trainer_utils import has_length
 from hf_distill.compatibility import longest_input, vocabulary_size
 from hf_distill.heads import LabelledHead, TaskHead, unwrapped
 from hf_distill.heads.base import IGNORED, MAIN_INPUTS
-from hf_distill.prediction import LogitsPair
+from hf_distill.prediction import AlignedLogits
 from hf_distill.teachers import EnsembleTeacher, Teacher
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -349,7 +349,7 @@ def sample_batches(
 
 
 @contextmanager
-def same_random_numbers() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """What is drawn inside does not change what is drawn afterwards."""
     python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
@@ -375,7 +375,7 @@ class TeacherGuard:
         self._at_once = at_once
         self._first_bad: Tensor | None = None
 
-    def check_logits(self, pair: LogitsPair, step: int) -> None:
+    def check_logits(self, pair: AlignedLogits, step: int) -> None:
         """Look at the teacher's logits of one batch, where they count.
 
         Args:

@@ -10,12 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-Counter = Callable[[Mapping[str, Any]], int | Tensor]
+ItemCounter = Callable[[Mapping[str, Any]], int | Tensor]
 """How many items of a batch a loss is the mean of."""
 
 
 def count_what_can_be(
-    counters: Mapping[str, Counter], label_names: Sequence[str], batch: Mapping[str, Any]
+    counters: Mapping[str, ItemCounter], label_names: Sequence[str], batch: Mapping[str, Any]
 ) -> dict[str, int | Tensor]:
     """Count the items of a batch of any model, and leave out what cannot be counted.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from hf_distill.heads import Batch, TaskHead
 
 
-class LogitsPair(NamedTuple):
+class AlignedLogits(NamedTuple):
     """What is compared in a batch."""
 
     student: Tensor
@@ -30,7 +30,7 @@ def compared_logits(
     outputs: Mapping[str, Tensor],
     teacher_outputs: Mapping[str, Tensor],
     batch: Batch,
-) -> LogitsPair:
+) -> AlignedLogits:
     """The logits of student and teacher, made comparable.
 
     Raises:
@@ -43,13 +43,13 @@ def compared_logits(
             f"{tuple(teacher.shape)} for the same batch; choose a teacher and a student of "
             "the same task, with the same labels."
         )
-    return LogitsPair(
+    return AlignedLogits(
         student, teacher, head.class_mask(batch), head.row_mask(batch), head.count_rows(batch)
     )
 
 
 def prediction_loss(
-    pair: LogitsPair, loss_function: Callable[..., Any], *, temperature: float
+    pair: AlignedLogits, loss_function: Callable[..., Any], *, temperature: float
 ) -> Tensor:
     """The mean of ``loss_function`` over the rows of a batch that count; 0 if none does.
 

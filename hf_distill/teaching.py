@@ -24,7 +24,7 @@ from hf_distill.checks import (
     check_launch,
     label_out_of_range,
     named_datasets,
-    same_random_numbers,
+    preserve_rng_state,
     sample_batches,
     warn_of_half_precision,
     with_renamed_labels,
@@ -117,7 +117,7 @@ class TrainerWithTeacher(PublishingTrainer):
         """Load and check the teacher, if the arguments call for one and it is not there yet."""
         self.args.check_distillation_options()
         recorders = self._recorders()
-        if self.args.distils:
+        if self.args.needs_teacher:
             check_datasets(self.train_dataset, self.eval_dataset)
         else:
             if recorders:
@@ -129,13 +129,13 @@ class TrainerWithTeacher(PublishingTrainer):
             return
         if self._teacher is None:
             self._load_teacher()
-        if self.args.compares_logits and not self._logits_checked:
+        if self.args.uses_logits_loss and not self._logits_checked:
             raise ValueError(
                 "distillation_loss_weight was 0 when the teacher was loaded for its layers, so its "
                 "labels and vocabulary were not compared with the student's. Make the trainer with "
                 "a weight above 0, however small, and change it then."
             )
-        if self.args.compares_layers or recorders:
+        if self.args.uses_layer_losses or recorders:
             self._prepare_intermediate()
 
     def _load_teacher(self) -> None:
@@ -146,7 +146,7 @@ class TrainerWithTeacher(PublishingTrainer):
         if self._teacher_source is None and cached is None:
             check_not_lost(self.train_dataset)
             what = f"distillation_loss_weight={self.args.distillation_loss_weight}"
-            if not self.args.compares_logits:
+            if not self.args.uses_logits_loss:
                 what = f"stage={self.args.stage!r} with a loss between intermediate layers"
             data = type(self.train_dataset)
             unknown = self.train_dataset is not None and not data.__module__.startswith("datasets")
@@ -170,7 +170,7 @@ class TrainerWithTeacher(PublishingTrainer):
                 "is no distillation for it; use one of transformers' models for a task "
                 "(AutoModelFor…), or name yours after theirs (…ForSequenceClassification)."
             )
-        if self.args.compares_logits and self._custom_loss is None:
+        if self.args.uses_logits_loss and self._custom_loss is None:
             self._head.check_loss(self.args.distillation_loss)
         student: Any = self.model
         pair = TeacherPairing(student, self._head, self.args, self.processing_class)
@@ -183,7 +183,7 @@ class TrainerWithTeacher(PublishingTrainer):
             self._teacher = pair.cached_teacher(cached, needs_layers=bool(self._recorders()))
             self._teacher_identities = [identify(cached, self._teacher.model)]
             self._read_columns(cached, self._head)
-        self._logits_checked = self.args.compares_logits
+        self._logits_checked = self.args.uses_logits_loss
         self._teacher_only_inputs = self._teacher.input_names - input_names(student)
         self._signature_columns = None
 
@@ -274,7 +274,7 @@ class TrainerWithTeacher(PublishingTrainer):
     def _run_teacher(
         self, batch: Mapping[str, Any], layers: IntermediateDistillation | None = None
     ) -> Mapping[str, Tensor]:
-        if self._teacher is None or (self.args.compares_logits and not self._logits_checked):
+        if self._teacher is None or (self.args.uses_logits_loss and not self._logits_checked):
             # The weight was raised after the checks of train(), by a callback for example.
             self._prepare_distillation()
         teacher = self._teacher
@@ -358,7 +358,7 @@ class TrainerWithTeacher(PublishingTrainer):
             warn_of_half_precision(self.model)
         self._prepare_distillation()
         self._unusable_labels = None
-        if self._head is None or not self.args.distils:
+        if self._head is None or not self.args.needs_teacher:
             return
         for name, dataset in named_datasets(self.train_dataset, self.eval_dataset).items():
             self._check_columns(dataset, name)
@@ -372,7 +372,7 @@ class TrainerWithTeacher(PublishingTrainer):
             self._unusable_labels = found
         # DeepSpeed knows the sizes of a run only later, in `train`.
         untried = self._teacher is not None and not self._teacher_tried
-        if self.args.compares_logits and untried and not self.is_deepspeed_enabled:
+        if self.args.uses_logits_loss and untried and not self.is_deepspeed_enabled:
             self._try_teacher(self._head)
 
     def _check_columns(self, dataset: Any, name: str) -> None:
@@ -385,12 +385,12 @@ class TrainerWithTeacher(PublishingTrainer):
         is_cached = isinstance(self._teacher, CachedTeacher)
         batches = sample_batches(
             self.train_dataset if is_cached else self.eval_dataset,
-            self.args.teacher_trial_samples,
+            self.args.teacher_check_samples,
             batch_size=self.args.eval_batch_size,
             collator=self._get_collator_with_removed_columns(self.data_collator),
         )
         inputs: Iterator[Any] = (self._prepare_inputs(batch) for batch in batches)
-        with same_random_numbers():
+        with preserve_rng_state():
             data = "the training data" if is_cached else "the evaluation data"
             finding = try_teacher(head, self._run_teacher, inputs, data)
         enforce([] if finding is None else [finding], logger)
@@ -426,12 +426,12 @@ class TrainerWithTeacher(PublishingTrainer):
             {k: v for k, v in self._prepare_inputs(batch).items() if k not in left_out}
             for batch in batches
         )
-        with same_random_numbers():
+        with preserve_rng_state():
             layers.choose_pairs(inputs, lambda *args: self._ask(teacher, *args))
 
     def _check_first_batch(self, head: TaskHead, batch: Mapping[str, Any]) -> None:
         self._first_batch_checked = True
-        if self.args.distils:
+        if self.args.needs_teacher:
             present = [name for name, value in batch.items() if value is not None]
             check_labels(present, self.label_names, self.args)
             check_label_names(head, present, self.label_names, self.args)

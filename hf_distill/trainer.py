@@ -13,13 +13,13 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_distill.checks import check_labels, warn_of_bypassed_loss
 from hf_distill.compatibility import TeacherSource
-from hf_distill.heads import TaskHead, without_adapters
+from hf_distill.heads import TaskHead, unwrap_peft
 from hf_distill.layers import IntermediateDistillation
 from hf_distill.layers.recorder import taken_losses
 from hf_distill.loss_log import LossLog
 from hf_distill.losses import get_logits_loss
 from hf_distill.normalization import (
-    Counter,
+    ItemCounter,
     count_step,
     count_what_can_be,
     mixed,
@@ -190,7 +190,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         only_layers = self.args.stage == "intermediate"
         if model.training:
             self._loss_was_computed = True
-            if self.args.distils and weight < 1 and not only_layers:
+            if self.args.needs_teacher and weight < 1 and not only_layers:
                 present = [name for name, value in inputs.items() if value is not None]
                 step = f"a batch of training step {self.state.global_step + 1}"
                 check_labels(present, self.label_names, self.args, step)
@@ -206,7 +206,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         if self._teacher is not None:
             # Not left to the model, which label smoothing hides the labels from.
             student: Any = self.model
-            student_inputs |= head.target_inputs(inputs, without_adapters(student))
+            student_inputs |= head.target_inputs(inputs, unwrap_peft(student))
         comparison: AbstractContextManager[None] = nullcontext()
         if layers is not None:
             comparison = layers.compare(inputs)
@@ -260,26 +260,30 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
 
         Without distillation what cannot be counted is left out: ``Trainer`` does not need it.
         """
-        counters: dict[str, Counter] = {
+        counters: dict[str, ItemCounter] = {
             "task": head.count_labelled,
             "prediction": head.count_rows,
         }
         if self._intermediate is not None:
             counters |= self._intermediate.counters()
-        if self.args.distils:
+        if self.args.needs_teacher:
             if self.args.stage == "prediction" and self.compute_loss_func is None:
                 head.check_labels(batch)
             return {name: counter(batch) for name, counter in counters.items()}
         return count_what_can_be(counters, head.label_names, batch)
 
     def _warn_if_loss_was_bypassed(self) -> None:
-        if self._loss_was_computed is False and self.args.distils and not self._warned_of_bypass:
+        if (
+            self._loss_was_computed is False
+            and self.args.needs_teacher
+            and not self._warned_of_bypass
+        ):
             self._warned_of_bypass = True
             warn_of_bypassed_loss(type(self))
 
     def _layers_to_compare(self, model: nn.Module) -> IntermediateDistillation | None:
         layers = self._intermediate
-        if self.args.compares_layers:
+        if self.args.uses_layer_losses:
             recorded = () if layers is None else layers.compared
             raised = [
                 k for k, w in self.args.intermediate_weights.items() if w and k not in recorded
@@ -383,7 +387,7 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
         """As ``Trainer``'s; where there are no labels, with a distillation loss as the loss."""
-        compares = self._logits_checked or self.args.compares_layers
+        compares = self._logits_checked or self.args.uses_layer_losses
         has_labels = self._has_labels(inputs)
         if has_labels and self.args.stage == "intermediate" and not self._teaches(inputs):
             # There is no loss, for there is nothing to compare the layers with.

@@ -175,7 +175,7 @@ class DistillationTrainingArguments(TrainingArguments):
             "choices": list(TEACHER_COMBINATIONS),
         },
     )
-    teacher_trial_samples: int = field(
+    teacher_check_samples: int = field(
         default=256,
         metadata={
             "help": "Before training, try the teacher on this many rows of the evaluation data, if "
@@ -248,9 +248,9 @@ class DistillationTrainingArguments(TrainingArguments):
                 f"teacher_combination must be one of {', '.join(TEACHER_COMBINATIONS)}, but it is "
                 f"{self.teacher_combination!r}."
             )
-        if self.teacher_trial_samples < 0:
+        if self.teacher_check_samples < 0:
             raise ValueError(
-                f"teacher_trial_samples must be 0 or more, but it is {self.teacher_trial_samples}."
+                f"teacher_check_samples must be 0 or more, but it is {self.teacher_check_samples}."
             )
 
     def _check_intermediate_options(self) -> None:
@@ -313,20 +313,20 @@ class DistillationTrainingArguments(TrainingArguments):
         return self.attention_loss or "scores"
 
     @property
-    def compares_layers(self) -> bool:
+    def uses_layer_losses(self) -> bool:
         """Whether intermediate layers are compared."""
         return any(self.intermediate_weights.values())
 
     @property
-    def compares_logits(self) -> bool:
+    def uses_logits_loss(self) -> bool:
         """Whether logits are compared at any step."""
         weight = max(self.distillation_loss_weight, self.distillation_loss_weight_end or 0.0)
         return self.stage == "prediction" and weight > 0
 
     @property
-    def distils(self) -> bool:
+    def needs_teacher(self) -> bool:
         """Whether a teacher is needed at any step."""
-        return self.compares_layers or self.compares_logits
+        return self.uses_layer_losses or self.uses_logits_loss
 
     @property
     def needs_labels(self) -> bool:

@@ -87,8 +87,8 @@ CASES: dict[str, tuple[str, str, Change, dict[str, Any], str]] = {
     "no rows": ("text-classification", "bert", lambda columns: {k: [] for k in columns}, {},
                 "train_dataset is empty"),
     "a negative number of rows to try": (
-        "text-classification", "bert", dict, {"teacher_trial_samples": -1},
-        "teacher_trial_samples must be 0 or more, but it is -1",
+        "text-classification", "bert", dict, {"teacher_check_samples": -1},
+        "teacher_check_samples must be 0 or more, but it is -1",
     ),
 }  # fmt: skip
 
@@ -178,7 +178,7 @@ def test_a_teacher_that_is_always_wrong_is_refused(tmp_path: Path) -> None:
     teacher, data = perfect_and_wrong()
     with pytest.raises(ValueError, match="the teacher gets 0.0% right.*worse than no teacher"):
         trial(tmp_path, "text-classification", teacher, data)
-    trial(tmp_path, "text-classification", teacher, data, teacher_trial_samples=0)
+    trial(tmp_path, "text-classification", teacher, data, teacher_check_samples=0)
 
 
 def test_a_trial_changes_nothing(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_trial_changes_nothing(tmp_path: Path) -> None:
         student = zoo_model("fill-mask", "bert", seed=0, hidden_dropout_prob=0.2)
         trainer = DistillationTrainer(
             student,
-            arguments(tmp_path, teacher_trial_samples=samples),
+            arguments(tmp_path, teacher_check_samples=samples),
             teacher_model=zoo_model("fill-mask", "bert", seed=1),
             train_dataset=zoo_dataset("fill-mask"),
             eval_dataset=zoo_dataset("fill-mask", seed=1),

@@ -328,7 +328,7 @@ def test_without_a_log_nan_is_found_before_it_does_harm(
         tmp_path,
         teacher_model=Broken(math.nan),
         eval_dataset=dataset_for(QA),
-        args={"max_steps": 6, "logging_strategy": "no", "teacher_trial_samples": 0, **options},
+        args={"max_steps": 6, "logging_strategy": "no", "teacher_check_samples": 0, **options},
     )
     run._teacher_guard = guard
     with pytest.raises(ValueError, match=r"NaN or \+inf in a batch of training step 3\."):

@@ -46,7 +46,7 @@ def trainer_for(
 ) -> DistillationTrainer:
     return DistillationTrainer(
         zoo_model(task, student, seed=0),
-        arguments(path, temperature=TEMPERATURE, teacher_trial_samples=0, **options),
+        arguments(path, temperature=TEMPERATURE, teacher_check_samples=0, **options),
         teacher_model=teacher,
         train_dataset=zoo_dataset(task) if train_dataset is None else train_dataset,
         eval_dataset=zoo_dataset(task, 6, seed=1) if eval_dataset is None else eval_dataset,

@@ -64,7 +64,7 @@ def losses(
     trainer = DistillationTrainer(
         model=student, teacher_model=None if cached else teacher, eval_dataset=data,
         data_collator=collator,
-        args=arguments(path, per_device_eval_batch_size=3, teacher_trial_samples=0, **options),
+        args=arguments(path, per_device_eval_batch_size=3, teacher_check_samples=0, **options),
     )  # fmt: skip
     metrics = trainer.evaluate()
     names = ("prediction", "hidden_states", "attention")

@@ -86,7 +86,7 @@ def distillation_settings(
     Returns:
         Only what has an effect: nothing at all without a teacher.
     """
-    if not args.distils:
+    if not args.needs_teacher:
         return {}
     settings: dict[str, Any] = {
         "stage": args.stage,
@@ -95,12 +95,12 @@ def distillation_settings(
     if len(teachers) > 1:
         settings["teacher_weights"] = args.teacher_weights
         settings["teacher_combination"] = args.teacher_combination
-    if args.compares_logits:
+    if args.uses_logits_loss:
         settings |= {name: getattr(args, name) for name in _LOGITS}
         if custom_loss is not None:
             module, name = (getattr(custom_loss, n, "") for n in ("__module__", "__qualname__"))
             settings["distillation_loss"] = f"{module}.{name or type(custom_loss).__qualname__}"
-    if args.compares_layers:
+    if args.uses_layer_losses:
         settings |= {name: getattr(args, name) for name in _LAYERS}
         weights = args.intermediate_weights
         settings |= {f"{name}_loss_weight": weight for name, weight in weights.items()}

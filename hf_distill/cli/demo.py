@@ -264,7 +264,7 @@ def students(
     """
     weights = Path(teacher, "model.safetensors")
     distillation = [
-        *("--eval_with_teacher", "false", "--teacher_trial_samples", "64"),
+        *("--eval_with_teacher", "false", "--teacher_check_samples", "64"),
         *("--teacher_model", teacher, "--temperature", str(size.temperature)),
         *("--distillation_loss_weight", str(size.distillation_loss_weight)),
     ]

@@ -164,7 +164,11 @@ def _check_teacher(
         for what, asked in needs_layers.items():
             if asked and not run.baseline:
                 parser.error(f"{what} needs the teacher itself: pass --teacher_model instead.")
-    elif run.teacher_model is None and not run.baseline and (args.distils or first_stage.wanted):
+    elif (
+        run.teacher_model is None
+        and not run.baseline
+        and (args.needs_teacher or first_stage.wanted)
+    ):
         parser.error(
             "--teacher_model is missing; name the model to learn from (or --teacher_outputs), or "
             "add --baseline to train without one."

@@ -131,7 +131,7 @@ def prepare(request: Request) -> DistillationTrainer:
         task,
         data.train_file,
         split=data.train_split,
-        needed=args.needs_labels or not args.distils,
+        needed=args.needs_labels or not args.needs_teacher,
         **request.data.source,
     )
     validation = None
@@ -320,7 +320,7 @@ def summary(
         "steps": trainer.state.global_step,
         "train": {name.removeprefix("train_"): value for name, value in train_metrics.items()},
     }
-    if args.compares_layers:
+    if args.uses_layer_losses:
         content["layer_pairs"] = [list(pair) for pair in trainer.layer_pairs]
     return content
 

@@ -71,7 +71,7 @@ class TeacherPairing:
                     "pass a list as teacher_model."
                 )
             return LiveTeacher(self._checked(sources[0], self._head), self._head)
-        if self._args.compares_layers or needs_layers:
+        if self._args.uses_layer_losses or needs_layers:
             raise ValueError(
                 f"teacher_model has {len(sources)} teachers, and the intermediate layers of "
                 "several cannot be averaged; take one teacher for them."
@@ -103,17 +103,17 @@ class TeacherPairing:
                 "TeacherRecorderCallback has no teacher to record: train_dataset carries cached "
                 "outputs. Leave the callback out, or pass teacher_model."
             )
-        if args.compares_layers:
+        if args.uses_layer_losses:
             _check_layers(description, args)
         teacher = CachedTeacher(description, self._head)
         found = check_models(
-            teacher.model, self._student, self._head, compare_logits=args.compares_logits
+            teacher.model, self._student, self._head, compare_logits=args.uses_logits_loss
         )
         enforce([*found, self._check_tokenizer(description)], logger)
         return teacher
 
     def _checked(self, source: Any, head: TaskHead) -> nn.Module:
-        compare_logits = self._args.compares_logits
+        compare_logits = self._args.uses_logits_loss
         teacher = load_teacher(
             source,
             head,

@@ -68,7 +68,7 @@ def _judge(labels: Tensor, answers: Tensor, data: str) -> Finding:
             f"On {data}, {found}: it is worse than no teacher. Its labels may have "
             "another order than the data's (compare id2label with the data), the inputs may be "
             "prepared otherwise than for its training, or it is not fine-tuned for this task. "
-            "(teacher_trial_samples=0 leaves out this test.)",
+            "(teacher_check_samples=0 leaves out this test.)",
         )
     if accuracy <= majority:
         return warning(

@@ -47,8 +47,8 @@ __all__ = [
     "find_head",
     "head_of_class",
     "head_of_task",
+    "unwrap_peft",
     "unwrapped",
-    "without_adapters",
 ]
 
 _NAMED: dict[str, tuple[str, Callable[[Any], TaskHead]]] = {
@@ -93,7 +93,7 @@ def find_head(model: nn.Module) -> TaskHead | None:
     Models of libraries other than transformers are known by their class name's ending
     (``…ForQuestionAnswering``, ``…ForSequenceClassification``, …).
     """
-    model = without_adapters(model)
+    model = unwrap_peft(model)
     return head_of_class(type(model).__name__, getattr(model, "config", None))
 
 
@@ -135,7 +135,7 @@ def head_of_task(task: str, config: Any) -> TaskHead:
     return _TASKS[task](config)
 
 
-def without_adapters(model: nn.Module) -> nn.Module:
+def unwrap_peft(model: nn.Module) -> nn.Module:
     """The transformers model under PEFT adapters; the model itself where there are none."""
     get_base_model: Any = getattr(model, "get_base_model", None)
     return get_base_model() if get_base_model is not None else model
@@ -148,7 +148,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     one's own with a ``forward(**kwargs)``; they hold one module.
     """
     while True:
-        model = without_adapters(model)
+        model = unwrap_peft(model)
         parameters = inspect.signature(model.forward).parameters.values()
         children = list(model.children())
         if len(children) != 1 or any(

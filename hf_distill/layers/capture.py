@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from hf_distill.heads import without_adapters
+from hf_distill.heads import unwrap_peft
 from hf_distill.losses import AttentionInputs
 
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
@@ -362,7 +362,7 @@ def has_attention_taps(model: nn.Module) -> bool:
 def _interfaces(model: nn.Module) -> list[AttentionInterface]:
     """The tables of attention functions of a model's source files; most share one."""
     found: dict[int, AttentionInterface] = {}
-    for module in without_adapters(model).modules():
+    for module in unwrap_peft(model).modules():
         interface = getattr(sys.modules.get(type(module).__module__), _INTERFACE, None)
         if isinstance(interface, AttentionInterface):
             found[id(interface)] = interface

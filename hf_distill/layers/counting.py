@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill.heads import without_adapters
+from hf_distill.heads import unwrap_peft
 from hf_distill.heads.base import as_visible, attention_mask, main_input
 
 
@@ -22,7 +22,7 @@ class TokenCount:
 
     def __init__(self, model: nn.Module) -> None:
         self._causal = any(getattr(module, "is_causal", False) for module in model.modules())
-        takes = inspect.signature(without_adapters(model).forward).parameters
+        takes = inspect.signature(unwrap_peft(model).forward).parameters
         self._packs = self._causal and "position_ids" in takes
         base: Any = getattr(model, "base_model", model)
         self._mask_of_features: Any = getattr(base, "_get_feature_vector_attention_mask", None)

@@ -185,7 +185,7 @@ def test_the_best_checkpoint_is_kept_and_brings_its_projections(tmp_path: Path) 
         load_best_model_at_end=True,
         metric_for_best_model="exact_match",
         greater_is_better=True,
-        teacher_trial_samples=0,
+        teacher_check_samples=0,
         eval_dataset=dataset_for(TASK, seed=3),
     )
     trainer.compute_metrics = lambda prediction: {"exact_match": next(scores)}

@@ -42,7 +42,7 @@ def sweep_options(files: Files, folder: Path) -> dict[str, Any]:
         "max_steps": 4,
         "save_steps": 2,
         "learning_rate": 1e-2,
-        "teacher_trial_samples": 0,
+        "teacher_check_samples": 0,
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": True,

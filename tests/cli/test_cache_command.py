@@ -82,7 +82,7 @@ def test_every_task_that_can_be_cached(task: str, program: Program, tmp_path: Pa
         result = program(
             "train", *data, "--student_model", student, *teaching, "--output_dir", out,
             "--max_steps", "3", "--per_device_train_batch_size", "2", "--learning_rate", "1e-2",
-            "--save_strategy", "no", "--disable_tqdm", "true", "--teacher_trial_samples", "0",
+            "--save_strategy", "no", "--disable_tqdm", "true", "--teacher_check_samples", "0",
         )  # fmt: skip
         assert result.status == 0, result.stderr
         losses.append(json.loads((out / "metrics.json").read_text())["train"]["loss"])

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 
 Program = Callable[..., Result]
 FAST = ["--use_cpu", "--disable_tqdm", "true", "--save_strategy", "no", "--max_steps", "1",
-        "--per_device_train_batch_size", "2", "--teacher_trial_samples", "0"]  # fmt: skip
+        "--per_device_train_batch_size", "2", "--teacher_check_samples", "0"]  # fmt: skip
 CLASSES = "text-classification"
 
 

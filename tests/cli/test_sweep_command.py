@@ -175,7 +175,7 @@ def test_other_tasks_and_their_primary_metric(
         *("--teacher_model", save_model(tmp_path / "teacher", task, seed=1, layers=2, **labels)),
         *("--output_dir", tmp_path / "sweep", "--max_steps", "2", "--learning_rate", "1e-2"),
         *("--search_space", "{temperature: {low: 1, high: 3, log: true}}", "--n_trials", "3"),
-        *("--use_cpu", "--disable_tqdm", "true", "--teacher_trial_samples", "0"),
+        *("--use_cpu", "--disable_tqdm", "true", "--teacher_check_samples", "0"),
         *OPTIONS.get(task, []),
     ]
     result = program(*words)
@@ -196,7 +196,7 @@ def test_masks_that_are_drawn_anew_need_a_live_teacher(program: Program, tmp_pat
         *("--teacher_model", save_model(tmp_path / "teacher", task, seed=1, layers=2)),
         *("--output_dir", tmp_path / "sweep", "--max_steps", "2", "--use_cpu"),
         *("--search_space", "{temperature: [1, 2]}", "--disable_tqdm", "true"),
-        *("--teacher_trial_samples", "0", *OPTIONS[task]),
+        *("--teacher_check_samples", "0", *OPTIONS[task]),
     ]
     result = program(*words)
     assert result.status == 2 and "--live_teacher" in result.stderr, result.stderr

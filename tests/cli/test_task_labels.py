@@ -27,7 +27,7 @@ from hf_distill.tasks.token_classification import tagged_rows
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CLASSES, TOKENS = "text-classification", "token-classification"
 FAST = ["--use_cpu", "--disable_tqdm", "true", "--save_strategy", "no", "--max_steps", "3",
-        "--per_device_train_batch_size", "2", "--teacher_trial_samples", "0",
+        "--per_device_train_batch_size", "2", "--teacher_check_samples", "0",
         "--learning_rate", "1e-2"]  # fmt: skip
 
 

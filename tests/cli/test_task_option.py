@@ -32,7 +32,7 @@ def test_models_know_their_task(task: str, program: Program, tmp_path: Path) -> 
                     "--latency_samples", "0", "--throughput_samples", "0"],
         "cache": ["--teacher_model", teacher, "--train_file", data],
         "train": ["--student_model", student, "--teacher_model", teacher, "--train_file", data,
-                  "--max_steps", "1", "--save_strategy", "no", "--teacher_trial_samples", "0"],
+                  "--max_steps", "1", "--save_strategy", "no", "--teacher_check_samples", "0"],
     }  # fmt: skip
     for command, words in runs.items():
         result = program(command, *words, *options, "--output_dir", tmp_path / command)

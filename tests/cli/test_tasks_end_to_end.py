@@ -47,7 +47,7 @@ def train(program: Callable[..., Result], project: Project, out: Path, *argv: st
         "--teacher_model", project.teacher, "--train_file", project.data,
         "--validation_file", project.data, "--output_dir", out, "--max_steps", "3",
         "--per_device_train_batch_size", "2", "--learning_rate", "1e-2", "--save_strategy", "no",
-        "--disable_tqdm", "true", "--teacher_trial_samples", "0", *argv,
+        "--disable_tqdm", "true", "--teacher_check_samples", "0", *argv,
     )  # fmt: skip
     assert result.status == 0, result.stderr
     return json.loads((out / "metrics.json").read_text())

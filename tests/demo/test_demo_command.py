@@ -216,7 +216,7 @@ def test_both_students_have_the_same_budget(
     free = {
         "eval_with_teacher",
         "teacher_model",
-        "teacher_trial_samples",
+        "teacher_check_samples",
         "baseline",
         "temperature",
         "distillation_loss_weight",

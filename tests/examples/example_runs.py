@@ -20,7 +20,7 @@ COMMON = {
     "per_device_eval_batch_size": 5,
     "temperature": TEMPERATURE,
     "distillation_loss_weight": 0.7,
-    "teacher_trial_samples": 0,  # the teachers here are random
+    "teacher_check_samples": 0,  # the teachers here are random
     "save_strategy": "no",
     "report_to": "none",
     "disable_tqdm": True,

@@ -59,7 +59,7 @@ def run(task: str, path: Path, data: Any, **options: Any) -> Any:
         path,
         train_dataset=data,
         trainer_options={"data_collator": default_data_collator, "callbacks": callbacks},
-        teacher_trial_samples=0,
+        teacher_check_samples=0,
         **options,
     )
     return trainer

@@ -79,7 +79,7 @@ def evaluated(student: Any, rows: Dataset, path: Path, **options: Any) -> float:
     collator = options.pop("data_collator", default_data_collator)
     trainer = DistillationTrainer(
         student,
-        arguments(path, **{"teacher_trial_samples": 0, "distillation_loss_weight": 1.0, **options}),
+        arguments(path, **{"teacher_check_samples": 0, "distillation_loss_weight": 1.0, **options}),
         train_dataset=rows,
         data_collator=collator,
         **teacher,

@@ -40,7 +40,7 @@ def cached(folder: Path, teacher: Any, seed: int, **options: Any) -> Dataset:
 def trainer_for(folder: Path, **options: Any) -> DistillationTrainer:
     return DistillationTrainer(
         zoo_model(TASK, "bert", seed=0),
-        arguments(folder, distillation_loss_weight=0.5, teacher_trial_samples=0),
+        arguments(folder, distillation_loss_weight=0.5, teacher_check_samples=0),
         data_collator=default_data_collator,
         **options,
     )

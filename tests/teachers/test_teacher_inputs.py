@@ -238,7 +238,7 @@ def test_half_precision_teachers_are_given_their_number_format(
     for rows, source in ((data, {"teacher_model": str(tmp_path / "teacher")}), (stored, {})):
         trainer = DistillationTrainer(
             student,
-            arguments(tmp_path, **options, teacher_trial_samples=0),
+            arguments(tmp_path, **options, teacher_check_samples=0),
             train_dataset=rows,
             data_collator=default_data_collator,
             **source,
