@@ -1,14 +1,17 @@
 # make demo         a virtual environment, then the main job end to end on embedded data
 # make shell        a shell in which hf-distill is on the path
 # make test         a virtual environment, then all tests
+# make test-fast    the quick tests of the core, for the inner loop
 # make test-oldest  the wheel in an empty environment with the oldest supported versions, tested
 # make lint         ruff and mypy
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+# What is installed is pinned in this file; /dev/null is the newest of everything.
+CONSTRAINTS ?= constraints.txt
 PIP := pip --disable-pip-version-check
 
-.PHONY: demo shell test test-oldest lint clean
+.PHONY: demo shell test test-fast test-oldest lint clean
 
 # The settings keep glibc from handing big blocks back to the system in every training step, which
 # costs a fifth of the time on a CPU.
@@ -39,14 +42,14 @@ lint: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@echo "Installing PyTorch, transformers and what they need into $(VENV), once: some minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/$(PIP) install -c constraints.txt torch
-	$(VENV)/bin/$(PIP) install -c constraints.txt -e ".[demo,test]"
+	$(VENV)/bin/$(PIP) install -c $(CONSTRAINTS) torch
+	$(VENV)/bin/$(PIP) install -c $(CONSTRAINTS) -e ".[all,test]"
 	touch $@
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt $(VENV)/.installed
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/$(PIP) install -c constraints-oldest.txt torch
-	$(OLDEST)/bin/$(PIP) install -c constraints-oldest.txt ".[test]"
+	$(OLDEST)/bin/$(PIP) install -c constraints-oldest.txt ".[metrics,plots,sweep,test]"
 	touch $@
 
 clean:
