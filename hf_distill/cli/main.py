@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from hf_distill._version import __version__
 from hf_distill.cli.output import make_output_safe
+from hf_distill.extras import MissingExtraError
 
 COMMANDS = {
     "train": "train a student with the help of a teacher, or without one (--baseline)",
@@ -140,10 +141,10 @@ def _program_parser() -> argparse.ArgumentParser:
 def _is_user_error(error: Exception) -> bool:
     """Whether the message alone says what to change.
 
-    True for files and downloads (OSError), for ValueErrors of the libraries that check what the
-    user passes, and for RuntimeErrors that this package raises itself.
+    True for files and downloads (OSError), for missing extras, for ValueErrors of the libraries
+    that check what the user passes, and for RuntimeErrors that this package raises itself.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | MissingExtraError):
         return True
     package = _raised_in(error)
     if isinstance(error, ValueError):
