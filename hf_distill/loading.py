@@ -1,20 +1,26 @@
-"""Fine-tuned models: loaded, or refused if a part of them would be random.
+"""Models, configurations and tokenizers, from folders or the Hub: loaded, or refused.
 
 Whatever a folder or a repository holds, none of it is run: weights are safetensors, never pickles,
-and code that a repository brings is refused.
+and code that a repository brings is refused. The Hub is asked once, and briefly where it cannot be
+reached.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
+from huggingface_hub import constants, get_session
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -27,11 +33,15 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_peft_available
 
-from hf_distill.hub_access import hub_tried_once
+TRANSPORT_ERROR: Any = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+"""The Hub client's error without an answer; its class depends on the version of the client."""
+
+_SECONDS_BEFORE_ASKING_AGAIN = 60.0
+_asked: dict[str, tuple[float, bool]] = {}
 
 
 class UnusableSourceError(ValueError):
-    """A model that is there and cannot be loaded as it is; the message says what to do."""
+    """A model that is there and cannot be loaded as it is; the message names the remedy."""
 
 
 class UnsafeSourceError(UnusableSourceError):
@@ -39,7 +49,7 @@ class UnsafeSourceError(UnusableSourceError):
 
 
 class Loaded(NamedTuple):
-    """A model, and what of it is not from its file."""
+    """A model, and the weights that are not from its file."""
 
     model: PreTrainedModel
     new: list[str]
@@ -47,10 +57,10 @@ class Loaded(NamedTuple):
 
 
 def read_config(source: str, who: str) -> PreTrainedConfig:
-    """The configuration of a model.
+    """Read the configuration of a model.
 
     Args:
-        source: a folder or a Hub id.
+        source: a folder or a Hub id; a PEFT adapter has the configuration of its base.
         who: what the error calls it.
 
     Raises:
@@ -65,14 +75,11 @@ def read_config(source: str, who: str) -> PreTrainedConfig:
         base = adapter_base(source)
         if base is not None:
             return read_config(base, who)
-        raise ValueError(
-            f"{who}={source!r} cannot be loaded: it is neither a local model directory nor a "
-            f"Hub model that you can access. ({str(error).strip().splitlines()[0]})"
-        ) from error
+        raise ValueError(not_found(f"{who}={source!r} cannot be loaded", error)) from error
 
 
 def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model's weights.
+    """Load the tokenizer that is saved with a model.
 
     Args:
         source: a folder or a Hub id.
@@ -94,12 +101,13 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
 
     Args:
         auto_model: the name of an ``AutoModelFor…`` class.
-        source: a folder or a Hub id; of a PEFT adapter, too, which is loaded on top of its base.
+        source: a folder or a Hub id. A PEFT adapter is merged into its base.
         **options: for ``from_pretrained``.
 
     Raises:
         OSError: there is no such model.
-        UnsafeSourceError: its weights are pickled, or it needs code of its own.
+        UnsafeSourceError: its weights are pickled, or it needs its own code.
+        UnusableSourceError: an adapter cannot be merged into its base, or PEFT is missing.
         ValueError: there is no such model for the task of ``auto_model``, or its file is damaged.
     """
     base = adapter_base(source)
@@ -108,14 +116,10 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
     auto_class: Any = getattr(transformers, auto_model)
     verbosity = logging.get_verbosity()
     # The table that transformers prints of those weights would worry everyone whose student is an
-    # encoder; the callers say it in a line.
+    # encoder; the callers report them in a line.
     logging.set_verbosity_error()
     try:
-        with (
-            hub_tried_once(source),
-            _code_refused(source),
-            _pickles_refused(source),
-        ):
+        with hub_tried_once(source), _code_refused(source), _pickles_refused(source):
             model, info = auto_class.from_pretrained(
                 source,
                 output_loading_info=True,
@@ -134,6 +138,50 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
     return Loaded(model, sorted({*info["missing_keys"], *reshaped}))
 
 
+def load_fine_tuned(
+    auto_model: str,
+    source: str,
+    *,
+    task: str,
+    dtype: torch.dtype = torch.float32,
+    name: str | None = None,
+    **options: Any,
+) -> PreTrainedModel:
+    """Load a model that is fine-tuned for a task, in evaluation mode.
+
+    Args:
+        auto_model: the name of an ``AutoModelFor…`` class.
+        source: a folder or a Hub id.
+        task: what it is to do, for the error.
+        dtype: the precision of its weights.
+        name: what the error calls it; by default ``source``.
+        **options: for ``from_pretrained``.
+
+    Raises:
+        OSError: there is no such model.
+        ValueError: it is not fine-tuned for the task: its head would be random.
+    """
+    name = name or repr(str(source))
+    try:
+        model, new = load_model(auto_model, source, dtype=dtype, **options)
+    except OSError as error:
+        raise OSError(not_found(f"{name} cannot be loaded", error)) from error
+    if new:
+        raise ValueError(
+            f"{name} is not fine-tuned for {task}: it lacks {', '.join(new)}, "
+            f"which would be random. Train it first (`hf-distill train --task {task} --baseline`)."
+        )
+    return model.eval()
+
+
+def not_found(what: str, error: Exception) -> str:
+    """Return the message for a source that is neither here nor on the Hub."""
+    return (
+        f"{what}: it is neither a local model directory nor a Hub model that you can access. "
+        f"({str(error).strip().splitlines()[0]})"
+    )
+
+
 def adapter_base(source: str) -> str | None:
     """Return the base model of a PEFT adapter; ``None`` for anything else."""
     file = _file(source, "adapter_config.json")
@@ -144,11 +192,7 @@ def adapter_base(source: str) -> str | None:
 
 
 def _load_adapter(auto_model: str, source: str, base: str, **options: Any) -> Loaded:
-    """Load a PEFT adapter merged into its base; what neither has is new.
-
-    Raises:
-        UnusableSourceError: PEFT is not installed, or the adapter does not fit.
-    """
+    """Load a PEFT adapter merged into its base; what neither has is new."""
     if not is_peft_available():
         raise UnusableSourceError(
             f"{source} is a PEFT adapter of {base}. Install PEFT to load both (pip install peft), "
@@ -199,51 +243,22 @@ def _file(source: str, name: str) -> str | None:
     return path
 
 
-def load_fine_tuned(
-    auto_model: str,
-    source: str,
-    *,
-    task: str,
-    dtype: torch.dtype = torch.float32,
-    name: str | None = None,
-    **options: Any,
-) -> PreTrainedModel:
-    """Load a model that is fine-tuned for a task, in evaluation mode.
-
-    Args:
-        auto_model: the name of an ``AutoModelFor…`` class.
-        source: a folder or a Hub id.
-        task: what it is to do, for the error.
-        dtype: the precision of its weights.
-        name: how the error calls it; by default ``source``.
-        **options: for ``from_pretrained``.
-
-    Raises:
-        OSError: there is no such model.
-        ValueError: it is not fine-tuned for the task: its head would be random.
-    """
-    name = name or repr(str(source))
+@contextmanager
+def replaced(variables: MutableMapping[str, Any], **values: Any) -> Iterator[None]:
+    """Give variables of ``os.environ`` or of ``vars(object)`` other values for a while."""
+    before = {name: variables[name] for name in values if name in variables}
+    variables.update(values)
     try:
-        model, new = load_model(auto_model, source, dtype=dtype, **options)
-    except OSError as error:
-        raise OSError(
-            f"{name} cannot be loaded: it is neither a local model directory nor a Hub model that "
-            f"you can access. ({str(error).strip().splitlines()[0]})"
-        ) from error
-    if new:
-        raise ValueError(
-            f"{name} is not fine-tuned for {task}: it lacks {', '.join(new)}, "
-            f"which would be random. Train it first (`hf-distill train --task {task} --baseline`)."
-        )
-    return model.eval()
+        yield
+    finally:
+        for name in values:
+            variables.pop(name, None)
+        variables.update(before)
 
 
 @contextmanager
 def _code_refused(source: str) -> Iterator[None]:
-    """Say what to do about code that comes with a model.
-
-    Left to itself, transformers asks on the terminal whether to run it.
-    """
+    """Refuse code that comes with a model, where transformers asks on the terminal to run it."""
     try:
         yield
     except ValueError as error:
@@ -258,14 +273,13 @@ def _code_refused(source: str) -> Iterator[None]:
 
 @contextmanager
 def _pickles_refused(source: str) -> Iterator[None]:
-    """Say what to do about weights that are only there as a pickle.
+    """Refuse weights that are only there as a pickle.
 
     transformers would let a service convert those of a repository and take what that offers.
     """
-    before = os.environ.get(_NO_CONVERSION)
-    os.environ[_NO_CONVERSION] = "1"
     try:
-        yield
+        with replaced(os.environ, DISABLE_SAFETENSORS_CONVERSION="1"):
+            yield
     except OSError as error:
         if "model.safetensors" not in str(error):
             raise
@@ -275,11 +289,36 @@ def _pickles_refused(source: str) -> Iterator[None]:
             "once: AutoModel….from_pretrained(source, use_safetensors=False)"
             ".save_pretrained(folder), and name that folder."
         ) from error
-    finally:
-        if before is None:
-            del os.environ[_NO_CONVERSION]
-        else:
-            os.environ[_NO_CONVERSION] = before
 
 
-_NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
+@contextmanager
+def hub_tried_once(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Load from the Hub, or, if it does not answer, from what was downloaded before.
+
+    Left to themselves, the libraries ask for each file six times in half a minute. Without an
+    answer they are switched to ``HF_HUB_OFFLINE=1``.
+
+    Args:
+        source: a Hub id; a path that exists is not looked for on the Hub.
+    """
+    is_local = os.path.exists(os.path.expanduser(source))
+    with ExitStack() as stack:
+        if not (is_local or constants.HF_HUB_OFFLINE or _hub_answers()):
+            # datasets has its own copy of the switch.
+            for module in filter(None, [constants, sys.modules.get("datasets.config")]):
+                stack.enter_context(replaced(vars(module), HF_HUB_OFFLINE=True))
+        yield
+
+
+def _hub_answers() -> bool:
+    """Return whether the Hub answers, or did when it was asked in the last minute."""
+    url, now = constants.ENDPOINT, time.monotonic()
+    when, answered = _asked.get(url, (-math.inf, False))
+    if now - when > _SECONDS_BEFORE_ASKING_AGAIN:
+        try:
+            get_session().head(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            answered = True
+        except (OSError, TRANSPORT_ERROR):
+            answered = False
+        _asked[url] = (time.monotonic(), answered)
+    return answered

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from hf_distill.hub.card import merged_cards
 from hf_distill.hub.contents import CARD_FILE
 from hf_distill.hub.front_matter import read_card
-from hf_distill.hub_access import TRANSPORT_ERROR
+from hf_distill.loading import TRANSPORT_ERROR
 
 logger = logging.getLogger(__name__)
 

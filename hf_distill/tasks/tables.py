@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset, load_from_disk
 from pyarrow import csv as arrow_csv
 
-from hf_distill.hub_access import hub_tried_once
+from hf_distill.loading import hub_tried_once
 from hf_distill.tasks.errors import TaskDataError
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")

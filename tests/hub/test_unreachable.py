@@ -15,7 +15,7 @@ from hub.server import hub
 with hub(pathlib.Path.cwd()) as (url, _):
     os.environ["HF_ENDPOINT"] = url
     import huggingface_hub
-    from hf_distill import hub_access
+    from hf_distill import loading
     from hf_distill.augmentation.masked_lm import MaskedLanguageModel
     from hf_distill.cli.loading import load_tokenizer
     from hf_distill.loading import load_fine_tuned, load_model, read_config
@@ -26,7 +26,7 @@ with hub(pathlib.Path.cwd()) as (url, _):
         return load_model("AutoModelForQuestionAnswering", "acme/small").model.num_parameters()
 
     print(load_small())
-hub_access._asked.clear()
+loading._asked.clear()
 print(load_small())
 for load in (
     lambda: load_tokenizer("student_model", "acme/absent"),

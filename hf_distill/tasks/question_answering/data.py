@@ -25,7 +25,7 @@ from datasets import (
     load_from_disk,
 )
 
-from hf_distill.hub_access import hub_tried_once
+from hf_distill.loading import hub_tried_once
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.question_answering.errors import (
     MissingAnswersError,
