@@ -52,9 +52,9 @@ def run(argv: Sequence[str]) -> None:
     (arguments,) = build_parser().parse(argv)
     context = _read_context(arguments)
 
-    from hf_distill.cli.arguments import TaskArguments
     from hf_distill.cli.loading import check_model_source, load_tokenizer, load_trained_model
-    from hf_distill.cli.tasks import create_task
+    from hf_distill.tasks import create_task
+    from hf_distill.tasks.options import TaskArguments
     from hf_distill.tasks.question_answering import QuestionAnswerer
     from hf_distill.tasks.tables import half_character
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from hf_distill.cli.arguments import names
 from hf_distill.cli.augment_arguments import (
     AugmentArguments,
     SquadOptions,
@@ -16,6 +15,7 @@ from hf_distill.cli.augment_arguments import (
     TableArguments,
 )
 from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.tasks.options import names
 
 EXAMPLES = """\
 examples:

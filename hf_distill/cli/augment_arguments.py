@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field
 
-from hf_distill.cli.arguments import option
+from hf_distill.tasks.options import option
 
 
 @dataclass(kw_only=True)

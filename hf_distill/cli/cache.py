@@ -7,19 +7,14 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.cli.arguments import (
-    SCORING_OPTIONS,
-    TaskArguments,
-    names,
-    option,
-    task_sections,
-)
+from hf_distill.cli.arguments import task_sections
 from hf_distill.cli.parsing import CommandParser, Section
-from hf_distill.cli.tasks import TASKS
 from hf_distill.cli.train_arguments import TrainingFileArguments
+from hf_distill.tasks import TASKS
+from hf_distill.tasks.options import SCORING_OPTIONS, TaskArguments, names, option
 
 if TYPE_CHECKING:
-    from hf_distill.cli.tasks import Task
+    from hf_distill.tasks.base import Task
 
 EXAMPLES = """\
 examples:
@@ -142,7 +137,7 @@ def run(argv: Sequence[str]) -> None:
         show_data,
         task_of,
     )
-    from hf_distill.cli.tasks import create_task
+    from hf_distill.tasks import create_task
     from hf_distill.teachers.caching import cache_teacher_outputs
 
     source = check_model_source("teacher_model", arguments.teacher_model)

@@ -7,16 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.cli.arguments import (
-    EvaluationDataArguments,
-    TaskArguments,
-    names,
-    option,
-    task_sections,
-)
+from hf_distill.cli.arguments import EvaluationDataArguments, task_sections
 from hf_distill.cli.output import print_json
 from hf_distill.cli.parsing import CommandParser, Section
-from hf_distill.cli.tasks import TASKS
+from hf_distill.tasks import TASKS
+from hf_distill.tasks.options import TaskArguments, names, option
 
 if TYPE_CHECKING:
     from hf_distill.compatibility import PairReport
@@ -129,7 +124,7 @@ class _Trial:
 
     def __init__(self, arguments: CheckArguments, task_options: Any, student: str) -> None:
         from hf_distill.cli.loading import load_evaluation_data
-        from hf_distill.cli.tasks import create_task
+        from hf_distill.tasks import create_task
 
         self._task = create_task(str(arguments.task), task_options)
         self._examples = load_evaluation_data(self._task, arguments)

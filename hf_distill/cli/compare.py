@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hf_distill.cli.scoring import Scores
-    from hf_distill.cli.tasks import Task
     from hf_distill.reports.bootstrap import Replicates
+    from hf_distill.tasks.base import Task
 
 EXAMPLES = """\
 example:
@@ -68,8 +68,8 @@ def run(argv: Sequence[str]) -> None:
 
     from hf_distill.cli.loading import check_model_source, check_paths, task_of
     from hf_distill.cli.run_folder import make_output_folder
-    from hf_distill.cli.tasks import create_task
     from hf_distill.reports.tables import print_comparison
+    from hf_distill.tasks import create_task
 
     models: dict[str, list[str]] = {}
     for role in ROLES:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_distill.cli.arguments import names, option
 from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.tasks.options import names, option
 
 DESCRIPTION = """\
 Fine-tunes a 6-layer teacher for question answering, trains a 3-layer student (the first layers

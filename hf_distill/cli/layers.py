@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from hf_distill.cli.run_folder import PICTURES
-from hf_distill.cli.tasks import say
+from hf_distill.console import log_rank_0
 from hf_distill.trainer import DistillationTrainer
 
 
@@ -35,6 +35,6 @@ class ChosenLayers(TrainerCallback):
         from hf_distill.reports.layer_similarity import plot_layer_similarity, similarity_table
 
         pairs = trainer.layer_pairs
-        say("How alike the layers are (linear CKA); * are those that learn from each other:")
+        log_rank_0("How alike the layers are (linear CKA); * are those that learn from each other:")
         sys.stderr.write(similarity_table(similarity, pairs) + "\n")
-        say(f"The same as a picture: {plot_layer_similarity(similarity, pairs, self._file)}")
+        log_rank_0(f"The same as a picture: {plot_layer_similarity(similarity, pairs, self._file)}")

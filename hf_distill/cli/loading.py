@@ -15,11 +15,12 @@ from transformers import (
 )
 
 from hf_distill import loading
-from hf_distill.cli.tasks import TASKS, say
 from hf_distill.compatibility import TOKENIZER_FILES
+from hf_distill.console import log_rank_0
 from hf_distill.files import display_name
 from hf_distill.heads import head_of_class
 from hf_distill.loading import load_fine_tuned, load_model
+from hf_distill.tasks import TASKS
 from hf_distill.tasks.encoding import Encoded
 from hf_distill.tasks.errors import MissingLabelsError
 from hf_distill.tasks.overview import look_at, overview_table
@@ -27,7 +28,7 @@ from hf_distill.teachers.caching import cached_teacher
 
 if TYPE_CHECKING:
     from hf_distill.cli.arguments import EvaluationDataArguments
-    from hf_distill.cli.tasks import Task
+    from hf_distill.tasks.base import Task
 
 
 def check_model_source(option: str, source: str) -> str:
@@ -239,7 +240,9 @@ def load_labelled_or_not(
         if needed:
             raise
         examples = load_examples(task, file, dataset_name, labelled=False, **options)
-        say(f"The data is used without labels, which the teacher's outputs do not need. {error}")
+        log_rank_0(
+            f"The data is used without labels, which the teacher's outputs do not need. {error}"
+        )
         return examples, False
 
 
@@ -260,7 +263,7 @@ def show_data(task: Task, splits: Mapping[str, tuple[Dataset, Encoded, bool]], m
         )
         for name, (examples, encoded, labelled) in splits.items()
     }
-    say(overview_table(looks, task.limit))
+    log_rank_0(overview_table(looks, task.limit))
 
 
 def load_evaluation_data(task: Task, data: EvaluationDataArguments) -> Dataset:

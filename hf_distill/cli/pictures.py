@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.cli.arguments import option
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, SAMPLES
+from hf_distill.tasks.options import option
 
 if TYPE_CHECKING:
     from hf_distill.layers.mapping import LayerPair

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers import TrainingArguments
 
-from hf_distill.cli.tasks import say
+from hf_distill.console import log_rank_0
 
 _CLEARLY_FASTER = 0.8
 """bfloat16's time as a share of float32's: below both's noise, so that a second run of the demo
@@ -39,7 +39,7 @@ def say_if_bfloat16_is_slow(args: TrainingArguments) -> None:
 def _say_if_bfloat16_is_slow() -> None:
     slowness = _bfloat16_slowness()
     if slowness > _CLEARLY_SLOWER:
-        say(
+        log_rank_0(
             f"This processor takes {slowness:.1f} times as long for a product in bfloat16 as in "
             "float32; without --bf16 the training would be faster."
         )

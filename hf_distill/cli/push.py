@@ -10,8 +10,8 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_distill.cli.arguments import names, option
 from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.tasks.options import names, option
 
 EXAMPLES = """\
 examples:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hf_distill.cli.arguments import option
 from hf_distill.cli.output import print_json
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.recipes import Recipe, list_recipes, load_recipe
+from hf_distill.tasks.options import option
 
 EXAMPLES = """\
 examples:

@@ -10,8 +10,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from hf_distill.checks import check_launch
-from hf_distill.cli.tasks import Scorer, Task, say
 from hf_distill.compatibility.tokenizers import check_vocabulary
+from hf_distill.console import log_rank_0
+from hf_distill.tasks.base import Scorer, Task
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def score_model(
     features, cut = task.features(examples, tokenizer, model, training=False, num_proc=num_proc)
     check_vocabulary(tokenizer, model, "model")
     if cut:
-        say(f"{cut} of {len(examples)} rows are longer than allowed and cut off ({task.limit}).")
+        log_rank_0(
+            f"{cut} of {len(examples)} rows are longer than allowed and cut off ({task.limit})."
+        )
     scorer = task.scorer(examples, features, tokenizer, model)
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(

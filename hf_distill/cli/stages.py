@@ -21,8 +21,8 @@ from hf_distill.cli.run_folder import (
     forget_steps,
     is_finished,
 )
-from hf_distill.cli.tasks import say
 from hf_distill.cli.training_run import Request, prepare, prepare_first_stage, summary
+from hf_distill.console import log_rank_0
 from hf_distill.files import write_json
 from hf_distill.hub.facts import stage_facts
 from hf_distill.trainer import DistillationTrainer
@@ -80,7 +80,7 @@ def run_first_stage(
     """
     folder = second.output_dir
     if start.first_stage_done:
-        say(f"The intermediate stage is done; its student is in {first.output_dir}.")
+        log_rank_0(f"The intermediate stage is done; its student is in {first.output_dir}.")
         done = first_stage_summary(folder)
         assert done is not None
         return done
@@ -90,7 +90,7 @@ def run_first_stage(
     student: Any = trial.model
     tokenizer: Any = trial.processing_class
     del trial
-    say("Stage 1 of 2: intermediate layers.")
+    log_rank_0("Stage 1 of 2: intermediate layers.")
     trainer = prepare_first_stage(first, student, tokenizer)
     whole.expect([_steps(trainer), steps])
     del student
@@ -110,7 +110,7 @@ def run_first_stage(
     trainer.accelerator.wait_for_everyone()
     # Both models and the optimizer, before the second stage loads its own.
     trainer.accelerator.free_memory()
-    say(f"Stage 2 of 2: prediction layer. The student of stage 1 is in {first.output_dir}.")
+    log_rank_0(f"Stage 2 of 2: prediction layer. The student of stage 1 is in {first.output_dir}.")
     return content
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.sweep_arguments import SweepArguments
-from hf_distill.cli.tasks import say
 from hf_distill.cli.train import training_parser
+from hf_distill.console import log_rank_0
 
 EXAMPLES = """\
 examples:
@@ -99,7 +99,7 @@ def run(argv: Sequence[str]) -> None:
         try:
             sweep.run()
         except KeyboardInterrupt:
-            say("The sweep was stopped; the same command goes on with it, as it is.")
+            log_rank_0("The sweep was stopped; the same command goes on with it, as it is.")
             raise
         report = sweep.report()
         written = write_sweep(report, plan.output_dir)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hf_distill.cli.arguments import SCORING_OPTIONS, TaskArguments, names, option
 from hf_distill.cli.train_arguments import TrainDataArguments
+from hf_distill.tasks.options import SCORING_OPTIONS, TaskArguments, names, option
 
 
 @dataclass

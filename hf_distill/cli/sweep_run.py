@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 
 from hf_distill.cli import cache
-from hf_distill.cli.arguments import TaskArguments, names
 from hf_distill.cli.sweep_plan import TEACHER_OUTPUTS, SweepPlan, TrialParser
 from hf_distill.cli.sweep_trials import (
     Judge,
@@ -17,10 +16,11 @@ from hf_distill.cli.sweep_trials import (
     trial_folder,
     value_of,
 )
-from hf_distill.cli.tasks import say
 from hf_distill.cli.train_arguments import TrainingFileArguments
+from hf_distill.console import log_rank_0
 from hf_distill.reports.sweep import SweepReport, TrialReport, shown, write_sweep
 from hf_distill.sweeping import SweepStudy, Trial, changed_parts, read_manifest
+from hf_distill.tasks.options import TaskArguments, names
 
 _SUMMARY = "sweep.json"
 _STUDY = "study.jsonl"
@@ -57,7 +57,7 @@ class Sweep:
         """
         plan, judge = self._plan, self._judge
         if judge is not None and self._open_study(judge).is_done(plan.n_trials):
-            say(f"This sweep is finished: {len(self._open_study(judge).trials())} trials.")
+            log_rank_0(f"This sweep is finished: {len(self._open_study(judge).trials())} trials.")
             self._tidy()
             return
         if plan.makes_cache:
@@ -96,7 +96,7 @@ class Sweep:
                 trial = study.begin()
             if trial is None:
                 return
-            say(f"Trial {trial.number} (of {plan.n_trials}, from 0): {_in_words(trial)}")
+            log_rank_0(f"Trial {trial.number} (of {plan.n_trials}, from 0): {_in_words(trial)}")
             report = run_trial(plan, self._parser, trial, judge)
             if report.failure is None:
                 study.complete(trial, value_of(report))

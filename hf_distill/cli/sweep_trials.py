@@ -18,13 +18,14 @@ import yaml
 from hf_distill.checkpoints import last_complete_checkpoint
 from hf_distill.cli.run_folder import INTERMEDIATE, REPLICATES
 from hf_distill.cli.sweep_plan import SweepPlan, TrialParser
-from hf_distill.cli.tasks import Measures, say
 from hf_distill.cli.train_request import check_request, run_request
 from hf_distill.cli.training_run import prepare
+from hf_distill.console import log_rank_0
 from hf_distill.files import write_json, write_text
 from hf_distill.reports.bootstrap import pool_seeds
 from hf_distill.reports.sweep import TrialReport
 from hf_distill.sweeping import Trial
+from hf_distill.tasks.base import Measures
 
 _RESULT = "result.json"
 _METRICS = "metrics.json"
@@ -226,5 +227,5 @@ def _value(scores: Mapping[str, Any], metric: str) -> float:
 
 def _in_a_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    say(f"This trial failed: {text}")
+    log_rank_0(f"This trial failed: {text}")
     return text if len(text) <= 300 else f"{text[:299]}…"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hf_distill.cli.arguments import TaskArguments, names, task_sections
+from hf_distill.cli.arguments import task_sections
 from hf_distill.cli.outline import outline
 from hf_distill.cli.parsing import CommandParser, Preset, Section
 from hf_distill.cli.train_arguments import (
@@ -14,6 +14,7 @@ from hf_distill.cli.train_arguments import (
     TrainDataArguments,
 )
 from hf_distill.recipes import load_recipe
+from hf_distill.tasks.options import TaskArguments, names
 
 EXAMPLES = """\
 examples:

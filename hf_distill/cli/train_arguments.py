@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
-from hf_distill.cli.arguments import FORMATS, option
-from hf_distill.cli.tasks import TASKS
+from hf_distill.cli.arguments import FORMATS
+from hf_distill.tasks import TASKS
+from hf_distill.tasks.options import option
 
 
 @dataclass

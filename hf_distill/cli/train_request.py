@@ -21,13 +21,14 @@ from hf_distill.cli.run_folder import (
     is_finished,
 )
 from hf_distill.cli.stages import finishing, run_first_stage, split, train
-from hf_distill.cli.tasks import TASKS, create_task, say
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
     TrainArguments,
 )
 from hf_distill.cli.training_run import Request, prepare, report
+from hf_distill.console import log_rank_0
 from hf_distill.recipes import load_recipe
+from hf_distill.tasks import TASKS, create_task
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -44,7 +45,7 @@ def run_request(request: Request) -> None:
         rest = "nothing is left to do"
         if request.args.push_to_hub:
             rest = f"if it was not pushed, `hf-distill push {request.output_dir} …` does it"
-        say(f"The run in {request.output_dir} is finished; {rest}.")
+        log_rank_0(f"The run in {request.output_dir} is finished; {rest}.")
         return
     start = check_request(request)
     say_if_bfloat16_is_slow(request.args)
@@ -66,7 +67,7 @@ def run_request(request: Request) -> None:
         _score_and_report(request, trainer, train_metrics, first_stage)
     except BaseException:
         folder = request.output_dir
-        say(
+        log_rank_0(
             f"The student is trained and saved in {folder}, but its scores failed; "
             f"`hf-distill evaluate --model {folder} …` makes them without training again."
         )
@@ -142,7 +143,7 @@ def _leave_the_teacher_out(
     run_arguments.record_steps = None
     for what, asked in left_out.items():
         if asked:
-            say(f"--baseline trains without a teacher, so {what} is left out.")
+            log_rank_0(f"--baseline trains without a teacher, so {what} is left out.")
 
 
 def _check_teacher(

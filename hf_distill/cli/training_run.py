@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from hf_distill._version import __version__
-from hf_distill.cli.arguments import TaskArguments
 from hf_distill.cli.cache import preprocessing_of
 from hf_distill.cli.layers import ChosenLayers
 from hf_distill.cli.loading import (
@@ -37,18 +36,21 @@ from hf_distill.cli.loading import (
 )
 from hf_distill.cli.progress import StageProgress
 from hf_distill.cli.run_folder import REPLICATES, SAMPLES
-from hf_distill.cli.tasks import Scorer, Task, create_task, say
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
     TrainArguments,
     TrainDataArguments,
 )
+from hf_distill.console import log_rank_0
 from hf_distill.files import display_name, write_json
 from hf_distill.hub import write_facts
 from hf_distill.hub.facts import hub_id, scores_of
 from hf_distill.layers import TeacherRecorderCallback
 from hf_distill.reports.bootstrap import interval
 from hf_distill.reports.tables import in_words, print_figures
+from hf_distill.tasks import create_task
+from hf_distill.tasks.base import Scorer, Task
+from hf_distill.tasks.options import TaskArguments
 from hf_distill.teachers.caching import cached_teacher, load_teacher_outputs
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
@@ -194,7 +196,7 @@ def _with_targets(request: Request, examples: Dataset) -> Dataset:
             "--teacher_outputs: the data has no targets, and stored outputs cannot write them; "
             "pass --teacher_model, or data with targets."
         )
-    say(f"{display_name(source)} writes the targets that the data lacks …")
+    log_rank_0(f"{display_name(source)} writes the targets that the data lacks …")
     teacher = load_trained_model("teacher_model", source, request.task)
     write: Any = request.task.predictor(
         teacher.to(args.device),  # type: ignore[arg-type]
@@ -241,7 +243,7 @@ def _load_student(request: Request, source: str, **options: Any) -> PreTrainedMo
     if new_parts:
         learns = request.args.stage == "prediction"
         what = "so trained from scratch" if learns else "random, and this stage leaves it so"
-        say(f"New in the {request.trained}, {what}: {', '.join(new_parts)}")
+        log_rank_0(f"New in the {request.trained}, {what}: {', '.join(new_parts)}")
     return student
 
 

@@ -1,12 +1,46 @@
-"""Data, label names and metrics of the tasks beside question answering.
+"""Tasks by their names on the Hub: the one place to register another.
 
-Everything here works without the command line: tables become rows of a task, rows become the
-inputs of a model, and the outputs of a model become scores.
+Nothing here imports PyTorch; the module of a task is imported when the task is asked for.
 """
 
 from __future__ import annotations
 
-from hf_distill.tasks.errors import TaskDataError
-from hf_distill.tasks.tables import load_table
+import importlib
+from typing import TYPE_CHECKING
 
-__all__ = ["TaskDataError", "load_table"]
+if TYPE_CHECKING:
+    from hf_distill.tasks.base import Task
+    from hf_distill.tasks.options import TaskArguments
+
+TASKS = {
+    "question-answering": "question_answering.task:QuestionAnsweringTask",
+    "text-classification": "text_classification:TextClassificationTask",
+    "token-classification": "token_classification:TokenClassificationTask",
+    "fill-mask": "language_modeling:MaskedLanguageModelingTask",
+    "text-generation": "language_modeling:CausalLanguageModelingTask",
+    "summarization": "sequence_to_sequence:SummarizationTask",
+    "translation": "sequence_to_sequence:TranslationTask",
+}
+"""Module and class of each task."""
+
+
+def task_class(name: str) -> type[Task]:
+    """Import the class of a task.
+
+    Raises:
+        ValueError: there is no such task; lists those that exist.
+    """
+    if name not in TASKS:
+        raise ValueError(f"There is no task {name!r}; the tasks are: {', '.join(TASKS)}.")
+    module, _, attribute = TASKS[name].partition(":")
+    found: type[Task] = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    return found
+
+
+def create_task(name: str, options: TaskArguments) -> Task:
+    """Create a task with its options.
+
+    Raises:
+        ValueError: there is no such task, or an option has a bad value.
+    """
+    return task_class(name)(options)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from task_runs import save_model
 from transformers import AutoConfig
 
-from hf_distill.tasks import TaskDataError, load_table
+from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.labels import LabelMap, choose_labels, data_labels
+from hf_distill.tasks.tables import load_table
 from hf_distill.tasks.text_classification import classification_rows, data_problem_type
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -19,10 +19,8 @@ from safetensors.torch import load_file, save_file
 from task_runs import LINES, SENTENCES, TEXTS, labelled, save_model, tiny_tokenizer, write_data
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, EvalPrediction
 
-from hf_distill.cli.text_classification import TextClassificationScorer
-from hf_distill.cli.token_classification import TokenClassificationScorer
-from hf_distill.tasks.text_classification import classification_rows
-from hf_distill.tasks.token_classification import tagged_rows
+from hf_distill.tasks.text_classification import TextClassificationScorer, classification_rows
+from hf_distill.tasks.token_classification import TokenClassificationScorer, tagged_rows
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CLASSES, TOKENS = "text-classification", "token-classification"

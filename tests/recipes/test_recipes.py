@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hf_distill.cli.tasks import TASKS
 from hf_distill.cli.train import build_parser
 from hf_distill.losses import get_logits_loss
 from hf_distill.recipes import Recipe, list_recipes, load_recipe
 from hf_distill.recipes.recipe import CONVENTIONS
+from hf_distill.tasks import TASKS
 
 RECIPES = [load_recipe(name) for name in list_recipes()]
 EACH = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

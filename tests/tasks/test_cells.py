@@ -15,9 +15,9 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_distill.tasks import TaskDataError, load_table
 from hf_distill.tasks.cells import read_labels
-from hf_distill.tasks.errors import MissingLabelsError
+from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
+from hf_distill.tasks.tables import load_table
 from hf_distill.tasks.text_classification import (
     classification_rows,
     data_problem_type,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hf_distill.tasks import TaskDataError
+from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.labels import (
     DataLabels,
     LabelMap,

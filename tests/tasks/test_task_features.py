@@ -19,7 +19,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from hf_distill.tasks import TaskDataError
+from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.language_modeling import BlockCollator, draw_masks, encode_blocks, text_rows
 from hf_distill.tasks.sequence_to_sequence import encode_pairs, generate_texts, text_pairs
 from hf_distill.tasks.text_classification import classification_rows, encode_classification
@@ -318,7 +318,7 @@ def test_generation_follows_the_model_unless_told_otherwise() -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the data in ../shared is not there")
 def test_real_data_is_read_without_loss() -> None:
-    from hf_distill.tasks import load_table
+    from hf_distill.tasks.tables import load_table
 
     phrases = load_table(SHARED / "data" / "sst2" / "dev.tsv.gz")
     assert len(classification_rows(phrases)) == 872

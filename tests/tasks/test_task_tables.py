@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Value
 
-from hf_distill.tasks import TaskDataError, load_table
+from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.tables import load_table
 
 ROWS = {"text": ["a, b", "c"], "label": [1, 0]}
 CELLS = {"text": ["a, b", "c"], "label": ["1", "0"]}

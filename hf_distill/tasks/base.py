@@ -1,10 +1,7 @@
-"""The tasks that the commands know, by name: the one place to add another."""
+"""Interface of a task: its data, features, metrics and model-card lines."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,17 +18,6 @@ if TYPE_CHECKING:
 
     from hf_distill.tasks.encoding import Encoded
     from hf_distill.tasks.resampling import Resampler
-
-# Where the class with the functions of a task is; imported when the task is called for.
-TASKS = {
-    "question-answering": "hf_distill.cli.question_answering:QuestionAnsweringTask",
-    "text-classification": "hf_distill.cli.text_classification:TextClassificationTask",
-    "token-classification": "hf_distill.cli.token_classification:TokenClassificationTask",
-    "fill-mask": "hf_distill.cli.language_modeling:MaskedLanguageModelingTask",
-    "text-generation": "hf_distill.cli.language_modeling:CausalLanguageModelingTask",
-    "summarization": "hf_distill.cli.sequence_to_sequence:SummarizationTask",
-    "translation": "hf_distill.cli.sequence_to_sequence:TranslationTask",
-}
 
 
 class Measures(NamedTuple):
@@ -207,22 +193,3 @@ class Task(ABC):
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
     ) -> Callable[[Sequence[Mapping[str, Any]]], object]:
         """The model in use, from examples to predictions; its speed is what is measured."""
-
-
-def create_task(name: str, options: Any) -> Task:
-    """The task with its options.
-
-    Raises:
-        ValueError: there is no such task; lists those that exist.
-    """
-    if name not in TASKS:
-        raise ValueError(f"There is no task {name!r}; the tasks are: {', '.join(TASKS)}.")
-    module, _, attribute = TASKS[name].partition(":")
-    task: Task = getattr(importlib.import_module(module), attribute)(options)
-    return task
-
-
-def say(text: str) -> None:
-    """Tell the user something; of several processes one speaks."""
-    if os.environ.get("RANK", "0") == "0":
-        sys.stderr.write(f"{text}\n")

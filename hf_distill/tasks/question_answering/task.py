@@ -9,8 +9,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.cli.tasks import Measures, Scorer, Task
 from hf_distill.compatibility import input_limit
+from hf_distill.tasks.base import Measures, Scorer, Task
 from hf_distill.tasks.encoding import Encoded
 from hf_distill.tasks.question_answering import (
     Prediction,
