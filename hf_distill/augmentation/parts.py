@@ -11,19 +11,27 @@ import json
 import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hf_distill.augmentation.drawing import WordCandidates
 from hf_distill.augmentation.substitution import Places, WordSubstituter
-from hf_distill.files import write_json, write_text
+from hf_distill.files import (
+    differences,
+    file_hash,
+    read_json,
+    temporary_path,
+    write_json,
+    write_text,
+)
 
 # A part has no more characters than this, unless it is one text.
 PART_CHARACTERS = 32_768
 PART_TEXTS = 256
 _FORMAT = 1
 _MANIFEST, _TEXTS = "manifest.json", "texts.jsonl"
+_REMEDY = "leave resume out to begin again"
 
 
 class Item(NamedTuple):
@@ -52,7 +60,7 @@ class Parts:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / _MANIFEST, _REMEDY)
         self.options: dict[str, Any] = manifest["options"]
         self._starts: list[int] = manifest["starts"]
 
@@ -75,20 +83,21 @@ class Parts:
             ValueError: the folder is of a run with other texts or options.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        texts = folder / (_TEXTS + ".new")
-        try:
-            starts, checksum = _write_texts(texts, items)
-        except BaseException:
-            texts.unlink(missing_ok=True)
-            raise
-        manifest = {"format": _FORMAT, "options": dict(options), "texts": checksum}
-        if resume and (folder / _MANIFEST).is_file():
-            texts.unlink()
-            _check_same(json.loads((folder / _MANIFEST).read_text(encoding="utf-8")), manifest)
-            return cls(folder)
-        for old in (*folder.glob("part-*"), folder / _MANIFEST):
-            old.unlink(missing_ok=True)
-        texts.replace(folder / _TEXTS)
+        with temporary_path(folder / _TEXTS) as texts:
+            starts = _write_texts(texts, items)
+            manifest = {"format": _FORMAT, "options": dict(options), "texts": file_hash(texts)}
+            if resume and (folder / _MANIFEST).is_file():
+                before = read_json(folder / _MANIFEST, _REMEDY)
+                changed = differences(before, manifest, ignore=["starts"])
+                if changed:
+                    raise ValueError(
+                        f"resume: the run to resume is another one: {'; '.join(changed)}. Leave "
+                        "resume out to begin again, or pass what it was started with."
+                    )
+                return cls(folder)
+            for old in (*folder.glob("part-*"), folder / _MANIFEST):
+                old.unlink(missing_ok=True)
+            texts.replace(folder / _TEXTS)
         write_json(folder / _MANIFEST, {**manifest, "starts": starts})
         return cls(folder)
 
@@ -158,9 +167,8 @@ class StoredCandidates:
             file.close()
 
 
-def _write_texts(path: Path, items: Iterable[Item]) -> tuple[list[int], str]:
+def _write_texts(path: Path, items: Iterable[Item]) -> list[int]:
     starts: list[int] = []
-    digest = sha256()
     seen: set[bytes] = set()
     place = texts = characters = 0
     with path.open("wb") as file:
@@ -174,26 +182,7 @@ def _write_texts(path: Path, items: Iterable[Item]) -> tuple[list[int], str]:
                 texts = characters = 0
             line = (item.line + "\n").encode()
             file.write(line)
-            digest.update(line)
             place += len(line)
             texts += 1
             characters += size
-    return starts, digest.hexdigest()
-
-
-def _check_same(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    before, now = old["options"], new["options"]
-    changed = [
-        f"{name}={before.get(name)!r} (now {now.get(name)!r})"
-        for name in {**before, **now}
-        if before.get(name) != now.get(name)
-    ]
-    if old["format"] != new["format"]:
-        changed.append("another version of this package")
-    if old["texts"] != new["texts"]:
-        changed.append("other texts")
-    if changed:
-        raise ValueError(
-            f"resume: the run to resume was started with {', '.join(changed)}; leave resume out "
-            "to begin anew, or pass what it was started with."
-        )
+    return starts

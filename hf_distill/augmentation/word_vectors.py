@@ -8,11 +8,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from transformers.utils import logging
 
 from hf_distill.augmentation.vector_files import WordVector, find_file, read_vectors
-from hf_distill.files import write_json
+from hf_distill.files import file_hash, temporary_path, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -203,21 +202,13 @@ def _is_of(home: Path, source: Path) -> bool:
     status = source.stat()
     if [status.st_size, status.st_mtime_ns] == info["size_and_time"]:
         return True
-    if status.st_size != info["size_and_time"][0] or _checksum(source) != info["sha256"]:
+    if status.st_size != info["size_and_time"][0] or file_hash(source) != info["sha256"]:
         return False
     # The same file with another date, such as a copy: the next time its size and date will do.
     info["size_and_time"] = [status.st_size, status.st_mtime_ns]
     with contextlib.suppress(OSError):
         write_json(home / _INFO, info)
     return True
-
-
-def _checksum(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _hash(word: str) -> np.uint64:
@@ -228,19 +219,16 @@ def _hash(word: str) -> np.uint64:
 def _write(homes: Sequence[Path], vectors: Iterable[WordVector], source: Path) -> Path:
     """Write an index to the first of some places that can be written to."""
     for home in homes:
-        # Not by tempfile: others who read the file are to read the index as well.
-        temporary = home.parent / f".vectors-{uuid4().hex}"
-        try:
-            temporary.mkdir(parents=True)
-            if home.exists():
-                shutil.rmtree(home)
-        except OSError:
-            # It may belong to another user, who alone can read and replace it.
-            shutil.rmtree(temporary, ignore_errors=True)
-            if home is homes[-1]:
-                raise
-            continue
-        try:
+        with temporary_path(home) as temporary:
+            try:
+                temporary.mkdir(parents=True)
+                if home.exists():
+                    shutil.rmtree(home)
+            except OSError:
+                # It may belong to another user, who alone can read and replace it.
+                if home is homes[-1]:
+                    raise
+                continue
             _write_files(temporary, vectors, source)
             try:
                 os.replace(temporary, home)
@@ -248,9 +236,7 @@ def _write(homes: Sequence[Path], vectors: Iterable[WordVector], source: Path) -
                 # Another process has been quicker.
                 if not _is_of(home, source):
                     raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return home
+            return home
     raise AssertionError("there is always a place")
 
 
@@ -284,7 +270,7 @@ def _write_files(folder: Path, vectors: Iterable[WordVector], source: Path) -> N
         "format": _FORMAT,
         "source": source.name,
         "size_and_time": [status.st_size, status.st_mtime_ns],
-        "sha256": _checksum(source),
+        "sha256": file_hash(source),
         "words": len(ends),
         "dimensions": dimensions,
     }

@@ -16,7 +16,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_distill._version import __version__
-from hf_distill.checkpoints.settings import differences
+from hf_distill.checkpoints.settings import changes
 from hf_distill.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def check_checkpoint(
         raise ValueError(f"resume_from_checkpoint={os.fspath(folder)!r}: {record}. {instead}.")
     if settings is None:
         return
-    changed = differences(record["settings"], settings)
+    changed = changes(record["settings"], settings)
     if changed:
         listed = "\n".join(f"  - {line}" for line in changed)
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_distill.files import display_name
+from hf_distill.files import as_json, differences, display_name
 from hf_distill.heads import unwrapped
 from hf_distill.teachers.caching.fingerprints import weights_hash
 from hf_distill.teachers.columns import SignalDescription
@@ -24,8 +23,8 @@ _LAYERS = (
     "hidden_states_loss", "hidden_states_loss_weight", "attention_loss", "attention_loss_weight",
     "relation_heads", "layer_mapping",
 )  # fmt: skip
-# What may differ between two parts of one run: a teacher may have moved, and `auto` has chosen.
-_NOT_COMPARED = ("layer_pairs", "name", "revision")
+_NOT_COMPARED = ("layer_pairs", "teachers")
+"""Pairs are chosen by ``auto``; teachers are compared by their weights."""
 
 
 @dataclass(frozen=True)
@@ -106,40 +105,27 @@ def distillation_settings(
         settings |= {f"{name}_loss_weight": weight for name, weight in weights.items()}
         settings["attention_loss"] = args.attention_comparison if weights["attention"] else None
         settings["layer_pairs"] = [list(pair) for pair in layer_pairs]
-    # As a checkpoint gives it back: with text for the keys of a dict, and lists for tuples.
-    found: dict[str, Any] = json.loads(json.dumps(settings))
+    found: dict[str, Any] = as_json(settings)
     return found
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What of two runs' settings differs, in words; nothing if the one may go on as the other."""
-    found = []
-    for name in dict.fromkeys([*before, *now]):
-        then, today = before.get(name), now.get(name)
-        if name == "teachers":
-            found += _teachers_that_differ(then or [], today or [])
-        elif name not in _NOT_COMPARED and then != today:
-            found.append(f"{name}: {_shown(then)} in the checkpoint, {_shown(today)} now")
-    return found
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two runs' settings; nothing if one can resume the other."""
+    found = _teachers_that_differ(before.get("teachers", []), now.get("teachers", []))
+    return found + differences(before, now, ignore=_NOT_COMPARED, absent="not used")
 
 
 def _teachers_that_differ(then: Sequence[Any], today: Sequence[Any]) -> list[str]:
     if len(then) != len(today):
-        return [f"teacher_model: {len(then)} in the checkpoint, {len(today)} now"]
+        return differences({"teacher_model": len(then)}, {"teacher_model": len(today)})
     found = []
     for old, new in zip(then, today, strict=True):
+        # A teacher may have moved, so its weights are compared where they are known.
         known = old["weights"] is not None and new["weights"] is not None
         compared = "weights" if known else "name"
         if old[compared] != new[compared]:
             which = [f"{t['name']!r} (weights {str(t['weights'])[:12]}…)" for t in (old, new)]
-            found.append(f"teacher_model: {which[0]} in the checkpoint, {which[1]} now")
-        elif old["top_k"] != new["top_k"]:
-            found.append(
-                f"top_k of the cached teacher: {_shown(old['top_k'])} in the checkpoint, "
-                f"{_shown(new['top_k'])} now"
-            )
+            found.append(f"teacher_model was {which[0]} and is now {which[1]}")
+        else:
+            found += differences({"top_k": old["top_k"]}, {"top_k": new["top_k"]}, absent="all")
     return found
-
-
-def _shown(value: Any) -> str:
-    return "not used" if value is None else repr(value)

@@ -21,8 +21,8 @@ from hf_distill.cli.sweep_arguments import (
 from hf_distill.cli.train import training_parser
 from hf_distill.cli.train_request import read_request
 from hf_distill.cli.training_run import Request
-from hf_distill.files import display_name
-from hf_distill.sweeping import SearchSpace, Value, content_hash, read_search_space
+from hf_distill.files import display_name, file_hash, folder_hash
+from hf_distill.sweeping import SearchSpace, Value, read_search_space
 
 TEACHER_OUTPUTS = "teacher_outputs"
 """The folder of the cache that a sweep makes, in its own."""
@@ -88,7 +88,7 @@ class SweepPlan:
             for one in (source if isinstance(source, list) else [source])
             if one is not None
         ]
-        contents = {f"{name} {display_name(one)}": content_hash(one) for name, one in listed}
+        contents = {f"{name} {display_name(one)}": _content_hash(one) for name, one in listed}
         return {
             "search_space": self.space.to_dict(),
             "sampler": self.sampler,
@@ -101,6 +101,16 @@ class SweepPlan:
             },
             "contents": {name: value for name, value in contents.items() if value is not None},
         }
+
+
+def _content_hash(source: str) -> str | None:
+    """Return a hash of what is on this machine, apart from checkpoints; ``None`` for Hub ids."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return file_hash(path)
+    if not path.is_dir():
+        return None
+    return folder_hash(path, lambda one: not any(p.startswith("checkpoint-") for p in one.parts))
 
 
 class TrialParser:

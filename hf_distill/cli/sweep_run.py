@@ -18,13 +18,15 @@ from hf_distill.cli.sweep_trials import (
 )
 from hf_distill.cli.train_arguments import TrainingFileArguments
 from hf_distill.console import log_rank_0
+from hf_distill.files import differences, read_json
 from hf_distill.reports.sweep import SweepReport, TrialReport, shown, write_sweep
-from hf_distill.sweeping import SweepStudy, Trial, changed_parts, read_manifest
+from hf_distill.sweeping import SweepStudy, Trial
 from hf_distill.tasks.options import TaskArguments, names
 
 _SUMMARY = "sweep.json"
 _STUDY = "study.jsonl"
 _MOST_FAILURES = 3
+_DAMAGED = "choose another --output_dir, or begin again with --overwrite_output_dir"
 
 
 class Sweep:
@@ -140,21 +142,22 @@ class Sweep:
 
     def _check_folder(self) -> None:
         folder = self._plan.output_dir
-        manifest = read_manifest(folder / _SUMMARY)
-        if manifest is None:
+        try:
+            manifest = read_json(folder / _SUMMARY, _DAMAGED)
+        except FileNotFoundError:
             ours = (".sweep.lock", TEACHER_OUTPUTS)
             there = sorted(path.name for path in folder.iterdir() if path.name not in ours)
             if there:
                 raise ValueError(
                     f"--output_dir {folder} holds other files ({', '.join(there[:3])}) and no "
                     f"{_SUMMARY}; name a new folder for the sweep."
-                )
+                ) from None
             return
-        changed = changed_parts(manifest["settings"], self._described)
+        changed = differences(manifest["settings"], self._described)
         judge = Judge(manifest["metric"], manifest["lower_is_better"])
         if self._plan.metric not in (None, judge.metric):
             if any(trial["value"] is not None for trial in manifest["trials"]):
-                changed.append(f"metric was {judge.metric!r} and is {self._plan.metric!r}")
+                changed.append(f"metric was {judge.metric!r} and is now {self._plan.metric!r}")
             elif not changed:
                 (folder / _STUDY).unlink(missing_ok=True)
                 return

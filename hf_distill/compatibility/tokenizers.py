@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any
 
 from torch import nn
@@ -13,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from hf_distill.compatibility.findings import Finding, note, refused, warning
+from hf_distill.files import json_hash
 from hf_distill.heads import CausalLMHead, TaskHead, unwrapped
 from hf_distill.loading import load_tokenizer
 
@@ -126,7 +125,7 @@ def tokenizer_hash(processing_class: Any) -> str | None:
         content = processing_class.to_dict()
     else:
         return None
-    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return json_hash(content)
 
 
 def compare_tokenizers(

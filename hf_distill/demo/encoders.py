@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +18,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from hf_distill.demo.onnx_weights import read_bert_weights
+from hf_distill.files import write_atomically
 from hf_distill.loading import load_tokenizer
 
 INSTALL_HINT = 'pip install "hf-distill[demo]"'
@@ -101,12 +100,12 @@ def prepare_encoder(name: str, folder: Path) -> Path:
     else:
         tensors = {k: v for k, v in load_file(weights).items() if k not in _NOT_NEEDED}
     model = _build(tensors if encoder.layers is None else _keep(tensors, encoder.layers))
-    unfinished = folder / f"{name}.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    model.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    os.replace(unfinished, finished)
-    return finished
+
+    def write(unfinished: Path) -> None:
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+
+    return write_atomically(finished, write)
 
 
 def find_weights(encoder: Encoder) -> Path:

@@ -9,7 +9,6 @@ tell. No entity of the training file occurs in the validation file.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_distill.demo.wording import KINDS, Kind
+from hf_distill.files import write_text
 
 VALIDATION_SHARE = 0.35
 UNANSWERABLE_SHARE = 0.3
@@ -338,7 +338,6 @@ def write_squad_files(
     Returns:
         The two paths.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     train, validation = split_entities(seed)
     paths = []
     for name, entities, count in (
@@ -349,8 +348,5 @@ def write_squad_files(
         passages = write_passages(entities, count, chance)
         document = squad_records(passages, entities, questions, chance, name)
         path = folder / f"{name}.json"
-        unfinished = path.with_suffix(".json.tmp")
-        unfinished.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
-        os.replace(unfinished, path)
-        paths.append(path)
+        paths.append(write_text(path, json.dumps(document, ensure_ascii=False, indent=1)))
     return paths[0], paths[1]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from hf_distill._version import __version__
+from hf_distill.files import file_hash, json_hash, read_json, write_json
 
 MANIFEST = "demo.json"
 RESULT = "model.safetensors"
@@ -36,12 +34,12 @@ class Steps:
         self._path = folder / MANIFEST
         self._finished: dict[str, str] = {}
         if self._path.exists() and not fresh:
-            try:
-                self._finished = dict(json.loads(self._path.read_text("utf-8"))["finished"])
-            except (ValueError, KeyError, TypeError) as error:
+            finished = read_json(self._path, "start again with --fresh").get("finished")
+            if not isinstance(finished, dict):
                 raise ValueError(
-                    f"{self._path} is not readable ({error}). Start afresh with --fresh."
-                ) from error
+                    f"{self._path} does not list the finished steps; start again with --fresh."
+                )
+            self._finished = finished
 
     def is_finished(self, name: str, fingerprint: str) -> bool:
         """Whether an earlier run finished the step ``name`` for the same ``fingerprint``."""
@@ -55,7 +53,7 @@ class Steps:
             The folder for the new one, which does not exist yet.
         """
         if self._finished.pop(name, None) is not None:
-            self._write()
+            write_json(self._path, {"finished": self._finished})
         folder = self._folder / name
         shutil.rmtree(folder, ignore_errors=True)
         return folder
@@ -63,12 +61,7 @@ class Steps:
     def finish(self, name: str, fingerprint: str) -> None:
         """Note that the step ``name`` is finished."""
         self._finished[name] = fingerprint
-        self._write()
-
-    def _write(self) -> None:
-        unfinished = self._path.with_suffix(".json.tmp")
-        unfinished.write_text(json.dumps({"finished": self._finished}, indent=2) + "\n", "utf-8")
-        os.replace(unfinished, self._path)
+        write_json(self._path, {"finished": self._finished})
 
 
 def fingerprint(words: Sequence[str], files: Sequence[Path] = ()) -> str:
@@ -81,7 +74,4 @@ def fingerprint(words: Sequence[str], files: Sequence[Path] = ()) -> str:
     Returns:
         A SHA-256 in hexadecimal digits.
     """
-    digest = hashlib.sha256(json.dumps([__version__, *words]).encode())
-    for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    return json_hash([__version__, list(words), [file_hash(path) for path in files]])

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hf_distill.files import write_atomically
 from hf_distill.layers.mapping import LayerPair
 
 PROJECTIONS_FILE = "distillation_projections.safetensors"
@@ -171,10 +172,8 @@ def save_projections(
     if not write:
         return
     path = Path(folder) / PROJECTIONS_FILE
-    unfinished = path.with_suffix(".tmp")
     metadata = {"format": "pt", "layer_pairs": json.dumps([list(pair) for pair in pairs])}
-    save_file(full, unfinished, metadata=metadata)
-    os.replace(unfinished, path)
+    write_atomically(path, lambda unfinished: save_file(full, unfinished, metadata=metadata))
 
 
 def load_projections(

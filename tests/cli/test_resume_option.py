@@ -87,7 +87,7 @@ def test_another_teacher_is_refused_by_name(
     (out / "metrics.json").unlink()
     result = program(*two_stages, "--temperature", "7", *RESUME)
     assert result.status == 2
-    assert "temperature: 2.0 in the checkpoint, 7.0 now" in result.stderr
+    assert "temperature was 2.0 and is now 7.0" in result.stderr
     assert "Traceback" not in result.stderr
 
 

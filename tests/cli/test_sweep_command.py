@@ -259,7 +259,7 @@ def test_an_unknown_metric_is_named_with_those_there_are(
     assert len(begun) == 4
     assert outcome(tmp_path / "sweep")["metric"] == "exact_match"
     result = program("sweep", "--config", config, "--metric", "f1")
-    assert "metric was 'exact_match' and is 'f1'" in result.stderr
+    assert "metric was 'exact_match' and is now 'f1'" in result.stderr
     killed_at(
         {**options, "output_dir": str(tmp_path / "c")}, tmp_path, KILLS["between result and study"]
     )

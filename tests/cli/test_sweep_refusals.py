@@ -25,13 +25,16 @@ def test_another_sweep_does_not_go_on_in_its_folder(
     other = Path(files.train).with_name("other.json")
     other.write_text(Path(files.train).read_text() + "\n")
     changes: dict[str, tuple[Any, str]] = {
-        "search_space": ({"temperature": [1, 5]}, "temperature was [1.0, 4.0] and is [1.0, 5.0]"),
-        "max_steps": (5, "max_steps was 4 and is 5"),
-        "sampler": ("tpe", 'sampler was "grid" and is "tpe"'),
-        "seeds": ([1], "seeds was [42] and is [1]"),
-        "metric": ("exact_match", "metric was 'f1' and is 'exact_match'"),
+        "search_space": (
+            {"temperature": [1, 5]},
+            "temperature was [1.0, 4.0] and is now [1.0, 5.0]",
+        ),
+        "max_steps": (5, "max_steps was 4 and is now 5"),
+        "sampler": ("tpe", 'sampler was "grid" and is now "tpe"'),
+        "seeds": ([1], "seeds was [42] and is now [1]"),
+        "metric": ("exact_match", "metric was 'f1' and is now 'exact_match'"),
         "train_file": (str(other), "other.json"),
-        "teacher_model": (files.models["student_alone"], 'is "student_alone"'),
+        "teacher_model": (files.models["student_alone"], 'is now "student_alone"'),
     }
     for name, (value, says) in changes.items():
         changed = config_of({**options, name: value}, tmp_path)
@@ -44,9 +47,9 @@ def test_another_sweep_does_not_go_on_in_its_folder(
     assert program("sweep", "--config", config_of(free, tmp_path)).status == 0
     Path(files.validation).touch()
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("hf_distill.cli.sweep_plan.content_hash", lambda source: "0" * 64)
+        patches.setattr("hf_distill.cli.sweep_plan.file_hash", lambda source: "0" * 64)
         result = program("sweep", "--config", config_of(options, tmp_path))
-    assert "train_file train.json has other content" in result.stderr
+    assert "contents.train_file train.json has changed" in result.stderr
 
 
 def test_an_earlier_sweep_is_replaced_if_asked(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 from importlib import metadata
 from pathlib import Path
@@ -131,8 +132,10 @@ def test_a_finished_encoder_is_not_made_again(prepared: Path) -> None:
 
 @needs_packages
 def test_an_unfinished_encoder_is_made_anew(prepared: Path, tmp_path: Path) -> None:
-    (tmp_path / "minilm-l3.tmp").mkdir()
-    (tmp_path / "minilm-l3.tmp" / "model.safetensors").write_text("half of it")
+    left = tmp_path / ".minilm-l3.0123456789ab.tmp"
+    left.mkdir()
+    (left / "model.safetensors").write_text("half of it")
+    os.utime(left, (0, 0))
     path = prepare_encoder("minilm-l3", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["minilm-l3"]
     whole = (prepared / "minilm-l3" / "model.safetensors").read_bytes()

@@ -155,7 +155,7 @@ def test_a_killed_write_leaves_the_old_file(
             folder.write(sample(3, tokens=None))
     assert (tmp_path / "step-00000003.safetensors").read_bytes() == before
     # Even if nothing could be cleaned up, the leftover counts as no sample.
-    (tmp_path / ".step-00000004.tmp.safetensors").write_bytes(before[:100])
+    (tmp_path / ".step-00000004.0123456789ab.tmp.safetensors").write_bytes(before[:100])
     assert [one.step for one in folder] == [3]
 
 

@@ -13,10 +13,7 @@ from hf_distill.sweeping import (
     Range,
     SearchSpace,
     SweepStudy,
-    changed_parts,
-    content_hash,
     in_use,
-    read_manifest,
 )
 
 GRID = SearchSpace({"t": Choices((1.0, 2.0, 4.0)), "w": Range(0.0, 1.0, 0.5)})
@@ -173,51 +170,3 @@ def test_one_sweep_in_a_folder(tmp_path: Path) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     with in_use(folder):
         pass
-
-
-def test_what_changed_is_named() -> None:
-    before = {
-        "space": {"t": [1, 2], "w": {"low": 0, "high": 1}},
-        "options": {"max_steps": 4, "seed": 1},
-        "contents": {"train_file a.json": "0" * 64},
-    }
-    now = {
-        "space": {"t": (1, 2), "w": {"low": 0, "high": 2}},
-        "options": {"max_steps": 4, "bf16": True},
-        "contents": {"train_file a.json": "1" * 64},
-    }
-    assert changed_parts(before, before) == []
-    assert changed_parts(before, now) == [
-        'space: w was {"low": 0, "high": 1} and is {"low": 0, "high": 2}',
-        "options: seed was 1 and is not given",
-        "options: bf16 was not given and is true",
-        "contents: train_file a.json has other content",
-    ]
-
-
-def test_content_is_that_of_files_and_names(tmp_path: Path) -> None:
-    one, other = tmp_path / "one", tmp_path / "other"
-    for folder in (one, other):
-        (folder / "inner").mkdir(parents=True)
-        (folder / "inner" / "b").write_text("x")
-        (folder / "a").write_text("x")
-    (one / "checkpoint-1").mkdir()
-    (one / "checkpoint-1" / "a").write_text("of a training, not of its student")
-    assert content_hash(str(one)) == content_hash(str(other))
-    assert content_hash(str(one / "a")) == content_hash(str(other / "a"))
-    for name in ("a", "inner/b"):
-        (other / name).write_text("y")
-        assert content_hash(str(one)) != content_hash(str(other))
-        (other / name).write_text("x")
-    (other / "a").rename(other / "b")
-    assert content_hash(str(one)) != content_hash(str(other))
-    assert content_hash("owner/name-of-the-hub") is None
-
-
-def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "sweep.json"
-    assert read_manifest(path) is None
-    for text in ("{", "[]"):
-        path.write_text(text)
-        with pytest.raises(ValueError, match="sweep.json is"):
-            read_manifest(path)

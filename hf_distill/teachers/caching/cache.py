@@ -353,8 +353,7 @@ def _check_damage(folder: Path, manifest: Mapping[str, Any], damage: DamagedMani
 
 
 def _strangers(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    known = (MANIFEST, LOCK, f".{Path(MANIFEST).stem}.tmp.json")
-    return part_files(folder, manifest).strangers(parts_of(manifest), known)
+    return part_files(folder, manifest).strangers(parts_of(manifest), (MANIFEST, LOCK))
 
 
 def _check_place(folder: Path, manifest: Mapping[str, Any]) -> None:

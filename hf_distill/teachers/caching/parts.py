@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +12,10 @@ import pyarrow
 from datasets import Dataset, Features
 from numpy.typing import NDArray
 
+from hf_distill.files import file_hash, is_temporary, temporary_path
+
 _MOST_ROWS = 4096
 _MOST_BYTES = 64 * 2**20
-_BLOCK = 1 << 20
 _IDENTITY = b"hf_distill"
 
 
@@ -74,15 +74,15 @@ class PartFiles:
         schema = self._features.arrow_schema
         schema = schema.with_metadata({**schema.metadata, _IDENTITY: self._identity(part)})
         table = pyarrow.table([columns[name] for name in schema.names], schema=schema)
-        temporary = self._folder / f"part-{part.number:05d}.{os.getpid()}.tmp"
+        name = f"part-{part.number:05d}"
         try:
-            with temporary.open("wb") as file:
-                with pyarrow.ipc.new_stream(file, schema) as writer:
-                    writer.write_table(table)
-                file.flush()
-                os.fsync(file.fileno())
-            name = f"part-{part.number:05d}.{_checksum(temporary)}.arrow"
-            os.replace(temporary, self._folder / name)
+            with temporary_path(self._folder / name) as temporary:
+                with temporary.open("wb") as file:
+                    with pyarrow.ipc.new_stream(file, schema) as writer:
+                        writer.write_table(table)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, self._folder / f"{name}.{_checksum(temporary)}.arrow")
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -90,8 +90,6 @@ class PartFiles:
                 f"to {self._folder.name} ({error.strerror or error}). The parts before are kept: "
                 "make room, and run the same again to go on",
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def read(self, part: Part) -> Dataset:
         """The rows of a part, memory-mapped.
@@ -121,8 +119,9 @@ class PartFiles:
 
     def remove_unfinished(self) -> None:
         """Delete what interrupted runs left behind."""
-        for path in self._folder.glob("part-*.tmp"):
-            path.unlink(missing_ok=True)
+        for path in self._folder.iterdir():
+            if is_temporary(path):
+                path.unlink(missing_ok=True)
 
     def strangers(self, parts: Sequence[Part], known: Collection[str]) -> list[Path]:
         """What is in the folder and neither a whole part, nor unfinished, nor of a known name."""
@@ -132,7 +131,7 @@ class PartFiles:
         return [
             path
             for path in sorted(self._folder.iterdir())
-            if path not in ours and path.name not in known and path.suffix != ".tmp"
+            if path not in ours and path.name not in known and not is_temporary(path)
         ]
 
     def _files(self, part: Part) -> list[Path]:
@@ -152,8 +151,4 @@ class PartFiles:
 
 
 def _checksum(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return file_hash(path)[:16]

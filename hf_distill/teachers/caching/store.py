@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from hf_distill.files import write_json
+from hf_distill.files import differences, json_hash, read_json, write_json
 from hf_distill.teachers.caching.fingerprints import data_hash, row_lengths
 from hf_distill.teachers.caching.parts import Part, PartFiles, plan_parts
 from hf_distill.teachers.columns import SignalDescription
@@ -126,7 +124,7 @@ def cache_key(manifest: Mapping[str, Any]) -> str:
             content = {k: v for k, v in content.items() if f"{group}.{k}" not in _NAMES}
         if group not in (*_INFORMATIVE, "preprocessing"):
             kept[group] = content
-    return _hash(kept)
+    return json_hash(kept)
 
 
 def parts_of(manifest: Mapping[str, Any]) -> list[Part]:
@@ -165,14 +163,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         DamagedManifestError: it was cut short or altered.
         ValueError: it is of another version.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        whole = content.pop("checksum") == _hash(content)
+        content = read_json(folder / MANIFEST, "run the caching again")
+        whole = content.pop("checksum") == json_hash(content)
         version = content["format"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError):
         whole = False
     if not whole:
         raise DamagedManifestError(
@@ -189,39 +186,14 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the manifest of a folder, which is made if need be."""
-    write_json(folder / MANIFEST, {**content, "checksum": _hash(content)})
+    write_json(folder / MANIFEST, {**content, "checksum": json_hash(content)})
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two manifests, in words."""
-    found = []
-    same_data = before.get("data") == now.get("data")
-    for group in {**before, **now}:
-        # Other data comes of another preparation; of other data a collator makes other batches.
-        implied = group == ("preprocessing" if same_data else "data_collator")
-        if group not in _INFORMATIVE and not implied:
-            found += _differences(group, before.get(group), now.get(group))
+    """Name what differs between two manifests."""
+    # Other data comes of another preparation; of other data a collator makes other batches.
+    implied = "preprocessing" if before.get("data") == now.get("data") else "data_collator"
+    found = differences(before, now, ignore=(*_INFORMATIVE, *_NAMES, implied))
     if len(found) > _MOST_DIFFERENCES:
         found[_MOST_DIFFERENCES:] = [f"and {len(found) - _MOST_DIFFERENCES} more"]
     return found
-
-
-def _differences(name: str, old: Any, new: Any) -> list[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return [
-            difference
-            for key in {**old, **new}
-            for difference in _differences(f"{name}.{key}", old.get(key), new.get(key))
-        ]
-    if old == new or name in _NAMES:
-        return []
-    return [f"{name} was {_shown(old)} and is now {_shown(new)}"]
-
-
-def _hash(content: Mapping[str, Any]) -> str:
-    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

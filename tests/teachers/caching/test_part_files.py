@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hf_distill.teachers.caching.parts as parts_module
+from hf_distill.files import file_hash
 from hf_distill.teachers.caching.parts import Part, PartFiles, plan_parts
 
 FEATURES = Features({"numbers": List(Value("float32")), "sums": Value("uint32")})
@@ -180,7 +181,7 @@ def test_a_file_of_no_cache_at_all(tmp_path: Path) -> None:
     table = pyarrow.table(columns(FIRST))
     with pyarrow.ipc.new_stream(str(tmp_path / "part"), table.schema) as writer:
         writer.write_table(table)
-    name = f"part-00000.{parts_module._checksum(tmp_path / 'part')}.arrow"
+    name = f"part-00000.{file_hash(tmp_path / 'part')[:16]}.arrow"
     (tmp_path / "part").rename(tmp_path / name)
     with pytest.raises(ValueError, match=f"{name} .* of another cache"):
         cache.read(FIRST)
@@ -190,7 +191,8 @@ def test_what_was_left_unfinished_is_removed_and_nothing_else(tmp_path: Path) ->
     cache = files(tmp_path)
     cache.write(FIRST, columns(FIRST))
     kept = contents(tmp_path)
-    (tmp_path / "part-00001.77.tmp").write_bytes(b"half")
+    (tmp_path / ".part-00001.0123456789ab.tmp").write_bytes(b"half")
+    (tmp_path / ".manifest.0123456789ab.tmp.json").write_bytes(b"half")
     cache.remove_unfinished()
     assert contents(tmp_path) == kept
     with pytest.raises(ValueError, match=r"Rows 3 to 4 have no file \(part-00001\)"):
