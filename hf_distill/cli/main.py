@@ -1,4 +1,4 @@
-"""The program ``hf-distill``: finds the command, and turns errors into one clear message.
+"""The program ``hf-distill``: finds the command and turns errors into one clear message.
 
 A command is a module of this package with a function ``run(argv)``. It is imported when it is
 called for, so that ``hf-distill --help`` does not wait for PyTorch.
@@ -11,6 +11,7 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 
@@ -48,6 +49,7 @@ first steps:
 on several GPUs: accelerate launch --num_processes 2 -m hf_distill train …
 """
 
+UNEXPECTED_ERROR = 1
 USER_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -62,12 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``hf-distill``.
 
     Args:
-        argv: the arguments without the program's name; those of the process by default.
+        argv: the arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit status: 0, or 2 for an error that the user can mend, 130 after Ctrl-C, 141 if
-        nobody reads the output any more.
-        An unforeseen error is raised, with its traceback.
+        The exit status: 0; 2 for an error that the user can fix; 1 for an unexpected one; 130 after
+        Ctrl-C; 141 if nobody reads the output any more.
     """
     make_output_safe()
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -86,32 +87,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = options.debug or os.environ.get("HF_DISTILL_DEBUG", "0") not in ("", "0")
     try:
         module = importlib.import_module(f"hf_distill.cli.{command}")
-        _leave_noise_out()
+        _hide_noise()
         module.run(argv[position + 1 :])
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read (`… | head`) has seen enough. What Python flushes at exit goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
         if debug:
             raise
-        _complain(command, "stopped by Ctrl-C.")
-        return INTERRUPTED
-    except Exception as error:
-        if debug or not _is_user_error(error):
-            raise
-        message = str(error).strip() or type(error).__name__
-        _complain(command, f"error: {message}")
-        sys.stderr.write(
-            f"(The place in the code: HF_DISTILL_DEBUG=1, or `hf-distill --debug {command} …`.)\n"
-        )
-        return USER_ERROR
+        status, message = _explained(error)
+        rank = os.environ.get("RANK", "0")
+        process = "" if rank == "0" else f" (process {rank})"
+        sys.stderr.write(f"hf-distill {command}{process}: {message}\n")
+        return status
     return 0
 
 
-def _leave_noise_out() -> None:
-    """Hide what libraries show in every run, and nobody can act upon."""
+def _hide_noise() -> None:
+    """Hide what libraries show in every run and nobody can act upon."""
     from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils import logging
 
@@ -138,30 +133,25 @@ def _program_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_user_error(error: Exception) -> bool:
-    """Whether the message alone says what to change.
+def _explained(error: BaseException) -> tuple[int, str]:
+    """Return the exit status and the message of what ended a command.
 
-    True for files and downloads (OSError), for missing extras, for ValueErrors of the libraries
-    that check what the user passes, and for RuntimeErrors that this package raises itself.
+    The message alone tells what to change for files and downloads (OSError), for ValueErrors of the
+    libraries that check what the user passes, and for RuntimeErrors that this package raises.
     """
-    if isinstance(error, OSError | MissingExtraError):
-        return True
-    package = _raised_in(error)
-    if isinstance(error, ValueError):
-        return package in _PACKAGES_THAT_CHECK_INPUT
-    return isinstance(error, RuntimeError) and package == "hf_distill"
-
-
-def _raised_in(error: Exception) -> str:
-    """The top-level package whose code raised the error."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
-    return str(module).partition(".")[0]
-
-
-def _complain(command: str, message: str) -> None:
-    rank = os.environ.get("RANK", "0")
-    process = "" if rank == "0" else f" (process {rank})"
-    sys.stderr.write(f"hf-distill {command}{process}: {message}\n")
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "stopped by Ctrl-C."
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    message = str(error).strip()
+    if (
+        isinstance(error, OSError)
+        or (isinstance(error, ValueError) and package in _PACKAGES_THAT_CHECK_INPUT)
+        or (isinstance(error, RuntimeError) and package == "hf_distill")
+    ):
+        return USER_ERROR, f"error: {message or type(error).__name__}"
+    first_line = message.partition("\n")[0]
+    return UNEXPECTED_ERROR, (
+        f"unexpected error: {type(error).__name__}: {first_line} ({frame.f_code.co_filename}, line "
+        f"{line}). With HF_DISTILL_DEBUG=1 the whole traceback is shown."
+    )

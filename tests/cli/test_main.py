@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -136,22 +137,24 @@ def test_errors_of_users_and_bugs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "hf_distill.cli.answer", raising(error, package))
-    if not is_user_error:
-        with pytest.raises(type(error)):
-            program("answer")
-        return
     result = program("answer")
-    assert result.status == 2
-    assert result.stderr.startswith(f"hf-distill answer: error: {error}\n")
-    assert "Traceback" not in result.stderr
-    assert "hf-distill --debug answer" in result.stderr
+    if is_user_error:
+        assert result.status == 2
+        assert result.stderr == f"hf-distill answer: error: {error}\n"
+    else:
+        assert result.status == 1
+        assert re.fullmatch(
+            rf"hf-distill answer: unexpected error: {type(error).__name__}: {error} "
+            r"\(<string>, line 2\)\. .*HF_DISTILL_DEBUG=1.*\n",
+            result.stderr,
+        )
     with pytest.raises(type(error)):
         program("--debug", "answer")
     monkeypatch.setenv("HF_DISTILL_DEBUG", "1")
     with pytest.raises(type(error)):
         program("answer")
     monkeypatch.setenv("HF_DISTILL_DEBUG", "0")
-    assert program("answer").status == 2
+    assert program("answer") == result
 
 
 def test_other_processes_say_who_they_are(
