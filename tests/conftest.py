@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
@@ -33,3 +39,26 @@ def pytest_collection_finish() -> None:
 def _one_thread() -> None:
     """Bit-for-bit comparisons should not depend on how a sum is split between threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def saved_figure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[], AbstractContextManager[list[Figure]]]:
+    """A context manager for the figures that are saved inside."""
+    from matplotlib.figure import Figure
+
+    @contextmanager
+    def saving() -> Iterator[list[Figure]]:
+        figures: list[Figure] = []
+        original = Figure.savefig
+
+        def save(self: Figure, *args: Any, **kwargs: Any) -> None:
+            figures.append(self)
+            original(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Figure, "savefig", save)
+            yield figures
+
+    return saving

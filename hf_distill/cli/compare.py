@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hf_distill.cli.scoring import Scores
-    from hf_distill.reports.bootstrap import Replicates
     from hf_distill.tasks.base import Task
+    from hf_distill.tasks.bootstrap import Replicates
 
 EXAMPLES = """\
 example:
@@ -222,7 +222,7 @@ def _agreement(scores: Mapping[str, Sequence[Scores]], role: str) -> dict[str, f
 
 def _replicates(scores: Sequence[Scores], stream: int) -> dict[str, Replicates]:
     """Return the metrics in resamples of the rows, where the task has them."""
-    from hf_distill.reports.bootstrap import pool_seeds
+    from hf_distill.tasks.bootstrap import pool_seeds
 
     seeds = [one.scorer.replicates() for one in scores]
     return {

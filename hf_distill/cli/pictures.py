@@ -109,8 +109,8 @@ def _refuse_choices(options: PicturesArguments, folder: Path) -> None:
 
 def _draw(folder: Path, stage: Path, options: PicturesArguments) -> Iterator[tuple[str, str]]:
     """Draw what a stage has; the names of the files and what they show."""
+    from hf_distill.plotting import plot_losses
     from hf_distill.reports.attention_maps import plot_attention
-    from hf_distill.reports.plots import plot_losses
 
     first = "" if stage == folder else f"{INTERMEDIATE}_"
     in_words = "" if stage == folder else "intermediate stage: "

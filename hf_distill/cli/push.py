@@ -120,11 +120,10 @@ def _take_over(comparison: Path, folder: Path) -> None:
 
 def _draw_losses(folder: Path) -> None:
     from hf_distill.hub.contents import LOSSES_FILE
-    from hf_distill.reports.plots import plot_losses
+    from hf_distill.plotting import add_loss_plot
 
     state = folder / "trainer_state.json"
     if not state.is_file():
         return
     history: list[dict[str, Any]] = json.loads(state.read_text("utf-8"))["log_history"]
-    if any("loss" in entry for entry in history):
-        plot_losses(history, folder / LOSSES_FILE)
+    add_loss_plot(history, folder / LOSSES_FILE)

@@ -22,10 +22,10 @@ from hf_distill.cli.train_request import check_request, run_request
 from hf_distill.cli.training_run import prepare
 from hf_distill.console import log_rank_0
 from hf_distill.files import write_json, write_text
-from hf_distill.reports.bootstrap import pool_seeds
 from hf_distill.reports.sweep import TrialReport
 from hf_distill.sweeping import Trial
 from hf_distill.tasks.base import Measures
+from hf_distill.tasks.bootstrap import pool_seeds
 
 _RESULT = "result.json"
 _METRICS = "metrics.json"

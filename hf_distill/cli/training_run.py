@@ -46,10 +46,10 @@ from hf_distill.files import display_name, write_json
 from hf_distill.hub import write_facts
 from hf_distill.hub.facts import hub_id, scores_of
 from hf_distill.layers import TeacherRecorderCallback
-from hf_distill.reports.bootstrap import interval
 from hf_distill.reports.tables import in_words, print_figures
 from hf_distill.tasks import create_task
 from hf_distill.tasks.base import Scorer, Task
+from hf_distill.tasks.bootstrap import interval
 from hf_distill.tasks.options import TaskArguments
 from hf_distill.teachers.caching import cached_teacher, load_teacher_outputs
 from hf_distill.trainer import DistillationTrainer

@@ -13,7 +13,7 @@ from hf_distill.files import write_text
 from hf_distill.hub.contents import CARD_FILE, COMPARISON_FILE, LOSSES_FILE
 from hf_distill.hub.facts import hub_id
 from hf_distill.hub.front_matter import join_card, read_card, split_card
-from hf_distill.reports.markdown import markdown_table
+from hf_distill.markdown import markdown_table
 
 _BEGIN, _END = "<!-- hf-distill: begin -->", "<!-- hf-distill: end -->"
 _ONE_HEADING = re.compile(r"(#[^\n]*)?")

@@ -21,7 +21,7 @@ from hf_distill.hub.push import (
     push_in_background,
     say_not_pushed,
 )
-from hf_distill.reports.plots import plot_losses
+from hf_distill.plotting import add_loss_plot
 
 _ONLY_STUDENTS = (HubStrategy.END, HubStrategy.EVERY_SAVE)
 
@@ -106,8 +106,7 @@ class PublishingTrainer(CheckpointingTrainer):
             names = [given] if isinstance(given, str) else list(given)
             facts["train_data"] = ", ".join(map(display_name, names))
             facts["train_data_id"] = hub_id(names[0])
-        if any("loss" in entry for entry in self.state.log_history):
-            plot_losses(self.state.log_history, folder / LOSSES_FILE)
+        add_loss_plot(self.state.log_history, folder / LOSSES_FILE)
         write_facts(folder, facts)
         write_card(
             folder,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from torch import Tensor
 
 from hf_distill.files import write_atomically
 from hf_distill.layers.mapping import LayerPair
 from hf_distill.layers.samples import RecordedSample, Who
+from hf_distill.plotting import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
+    from matplotlib.image import AxesImage
 
 # More tokens than this cannot be read beside a map.
 _MOST_LABELS = 48
@@ -53,11 +54,12 @@ def plot_attention(
     length = chosen["teacher"].shape[-1]
     labels = sample.tokens or [str(number) for number in sample.input_ids.tolist()]
     side = 2.2 + 0.14 * min(length, _MOST_LABELS)
-    figure = Figure(figsize=(2 * side + 1.0, side + 0.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2 * side + 1.0, side + 0.6)
     panels = figure.subplots(1, 2, sharey=True)
+    from matplotlib import colors
+
     peaks = torch.cat([attention.amax(-1) for attention in chosen.values()])
-    norm = PowerNorm(0.5, vmin=0.0, vmax=float(peaks.quantile(0.95)))
+    norm = colors.PowerNorm(0.5, vmin=0.0, vmax=float(peaks.quantile(0.95)))
     images = []
     for panel, (who, attention) in zip(panels, chosen.items(), strict=True):
         images.append(_draw(panel, attention, labels, norm))
@@ -81,7 +83,7 @@ def _chosen(attention: Tensor, head: int | None, who: str) -> Tensor:
     return attention[head]
 
 
-def _draw(panel: Axes, attention: Tensor, labels: list[str], norm: PowerNorm) -> AxesImage:
+def _draw(panel: Axes, attention: Tensor, labels: list[str], norm: Normalize) -> AxesImage:
     image = panel.imshow(attention.cpu().numpy(), norm=norm, cmap="Blues", interpolation="nearest")
     panel.set_xlabel("to")
     places = range(0, len(labels), -(-len(labels) // _MOST_LABELS))

@@ -6,13 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from hf_distill.files import write_atomically
 from hf_distill.layers.mapping import LayerPair
+from hf_distill.plotting import new_figure
 
 # In more cells than this figures cannot be read.
 _MOST_FIGURES = 400
@@ -63,9 +61,7 @@ def plot_layer_similarity(
     rows, columns = similarity.shape
     values = similarity.double().cpu().numpy()
     cell = 0.5 if values.size <= _MOST_FIGURES else 0.3
-    size = (2.6 + cell * columns, 1.9 + cell * rows)
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2.6 + cell * columns, 1.9 + cell * rows)
     panel = figure.subplots()
     image = panel.imshow(
         values, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest"
@@ -79,6 +75,8 @@ def plot_layer_similarity(
                     teacher, student, f"{value:.2f}", ha="center", va="center", color=color,
                     fontsize=8,
                 )  # fmt: skip
+    from matplotlib.patches import Rectangle
+
     for pair in pairs:
         corner = (pair.teacher - 0.5, pair.student - 0.5)
         panel.add_patch(

@@ -1,18 +1,18 @@
-"""Plots of a comparison and of a training run, drawn without a display."""
+"""The plot of a comparison."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, NamedTuple
 
 from hf_distill.files import write_atomically
+from hf_distill.plotting import declutter, new_figure
 from hf_distill.reports.comparison import ROLES, Comparison, ModelReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's palette: told apart by people with any colour vision. The shape says it again.
 _COLORS = {"teacher": "#0072B2", "student_alone": "#7F7F7F", "student_distilled": "#D55E00"}
@@ -49,8 +49,7 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pat
     axes = [
         axis for axis in _AXES if all(axis.value(model) is not None for model in comparison.models)
     ]
-    figure = Figure(figsize=(4.8 * len(axes) + 0.6, 4.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.8 * len(axes) + 0.6, 4.4)
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for panel, axis in zip(panels, axes, strict=True):
         _draw(panel, comparison, axis)
@@ -99,95 +98,4 @@ def _draw(panel: Axes, comparison: Comparison, axis: _Axis) -> None:
     panel.set_xlabel(axis.label)
     panel.set_xlim(0, 1.2 * max(x for x, _ in points.values()))
     panel.margins(y=0.15)
-    _tidy(panel)
-
-
-def _tidy(panel: Axes) -> None:
-    panel.grid(color="#DDDDDD", linewidth=0.6)
-    panel.set_axisbelow(True)
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)
-
-
-_LOSSES = {
-    "loss": "loss: the weighted sum",
-    "loss_task": "loss_task: labels",
-    "loss_prediction": "loss_prediction: teacher's output",
-    "loss_hidden_states": "loss_hidden_states",
-    "loss_attention": "loss_attention",
-}
-
-
-def plot_losses(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
-    """Draw the loss and its parts over the steps, a panel each, in training and evaluation.
-
-    Args:
-        log_history: ``trainer.state.log_history``. What is drawn: ``loss``, ``loss_task``,
-            ``loss_prediction``, ``loss_hidden_states``, ``loss_attention``, and the same in
-            evaluation, except that ``eval_loss`` is no weighted sum and is left out.
-        path: the image to write, replaced if it is there. The ending says the format (.png, .svg).
-
-    Returns:
-        ``path``.
-
-    Raises:
-        ValueError: if there is no loss in ``log_history``.
-        OSError: if it cannot be written.
-    """
-    curves = {
-        name: {
-            "training": _curve(log_history, name),
-            "evaluation": [] if name == "loss" else _curve(log_history, f"eval_{name}"),
-        }
-        for name in _LOSSES
-    }
-    curves = {name: kinds for name, kinds in curves.items() if any(kinds.values())}
-    total = curves.get("loss", {}).get("training")
-    if any(kinds["training"] == total for name, kinds in curves.items() if name != "loss"):
-        del curves["loss"]  # the one part that it is the sum of says more
-    if not curves:
-        raise ValueError(
-            "log_history has no loss to draw: train with logging_steps within the number of steps."
-        )
-    last = max(step for kinds in curves.values() for curve in kinds.values() for step, _ in curve)
-    columns = min(len(curves), 2)
-    rows = -(-len(curves) // columns)
-    figure = Figure(figsize=(4.6 * columns, 2.7 * rows + 0.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel, (name, kinds) in zip(panels, curves.items(), strict=False):
-        _draw_losses(panel, kinds)
-        panel.set_title(_LOSSES[name], fontsize=10)
-        panel.set_xlabel("step")
-        panel.set_xlim(0, 1.02 * max(last, 1))
-    for panel in panels[len(curves) :]:
-        panel.set_visible(False)
-    handles = {
-        label: handle
-        for panel in panels
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False
-    )
-    return write_atomically(path, figure.savefig)
-
-
-def _curve(log_history: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    return [(entry["step"], entry[name]) for entry in log_history if name in entry]
-
-
-def _draw_losses(panel: Axes, kinds: Mapping[str, list[tuple[int, float]]]) -> None:
-    styles: dict[str, dict[str, Any]] = {
-        "training": {"color": "#0072B2", "linewidth": 1.4, "marker": "."},
-        "evaluation": {"color": "#D55E00", "linewidth": 1.4, "marker": "^", "linestyle": "--"},
-    }
-    values = [value for curve in kinds.values() for _, value in curve]
-    for kind, curve in kinds.items():
-        if curve:
-            steps, losses = zip(*curve, strict=True)
-            panel.plot(steps, losses, label=kind, markersize=4, **styles[kind])
-    # A loss that falls by orders of magnitude would be a line along the bottom.
-    if min(values) > 0 and max(values) > 20 * min(values):
-        panel.set_yscale("log")
-    _tidy(panel)
+    declutter(panel)

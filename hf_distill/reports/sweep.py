@@ -13,8 +13,8 @@ import numpy as np
 
 from hf_distill._version import __version__
 from hf_distill.files import write_json, write_text
-from hf_distill.reports.bootstrap import REPLICATES, interval, within_noise
-from hf_distill.reports.markdown import markdown_table
+from hf_distill.markdown import markdown_table
+from hf_distill.tasks.bootstrap import REPLICATES, interval, within_noise
 
 _FAILED = "failed"
 

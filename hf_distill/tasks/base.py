@@ -62,7 +62,7 @@ class Scorer(ABC):
 
     def replicates(self) -> dict[str, Any]:
         """Return the metrics in resamples of the rows; empty if the task has no resampler."""
-        from hf_distill.reports.bootstrap import bootstrap
+        from hf_distill.tasks.bootstrap import bootstrap
 
         if self.resampler is None or self.rows < 2:
             return {}

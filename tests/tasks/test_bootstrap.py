@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hf_distill.reports.bootstrap import (
+from hf_distill.reports.comparison import Comparison, ModelReport
+from hf_distill.reports.sweep import SweepReport, TrialReport
+from hf_distill.reports.tables import print_comparison
+from hf_distill.tasks.bootstrap import (
     REPLICATES,
     bootstrap,
     interval,
     pool_seeds,
     within_noise,
 )
-from hf_distill.reports.comparison import Comparison, ModelReport
-from hf_distill.reports.sweep import SweepReport, TrialReport
-from hf_distill.reports.tables import print_comparison
 from hf_distill.tasks.resampling import resample_means
 
 ROWS = 300

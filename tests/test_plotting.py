@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
-from hf_distill.reports.plots import plot_losses
+from hf_distill.plotting import add_loss_plot, plot_losses
 
 
 @pytest.fixture
@@ -78,3 +79,19 @@ def test_nothing_to_draw(tmp_path: Path, log: list[dict[str, float]]) -> None:
 def test_a_sum_of_one_part_is_not_drawn_twice(panels: Any) -> None:
     log = [{"step": step, "loss": 4.0 / step, "loss_prediction": 4.0 / step} for step in (1, 2)]
     assert list(panels(log)) == ["loss_prediction"]
+
+
+def test_a_model_card_can_do_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = [{"step": 1, "loss": 2.0}]
+    add_loss_plot([{"step": 3, "train_loss": 1.0}], tmp_path / "losses.png")
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patches:
+        patches.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(ImportError, match=r'pip install "hf-distill\[plots\]"'):
+            plot_losses(log, tmp_path / "losses.png")
+        add_loss_plot(log, tmp_path / "losses.png")
+    assert not list(tmp_path.iterdir()) and "no losses.png" in caplog.text
+    add_loss_plot(log, tmp_path / "losses.png")
+    assert (tmp_path / "losses.png").is_file()
