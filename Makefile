@@ -38,18 +38,19 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# torch first and alone: the constraint picks its CPU build.
+# torch first and alone: the constraint picks its CPU build. --use-pep517 for the pip that comes with
+# Python 3.10, whose old way of building cannot build seqeval next to torch's setuptools.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@echo "Installing PyTorch, transformers and what they need into $(VENV), once: some minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/$(PIP) install -c $(CONSTRAINTS) torch
-	$(VENV)/bin/$(PIP) install -c $(CONSTRAINTS) -e ".[all,test]"
+	$(VENV)/bin/$(PIP) install --use-pep517 -c $(CONSTRAINTS) -e ".[all,test]"
 	touch $@
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt $(VENV)/.installed
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/$(PIP) install -c constraints-oldest.txt torch
-	$(OLDEST)/bin/$(PIP) install -c constraints-oldest.txt ".[metrics,plots,sweep,test]"
+	$(OLDEST)/bin/$(PIP) install --use-pep517 -c constraints-oldest.txt ".[metrics,plots,sweep,test]"
 	touch $@
 
 clean:

@@ -4,7 +4,7 @@
         --output_path augmented_dataset.json --multiplication_factor 20
 
 The options are those of Haystack v1's script of this name, with some more. `hf-distill augment`
-does this and augments other data, too; this is the place to start when your script does something
+does this and also augments other data; this is the place to start when your script does something
 of its own.
 """
 

@@ -9,7 +9,8 @@ folder. The best values are in `best.json` in the output directory; train with t
 
     python examples/run_classification.py --temperature … --distillation_loss_weight … (the rest)
 
-The validation data chose the values, so judge the student in the end on data of its own.
+The validation data chose the values, so report the final score on data that the search has not
+seen.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments
 
 @dataclass
 class SearchArguments:
-    """What the search needs beside the arguments of a single run."""
+    """Options of the search in addition to the arguments of a single run."""
 
     trials: int = 10
 
@@ -51,7 +52,7 @@ def main() -> None:
         train, validation, names = load_features(script, tokenizer)
 
     trainer = DistillationTrainer(
-        model_init=lambda: load_student(script, names),  # each trial begins anew, the same way
+        model_init=lambda: load_student(script, names),  # each trial starts from the same student
         teacher_model=script.teacher,
         args=args,
         train_dataset=train,

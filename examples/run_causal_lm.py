@@ -1,10 +1,10 @@
-"""Distil a causal language model in a script of your own.
+"""Distil a causal language model in your own script.
 
     python examples/run_causal_lm.py --teacher TEACHER --student_layers 6 \
         --dataset text --train_file train.txt --validation_file dev.txt --output_dir distilled
 
 TEACHER is a directory or Hub id. The student is the teacher with fewer layers (`--student_layers`),
-or a model of its own with the same tokenizer (`--student`). The data are files (`--dataset text`,
+or another model with the same tokenizer (`--student`). The data are files (`--dataset text`,
 `csv`, `json` or `parquet`) or a data set of the Hub (`--dataset Salesforce/wikitext
 --dataset_config wikitext-2-raw-v1`). `--baseline` trains without the teacher, from the same start,
 to compare with.
@@ -32,7 +32,7 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments
 
 @dataclass
 class ScriptArguments:
-    """What the script needs beside the training arguments."""
+    """Options of the script in addition to the training arguments."""
 
     teacher: str
     dataset: str

@@ -1,4 +1,4 @@
-"""Distil a text classifier in a script of your own.
+"""Distil a text classifier in your own script.
 
     python examples/run_classification.py --student STUDENT --teacher TEACHER \
         --dataset csv --train_file train.csv --validation_file dev.csv --output_dir distilled
@@ -28,7 +28,7 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments
 
 @dataclass
 class ScriptArguments:
-    """What the script needs beside the training arguments."""
+    """Options of the script in addition to the training arguments."""
 
     student: str
     dataset: str

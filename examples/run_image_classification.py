@@ -1,4 +1,4 @@
-"""Distil an image classifier in a script of your own.
+"""Distil an image classifier in your own script.
 
     python examples/run_image_classification.py --student STUDENT --teacher TEACHER \
         --dataset photos --output_dir distilled
@@ -9,7 +9,7 @@ an image, so they need the same size and normalisation. The data are a folder wi
 uoft-cs/cifar10 --image_column img --validation_split test`). `--baseline` trains without the
 teacher, from the same start, to compare with.
 
-Pillow must be installed, and for transformers 5.17 torchvision, too.
+Pillow must be installed, and for transformers 5.17 torchvision as well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments
 
 @dataclass
 class ScriptArguments:
-    """What the script needs beside the training arguments."""
+    """Options of the script in addition to the training arguments."""
 
     student: str
     dataset: str

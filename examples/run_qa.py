@@ -1,4 +1,4 @@
-"""Distil a question-answering model in a script of your own.
+"""Distil a question-answering model in your own script.
 
     python examples/run_qa.py --student STUDENT --teacher TEACHER \
         --train_file train-v2.0.json --validation_file dev-v2.0.json --output_dir distilled
@@ -28,7 +28,7 @@ from hf_distill.tasks.question_answering import (
 
 @dataclass
 class ScriptArguments:
-    """What the script needs beside the training arguments."""
+    """Options of the script in addition to the training arguments."""
 
     student: str
     teacher: str

@@ -1,4 +1,4 @@
-"""Distil a tagger of words, such as named entities, in a script of your own.
+"""Distil a tagger of words, such as named entities, in your own script.
 
     python examples/run_token_classification.py --student STUDENT --teacher TEACHER \
         --dataset json --train_file train.jsonl --validation_file dev.jsonl --output_dir distilled
@@ -34,7 +34,7 @@ IGNORED = -100
 
 @dataclass
 class ScriptArguments:
-    """What the script needs beside the training arguments."""
+    """Options of the script in addition to the training arguments."""
 
     student: str
     dataset: str

@@ -9,9 +9,9 @@ folder. The teacher's outputs are kept in `teacher_outputs` in the output direct
 the script takes them from there, and refuses those of another teacher or other data. All trials are
 in `sweep.json`, with the table `sweep.md` and the heat map `sweep.png`.
 
-`hf-distill sweep` does the same without a script, trains with several seeds, goes on where it was
+`hf-distill sweep` does the same without a script, trains with several seeds, resumes where it was
 interrupted and keeps the best student. The validation data chose the values, so judge the student
-in the end on data of its own.
+in the end on other data.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hf_distill.reports.sweep import SweepReport, TrialReport, write_sweep
 
 @dataclass
 class SweepArguments:
-    """What the sweep needs beside the arguments of a single run."""
+    """Options of the sweep in addition to the arguments of a single run."""
 
     temperatures: list[float] = field(default_factory=lambda: [1.0, 2.0, 4.0])
     weights: list[float] = field(default_factory=lambda: [0.5, 1.0])
@@ -58,7 +58,7 @@ def main() -> None:
     )
 
     trainer = DistillationTrainer(
-        model_init=lambda: load_student(script, names),  # each trial begins anew, the same way
+        model_init=lambda: load_student(script, names),  # each trial starts from the same student
         args=args,
         train_dataset=train,  # brings the teacher's outputs with it
         eval_dataset=validation,

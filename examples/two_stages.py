@@ -1,4 +1,4 @@
-"""Two stages in a script of your own: intermediate layers first, then the prediction layer.
+"""Two stages in your own script: intermediate layers first, then the prediction layer.
 
     python examples/two_stages.py --student STUDENT --teacher TEACHER \
         --train_file train-v2.0.json --validation_file dev-v2.0.json --output_dir distilled \
@@ -6,10 +6,10 @@
 
 STUDENT and TEACHER are directories or Hub ids of models with the same tokenizer. The student may
 be narrower than the teacher: projections between their hidden states are then trained with it, and
-are no part of it. Where the numbers of attention heads differ, add `--attention_loss relations`.
+are not part of it. Where the numbers of attention heads differ, add `--attention_loss relations`.
 
 The first stage writes to the folder `intermediate` of the output directory. A run that was stopped
-goes on where its last checkpoint is when it is started again. `hf-distill train
+resumes at its last checkpoint when it is started again. `hf-distill train
 --intermediate_epochs 5 …` does the same from the command line.
 """
 
@@ -33,7 +33,7 @@ from hf_distill.tasks.question_answering import (
 
 @dataclass
 class ScriptArguments:
-    """What the script needs beside the training arguments, which are the second stage's."""
+    """Options of the script in addition to the training arguments, which are the second stage's."""
 
     student: str
     teacher: str
@@ -64,7 +64,7 @@ def first_stage(
 
 
 def last_checkpoint(args: DistillationTrainingArguments) -> str | None:
-    """Where a stage that was stopped goes on."""
+    """Return the checkpoint to resume a stopped stage from."""
     found: str | None = None
     if Path(args.output_dir).is_dir():
         found = get_last_checkpoint(args.output_dir)

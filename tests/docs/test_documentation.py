@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import DatasetDict
 from tiny import model_for, tokenizer
 
+from hf_distill.tasks.question_answering import load_question_answering_dataset
+
 ROOT = Path(__file__).resolve().parents[2]
+HUB_MODELS = (("deepset/bert-base-uncased-squad2", 1), ("google/bert_uncased_L-4_H-512_A-8", 0))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -22,8 +26,8 @@ def python_blocks(page: Path) -> list[str]:
 
 
 def prepare_what_the_pages_name(directory: Path) -> None:
-    """`teacher`, `student` and `train.json`, as README calls them."""
-    for name, seed in (("teacher", 1), ("student", 0)):
+    """Models and data under the names that the pages use; a folder goes before a Hub id."""
+    for name, seed in (("teacher", 1), ("student", 0), *HUB_MODELS):
         model_for("question-answering", seed=seed).save_pretrained(directory / name)
         tokenizer().save_pretrained(directory / name)
     question = {
@@ -34,6 +38,8 @@ def prepare_what_the_pages_name(directory: Path) -> None:
     paragraph = {"context": "ann wrote it.", "qas": [question]}
     data = {"version": "1.1", "data": [{"title": "t", "paragraphs": [paragraph]}]}
     (directory / "train.json").write_text(json.dumps(data))
+    questions = load_question_answering_dataset(directory / "train.json")
+    DatasetDict({"train": questions}).save_to_disk(directory / "rajpurkar" / "squad_v2")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

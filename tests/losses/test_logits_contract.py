@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_distill.losses import LOGITS_LOSSES, get_logits_loss, mse
 
-ALL = ("kl_div", "reverse_kl", "js_div", "skew_kl", "mse")
+ALL = tuple(LOGITS_LOSSES)
 POSITIONS = (torch.arange(6) < torch.tensor([2, 6, 3, 4, 5])[:, None])[:, None, :]
 
 
