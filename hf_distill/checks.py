@@ -24,7 +24,7 @@ from hf_distill.compatibility import longest_input, vocabulary_size
 from hf_distill.heads import LabelledHead, TaskHead, unwrapped
 from hf_distill.heads.base import IGNORED, MAIN_INPUTS
 from hf_distill.prediction import AlignedLogits
-from hf_distill.teachers import EnsembleTeacher, Teacher
+from hf_distill.teachers import Teacher
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -230,9 +230,8 @@ def check_inputs(
             f"{', '.join(batch)}. Name the column and the argument of the student's forward as the "
             "teacher has it."
         )
-    teachers = teacher.teachers if isinstance(teacher, EnsembleTeacher) else [teacher]
     ids = batch.get("input_ids")
-    for who, model in (*(("teacher", one.model) for one in teachers), ("student", student)):
+    for who, model in (*(("teacher", one.model) for one in teacher.members), ("student", student)):
         if ids is None:
             break
         vocabulary, largest = vocabulary_size(model), int(ids.max())
@@ -253,7 +252,7 @@ def check_inputs(
     if (
         head.needs_token_types
         and "token_type_ids" not in batch
-        and any(_reads_token_types(one) for one in teachers)
+        and any(_reads_token_types(one) for one in teacher.members)
     ):
         raise ValueError(
             "The teacher was trained with token_type_ids, which tell question from context, and "

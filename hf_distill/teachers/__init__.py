@@ -1,5 +1,6 @@
 """Where the teacher's signal comes from."""
 
+from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cached import CachedTeacher
 from hf_distill.teachers.ensemble import EnsembleTeacher
 from hf_distill.teachers.live import (
@@ -9,9 +10,6 @@ from hf_distill.teachers.live import (
     inputs_for,
     load_teacher,
 )
-
-Teacher = LiveTeacher | EnsembleTeacher | CachedTeacher
-"""Called with a batch, it gives a teacher's outputs for it."""
 
 __all__ = [
     "CachedTeacher",

@@ -9,21 +9,25 @@ from typing import Any
 import torch
 import transformers
 from accelerate import Accelerator
+from datasets import Dataset
 from torch import Tensor, nn
 
 from hf_distill.heads import TaskHead
 from hf_distill.layers.mapping import LayerPair
-from hf_distill.teachers.columns import SignalDescription, densified
+from hf_distill.teachers.base import Teacher
+from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator, densified
 from hf_distill.teachers.columns.description import HIDDEN_STATES, LOGITS, REST, TOKEN_IDS
 
 
-class CachedTeacher:
+class CachedTeacher(Teacher):
     """Gives the outputs that a batch carries in its teacher columns.
 
     Args:
         description: what the columns mean.
         head: the task.
     """
+
+    is_cached = True
 
     def __init__(self, description: SignalDescription, head: TaskHead) -> None:
         self.description = description
@@ -76,10 +80,18 @@ class CachedTeacher:
                 f"remove the teacher_… columns from {name} to evaluate without the teacher."
             )
 
-    @staticmethod
-    def has_outputs(batch: Mapping[str, Any]) -> bool:
-        """Whether a batch carries the teacher's outputs."""
+    def has_outputs(self, batch: Mapping[str, Any]) -> bool:
+        """Return whether a batch carries the teacher's outputs."""
         return batch.get(LOGITS) is not None
+
+    def read_columns(self, dataset: Any, data_collator: Any) -> tuple[Any, Any]:
+        """Return training data and data collator so that batches carry the teacher columns."""
+        if isinstance(dataset, Dataset) and dataset.format["type"] is None:
+            # As Python's numbers, reading them takes ten times longer.
+            dataset = dataset.with_format(
+                "numpy", columns=self.description.columns, output_all_columns=True
+            )
+        return dataset, TeacherSignalCollator(data_collator, self._head, self.description)
 
     def __call__(
         self,

@@ -12,11 +12,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_distill.heads import SequenceClassificationHead, TaskHead
+from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.training_args import TEACHER_COMBINATIONS
 
 
-class EnsembleTeacher:
+class EnsembleTeacher(Teacher):
     """The weighted average of several teachers' predictions, as one teacher's logits.
 
     - ``probabilities``: ``z = log sum_i w_i softmax(z_i)``, the arithmetic mean of the
@@ -59,11 +60,16 @@ class EnsembleTeacher:
                 "teacher_combination='probabilities' averages distributions, and a regression "
                 "model has none; set teacher_combination='logits'."
             )
-        self.teachers = list(teachers)
+        self._members = list(teachers)
         self._heads = list(heads)
         self._combination = combination
         self.model: nn.Module = nn.ModuleList([teacher.model for teacher in teachers])
         self.input_names = frozenset().union(*(teacher.input_names for teacher in teachers))
+
+    @property
+    def members(self) -> Sequence[Teacher]:
+        """The teachers."""
+        return self._members
 
     def __call__(
         self,
@@ -71,9 +77,9 @@ class EnsembleTeacher:
         accelerator: Accelerator,
         further_inputs: Mapping[str, Any] = MappingProxyType({}),
     ) -> Mapping[str, Tensor]:
-        """What the teachers predict for a batch together; see ``LiveTeacher``."""
+        """Return what the teachers predict together."""
         found = []
-        for teacher, head in zip(self.teachers, self._heads, strict=True):
+        for teacher, head in zip(self._members, self._heads, strict=True):
             own = head.logits(teacher(batch, accelerator, further_inputs), batch)
             found.append(head.align(own, own)[1].float())
         classes = min(logits.shape[-1] for logits in found)

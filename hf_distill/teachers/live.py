@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_distill.heads import TaskHead, unwrapped
 from hf_distill.loading import UnusableSourceError, load_model
+from hf_distill.teachers.base import Teacher
 
 
 def load_teacher(
@@ -91,7 +92,7 @@ _PACKED_ROWS = {
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class LiveTeacher:
+class LiveTeacher(Teacher):
     """A frozen model in evaluation mode, outside optimizer, checkpoint and DDP.
 
     It is placed where the student trains when it is first called: on its device; sharded like the
@@ -123,13 +124,7 @@ class LiveTeacher:
         accelerator: Accelerator,
         further_inputs: Mapping[str, Any] = MappingProxyType({}),
     ) -> Mapping[str, Tensor]:
-        """The teacher's outputs for a batch, without gradient, in the student's precision.
-
-        Args:
-            batch: what the student gets.
-            accelerator: of the student.
-            further_inputs: what the teacher is asked for beyond its logits.
-        """
+        """Return the outputs for a batch, in the student's precision."""
         if self._placed_for is not accelerator:
             self._placed = _place(self.model, accelerator)
             self._placed_for = accelerator

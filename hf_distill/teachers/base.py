@@ -1,0 +1,61 @@
+"""``Teacher``: called with a batch, it returns a teacher's outputs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+
+from hf_distill.layers.mapping import LayerPair
+
+
+class Teacher:
+    """A model that runs, several that are averaged, or outputs that come with the data.
+
+    Attributes:
+        model: the frozen teacher; an ``nn.ModuleList`` of several; a model without weights if the
+            outputs are cached.
+        input_names: the entries of a batch that are read.
+        is_cached: whether the outputs come with the data, so that no model runs.
+    """
+
+    model: nn.Module
+    input_names: frozenset[str]
+    is_cached = False
+
+    def __call__(
+        self,
+        batch: Mapping[str, Any],
+        accelerator: Accelerator,
+        further_inputs: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Mapping[str, Any]:
+        """Return the outputs for a batch, without gradient.
+
+        Args:
+            batch: the student's batch.
+            accelerator: the student's accelerator.
+            further_inputs: inputs that ask for more than logits, such as ``output_attentions``.
+        """
+        raise NotImplementedError
+
+    @property
+    def members(self) -> Sequence[Teacher]:
+        """The teachers that are averaged; this one alone if there is one."""
+        return [self]
+
+    def has_outputs(self, batch: Mapping[str, Any]) -> bool:
+        """Return whether there are outputs for a batch."""
+        return True
+
+    def check_data(self, dataset: Any, name: str) -> None:
+        """Check that teacher columns of ``dataset``, called ``name`` in errors, can be read."""
+
+    def check_layers(self, pairs: Sequence[LayerPair]) -> None:
+        """Check that there are outputs of the layers that are compared."""
+
+    def read_columns(self, dataset: Any, data_collator: Any) -> tuple[Any, Any]:
+        """Return training data and data collator so that batches carry the teacher columns."""
+        return dataset, data_collator
