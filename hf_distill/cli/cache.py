@@ -157,10 +157,9 @@ def run(argv: Sequence[str]) -> None:
     tokenizer = load_tokenizer("teacher_model", source)
     teacher = load_trained_model("teacher_model", source, task, arguments.teacher_dtype)
     workers = data.preprocessing_num_workers
-    if labelled:
-        encoded = task.features(examples, tokenizer, teacher, training=True, num_proc=workers)
-    else:
-        encoded = task.unlabelled_features(examples, tokenizer, teacher, num_proc=workers)
+    encoded = task.features(
+        examples, tokenizer, teacher, training=True, labelled=labelled, num_proc=workers
+    )
     show_data(task, {"train": (examples, encoded, labelled)}, teacher)
     stored = cache_teacher_outputs(
         [teacher, *further],

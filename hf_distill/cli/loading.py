@@ -160,7 +160,7 @@ def load_student(source: str, task: Task, **options: Any) -> tuple[PreTrainedMod
         ValueError: there is none for the task.
     """
     model, new = load_model(
-        task.auto_model,
+        task.head.auto_model,
         source,
         dtype=torch.float32,
         ignore_mismatched_sizes="num_labels" in options,
@@ -179,7 +179,7 @@ def load_trained_model(
         ValueError: it is not fine-tuned for the task: its head would be random.
     """
     return load_fine_tuned(
-        task.auto_model,
+        task.head.auto_model,
         source,
         task=task.name,
         dtype=getattr(torch, dtype),
@@ -205,13 +205,18 @@ def load_examples(
         ValueError: it is not data of the task (without labels unless ``labelled``), or ``most`` is
             not above 0.
     """
-    load = task.load_data if labelled else task.load_unlabelled
     if file is not None:
         path = Path(file).expanduser()
         has_splits = (path / "dataset_dict.json").is_file()
-        examples = load(str(path), split=split if has_splits else None)
+        examples = task.load_data(str(path), split=split if has_splits else None, labelled=labelled)
     else:
-        examples = load(str(dataset_name), split=split, config_name=config_name, revision=revision)
+        examples = task.load_data(
+            str(dataset_name),
+            split=split,
+            config_name=config_name,
+            revision=revision,
+            labelled=labelled,
+        )
     return examples if most is None else spread(examples, most)
 
 

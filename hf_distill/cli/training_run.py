@@ -151,20 +151,18 @@ def prepare(request: Request) -> DistillationTrainer:
     teacher_config = None if run.teacher_model is None else load_config(run.teacher_model)
     if run.teacher_outputs is not None:
         teacher_config = cached_teacher(run.teacher_outputs).read_config()
-    if labelled:
-        options = task.model_options(train, load_config(begins_with), teacher_config)
-    else:
-        options = task.unlabelled_options(load_config(begins_with), teacher_config)
+    options = task.model_options(
+        load_config(begins_with), teacher_config, train if labelled else None
+    )
     if data.max_train_samples is not None:
         train = spread(train, data.max_train_samples)
     if not labelled and task.reads_targets:
         train, labelled = _with_targets(request, train), True
     student = _load_student(request, begins_with, **options)
     workers = data.preprocessing_num_workers
-    if labelled:
-        encoded = task.features(train, tokenizer, student, training=True, num_proc=workers)
-    else:
-        encoded = task.unlabelled_features(train, tokenizer, student, num_proc=workers)
+    encoded = task.features(
+        train, tokenizer, student, training=True, labelled=labelled, num_proc=workers
+    )
     splits, train_features = {"train": (train, encoded, labelled)}, encoded.features
     if run.teacher_outputs is not None and not run.baseline:
         train_features = load_teacher_outputs(
@@ -263,8 +261,13 @@ def _unlabelled(
         labelled=False,
         **request.data.source,
     )
-    encoded = task.unlabelled_features(
-        examples, tokenizer, student, num_proc=data.preprocessing_num_workers
+    encoded = task.features(
+        examples,
+        tokenizer,
+        student,
+        training=True,
+        labelled=False,
+        num_proc=data.preprocessing_num_workers,
     )
     split = "validation" if validation else "train"
     if request.shows_data:

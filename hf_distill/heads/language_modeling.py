@@ -136,15 +136,16 @@ class Seq2SeqLMHead(LanguageModelingHead):
 
     Args:
         config: the student's configuration.
-        auto_model: what loads a teacher; speech has a class of its own.
+        auto_model: what loads a teacher, if it is not the usual class, as for speech.
     """
 
     task = "summarization"
+    auto_model = "AutoModelForSeq2SeqLM"
     target_names = ("labels", "decoder_input_ids")
 
-    def __init__(self, config: Any, auto_model: str = "AutoModelForSeq2SeqLM") -> None:
+    def __init__(self, config: Any, auto_model: str | None = None) -> None:
         self._config = config
-        self.auto_model = auto_model
+        self.auto_model = auto_model or self.auto_model
 
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """The logits of the target's tokens."""

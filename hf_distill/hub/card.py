@@ -14,6 +14,7 @@ from hf_distill.hub.contents import CARD_FILE, COMPARISON_FILE, LOSSES_FILE
 from hf_distill.hub.facts import hub_id
 from hf_distill.hub.front_matter import join_card, read_card, split_card
 from hf_distill.markdown import markdown_table
+from hf_distill.tasks import TASKS, task_class
 
 _BEGIN, _END = "<!-- hf-distill: begin -->", "<!-- hf-distill: end -->"
 _ONE_HEADING = re.compile(r"(#[^\n]*)?")
@@ -22,24 +23,6 @@ _FACTS = (
     "base_model", "base_model_relation", "datasets", "library_name", "model-index", "pipeline_tag",
 )  # fmt: skip
 _TAGS = ("hf-distill", "knowledge-distillation", "distillation")
-
-_USES = {
-    "question-answering": "from hf_distill.tasks.question_answering import QuestionAnswerer\n\n"
-    'answerer = QuestionAnswerer.from_pretrained("{name}")\n'
-    'print(answerer(question="Who wrote it?", context="It was written by Ada."))',
-    "text-generation": "from transformers import pipeline\n\n"
-    'print(pipeline("text-generation", model="{name}")("Once upon a time"))',
-    "text-classification": "from transformers import pipeline\n\n"
-    'print(pipeline("text-classification", model="{name}")("A text."))',
-    "token-classification": "from transformers import pipeline\n\n"
-    'print(pipeline("token-classification", model="{name}")("A text."))',
-    "fill-mask": "from transformers import AutoModelForMaskedLM, AutoTokenizer\n\n"
-    'model = AutoModelForMaskedLM.from_pretrained("{name}")\n'
-    'tokenizer = AutoTokenizer.from_pretrained("{name}")',
-}
-_ANY_USE = (
-    'from transformers import {architecture}\n\nmodel = {architecture}.from_pretrained("{name}")'
-)
 
 _HINTON = """@article{hinton2015distilling,
   title={Distilling the Knowledge in a Neural Network},
@@ -219,7 +202,10 @@ def _summary(facts: Mapping[str, Any]) -> str:
 
 
 def _use(facts: Mapping[str, Any], name: str) -> str:
-    use = _USES.get(str(facts.get("task")), _ANY_USE)
+    from hf_distill.tasks.base import Task
+
+    task = str(facts.get("task"))
+    use = task_class(task).usage if task in TASKS else Task.usage
     return use.format(name=name, architecture=facts["student"]["architecture"])
 
 

@@ -1,27 +1,37 @@
-"""Interface of a task: its data, features, metrics and model-card lines."""
+"""Interface of a task: its head, data, features, metrics and model-card lines."""
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from datasets import Dataset
+from transformers import (
+    EvalPrediction,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
+
+from hf_distill.heads import TaskHead
+from hf_distill.tasks.encoding import Encoded, encode_rows, input_length
+from hf_distill.tasks.options import TaskArguments
+from hf_distill.tasks.tables import load_table
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import (
-        EvalPrediction,
-        PreTrainedConfig,
-        PreTrainedModel,
-        PreTrainedTokenizerBase,
-        Trainer,
-    )
-
-    from hf_distill.tasks.encoding import Encoded
     from hf_distill.tasks.resampling import Resampler
+
+Batch = Mapping[str, Any]
+"""Columns of some rows, by name."""
+Rows = Sequence[Mapping[str, Any]]
 
 
 class Measures(NamedTuple):
-    """The figures of a task, by name, with what they are called in tables."""
+    """Names of a task's figures, and how tables label them."""
 
     quality: Mapping[str, str]
     """The metrics that a comparison shows; the first is the primary one."""
@@ -36,29 +46,29 @@ class Scorer(ABC):
 
     measures: Measures
     predictions: Any = None
-    """One an example or token, once something was scored."""
+    """One per example or token, once something was scored."""
     rows: int = 0
     """How many rows were scored."""
     resampler: Resampler | None = None
     """The metrics of resampled rows, once something was scored."""
     baseline: tuple[str, Mapping[str, float]] | None = None
-    """What predicts the same for every row, and its metrics, where that says something."""
+    """A constant prediction and its metrics, where that is informative."""
 
     @abstractmethod
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """Score the outputs of an evaluation."""
 
     def preprocess_logits(self, logits: Any, labels: Any) -> Any:
-        """What to keep of the logits of a batch (``preprocess_logits_for_metrics``)."""
+        """Keep what scoring needs of a batch's logits (``preprocess_logits_for_metrics``)."""
         return logits
 
     def finish(self, trainer: Trainer) -> dict[str, float]:
-        """Further metrics that take the model itself, after an evaluation."""
+        """Compute the metrics that need the model itself, after an evaluation."""
         return {}
 
     @abstractmethod
     def agreement(self, teacher: Any) -> dict[str, float]:
-        """How much the predictions are like those of the teacher's scorer, each 0 to 1."""
+        """Compare the predictions with those of the teacher's scorer; each figure is 0 to 1."""
 
     def replicates(self) -> dict[str, Any]:
         """Return the metrics in resamples of the rows; empty if the task has no resampler."""
@@ -69,31 +79,43 @@ class Scorer(ABC):
         return bootstrap(self.resampler, self.rows)
 
     def files(self) -> dict[str, Any]:
-        """The last predictions as JSON can hold them, by file name."""
+        """Return the last predictions as JSON content, by file name."""
         return {}
 
 
 class Task(ABC):
-    """What the commands need to know about a task.
+    """Everything that is particular to one task; see ``hf_distill.tasks.TASKS``.
+
+    Most tasks only define ``rows``, ``texts``, ``labelled``, ``targets`` and ``scorer``; those
+    whose features are not one tokenised text per row override ``features``.
 
     Args:
-        options: the options of all tasks, ``TaskArguments``.
+        options: the options of all tasks.
+
+    Attributes:
+        name: as the Hub calls it.
+        head: the logits that are compared.
+        timed: what the latency in a comparison is the time of.
+        reads_targets: whether its models read the text that they are to write.
+        limit: the option that limits the length of inputs.
+        usage: example for the model card; ``{name}`` and ``{architecture}`` are filled in.
     """
 
-    name: str
-    auto_model: str
-    """The ``AutoModelFor…`` class of its models."""
-    timed: str
-    """What the latency is the time of."""
-    reads_targets = False
-    """Its models read what they are to write, so that there must be some."""
-    limit = "--max_length"
-    """The option that says how long inputs may be."""
+    name: ClassVar[str]
+    head: ClassVar[type[TaskHead]]
+    timed: ClassVar[str]
+    reads_targets: ClassVar[bool] = False
+    limit: ClassVar[str] = "--max_length"
+    usage: ClassVar[str] = (
+        "from transformers import {architecture}\n\n"
+        'model = {architecture}.from_pretrained("{name}")'
+    )
 
-    def __init__(self, options: Any) -> None:
+    def __init__(self, options: TaskArguments) -> None:
         self.options = options
 
-    @abstractmethod
+    # ---- data ----------------------------------------------------------------------------------
+
     def load_data(
         self,
         source: str,
@@ -101,62 +123,47 @@ class Task(ABC):
         split: str | None = None,
         config_name: str | None = None,
         revision: str | None = None,
+        labelled: bool = True,
     ) -> Dataset:
-        """Load and check data: one row an example, labels included."""
+        """Load and check data, one row per example; see ``load_table`` for the arguments.
 
-    def load_unlabelled(
-        self,
-        source: str,
-        *,
-        split: str | None = None,
-        config_name: str | None = None,
-        revision: str | None = None,
-    ) -> Dataset:
-        """Load data whose labels do not count, and need not be there."""
-        return self.load_data(source, split=split, config_name=config_name, revision=revision)
-
-    def unlabelled_features(
-        self,
-        examples: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        *,
-        num_proc: int | None,
-    ) -> Encoded:
-        """The inputs of the model, from ``load_unlabelled``."""
-        return self.features(examples, tokenizer, model, training=True, num_proc=num_proc)
-
-    def unlabelled_options(
-        self, student: PreTrainedConfig | None, teacher: PreTrainedConfig | None
-    ) -> dict[str, Any]:
-        """What the configuration of a model has to say that learns from a teacher alone.
+        Labels are read only if ``labelled``; otherwise they need not be there.
 
         Raises:
-            ValueError: the teacher does not say it.
+            MissingLabelsError: labels are wanted, and some are missing.
+            TaskDataError: it is not data of the task.
         """
-        return {}
+        table = load_table(source, split=split, config_name=config_name, revision=revision)
+        return self.rows(table, labelled=labelled)
+
+    def rows(self, table: Dataset, *, labelled: bool = True) -> Dataset:
+        """Pick and check the columns of a table that the task reads."""
+        raise NotImplementedError
 
     def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
-        """How often there is each label, or other figures of what a model is to predict."""
+        """Count each label, or describe what a model is to predict by other figures."""
         return {}
 
     def model_options(
-        self, examples: Dataset, student: PreTrainedConfig | None, teacher: PreTrainedConfig | None
+        self,
+        student: PreTrainedConfig | None,
+        teacher: PreTrainedConfig | None,
+        examples: Dataset | None,
     ) -> dict[str, Any]:
-        """What the configuration of the model to train has to say, such as its labels.
+        """Return what the configuration of the model to train needs, such as its labels.
 
         Args:
-            examples: all training data.
-            student: the configuration of the model to train, as it is; ``None`` if it cannot be
-                read.
-            teacher: that of its teacher, if there is one that can be read.
+            student: the configuration of the model to train; ``None`` if it cannot be read.
+            teacher: the configuration of its teacher, if there is one.
+            examples: all training data; ``None`` if it has no labels.
 
         Raises:
-            ValueError: the labels cannot be told.
+            ValueError: the labels cannot be determined.
         """
         return {}
 
-    @abstractmethod
+    # ---- features ------------------------------------------------------------------------------
+
     def features(
         self,
         examples: Dataset,
@@ -164,19 +171,53 @@ class Task(ABC):
         model: PreTrainedModel,
         *,
         training: bool,
-        num_proc: int | None,
+        labelled: bool = True,
+        num_proc: int | None = None,
     ) -> Encoded:
-        """The inputs of the model, and how many rows are cut off.
+        """Turn rows into the inputs of a model, not padded; count the rows that are cut off.
 
         Raises:
             ValueError: an option or the data does not fit the model.
         """
+        length = self.length(tokenizer, model, pair="text_pair" in examples.column_names)
+        if labelled:
+            examples = self.labelled(examples, model.config)
+
+        def encode(batch: Batch) -> dict[str, list[Any]]:
+            encoding = tokenizer(*self.texts(batch), truncation=True, max_length=length)
+            cut = [bool(one.overflowing) for one in encoding.encodings]
+            columns = {**encoding, "truncated": cut}
+            return columns | self.targets(batch, encoding, tokenizer) if labelled else columns
+
+        return encode_rows(examples, encode, num_proc)
+
+    def length(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, *, pair: bool = False
+    ) -> int:
+        """Return the most tokens of an input; see ``input_length``."""
+        return input_length(self.options.max_length, tokenizer, model, pair=pair)
+
+    def texts(self, batch: Batch) -> list[list[str]]:
+        """Return the texts of rows as a tokenizer takes them, in one list or two for pairs."""
+        return [list(batch[name]) for name in ("text", "text_pair") if name in batch]
+
+    def labelled(self, examples: Dataset, config: PreTrainedConfig) -> Dataset:
+        """Replace the labels of rows by the numbers that a model gives them."""
+        return examples
+
+    def targets(
+        self, batch: Batch, encoding: Any, tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, list[Any]]:
+        """Return the labels of encoded rows, as further columns of the features."""
+        return {}
 
     def data_collator(
         self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
     ) -> Callable[..., Any] | None:
-        """What makes batches of features; ``None`` for the trainer's own."""
+        """Return what makes batches of features; ``None`` for the trainer's default."""
         return None
+
+    # ---- evaluation ----------------------------------------------------------------------------
 
     @abstractmethod
     def scorer(
@@ -186,10 +227,34 @@ class Task(ABC):
         tokenizer: PreTrainedTokenizerBase,
         model: PreTrainedModel,
     ) -> Scorer:
-        """What scores the outputs of a model for ``features``."""
+        """Return what scores a model's outputs for ``features``."""
 
-    @abstractmethod
     def predictor(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
-    ) -> Callable[[Sequence[Mapping[str, Any]]], object]:
-        """The model in use, from examples to predictions; its speed is what is measured."""
+    ) -> Callable[[Rows], object]:
+        """Return a function from examples to predictions without ``Trainer``, to measure its speed.
+
+        By default it finds the most likely class of each text, or of each token.
+
+        Args:
+            model: on its device, in evaluation mode.
+            tokenizer: the model's tokenizer.
+            batch_size: examples at a time.
+        """
+        accepted = inspect.signature(model.forward).parameters
+        length = self.length(tokenizer, model)
+
+        def predict(examples: Rows) -> list[torch.Tensor]:
+            found = []
+            for begin in range(0, len(examples), batch_size):
+                rows = examples[begin : begin + batch_size]
+                columns = {name: [row[name] for row in rows] for name in rows[0]}
+                encoding = tokenizer(*self.texts(columns), truncation=True, max_length=length)
+                inputs = {name: encoding[name] for name in encoding if name in accepted}
+                batch = tokenizer.pad(inputs, return_tensors="pt").to(model.device)
+                with torch.inference_mode():
+                    # .cpu(): an accelerator has not finished computing when forward returns.
+                    found.append(model(**batch).logits.argmax(dim=-1).cpu())
+            return found
+
+        return predict

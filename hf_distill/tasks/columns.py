@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from datasets import ClassLabel, Dataset, LargeList, List, Value
@@ -95,6 +95,17 @@ def find_pair(
     if second is not None:
         find_column(table, "text_pair_column", second, (), "the second text", taken=[taken, found])
     return found, second
+
+
+def pick_columns(table: Dataset, columns: Mapping[str, str]) -> Dataset:
+    """Keep some columns under new names.
+
+    Args:
+        table: any table.
+        columns: their present names by the new ones.
+    """
+    renamed = {old: new for new, old in columns.items() if old != new}
+    return table.select_columns(list(columns.values())).rename_columns(renamed)
 
 
 def is_text(feature: Any) -> bool:

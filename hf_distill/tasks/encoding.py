@@ -1,4 +1,4 @@
-"""What turning texts into the inputs of a model has in common for all tasks."""
+"""Lengths and tokenised rows, for all tasks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill.compatibility import input_limit
 
 DEFAULT_LENGTH = 256
-_TRUNCATED = "truncated"
 
 
 class Encoded(NamedTuple):
@@ -19,7 +18,7 @@ class Encoded(NamedTuple):
 
     features: Dataset
     truncated: int
-    """How many rows were longer than the longest input allowed, and were cut."""
+    """How many rows were longer than allowed, and were cut."""
 
 
 def input_length(
@@ -31,19 +30,18 @@ def input_length(
     default: int = DEFAULT_LENGTH,
     pair: bool = False,
 ) -> int:
-    """The most tokens of an input.
+    """Return the most tokens of an input.
 
     Args:
         wanted: by the user; by default ``default``, or fewer if the model takes fewer.
-        tokenizer: knows what the model takes, often.
+        tokenizer: often knows what the model takes.
         model: the model.
         option: the name of ``wanted``, for the error.
         default: see ``wanted``.
         pair: an input is two texts.
 
     Raises:
-        ValueError: the model does not take as many as wanted, or special tokens leave no room for
-            text.
+        ValueError: the model takes fewer than wanted, or special tokens leave no room for text.
     """
     # Tokenizers that do not know say 10**30, and T5's relative positions have no limit (0, -1).
     limits = [n for n in (input_limit(model), tokenizer.model_max_length) if n and 0 < n < 10**9]
@@ -65,33 +63,18 @@ def encode_rows(
     rows: Dataset,
     encode: Callable[..., dict[str, list[Any]]],
     num_proc: int | None,
-    what: str,
     *,
     with_indices: bool = False,
 ) -> Encoded:
-    """Apply an encoding to all rows; the columns of ``rows`` are not kept.
-
-    Args:
-        rows: what to encode.
-        encode: from a batch of rows to a batch of inputs, with a column ``truncated``.
-        num_proc: processes to do it in; by default this one.
-        what: the title of the progress bar.
-        with_indices: give ``encode`` the places of the rows, too.
-    """
+    """Apply an encoding, which adds a column ``truncated``; the columns of ``rows`` are dropped."""
     features = rows.map(
         encode,
         batched=True,
         with_indices=with_indices,
         remove_columns=rows.column_names,
         num_proc=num_proc,
-        desc=what,
+        desc="Tokenising",
     )
     if len(features) == 0:
         return Encoded(features, 0)
-    truncated = sum(features[_TRUNCATED])
-    return Encoded(features.remove_columns(_TRUNCATED), truncated)
-
-
-def truncations(encoding: Any) -> list[bool]:
-    """For each text of a fast tokenizer's answer whether it was cut."""
-    return [bool(one.overflowing) for one in encoding.encodings]
+    return Encoded(features.remove_columns("truncated"), sum(features["truncated"]))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from datasets import ClassLabel, Dataset
 
 from hf_distill.tasks.cells import folded
@@ -289,9 +290,26 @@ def positive_label(names: Sequence[str], table: Dataset, column: str) -> str:
     return sorted(names)[1]
 
 
-def same_names(some: Iterable[str], others: Iterable[str]) -> bool:
-    """Whether two models have the same label names, in whatever order."""
-    return _folded(some) == _folded(others)
+def label_agreement(
+    student: tuple[Sequence[str], Sequence[Any]], teacher: tuple[Sequence[str], Sequence[Any]]
+) -> float:
+    """Return the share of equal predictions.
+
+    Labels are compared by name where both models have the same names, else by number.
+
+    Args:
+        student: its label names, and a label number, or a list of them, per prediction.
+        teacher: the same of the teacher.
+    """
+    named = _folded(student[0]) == _folded(teacher[0])
+    sides = []
+    for names, predictions in (student, teacher):
+        keys = [name.casefold() if named else number for number, name in enumerate(names)]
+        sides.append(
+            [{keys[n] for n in one} if isinstance(one, list) else keys[one] for one in predictions]
+        )
+    pairs = zip(*sides, strict=True)
+    return float(np.mean([one == other for one, other in pairs]))
 
 
 def _places(table: Dataset) -> Iterable[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from any_task import classification_rows
 from cli_runs import Result
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
@@ -22,7 +23,7 @@ from transformers import AutoConfig
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.labels import LabelMap, choose_labels, data_labels
 from hf_distill.tasks.tables import load_table
-from hf_distill.tasks.text_classification import classification_rows, data_problem_type
+from hf_distill.tasks.text_classification import data_problem_type
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 NO_NUMBER = {"NaN", "nan", "NA", "<NA>", "null", "None"}

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from any_task import classification_rows, tagged_rows
 from cli_runs import Result
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from task_runs import LINES, SENTENCES, TEXTS, labelled, save_model, tiny_tokenizer, write_data
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, EvalPrediction
 
-from hf_distill.tasks.text_classification import TextClassificationScorer, classification_rows
-from hf_distill.tasks.token_classification import TokenClassificationScorer, tagged_rows
+from hf_distill.tasks.text_classification import TextClassificationScorer
+from hf_distill.tasks.token_classification import TokenClassificationScorer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 CLASSES, TOKENS = "text-classification", "token-classification"

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from any_task import classification_rows
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,6 @@ from hf_distill.tasks.cells import read_labels
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 from hf_distill.tasks.tables import load_table
 from hf_distill.tasks.text_classification import (
-    classification_rows,
     data_problem_type,
     label_targets,
 )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from any_task import any_task, classification_rows, tagged_rows
 from datasets import ClassLabel, Dataset, Features, Value
 from tiny import bert_config, tokenizer
 from transformers import (
@@ -20,12 +21,16 @@ from transformers import (
 )
 
 from hf_distill.tasks.errors import TaskDataError
-from hf_distill.tasks.language_modeling import BlockCollator, draw_masks, encode_blocks, text_rows
-from hf_distill.tasks.sequence_to_sequence import encode_pairs, generate_texts, text_pairs
-from hf_distill.tasks.text_classification import classification_rows, encode_classification
-from hf_distill.tasks.token_classification import encode_tagged, first_tokens, tagged_rows
+from hf_distill.tasks.language_modeling import BlockCollator, draw_masks
+from hf_distill.tasks.options import TaskArguments
+from hf_distill.tasks.sequence_to_sequence import SummarizationTask
+from hf_distill.tasks.token_classification import first_tokens
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
+
+
+def encode(name: str, rows: Dataset, model: Any, *, training: bool = True, **options: Any) -> Any:
+    return any_task(name, **options).features(rows, tokenizer(), model, training=training)
 
 
 def model(kind: type = BertForSequenceClassification, **options: Any) -> Any:
@@ -80,7 +85,7 @@ def test_columns_can_be_chosen_and_swapped() -> None:
 )
 def test_targets(labels: list[Any], options: dict[str, Any], expected: list[Any]) -> None:
     rows = classification_rows(Dataset.from_dict({"text": ["x", "y"], "label": labels}))
-    features, truncated = encode_classification(rows, tokenizer(), model(**options))
+    features, truncated = encode("text-classification", rows, model(**options))
     assert features["labels"][:] == expected
     assert truncated == 0
     assert set(features.column_names) == {
@@ -95,8 +100,8 @@ def test_pairs_and_truncation() -> None:
         {"sentence1": ["abc", "a" * 30], "sentence2": ["de", "b"], "label": [0, 1]}
     )
     tokens = tokenizer()
-    features, truncated = encode_classification(
-        classification_rows(table), tokens, model(), max_length=20
+    features, truncated = encode(
+        "text-classification", classification_rows(table), model(), max_length=20
     )
     assert tokens.decode(features[0]["input_ids"]) == "[CLS] a ##b ##c [SEP] d ##e [SEP]"
     assert features[0]["token_type_ids"] == [0] * 5 + [1] * 3
@@ -105,10 +110,10 @@ def test_pairs_and_truncation() -> None:
 
 def test_length_is_that_of_the_model_by_default() -> None:
     rows = classification_rows(Dataset.from_dict({"text": ["a " * 500, "b"], "label": [0, 1]}))
-    features, truncated = encode_classification(rows, tokenizer(), model())
+    features, truncated = encode("text-classification", rows, model())
     assert len(features[0]["input_ids"]) == 64 and truncated == 1
     with pytest.raises(ValueError, match="--max_length 65 .* at most the 64 tokens"):
-        encode_classification(rows, tokenizer(), model(), max_length=65)
+        encode("text-classification", rows, model(), max_length=65)
 
 
 # ---- words with tags ---------------------------------------------------------------------------
@@ -119,13 +124,13 @@ def test_first_token_of_a_word_has_its_tag() -> None:
         {"tokens": [["ab", "c", "def"], ["\x01", "a"]], "tags": [["X", "Y", "X"], ["X", "Y"]]}
     )
     tagger = model(BertForTokenClassification, id2label={0: "Y", 1: "X"})
-    features, truncated = encode_tagged(tagged_rows(table), tokenizer(), tagger)
+    features, truncated = encode("token-classification", tagged_rows(table), tagger)
     # [CLS] a ##b c d ##e ##f [SEP]
     assert features[0]["labels"] == [-100, 1, -100, 0, 1, -100, -100, -100]
     assert features["words"][:] == [[0, 1, 2], [1]]
     assert features[1]["labels"] == [-100, 0, -100]
     assert truncated == 0
-    cut, truncated = encode_tagged(tagged_rows(table), tokenizer(), tagger, max_length=5)
+    cut, truncated = encode("token-classification", tagged_rows(table), tagger, max_length=5)
     assert truncated == 1 and cut["words"][:] == [[0, 1], [1]]
 
 
@@ -153,11 +158,7 @@ def test_tags_may_be_numbers_of_class_labels() -> None:
 
 
 def lines(*texts: str) -> Dataset:
-    return text_rows(Dataset.from_dict({"text": list(texts)}))
-
-
-def language_model() -> Any:
-    return model()
+    return any_task("fill-mask").rows(Dataset.from_dict({"text": list(texts)}))
 
 
 def test_lines_become_passages_and_nothing_is_lost() -> None:
@@ -173,7 +174,8 @@ def test_lines_become_passages_and_nothing_is_lost() -> None:
 def test_blocks_hold_all_tokens(masked: bool) -> None:
     tokens = tokenizer()
     rows = lines("abcdefgh\n", "ijk\n", "lmnop\n")
-    features, _ = encode_blocks(rows, tokens, language_model(), block_size=7, masked=masked)
+    name = "fill-mask" if masked else "text-generation"
+    features, _ = encode(name, rows, model(), block_size=7)
     blocks = features["input_ids"][:]
     bare = [block[1:-1] if masked else block[1:] for block in blocks]
     whole = tokens("".join(rows["text"]), add_special_tokens=False)["input_ids"]
@@ -189,10 +191,9 @@ def test_blocks_hold_all_tokens(masked: bool) -> None:
 def test_documents_end_and_rows_can_stay_apart() -> None:
     tokens = tokenizer()
     tokens.eos_token = "[SEP]"
-    rows = text_rows(Dataset.from_dict({"text": ["ab", " ", "cdef"]}), join=False)
-    features, truncated = encode_blocks(
-        rows, tokens, language_model(), block_size=4, join=False, masked=False
-    )
+    task = any_task("text-generation", block_size=4, join_texts=False)
+    rows = task.rows(Dataset.from_dict({"text": ["ab", " ", "cdef"]}))
+    features, truncated = task.features(rows, tokens, model(), training=True)
     assert [tokens.decode(ids) for ids in features["input_ids"]] == [
         "[CLS] a ##b [SEP]", "[CLS] c ##d ##e",
     ]  # fmt: skip
@@ -202,10 +203,11 @@ def test_documents_end_and_rows_can_stay_apart() -> None:
 def test_masks_of_an_evaluation_are_always_the_same() -> None:
     tokens = tokenizer()
     rows = lines(*(f"line {n} of many\n" for n in range(200)))
-    options: dict[str, Any] = {"block_size": 32, "masked": True, "mask_seed": 0}
-    one, other = (encode_blocks(rows, tokens, language_model(), **options)[0] for _ in range(2))
+    one, other = (
+        encode("fill-mask", rows, model(), training=False, block_size=32)[0] for _ in range(2)
+    )
     assert one.to_dict() == other.to_dict()
-    plain, _ = encode_blocks(rows, tokens, language_model(), block_size=32, masked=True)
+    plain, _ = encode("fill-mask", rows, model(), block_size=32)
     hidden = kept = total = 0
     for block, ids, labels in zip(plain["input_ids"], one["input_ids"], one["labels"], strict=True):
         for true, seen, label in zip(block, ids, labels, strict=True):
@@ -219,8 +221,8 @@ def test_masks_of_an_evaluation_are_always_the_same() -> None:
             total += true not in tokens.all_special_ids
     assert 0.12 < kept / total < 0.18
     assert 0.7 < hidden / kept < 0.9
-    options["mask_seed"] = 1
-    assert encode_blocks(rows, tokens, language_model(), **options)[0].to_dict() != one.to_dict()
+    drawn = [draw_masks(plain[0]["input_ids"], tokens, 0.15, (seed, 0, 0)) for seed in (0, 1)]
+    assert drawn[0] == (one[0]["input_ids"], one[0]["labels"]) != drawn[1]
 
 
 def test_something_is_always_masked() -> None:
@@ -254,23 +256,26 @@ def test_collator_masks_only_what_has_no_labels() -> None:
 
 def test_translations_as_on_the_hub() -> None:
     table = Dataset.from_dict({"translation": [{"de": "ja", "en": "yes"}]})
-    rows = text_pairs(table, source_lang="en_XX", target_lang="de")
+    rows = any_task("translation", source_lang="en_XX", target_lang="de").rows(table)
     assert rows.to_dict() == {"text": ["yes"], "target": ["ja"]}
     flat = Dataset.from_dict({"de": ["ja"], "en": ["yes"]})
-    rows = text_pairs(flat, source_lang="en", target_lang="de")
+    rows = any_task("translation", source_lang="en", target_lang="de").rows(flat)
     assert rows.to_dict() == {"target": ["ja"], "text": ["yes"]}
 
 
 def test_prefix_and_lengths() -> None:
     table = Dataset.from_dict({"document": ["ab", "a" * 40], "summary": ["c", "d" * 40]})
     tokens = tokenizer()
-    features, truncated = encode_pairs(
-        text_pairs(table), tokens, model(), prefix="so: ", max_length=20, max_target_length=10
-    )
+    task = any_task("summarization", source_prefix="so: ", max_length=20, max_target_length=10)
+    features, truncated = task.features(task.rows(table), tokens, model(), training=True)
     assert tokens.decode(features[0]["input_ids"]) == "[CLS] s ##o [UNK] a ##b [SEP]"
     assert tokens.decode(features[0]["labels"]) == "[CLS] c [SEP]"
     assert len(features[1]["input_ids"]) == 20 and len(features[1]["labels"]) == 10
     assert truncated == 1
+
+
+def write(model: Any, tokens: Any, rows: Any, batch_size: int = 16, **options: Any) -> list[str]:
+    return SummarizationTask(TaskArguments(**options)).write(model, tokens, rows, batch_size)
 
 
 def test_generation_is_batched_and_in_order() -> None:
@@ -283,9 +288,9 @@ def test_generation_is_batched_and_in_order() -> None:
     )  # fmt: skip
     writer, tokens = BartForConditionalGeneration(config).eval(), tokenizer()
     rows = [tokens(text) for text in ("one two", "a", "three four five", "b c")]
-    alone = [generate_texts(writer, tokens, [row], max_new_tokens=8)[0] for row in rows]
-    assert generate_texts(writer, tokens, rows, batch_size=3, max_new_tokens=8) == alone
-    beams = generate_texts(writer, tokens, rows, num_beams=3, max_new_tokens=8)
+    alone = [write(writer, tokens, [row], max_target_length=8)[0] for row in rows]
+    assert write(writer, tokens, rows, batch_size=3, max_target_length=8) == alone
+    beams = write(writer, tokens, rows, num_beams=3, max_target_length=8)
     assert len(beams) == 4
 
 
@@ -302,10 +307,10 @@ def test_generation_follows_the_model_unless_told_otherwise() -> None:
 
     writer: Any = Writer()
     rows = [tokenizer()("a")]
-    generate_texts(writer, tokenizer(), rows)
+    write(writer, tokenizer(), rows)
     writer.generation_config = GenerationConfig(max_length=60, num_beams=4)
-    generate_texts(writer, tokenizer(), rows)
-    generate_texts(writer, tokenizer(), rows, num_beams=1, max_new_tokens=7)
+    write(writer, tokenizer(), rows)
+    write(writer, tokenizer(), rows, num_beams=1, max_target_length=7)
     assert seen == [
         {"do_sample": False, "max_new_tokens": 128},
         {"do_sample": False},
@@ -326,7 +331,7 @@ def test_real_data_is_read_without_loss() -> None:
     assert len(sentences) == 1009
     assert {tag for tags in sentences["tags"] for tag in tags} >= {"O", "B-person", "I-person"}
     text = load_table(SHARED / "data" / "text" / "tinyshakespeare.txt.gz")
-    passages = text_rows(text)
+    passages = any_task("fill-mask").rows(text)
     assert "".join(passages["text"]) == "".join(text["text"])
     assert re.match(r"First Citizen:\n", passages[0]["text"])
     assert np.mean([len(passage) for passage in passages["text"]]) > 1_900
@@ -336,4 +341,4 @@ def test_table_of_class_labels_is_refused_without_labels() -> None:
     features = Features({"text": Value("string"), "label": ClassLabel(names=["a", "b"])})
     table = Dataset.from_dict({"text": ["x"], "label": [-1]}, features=features)
     with pytest.raises(TaskDataError, match="label -1"):
-        encode_classification(classification_rows(table), tokenizer(), model())
+        encode("text-classification", classification_rows(table), model())

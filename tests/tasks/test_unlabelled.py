@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from any_task import any_task
 from datasets import Dataset
 from tiny import model_for, tokenizer
 
 from hf_distill.tasks.errors import TaskDataError
-from hf_distill.tasks.unlabelled import encode_unlabelled, unlabelled_rows, unlabelled_sentences
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,8 @@ from hf_distill.tasks.unlabelled import encode_unlabelled, unlabelled_rows, unla
 def test_columns(
     columns: dict[str, Any], options: dict[str, str], expected: dict[str, Any]
 ) -> None:
-    rows = unlabelled_rows(Dataset.from_dict(columns), **options)
+    task = any_task("text-classification", **options)
+    rows = task.rows(Dataset.from_dict(columns), labelled=False)
     assert {name: list(rows[name]) for name in rows.column_names} == expected
 
 
@@ -39,24 +40,34 @@ def test_columns(
 )
 def test_no_texts(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskDataError, match=message):
-        unlabelled_rows(Dataset.from_dict(columns))
+        any_task("text-classification").rows(Dataset.from_dict(columns), labelled=False)
 
 
 def test_words() -> None:
     table = Dataset.from_dict({"tokens": [["a", "b"], ["c"]], "tags": [["O", "O"], ["O"]]})
-    assert list(unlabelled_sentences(table)["text"]) == ["a b", "c"]
+    task = any_task("token-classification", max_length=3)
+    rows = task.rows(table, labelled=False)
+    assert rows.to_dict() == {"tokens": [["a", "b"], ["c"]]}
+    encode = tokenizer()
+    features, truncated = task.features(
+        rows, encode, model_for("token-classification", seed=0), training=True, labelled=False
+    )
+    assert truncated == 1
+    texts = [encode(text, truncation=True, max_length=3) for text in ("a b", "c")]
+    assert list(features) == list(map(dict, texts))
     with pytest.raises(TaskDataError, match="not lists of words"):
-        unlabelled_sentences(Dataset.from_dict({"tokens": ["a b"]}))
+        task.rows(Dataset.from_dict({"tokens": ["a b"]}), labelled=False)
     with pytest.raises(TaskDataError, match="are empty"):
-        unlabelled_sentences(Dataset.from_dict({"words": [[""]]}))
+        task.rows(Dataset.from_dict({"words": [[""]]}), labelled=False)
     with pytest.raises(TaskDataError, match="Row 1 has null among the words"):
-        unlabelled_sentences(Dataset.from_dict({"words": [["a"], ["b", None]]}))
+        task.rows(Dataset.from_dict({"words": [["a"], ["b", None]]}), labelled=False)
 
 
 def test_inputs_are_the_tokenizers_and_have_no_labels() -> None:
     rows = Dataset.from_dict({"text": ["a b c d", "e"], "text_pair": ["f", "g h"]})
     model, encode = model_for("text-classification", seed=0), tokenizer()
-    features, truncated = encode_unlabelled(rows, encode, model, max_length=6)
+    task = any_task("text-classification", max_length=6)
+    features, truncated = task.features(rows, encode, model, training=True, labelled=False)
     assert truncated == 1
     for row, text, pair in zip(features, rows["text"], rows["text_pair"], strict=True):
         assert row == dict(encode(text, pair, truncation=True, max_length=6))

@@ -1,4 +1,4 @@
-"""Question answering for the commands."""
+"""Question answering as a task."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.compatibility import input_limit
+from hf_distill.heads import QuestionAnsweringHead
 from hf_distill.tasks.base import Measures, Scorer, Task
 from hf_distill.tasks.encoding import Encoded
 from hf_distill.tasks.question_answering import (
@@ -30,8 +31,13 @@ class QuestionAnsweringTask(Task):
     """Windows of contexts in, start and end of answers out."""
 
     name = "question-answering"
-    auto_model = "AutoModelForQuestionAnswering"
+    head = QuestionAnsweringHead
     timed = "text to answer"
+    usage = (
+        "from hf_distill.tasks.question_answering import QuestionAnswerer\n\n"
+        'answerer = QuestionAnswerer.from_pretrained("{name}")\n'
+        'print(answerer(question="Who wrote it?", context="It was written by Ada."))'
+    )
 
     @property
     def max_length(self) -> int:
@@ -46,36 +52,12 @@ class QuestionAnsweringTask(Task):
         split: str | None = None,
         config_name: str | None = None,
         revision: str | None = None,
+        labelled: bool = True,
     ) -> Dataset:
-        """Load and check questions with their contexts and answers."""
+        """Load and check questions with their contexts, and with their answers if ``labelled``."""
         return load_question_answering_dataset(
-            source, split=split, config_name=config_name, revision=revision
+            source, split=split, config_name=config_name, revision=revision, answers=labelled
         )
-
-    def load_unlabelled(
-        self,
-        source: str,
-        *,
-        split: str | None = None,
-        config_name: str | None = None,
-        revision: str | None = None,
-    ) -> Dataset:
-        """Load questions and contexts; answers are not read."""
-        return load_question_answering_dataset(
-            source, split=split, config_name=config_name, revision=revision, answers=False
-        )
-
-    def unlabelled_features(
-        self,
-        examples: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        *,
-        num_proc: int | None,
-    ) -> Encoded:
-        """One row a window."""
-        features, cut = self.features(examples, tokenizer, model, training=True, num_proc=num_proc)
-        return Encoded(features.remove_columns(["start_positions", "end_positions"]), cut)
 
     def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
         """Questions with and without an answer."""
@@ -89,9 +71,10 @@ class QuestionAnsweringTask(Task):
         model: PreTrainedModel,
         *,
         training: bool,
-        num_proc: int | None,
+        labelled: bool = True,
+        num_proc: int | None = None,
     ) -> Encoded:
-        """One row a window; nothing is cut off."""
+        """Cut contexts into windows, one per row; nothing is cut off."""
         most = input_limit(model)
         if most is not None and self.max_length > most:
             raise ValueError(
@@ -106,6 +89,8 @@ class QuestionAnsweringTask(Task):
             doc_stride=self.options.doc_stride,
             num_proc=num_proc,
         )
+        if not labelled:
+            features = features.remove_columns(["start_positions", "end_positions"])
         return Encoded(features, 0)
 
     def scorer(
