@@ -1,4 +1,4 @@
-"""Task heads: which logits a task has, which classes of a row exist and which rows count.
+"""Task heads: a task's logits, the classes of a row and the rows that count.
 
 A head knows one task and no trainer. It turns the outputs of a model into a tensor of logits
 ``(*rows, classes)``; each row is one distribution that the student learns from the teacher.
@@ -7,19 +7,19 @@ A head knows one task and no trainer. It turns the outputs of a model into a ten
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 from transformers.models.auto import modeling_auto
 
-from hf_distill.heads.base import Batch, TaskHead
+from hf_distill.heads.base import Batch, LabelledHead, TaskHead
 from hf_distill.heads.classification import (
     AudioClassificationHead,
     ImageClassificationHead,
-    LabelledHead,
     MultipleChoiceHead,
+    QuestionAnsweringHead,
     SequenceClassificationHead,
+    TokenClassificationHead,
 )
 from hf_distill.heads.language_modeling import (
     CausalLMHead,
@@ -27,8 +27,6 @@ from hf_distill.heads.language_modeling import (
     MaskedLMHead,
     Seq2SeqLMHead,
 )
-from hf_distill.heads.question_answering import QuestionAnsweringHead
-from hf_distill.heads.tokens import TokenClassificationHead
 
 __all__ = [
     "AudioClassificationHead",
@@ -51,36 +49,28 @@ __all__ = [
     "unwrapped",
 ]
 
-_NAMED: dict[str, tuple[str, Callable[[Any], TaskHead]]] = {
-    "ForQuestionAnswering": ("QUESTION_ANSWERING", lambda config: QuestionAnsweringHead()),
-    "ForTokenClassification": ("TOKEN_CLASSIFICATION", TokenClassificationHead),
-    "ForMultipleChoice": ("MULTIPLE_CHOICE", lambda config: MultipleChoiceHead()),
-    "ForImageClassification": ("IMAGE_CLASSIFICATION", ImageClassificationHead),
+_HEADS: dict[str, type[TaskHead]] = {
+    "QUESTION_ANSWERING": QuestionAnsweringHead,
+    "TOKEN_CLASSIFICATION": TokenClassificationHead,
+    "MULTIPLE_CHOICE": MultipleChoiceHead,
+    "IMAGE_CLASSIFICATION": ImageClassificationHead,
     # Before the texts: many of these classes are called …ForSequenceClassification.
-    "ForAudioClassification": ("AUDIO_CLASSIFICATION", AudioClassificationHead),
-    "ForSequenceClassification": ("SEQUENCE_CLASSIFICATION", SequenceClassificationHead),
-    "ForMaskedLM": ("MASKED_LM", lambda config: MaskedLMHead()),
-    "ForCausalLM": ("CAUSAL_LM", lambda config: CausalLMHead()),
-    "LMHeadModel": ("CAUSAL_LM", lambda config: CausalLMHead()),
+    "AUDIO_CLASSIFICATION": AudioClassificationHead,
+    "SEQUENCE_CLASSIFICATION": SequenceClassificationHead,
+    "MASKED_LM": MaskedLMHead,
+    "CAUSAL_LM": CausalLMHead,
 }
-"""By the ending of a class's name: the key of transformers' table of such classes, and the head."""
-
-_TASKS: dict[str, Callable[[Any], TaskHead]] = {
-    "question-answering": lambda config: QuestionAnsweringHead(),
-    "text-classification": SequenceClassificationHead,
-    "token-classification": TokenClassificationHead,
-    "multiple-choice": lambda config: MultipleChoiceHead(),
-    "fill-mask": lambda config: MaskedLMHead(),
-    "text-generation": lambda config: CausalLMHead(),
-    "summarization": Seq2SeqLMHead,
-    "translation": Seq2SeqLMHead,
-    "image-classification": ImageClassificationHead,
-    "audio-classification": AudioClassificationHead,
-}
+"""By the key of transformers' table of such classes."""
 
 _SEQ2SEQ = {
     "SPEECH_SEQ_2_SEQ": "AutoModelForSpeechSeq2Seq",
     "SEQ_TO_SEQ_CAUSAL_LM": "AutoModelForSeq2SeqLM",
+}
+
+_TASKS: dict[str, type[TaskHead]] = {
+    **{head.task: head for head in _HEADS.values()},
+    "summarization": Seq2SeqLMHead,
+    "translation": Seq2SeqLMHead,
 }
 
 # Their logits are not those of the next token.
@@ -88,7 +78,7 @@ _NOT_SHIFTED = ("XLNetLMHeadModel", "ProphetNetForCausalLM", "XLMProphetNetForCa
 
 
 def find_head(model: nn.Module) -> TaskHead | None:
-    """The head of a model, by its class; ``None`` if its task has none here.
+    """Return the head of a model, by its class; ``None`` if its task has none here.
 
     Models of libraries other than transformers are known by their class name's ending
     (``…ForQuestionAnswering``, ``…ForSequenceClassification``, …).
@@ -98,7 +88,7 @@ def find_head(model: nn.Module) -> TaskHead | None:
 
 
 def head_of_class(name: str, config: Any) -> TaskHead | None:
-    """The head of models of the class ``name``; ``None`` if their task has none here.
+    """Return the head of models of the class ``name``; ``None`` if their task has none here.
 
     Args:
         name: as in ``config.architectures``.
@@ -106,29 +96,29 @@ def head_of_class(name: str, config: Any) -> TaskHead | None:
     """
     if name in _NOT_SHIFTED:
         return None
-    # First, and by what the model is: BartForConditionalGeneration is among the masked LMs, too.
+    # First, and by what the model is: BartForConditionalGeneration is also among the masked LMs.
     if getattr(config, "is_encoder_decoder", False):
         for key, auto_model in _SEQ2SEQ.items():
             if name in _class_names(key):
                 return Seq2SeqLMHead(config, auto_model)
-    for key, head in _NAMED.values():
+    for key, head in _HEADS.items():
         if name in _class_names(key):
             return head(config)
-    for ending, (_, head) in _NAMED.items():
-        if name.endswith(ending):
+    for head in _HEADS.values():
+        if name.endswith(head.auto_model.removeprefix("AutoModel")):
             return head(config)
-    return None
+    return CausalLMHead(config) if name.endswith("LMHeadModel") else None
 
 
 def head_of_task(task: str, config: Any) -> TaskHead:
-    """The head for a task.
+    """Return the head for a task.
 
     Args:
         task: as the Hub calls it.
         config: the configuration of the student.
 
     Raises:
-        ValueError: there is no such task; lists those that there are.
+        ValueError: there is no such task; lists those that exist.
     """
     if task not in _TASKS:
         raise ValueError(f"There is no task {task!r}; the tasks are: {', '.join(_TASKS)}.")
@@ -136,7 +126,7 @@ def head_of_task(task: str, config: Any) -> TaskHead:
 
 
 def unwrap_peft(model: nn.Module) -> nn.Module:
-    """The transformers model under PEFT adapters; the model itself where there are none."""
+    """Return the transformers model under PEFT adapters; the model itself without any."""
     get_base_model: Any = getattr(model, "get_base_model", None)
     return get_base_model() if get_base_model is not None else model
 
@@ -144,8 +134,8 @@ def unwrap_peft(model: nn.Module) -> nn.Module:
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside wrappers, which name no input in their forward, and adapters.
 
-    Such wrappers are those of ``torch.compile``, of ``nn.DataParallel`` and its kin, and modules of
-    one's own with a ``forward(**kwargs)``; they hold one module.
+    Such wrappers (``torch.compile``, ``nn.DataParallel`` and the like, custom modules with a
+    ``forward(**kwargs)``) hold one module.
     """
     while True:
         model = unwrap_peft(model)
@@ -159,7 +149,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _class_names(key: str) -> set[str]:
-    """The classes in one of transformers' tables; some of its entries are several."""
+    """Return the classes in one of transformers' tables; some of its entries are several."""
     table = getattr(modeling_auto, f"MODEL_FOR_{key}_MAPPING_NAMES")
     names: set[str] = set()
     for entry in table.values():

@@ -1,4 +1,4 @@
-"""What distillation has to know about a task."""
+"""Interface of a head, and the parts of a batch that heads look at."""
 
 from __future__ import annotations
 
@@ -22,27 +22,34 @@ MAIN_INPUTS = ("input_ids", "inputs_embeds", "pixel_values", "input_values", "in
 
 
 class TaskHead(ABC):
-    """What distillation has to know about one kind of model.
+    """Logits, labels and counts of one kind of model.
 
-    A row is one distribution over classes that the student learns from the teacher: one a sequence
-    for its label, one a token for its tag or for the next token.
+    A row is one distribution over classes that the student learns from the teacher: one per
+    sequence for its label, or one per token for its tag or for the next token.
+
+    Args:
+        config: the student's configuration, or the teacher's if the student has none.
     """
 
     task: str
+    """As the Hub calls it."""
     auto_model: str
     """Name of the ``AutoModelFor…`` class that loads a teacher for this task."""
     needs_token_types = False
     """Whether every input is a pair of texts, which a model with token types must be told apart."""
     label_names: tuple[str, ...] = ("labels",)
-    """What a model's own loss is computed from, in a batch."""
+    """The entries of a batch that a model's own loss is computed from."""
     logit_names: tuple[str, ...] = ("logits",)
     """The entries of a model's outputs that hold its logits."""
     target_names: tuple[str, ...] = ()
     """What the logits depend on in addition to the input."""
 
-    @abstractmethod
+    def __init__(self, config: Any = None) -> None:
+        self.config = config
+
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """The logits of a model's outputs for a batch, ``(*rows, classes)``."""
+        """Return the logits of a model's outputs for a batch, ``(*rows, classes)``."""
+        return output(outputs, "logits")
 
     def class_mask(self, batch: Batch) -> Tensor | None:
         """Bool, broadcastable to the logits: False where a class of a row is only padding."""
@@ -54,18 +61,19 @@ class TaskHead(ABC):
 
     @abstractmethod
     def count_rows(self, batch: Batch) -> int | Tensor:
-        """How many rows the distillation loss of this batch is the mean of."""
+        """Count the rows that the distillation loss of this batch is the mean of."""
 
-    @abstractmethod
     def count_labelled(self, batch: Batch) -> int | Tensor:
-        """How many items the student's own label loss of this batch is the mean of."""
+        """Count the items that the student's own label loss of this batch is the mean of."""
+        gold = self.gold(batch)
+        return 0 if gold is None else (gold != IGNORED).sum()
 
-    @abstractmethod
     def gold(self, batch: Batch) -> Tensor | None:
-        """The class of each row by its label, ``(*rows)``, ``IGNORED`` where it has none.
+        """Return the class of each row by its label, ``(*rows)``, ``IGNORED`` where it has none.
 
-        ``None`` where a label is no class, as in regression.
+        ``None`` where a label is not a class, as in regression.
         """
+        return batch.get("labels")
 
     def compared_positions(self, batch: Batch) -> Tensor | None:
         """Bool, ``(batch, length)``: the positions whose logits the loss looks at.
@@ -75,7 +83,7 @@ class TaskHead(ABC):
         return None
 
     def outputs(self, logits: Tensor) -> dict[str, Tensor]:
-        """What a model would have returned with these logits, ``(*rows, classes)``."""
+        """Return what a model would have returned with these logits, ``(*rows, classes)``."""
         return {"logits": logits}
 
     def target(self, batch: Batch) -> Tensor | None:
@@ -90,7 +98,7 @@ class TaskHead(ABC):
         return {}
 
     def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of both with the same classes in the same order."""
+        """Return the logits of both with the same classes in the same order."""
         return student, teacher
 
     def check_labels(self, batch: Batch) -> None:  # noqa: B027
@@ -98,6 +106,47 @@ class TaskHead(ABC):
 
     def check_loss(self, loss_name: str) -> None:  # noqa: B027
         """Raise ``ValueError`` if a distillation loss makes no sense for this task."""
+
+
+class PositionHead(TaskHead):
+    """A head with one distribution per token.
+
+    Where there are labels, the tokens that have one count; where there are none, all but padding.
+    """
+
+    def row_mask(self, batch: Batch) -> Tensor | None:
+        """Tokens with a label, or all but padding."""
+        labels = batch.get("labels")
+        return attention_mask(batch) if labels is None else labels != IGNORED
+
+    def compared_positions(self, batch: Batch) -> Tensor:
+        """The tokens that count."""
+        mask = self.row_mask(batch)
+        return not_padding(batch) if mask is None else mask
+
+    def count_rows(self, batch: Batch) -> int | Tensor:
+        """Count those tokens."""
+        mask, tokens = self.row_mask(batch), main_input(batch)
+        return tokens.shape[0] * tokens.shape[1] if mask is None else mask.sum()
+
+
+class LabelledHead(TaskHead):
+    """A head whose classes have names."""
+
+    teacher_order: list[int] | None = None
+    """For each class of the student the class of the teacher; ``None`` if they are the same."""
+
+    @property
+    def num_labels(self) -> int | None:
+        """How many classes there are; ``None`` if the configuration does not say."""
+        count: int | None = getattr(self.config, "num_labels", None)
+        return count
+
+    def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the teacher's logits in the student's order of labels."""
+        if self.teacher_order is not None:
+            teacher = teacher[..., self.teacher_order]
+        return student, teacher
 
 
 def output(outputs: Mapping[str, Tensor], name: str) -> Tensor:

@@ -1,48 +1,32 @@
-"""One label for a whole input: text, image, sound or several choices."""
+"""Labels of texts, images, sounds, choices and tokens, and the places of answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_distill.heads.base import IGNORED, Batch, TaskHead, main_input, output
+from hf_distill.heads.base import (
+    IGNORED,
+    Batch,
+    LabelledHead,
+    PositionHead,
+    TaskHead,
+    attention_mask,
+    main_input,
+    not_padding,
+    output,
+)
 
 _AS_NUMBERS = "dataset.cast_column('labels', datasets.List(datasets.Value('float32')))"
-
-
-class LabelledHead(TaskHead):
-    """A head whose classes have names.
-
-    Args:
-        config: the student's configuration, or the teacher's if the student has none.
-    """
-
-    def __init__(self, config: Any) -> None:
-        self.config = config
-        self.teacher_order: list[int] | None = None
-        """For each class of the student the class of the teacher; ``None`` if they are the same."""
-
-    @property
-    def num_labels(self) -> int | None:
-        """How many classes there are; ``None`` if no configuration says so."""
-        count: int | None = getattr(self.config, "num_labels", None)
-        return count
-
-    def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's logits in the student's order of labels."""
-        if self.teacher_order is not None:
-            teacher = teacher[..., self.teacher_order]
-        return student, teacher
 
 
 class SequenceClassificationHead(LabelledHead):
     """One label, several labels or one number for an input.
 
-    - single label: one distribution an input, ``(batch, classes)``;
-    - several labels (``problem_type="multi_label_classification"``): one yes/no distribution a
+    - single label: one distribution per input, ``(batch, classes)``;
+    - several labels (``problem_type="multi_label_classification"``): one yes/no distribution per
       label, ``(batch, labels, 2)`` with logits ``[z, 0]``, whose softmax is the sigmoid of z;
     - regression: the numbers themselves, ``(batch, outputs)``, for the loss ``mse`` only.
     """
@@ -59,14 +43,14 @@ class SequenceClassificationHead(LabelledHead):
         return "regression" if self.num_labels == 1 else "single_label_classification"
 
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """The logits, see the class."""
+        """Return the logits; see the class."""
         logits = output(outputs, "logits")
         if self.problem_type == "multi_label_classification":
             return torch.stack((logits, torch.zeros_like(logits)), dim=-1)
         return logits
 
     def outputs(self, logits: Tensor) -> dict[str, Tensor]:
-        """For several labels: their log-odds, which is what a sigmoid takes."""
+        """For several labels return their log-odds, which is what a sigmoid takes."""
         if self.problem_type == "multi_label_classification":
             logits = logits[..., 0] - logits[..., 1]
         return {"logits": logits}
@@ -78,14 +62,14 @@ class SequenceClassificationHead(LabelledHead):
         return super().align(student, teacher)
 
     def count_rows(self, batch: Batch) -> int:
-        """One an input; one a label where there are several."""
+        """Count the inputs, or their labels where there are several."""
         inputs = main_input(batch).shape[0]
         if self.problem_type == "multi_label_classification":
             return inputs * int(self.config.num_labels)  # which says that there are several
         return inputs
 
     def count_labelled(self, batch: Batch) -> int | Tensor:
-        """Labelled inputs: those that are not -100."""
+        """Count the labelled inputs: those that are not -100."""
         labels = batch.get("labels")
         if labels is None:
             return 0
@@ -94,13 +78,13 @@ class SequenceClassificationHead(LabelledHead):
         return (labels != IGNORED).sum()
 
     def gold(self, batch: Batch) -> Tensor | None:
-        """The labels; for several labels 0 for yes and 1 for no, as in the logits."""
+        """Return the labels; for several labels 0 for yes and 1 for no, as in the logits."""
         labels = batch.get("labels")
         if labels is None or self.problem_type == "regression":
             return None
         if self.problem_type == "multi_label_classification":
             return (labels < 0.5).long()
-        # Targets of a loss of one's own may be anything.
+        # Targets of a custom loss may be anything.
         one_each = labels.dim() < 2 or labels.shape[-1] == 1
         return labels.flatten() if one_each and not labels.is_floating_point() else None
 
@@ -136,7 +120,7 @@ class SequenceClassificationHead(LabelledHead):
             )
 
     def check_loss(self, loss_name: str) -> None:
-        """Regression has no distributions to compare."""
+        """Refuse all but ``mse`` for regression, which has no distributions to compare."""
         if self.problem_type == "regression" and loss_name != "mse":
             raise ValueError(
                 f"distillation_loss={loss_name!r} compares probabilities, and a regression model "
@@ -165,20 +149,70 @@ class MultipleChoiceHead(TaskHead):
     auto_model = "AutoModelForMultipleChoice"
     needs_token_types = True
 
-    def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """The logits of the choices."""
-        return output(outputs, "logits")
-
     def count_rows(self, batch: Batch) -> int:
-        """One a question."""
+        """Count the questions."""
         return main_input(batch).shape[0]
 
-    def count_labelled(self, batch: Batch) -> int | Tensor:
-        """Questions whose right choice is known."""
-        gold = self.gold(batch)
-        return 0 if gold is None else (gold != IGNORED).sum()
-
     def gold(self, batch: Batch) -> Tensor | None:
-        """The right choices."""
+        """Return the right choices."""
         labels = batch.get("labels")
         return None if labels is None else labels.flatten()
+
+
+class TokenClassificationHead(PositionHead, LabelledHead):
+    """One distribution per token, ``(batch, length, classes)``.
+
+    Labels are usually on the first piece of each word: the teacher was not trained on the others.
+    """
+
+    task = "token-classification"
+    auto_model = "AutoModelForTokenClassification"
+
+
+class QuestionAnsweringHead(TaskHead):
+    """Two distributions over the positions of a sequence, start and end.
+
+    Rows are ``(batch, 2)``; the mean over rows is the average of both, as in Hugging Face's
+    ``run_squad_w_distillation.py``. Padded positions are not classes. Labels outside the sequence
+    (a truncated answer) do not count, as in the models' own loss.
+    """
+
+    task = "question-answering"
+    auto_model = "AutoModelForQuestionAnswering"
+    needs_token_types = True
+    label_names = ("start_positions", "end_positions")
+    logit_names = ("start_logits", "end_logits")
+
+    def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return start and end logits, ``(batch, 2, length)``."""
+        return torch.stack((output(outputs, "start_logits"), output(outputs, "end_logits")), dim=1)
+
+    def class_mask(self, batch: Batch) -> Tensor | None:
+        """The attention mask, ``(batch, 1, length)``."""
+        mask = attention_mask(batch)
+        return None if mask is None else mask[:, None, :]
+
+    def compared_positions(self, batch: Batch) -> Tensor:
+        """All but padding."""
+        return not_padding(batch)
+
+    def outputs(self, logits: Tensor) -> dict[str, Tensor]:
+        """Return start and end apart."""
+        return {"start_logits": logits[:, 0], "end_logits": logits[:, 1]}
+
+    def count_rows(self, batch: Batch) -> int:
+        """Count two per sequence."""
+        return 2 * main_input(batch).shape[0]
+
+    def count_labelled(self, batch: Batch) -> int | Tensor:
+        """Halve the starts and ends inside the sequence: the models average both losses."""
+        gold = self.gold(batch)
+        return 0 if gold is None else (gold != IGNORED).sum() / 2
+
+    def gold(self, batch: Batch) -> Tensor | None:
+        """Return the positions of start and end, ``(batch, 2)``."""
+        start, end = batch.get("start_positions"), batch.get("end_positions")
+        if start is None or end is None:
+            return None
+        positions = torch.stack((start.flatten(), end.flatten()), dim=1)
+        return positions.masked_fill(positions >= main_input(batch).shape[1], IGNORED)

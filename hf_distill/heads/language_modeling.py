@@ -1,4 +1,4 @@
-"""Language models: one distribution over the vocabulary for each token."""
+"""Language models: masked, causal and sequence to sequence."""
 
 from __future__ import annotations
 
@@ -12,54 +12,36 @@ from hf_distill.heads.base import (
     IGNORED,
     MASKED_TARGET,
     Batch,
-    TaskHead,
+    PositionHead,
     main_input,
     not_padding,
     output,
 )
-from hf_distill.heads.tokens import count, token_mask
 
 _START = "decoder_start_token_id"
 
 
-class LanguageModelingHead(TaskHead):
-    """What the three kinds of language models have in common.
+class LanguageModelingHead(PositionHead):
+    """One distribution over the vocabulary per token.
 
     Vocabularies may be padded to different sizes: the range that both share is compared, and its
     probabilities sum to 1.
     """
 
-    def count_rows(self, batch: Batch) -> int | Tensor:
-        """The tokens that count."""
-        return count(self.row_mask(batch), main_input(batch))
-
-    def compared_positions(self, batch: Batch) -> Tensor:
-        """The tokens that count."""
-        mask = self.row_mask(batch)
-        return not_padding(batch) if mask is None else mask
-
-    def count_labelled(self, batch: Batch) -> int | Tensor:
-        """Tokens with a label."""
-        gold = self.gold(batch)
-        return 0 if gold is None else (gold != IGNORED).sum()
-
     def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """The range of the vocabulary that both have."""
+        """Return the range of the vocabulary that both have."""
         shared = min(student.shape[-1], teacher.shape[-1])
         return student[..., :shared], teacher[..., :shared]
 
 
 class MaskedLMHead(LanguageModelingHead):
-    """Predicts masked tokens, ``(batch, length, vocabulary)``.
-
-    Where there are labels, the masked tokens count; where there are none, all but padding.
-    """
+    """Predicts masked tokens, ``(batch, length, vocabulary)``."""
 
     task = "fill-mask"
     auto_model = "AutoModelForMaskedLM"
 
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """The logits of all tokens.
+        """Return the logits of all tokens.
 
         Raises:
             ValueError: the model leaves out tokens.
@@ -80,14 +62,6 @@ class MaskedLMHead(LanguageModelingHead):
             )
         return logits
 
-    def row_mask(self, batch: Batch) -> Tensor | None:
-        """Masked tokens, or all but padding."""
-        return token_mask(batch)
-
-    def gold(self, batch: Batch) -> Tensor | None:
-        """The tokens that were masked."""
-        return batch.get("labels")
-
 
 class CausalLMHead(LanguageModelingHead):
     """Predicts the next token: the logits of token i are compared where token i + 1 counts.
@@ -100,13 +74,13 @@ class CausalLMHead(LanguageModelingHead):
     auto_model = "AutoModelForCausalLM"
 
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """The logits of all but the last token; those of a learned prompt are left out."""
+        """Return the logits of all but the last token, without those of a learned prompt."""
         logits = output(outputs, "logits")
         return logits[:, -main_input(batch).shape[1] :][:, :-1]
 
     def row_mask(self, batch: Batch) -> Tensor:
-        """Whether the token after it counts; padding (on the left) predicts none."""
-        mask, inputs = token_mask(batch), not_padding(batch)
+        """Tokens whose next token counts; padding (on the left) predicts none."""
+        mask, inputs = super().row_mask(batch), not_padding(batch)
         return inputs[:, :-1] if mask is None else mask[:, 1:] & inputs[:, :-1]
 
     def compared_positions(self, batch: Batch) -> Tensor:
@@ -114,15 +88,11 @@ class CausalLMHead(LanguageModelingHead):
         return nn.functional.pad(self.row_mask(batch), (0, 1))
 
     def outputs(self, logits: Tensor) -> dict[str, Tensor]:
-        """With logits for the last token, too, which nothing looks at."""
+        """Add logits for the last token, which nothing looks at."""
         return {"logits": nn.functional.pad(logits, (0, 0, 0, 1))}
 
-    def count_rows(self, batch: Batch) -> Tensor:
-        """The tokens that count; the first of a sequence is predicted by none."""
-        return self.row_mask(batch).sum()
-
     def gold(self, batch: Batch) -> Tensor | None:
-        """The next tokens."""
+        """Return the next tokens."""
         labels = batch.get("labels")
         return None if labels is None else labels[:, 1:]
 
@@ -143,13 +113,9 @@ class Seq2SeqLMHead(LanguageModelingHead):
     auto_model = "AutoModelForSeq2SeqLM"
     target_names = ("labels", "decoder_input_ids")
 
-    def __init__(self, config: Any, auto_model: str | None = None) -> None:
-        self._config = config
+    def __init__(self, config: Any = None, auto_model: str | None = None) -> None:
+        super().__init__(config)
         self.auto_model = auto_model or self.auto_model
-
-    def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """The logits of the target's tokens."""
-        return output(outputs, "logits")
 
     def row_mask(self, batch: Batch) -> Tensor | None:
         """Tokens of the target with a label, or all but padding."""
@@ -159,7 +125,7 @@ class Seq2SeqLMHead(LanguageModelingHead):
         mask, ids = batch.get("decoder_attention_mask"), batch.get("decoder_input_ids")
         if mask is not None:
             return mask.bool()
-        pad = getattr(self._config, "pad_token_id", None)
+        pad = getattr(self.config, "pad_token_id", None)
         if ids is None or pad is None:
             return None
         counts = ids != pad
@@ -174,27 +140,24 @@ class Seq2SeqLMHead(LanguageModelingHead):
         return mask
 
     def count_rows(self, batch: Batch) -> int | Tensor:
-        """The tokens of the target that count.
+        """Count the tokens of the target that count.
 
         Raises:
             ValueError: the batch has no target.
         """
         for name in ("labels", "decoder_input_ids"):
             if batch.get(name) is not None:
-                return count(self.row_mask(batch), batch[name])
+                mask = self.row_mask(batch)
+                return batch[name].numel() if mask is None else mask.sum()
         raise ValueError(
             "A batch has neither labels nor decoder_input_ids, only: "
             f"{', '.join(batch)}. A sequence-to-sequence student needs a target, also with "
             "distillation_loss_weight=1: the teacher's own output, for example."
         )
 
-    def gold(self, batch: Batch) -> Tensor | None:
-        """The tokens of the target."""
-        return batch.get("labels")
-
     def target(self, batch: Batch) -> Tensor | None:
         """Return what the decoder reads: -1 for its start token, ``MASKED_TARGET``."""
-        start, pad = (getattr(self._config, n, None) for n in (_START, "pad_token_id"))
+        start, pad = (getattr(self.config, n, None) for n in (_START, "pad_token_id"))
         ids, labels = batch.get("decoder_input_ids"), batch.get("labels")
         if ids is not None:
             target = ids.clone()
@@ -220,7 +183,7 @@ class Seq2SeqLMHead(LanguageModelingHead):
         own = getattr(config, _START, None)
         ids, labels = batch.get("decoder_input_ids"), batch.get("labels")
         if ids is not None:
-            start = getattr(self._config, _START, None)
+            start = getattr(self.config, _START, None)
             if None in (own, start) or own == start:
                 return {}
             first = ids[:, :1]
