@@ -15,6 +15,7 @@ from hf_distill.files import (
     display_name,
     file_hash,
     folder_hash,
+    in_use,
     is_temporary,
     json_hash,
     read_json,
@@ -213,3 +214,23 @@ def test_model_of_the_hub_is_looked_for_in_the_cache(
     assert found == ["x-1.safetensors", "x-2.safetensors"]
     monkeypatch.setattr(size, "try_to_load_from_cache", lambda source, name: None)
     assert size.weight_files("owner/model") == []
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    lock = tmp_path / "folder" / ".lock"
+    with in_use(lock, "another one is at work"):
+        with (
+            pytest.raises(ValueError, match="another one is at work"),
+            in_use(lock, "another one is at work"),
+        ):
+            pass
+        child = os.fork()
+        if child == 0:
+            try:
+                with in_use(lock, "another one is at work"):
+                    os._exit(0)
+            except ValueError:
+                os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+    with in_use(lock, "another one is at work"):
+        pass

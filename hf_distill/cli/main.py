@@ -137,7 +137,8 @@ def _explained(error: BaseException) -> tuple[int, str]:
     """Return the exit status and the message of what ended a command.
 
     The message alone tells what to change for files and downloads (OSError), for ValueErrors of the
-    libraries that check what the user passes, and for RuntimeErrors that this package raises.
+    libraries that check what the user passes, and for RuntimeErrors and missing extras that this
+    package raises.
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "stopped by Ctrl-C."
@@ -147,7 +148,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
     if (
         isinstance(error, OSError)
         or (isinstance(error, ValueError) and package in _PACKAGES_THAT_CHECK_INPUT)
-        or (isinstance(error, RuntimeError) and package == "hf_distill")
+        or (isinstance(error, RuntimeError | MissingExtraError) and package == "hf_distill")
     ):
         return USER_ERROR, f"error: {message or type(error).__name__}"
     first_line = message.partition("\n")[0]

@@ -10,6 +10,8 @@ from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.sweep_arguments import SweepArguments
 from hf_distill.cli.train import training_parser
 from hf_distill.console import log_rank_0
+from hf_distill.extras import require
+from hf_distill.files import in_use
 
 EXAMPLES = """\
 examples:
@@ -32,10 +34,10 @@ examples:
   each combination with three seeds
     hf-distill sweep --config sweep.yaml --seeds 0 1 2
 
-  go on after an interruption, or with more trials: the same command again
+  continue after an interruption, or with more trials: the same command again
     hf-distill sweep --config sweep.yaml --n_trials 80
 
-The validation data chose the winner, so judge it in the end on data of its own.
+The validation data chose the winner, so judge it in the end on other data.
 """
 
 
@@ -67,39 +69,33 @@ def build_parser(*, outlined: bool = False) -> CommandParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Search, as far as that was not done before, and report.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: an option, a model or the data cannot be used, or the folder holds another
-            sweep.
-        OSError: a file or a download failed.
-        RuntimeError: Optuna is missing, or trial after trial fails.
-    """
+    """Search, as far as that was not done before, and report."""
     build_parser(outlined=True).given(argv)
-
-    from hf_distill.cli.sweep_plan import read_plan
-    from hf_distill.cli.sweep_run import Sweep
-    from hf_distill.reports.sweep import write_sweep
-    from hf_distill.reports.tables import print_rows
-    from hf_distill.sweeping import check_optuna, in_use
-
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             f"a sweep is one process, but WORLD_SIZE={os.environ['WORLD_SIZE']} processes were "
             "launched; run it as `hf-distill sweep …`, and for more GPUs divide the search space "
             "into several sweeps, one --output_dir and CUDA_VISIBLE_DEVICES each."
         )
-    check_optuna()
+    for package in ("optuna", "matplotlib"):
+        require(package, "sweep")
+
+    from hf_distill.cli.sweep_plan import read_plan
+    from hf_distill.cli.sweep_run import Sweep
+    from hf_distill.reports.sweep import write_sweep
+    from hf_distill.reports.tables import print_rows
+
     plan = read_plan(build_parser(), argv)
-    with in_use(plan.output_dir):
+    busy = (
+        f"--output_dir {plan.output_dir}: another sweep is at work in this folder; wait for it, or "
+        "choose another folder."
+    )
+    with in_use(plan.output_dir / ".sweep.lock", busy):
         sweep = Sweep(plan)
         try:
             sweep.run()
         except KeyboardInterrupt:
-            log_rank_0("The sweep was stopped; the same command goes on with it, as it is.")
+            log_rank_0("The sweep was stopped; the same command continues it.")
             raise
         report = sweep.report()
         written = write_sweep(report, plan.output_dir)

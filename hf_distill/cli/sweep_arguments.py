@@ -31,7 +31,7 @@ class SweepArguments:
     )
     n_trials: int | None = option(
         help="How many combinations to try. By default all of a grid, and 20 of the others. A "
-        "finished sweep goes on with more."
+        "finished sweep continues with more."
     )
     metric: str | None = option(
         help="What to judge a trial by: a figure of `eval` in metrics.json. By default the "
@@ -45,12 +45,12 @@ class SweepArguments:
         },
     )
     keep_all_trials: bool = option(
-        False, help="Keep the students of all trials, not of the best one alone."
+        False, help="Keep the students of all trials, not just the best one."
     )
     live_teacher: bool = option(
         False,
         help="Run the teacher in every trial instead of caching its outputs once: for "
-        "intermediate layers, and for fill-mask, whose masks are drawn anew each time.",
+        "intermediate layers, and for fill-mask, whose masks are drawn again each time.",
     )
 
 
@@ -64,11 +64,11 @@ _OF_THE_SWEEP = {
     "task": "the trials of a sweep have one task",
     "output_dir": "each trial has its own folder in --output_dir",
     "overwrite_output_dir": "each trial has its own folder",
-    "resume": "a sweep goes on by itself",
-    "resume_from_checkpoint": "a sweep goes on by itself",
+    "resume": "a sweep resumes by itself",
+    "resume_from_checkpoint": "a sweep resumes by itself",
     "config": "a sweep has one configuration",
     "recipe": "a sweep has one recipe; search its options",
-    "baseline": "a student alone has other options; make it a sweep of its own",
+    "baseline": "a student alone has other options; make it its own sweep",
     "teacher_outputs": "a sweep has one cache",
     "record_steps": "it changes nothing about the student",
     "do_train": "it has no effect",
@@ -94,7 +94,7 @@ _NO_BEARING_PREFIXES = ("log", "save_", "dataloader_", "trackio_")
 
 
 def why_not_searched(name: str, *, cached: bool, seeds: bool) -> str | None:
-    """Why an option cannot be searched; ``None`` if it can.
+    """Return why an option cannot be searched; ``None`` if it can.
 
     Args:
         name: of an option of ``hf-distill train``.
@@ -112,12 +112,12 @@ def why_not_searched(name: str, *, cached: bool, seeds: bool) -> str | None:
     if not cached:
         return None
     if name in TEACHER_OPTIONS:
-        return "the teacher's outputs are cached once; sweep each teacher on its own, or " + _LIVE
+        return "the teacher's outputs are cached once; sweep each teacher by itself, or " + _LIVE
     prepares = set(names(TrainDataArguments, TaskArguments)) - set(SCORING_OPTIONS)
     if name in prepares:
         return (
-            "the cached teacher outputs belong to one preparation of the data; sweep each on its "
-            f"own, or {_LIVE}"
+            "the cached teacher outputs belong to one preparation of the data; sweep each by "
+            f"itself, or {_LIVE}"
         )
     return None
 
@@ -125,6 +125,6 @@ def why_not_searched(name: str, *, cached: bool, seeds: bool) -> str | None:
 _LIVE = "run the teacher in every trial (--live_teacher)"
 
 
-def matters(name: str) -> bool:
-    """Whether trials with another value of an option could come to something else."""
+def affects_result(name: str) -> bool:
+    """Return whether this option can change a trial's result."""
     return name not in _NO_BEARING and not name.startswith(_NO_BEARING_PREFIXES)

@@ -1,10 +1,10 @@
-"""What a sweep is to do: read from its options, checked, and told apart from another one."""
+"""The plan of a sweep: read from its options, checked, and told apart from another one."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +15,7 @@ from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.sweep_arguments import (
     TEACHER_OPTIONS,
     SweepArguments,
-    matters,
+    affects_result,
     why_not_searched,
 )
 from hf_distill.cli.train import training_parser
@@ -43,34 +43,24 @@ _SOURCES = (
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep is to do.
-
-    Attributes:
-        options: those of the trainings that are given, by name; without folders.
-        space: the options that are searched.
-        sampler: how.
-        n_trials: how many combinations.
-        metric: what a trial is judged by, without ``eval_``; ``None`` for the task's primary one.
-        seeds: one training each.
-        output_dir: the folder of the sweep.
-        keep_all_trials: whether students that are not the best one are kept.
-        makes_cache: whether the teacher's outputs are still to be cached.
-        overwrite: whether an earlier sweep in the folder is deleted.
-    """
+    """The options of a sweep, checked."""
 
     options: Mapping[str, Any]
+    """Those of the trainings that are given, by name; without folders."""
     space: SearchSpace
     sampler: str
     n_trials: int
     metric: str | None
+    """Without ``eval_``; ``None`` for the task's primary one."""
     seeds: tuple[int, ...]
     output_dir: Path
     keep_all_trials: bool
     makes_cache: bool
+    """The teacher's outputs are still to be cached."""
     overwrite: bool
 
     def trial_options(self, parameters: Mapping[str, Value], seed: int) -> dict[str, Any]:
-        """The options of one training, as ``hf-distill train`` takes them; without a folder."""
+        """Return the options of one training for ``hf-distill train``, without a folder."""
         options = {**self.options, **parameters}
         if "seed" not in parameters:
             options["seed"] = seed
@@ -80,7 +70,7 @@ class SweepPlan:
         return {name: value for name, value in options.items() if value is not None}
 
     def described(self) -> dict[str, Any]:
-        """What another sweep in the same folder would have to have in common."""
+        """Return what another sweep in the same folder would have to have in common."""
         sources = {name: self.options.get(name) for name in _SOURCES}
         listed = [
             (name, one)
@@ -97,7 +87,7 @@ class SweepPlan:
             "options": {
                 name: _without_path(value)
                 for name, value in self.options.items()
-                if value is not None and matters(name) and name != "seed"
+                if value is not None and affects_result(name) and name != "seed"
             },
             "contents": {name: value for name, value in contents.items() if value is not None},
         }
@@ -113,15 +103,21 @@ def _content_hash(source: str) -> str | None:
     return folder_hash(path, lambda one: not any(p.startswith("checkpoint-") for p in one.parts))
 
 
+class _Refusing(CommandParser):
+    """Raise what the parser of a program would end the program with."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
 class TrialParser:
-    """Reads the options of a trial; what is wrong is a ``ValueError``."""
+    """Read the options of a trial; whatever is wrong is a ``ValueError``."""
 
     def __init__(self) -> None:
         self._parser = training_parser(kind=_Refusing, prog="hf-distill sweep", usage="")
 
     def value(self, options: Mapping[str, Any], name: str, raw: Any) -> Value:
-        """One option's value as a training reads it."""
-        # Also for its name.
+        """Read one option's value as a training does, after checking that there is the option."""
         words = self._parser.words_of({**options, "output_dir": ".", name: raw}, "search_space")
         if raw is None:
             return None
@@ -131,18 +127,13 @@ class TrialParser:
         return value
 
     def request(self, options: Mapping[str, Any], folder: Path, **further: Any) -> Request:
-        """A training in a folder, with further options of how it begins."""
+        """Make the request of a training in a folder, with further options of how it begins."""
         everything = {**options, **further, "output_dir": str(folder)}
         return read_request(self._parser, self._parser.words_of(everything, "options"))
 
 
 def read_plan(parser: CommandParser, argv: Sequence[str]) -> SweepPlan:
-    """Read the options of a sweep, and check what can be told from them alone.
-
-    Args:
-        parser: of all of them; its ``error`` is called with what is wrong.
-        argv: the options.
-    """
+    """Read the options of a sweep, and check what can be told from them alone."""
     given = parser.given(argv)
     own = {f.name for f in fields(SweepArguments)}
     arguments = SweepArguments(**{name: given[name] for name in own & set(given)})
@@ -184,7 +175,7 @@ def _plan(arguments: SweepArguments, options: dict[str, Any]) -> SweepPlan:
         return value
 
     space = read_search_space(_content(arguments.search_space), read_value)
-    sampler = arguments.sampler or ("tpe" if space.endless() else "grid")
+    sampler = arguments.sampler or ("tpe" if space.size is None else "grid")
     plan = SweepPlan(
         options={name: value for name, value in options.items() if name not in space.options},
         space=space,
@@ -209,7 +200,7 @@ def _plan(arguments: SweepArguments, options: dict[str, Any]) -> SweepPlan:
 def _check_options(options: Mapping[str, Any]) -> None:
     for name in ("resume", "resume_from_checkpoint"):
         if options.get(name):
-            raise ValueError(f"a sweep goes on by itself; leave --{name} out.")
+            raise ValueError(f"a sweep resumes by itself; leave --{name} out.")
     if options.get("push_to_hub"):
         raise ValueError("a sweep pushes nothing to the Hub; leave --push_to_hub out.")
     if options.get("stage") == "intermediate":
@@ -239,19 +230,14 @@ def _content(search_space: Any) -> Any:
 
 
 def _number_of_trials(wanted: int | None, sampler: str, space: SearchSpace) -> int:
-    endless = space.endless()
-    if sampler == "grid" and endless:
-        raise ValueError(
-            f"--sampler grid needs values that can be listed, but {', '.join(endless)} is a range "
-            "without a step; give it a step, list its values, or take --sampler tpe or random."
-        )
+    if sampler == "grid":
+        space.combinations()  # which refuses what has no end
     if wanted is not None and wanted < 1:
         raise ValueError(f"--n_trials {wanted} must be at least 1.")
     if wanted is None and sampler != "grid":
         wanted = _TRIALS
-    if space.size is None:
-        return wanted or _TRIALS
-    return space.size if wanted is None else min(wanted, space.size)
+    numbers = [number for number in (wanted, space.size) if number is not None]
+    return min(numbers)
 
 
 def _seeds(seeds: Sequence[int] | None, seed: int) -> tuple[int, ...]:
@@ -267,10 +253,8 @@ def _seeds(seeds: Sequence[int] | None, seed: int) -> tuple[int, ...]:
 
 def _check_combinations(plan: SweepPlan, reader: TrialParser) -> None:
     """Refuse a combination that a training would refuse."""
-    first = next(plan.space.corners())
-    for parameters in itertools.chain(
-        _one_by_one(plan.space, first), itertools.islice(plan.space.corners(), _MOST_CHECKED)
-    ):
+    corners = itertools.islice(plan.space.corners(), _MOST_CHECKED)
+    for parameters in itertools.chain(plan.space.one_by_one(), corners):
         options = plan.trial_options(parameters, plan.seeds[0])
         try:
             if plan.makes_cache:
@@ -290,21 +274,8 @@ def _check_layers(options: Mapping[str, Any]) -> None:
             )
 
 
-def _one_by_one(space: SearchSpace, first: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
-    for name, option in space.options.items():
-        for value in option.corners():
-            yield {**first, name: value}
-
-
-class _Refusing(CommandParser):
-    """Raises what the parser of a program would end the program with."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
 def _without_path(value: Any) -> Any:
-    """A value as reports show it: nothing about the machine."""
+    """Return a value without anything about the machine."""
     if isinstance(value, list):
         return [_without_path(one) for one in value]
     if isinstance(value, str) and (os.sep in value or value.startswith("~")):

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import shutil
 
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
 from hf_distill.cli import cache
 from hf_distill.cli.sweep_plan import TEACHER_OUTPUTS, SweepPlan, TrialParser
 from hf_distill.cli.sweep_trials import (
     Judge,
     choose_metric,
-    forget_student,
+    delete_student,
     read_baseline,
     read_result,
     run_trial,
     trial_folder,
-    value_of,
 )
 from hf_distill.cli.train_arguments import TrainingFileArguments
 from hf_distill.console import log_rank_0
 from hf_distill.files import differences, read_json
 from hf_distill.reports.sweep import SweepReport, TrialReport, shown, write_sweep
-from hf_distill.sweeping import SweepStudy, Trial
+from hf_distill.sweeping import begin_trial, interrupted_trial, open_study
 from hf_distill.tasks.options import TaskArguments, names
 
 _SUMMARY = "sweep.json"
@@ -32,9 +34,6 @@ _DAMAGED = "choose another --output_dir, or begin again with --overwrite_output_
 class Sweep:
     """A sweep in its folder.
 
-    Args:
-        plan: what it is to do.
-
     Raises:
         ValueError: the folder holds something else, or another sweep.
     """
@@ -44,9 +43,12 @@ class Sweep:
         self._described = plan.described()
         self._parser = TrialParser()
         self._judge: Judge | None = None
-        self._study: SweepStudy | None = None
+        self._study: Study | None = None
         if plan.overwrite:
-            self._forget_all()
+            for path in plan.output_dir.glob("trial-*"):
+                shutil.rmtree(path)
+            for name in (_STUDY, _SUMMARY, "sweep.md", "sweep.png"):
+                (plan.output_dir / name).unlink(missing_ok=True)
         self._check_folder()
 
     def run(self) -> None:
@@ -58,72 +60,70 @@ class Sweep:
             RuntimeError: several trials in a row failed.
         """
         plan, judge = self._plan, self._judge
-        if judge is not None and self._open_study(judge).is_done(plan.n_trials):
-            log_rank_0(f"This sweep is finished: {len(self._open_study(judge).trials())} trials.")
-            self._tidy()
-            return
+        if judge is not None:
+            study = self._study = self._open(judge)
+            if len(study.trials) >= plan.n_trials and interrupted_trial(study) is None:
+                log_rank_0(f"This sweep is finished: {len(study.trials)} trials.")
+                self._delete_students()
+                return
         if plan.makes_cache:
             self._cache()
         if judge is None:
             judge = self._judge = choose_metric(plan, self._parser)
-            self._write()
-        self._train(judge, self._open_study(judge))
+            write_sweep(self.report(), plan.output_dir, picture=False)
+            self._study = self._open(judge)
+        self._train(judge)
 
     def report(self) -> SweepReport:
-        """What came of the trials so far."""
+        """Return what came of the trials so far."""
         plan, judge = self._plan, self._judge
         assert judge is not None
-        ended = []
-        for trial in () if self._study is None else self._study.trials():
-            if trial.state != "running":
-                folder = trial_folder(plan, trial.number)
-                ended.append(read_result(folder, trial, judge.metric) or _from_study(trial))
         return SweepReport(
             task=str(plan.options["task"]),
             metric=judge.metric,
             lower_is_better=judge.lower_is_better,
-            trials=ended,
+            trials=[
+                read_result(trial_folder(plan, trial.number), trial, judge.metric)
+                or _without_folder(trial)
+                for trial in ([] if self._study is None else self._study.trials)
+                if trial.state.is_finished()
+            ],
             parameters=list(plan.space.options),
             settings=self._described,
             baseline=read_baseline(plan, judge.metric),
         )
 
-    def _train(self, judge: Judge, study: SweepStudy) -> None:
-        plan = self._plan
+    def _open(self, judge: Judge) -> Study:
+        path = self._plan.output_dir / _STUDY
+        return open_study(path, lower_is_better=judge.lower_is_better)
+
+    def _train(self, judge: Judge) -> None:
+        plan, study = self._plan, self._study
+        assert study is not None
         failures = 0
         while True:
-            self._tidy()
-            trial = study.interrupted()
-            if trial is None and not study.is_done(plan.n_trials):
-                trial = study.begin()
+            self._delete_students()
+            trial = interrupted_trial(study)
+            if trial is None and len(study.trials) < plan.n_trials:
+                trial = begin_trial(study, plan.space, sampler=plan.sampler, seed=plan.seeds[0])
             if trial is None:
                 return
-            log_rank_0(f"Trial {trial.number} (of {plan.n_trials}, from 0): {_in_words(trial)}")
-            report = run_trial(plan, self._parser, trial, judge)
-            if report.failure is None:
-                study.complete(trial, value_of(report))
+            words = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
+            log_rank_0(f"Trial {trial.number} (of {plan.n_trials}, from 0): {words}")
+            result = run_trial(plan, self._parser, trial, judge)
+            if result.failure is None:
+                study.tell(trial.number, result.value)
                 failures = 0
             else:
-                study.fail(trial)
+                study.tell(trial.number, state=TrialState.FAIL)
                 failures += 1
-            self._write()
+            write_sweep(self.report(), plan.output_dir, picture=False)
             if failures == _MOST_FAILURES:
                 raise RuntimeError(
-                    f"{failures} trials in a row failed, the last one: {report.failure} See "
-                    f"{plan.output_dir / 'sweep.md'}. The same command goes on with the next trial."
+                    f"{failures} trials in a row failed, the last one: {result.failure} See "
+                    f"{plan.output_dir / 'sweep.md'}. The same command continues with the next "
+                    "trial."
                 )
-
-    def _open_study(self, judge: Judge) -> SweepStudy:
-        if self._study is None:
-            plan = self._plan
-            self._study = SweepStudy(
-                plan.output_dir / _STUDY,
-                plan.space,
-                sampler=plan.sampler,
-                seed=plan.seeds[0],
-                lower_is_better=judge.lower_is_better,
-            )
-        return self._study
 
     def _cache(self) -> None:
         options = self._plan.options
@@ -168,33 +168,16 @@ class Sweep:
             )
         self._judge = judge
 
-    def _forget_all(self) -> None:
-        folder = self._plan.output_dir
-        for path in folder.glob("trial-*"):
-            shutil.rmtree(path)
-        for name in (_STUDY, _SUMMARY, "sweep.md", "sweep.png"):
-            (folder / name).unlink(missing_ok=True)
-
-    def _tidy(self) -> None:
-        """Keep the best student alone."""
-        plan, study = self._plan, self._study
-        if study is None or plan.keep_all_trials:
+    def _delete_students(self) -> None:
+        """Delete the students of trials that ended, but for the best one."""
+        if self._study is None or self._plan.keep_all_trials:
             return
-        best = study.best()
-        for trial in study.trials():
-            if trial.state != "running":
-                forget_student(plan, trial.number, checkpoints_alone=trial == best)
-
-    def _write(self) -> None:
-        write_sweep(self.report(), self._plan.output_dir, picture=False)
+        report = self.report()
+        for trial in report.trials:
+            delete_student(self._plan, trial.number, checkpoints_alone=trial is report.best())
 
 
-def _from_study(trial: Trial) -> TrialReport:
-    """A trial whose folder was deleted."""
+def _without_folder(trial: FrozenTrial) -> TrialReport:
     if trial.value is None:
-        return TrialReport(trial.number, trial.parameters, failure="its folder was deleted")
-    return TrialReport(trial.number, trial.parameters, (trial.value,))
-
-
-def _in_words(trial: Trial) -> str:
-    return ", ".join(f"{name} {shown(value)}" for name, value in trial.parameters.items())
+        return TrialReport(trial.number, trial.params, failure="its folder was deleted")
+    return TrialReport(trial.number, trial.params, (trial.value,))

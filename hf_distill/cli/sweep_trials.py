@@ -1,4 +1,4 @@
-"""The trials of a sweep: each a training like any other, in a folder of its own."""
+"""The trials of a sweep: each a training like any other, in its own folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import gc
 import json
 import shutil
-import statistics
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from optuna.trial import FrozenTrial
 
 from hf_distill.checkpoints import last_complete_checkpoint
 from hf_distill.cli.run_folder import INTERMEDIATE, REPLICATES
@@ -23,7 +23,6 @@ from hf_distill.cli.training_run import prepare
 from hf_distill.console import log_rank_0
 from hf_distill.files import write_json, write_text
 from hf_distill.reports.sweep import TrialReport
-from hf_distill.sweeping import Trial
 from hf_distill.tasks.base import Measures
 from hf_distill.tasks.bootstrap import pool_seeds
 
@@ -37,19 +36,15 @@ _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EAC
 
 
 class Judge(NamedTuple):
-    """What a trial is judged by.
-
-    Attributes:
-        metric: the figure of ``eval`` in metrics.json.
-        lower_is_better: it is an error.
-    """
+    """How trials are compared."""
 
     metric: str
+    """The figure of ``eval`` in metrics.json."""
     lower_is_better: bool
 
 
 def choose_metric(plan: SweepPlan, parser: TrialParser) -> Judge:
-    """What to judge by. Models and data are loaded for it, as the first trial has them.
+    """Choose the metric. Models and data are loaded for it, as the first trial has them.
 
     Raises:
         ValueError: they do not fit together, or the metric cannot tell trials apart.
@@ -73,15 +68,14 @@ def choose_metric(plan: SweepPlan, parser: TrialParser) -> Judge:
 
 
 def trial_folder(plan: SweepPlan, number: int) -> Path:
-    """Where a trial is."""
+    """Return the folder of a trial."""
     return plan.output_dir / f"trial-{number:04d}"
 
 
-def run_trial(plan: SweepPlan, parser: TrialParser, trial: Trial, judge: Judge) -> TrialReport:
-    """Train with each seed, as far as that was not done before.
-
-    Returns:
-        What came of it; also a failure.
+def run_trial(
+    plan: SweepPlan, parser: TrialParser, trial: FrozenTrial, judge: Judge
+) -> TrialReport:
+    """Train with each seed, as far as that was not done before, and report; also a failure.
 
     Raises:
         ValueError: there is no such metric.
@@ -97,8 +91,8 @@ def run_trial(plan: SweepPlan, parser: TrialParser, trial: Trial, judge: Judge) 
     failure = None
     for seed in plan.seeds:
         run = folder if len(plan.seeds) == 1 else folder / f"seed-{seed}"
-        options = plan.trial_options(trial.parameters, seed)
-        failure = _train(options, (*trial.parameters, "seed"), run, parser)
+        options = plan.trial_options(trial.params, seed)
+        failure = _train(options, (*trial.params, "seed"), run, parser)
         if failure is None:
             metrics = json.loads((run / _METRICS).read_text(encoding="utf-8"))
             failure = _diverged(metrics)
@@ -107,43 +101,48 @@ def run_trial(plan: SweepPlan, parser: TrialParser, trial: Trial, judge: Judge) 
             values = []
             break
         values.append(_value(metrics["eval"], judge.metric))
-        of_run = json.loads((run / REPLICATES).read_text(encoding="utf-8"))
-        resampled.extend([of_run[judge.metric]] if judge.metric in of_run else [])
-    replicates: list[float] = []
+        replicates = _read_replicates(run).get(judge.metric)
+        resampled.extend([] if replicates is None else [replicates])
+    pooled: list[float] = []
     if len(resampled) == len(values) > 0:
-        replicates = pool_seeds(resampled, stream=trial.number).tolist()
-    report = TrialReport(
-        trial.number, trial.parameters, tuple(values), seconds, failure, tuple(replicates)
-    )
-    write_json(
-        folder / _RESULT,
-        {
-            "metric": judge.metric,
-            "values": values,
-            "seconds": seconds,
-            "failure": failure,
-            "replicates": replicates,
-        },
-    )
-    return report
+        pooled = pool_seeds(resampled, stream=trial.number).tolist()
+    result = {
+        "metric": judge.metric,
+        "values": values,
+        "seconds": seconds,
+        "failure": failure,
+        "replicates": pooled,
+    }
+    write_json(folder / _RESULT, result)
+    return _trial_report(trial, result)
 
 
-def read_result(folder: Path, trial: Trial, metric: str) -> TrialReport | None:
-    """What a trial came to; ``None`` if it has not come to an end, judged by this metric."""
+def read_result(folder: Path, trial: FrozenTrial, metric: str) -> TrialReport | None:
+    """Return what a trial came to; ``None`` if it has not ended, judged by this metric."""
     try:
         content = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    if content["metric"] != metric:
-        return None
+    return _trial_report(trial, content) if content["metric"] == metric else None
+
+
+def _trial_report(trial: FrozenTrial, result: Mapping[str, Any]) -> TrialReport:
     return TrialReport(
         trial.number,
-        trial.parameters,
-        tuple(content["values"]),
-        content["seconds"],
-        content["failure"],
-        tuple(content["replicates"]),
+        trial.params,
+        tuple(result["values"]),
+        result["seconds"],
+        result["failure"],
+        tuple(result.get("replicates", ())),  # which early versions did not write
     )
+
+
+def _read_replicates(run: Path) -> dict[str, list[float]]:
+    try:
+        content: dict[str, list[float]] = json.loads((run / REPLICATES).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # trained by an early version
+        return {}
+    return content
 
 
 def read_baseline(plan: SweepPlan, metric: str) -> tuple[str, float] | None:
@@ -155,12 +154,7 @@ def read_baseline(plan: SweepPlan, metric: str) -> tuple[str, float] | None:
     return None
 
 
-def value_of(report: TrialReport) -> float:
-    """What the study is told of a complete trial."""
-    return statistics.fmean(report.values)
-
-
-def forget_student(plan: SweepPlan, number: int, *, checkpoints_alone: bool) -> None:
+def delete_student(plan: SweepPlan, number: int, *, checkpoints_alone: bool) -> None:
     """Delete the weights of a trial that came to an end, or its checkpoints."""
     folder = trial_folder(plan, number)
     for run in [folder, *folder.glob("seed-*")]:
@@ -200,7 +194,7 @@ def _train(
 
 
 def _is_of(folder: Path, parameters: Mapping[str, Any]) -> bool:
-    """Whether what is in a folder was trained with these parameters."""
+    """Return whether a folder holds a training with these parameters."""
     path = folder / _OPTIONS
     if not path.is_file():
         return False
@@ -209,9 +203,9 @@ def _is_of(folder: Path, parameters: Mapping[str, Any]) -> bool:
 
 
 def _diverged(metrics: Mapping[str, Any]) -> str | None:
-    """Why figures cannot be trusted; metrics.json has null for what is not finite."""
-    for part, name in (("train", "loss"), ("eval", "loss")):
-        if name in metrics[part] and metrics[part][name] is None:
+    """Return why figures cannot be trusted; metrics.json has null for what is not finite."""
+    for part in ("train", "eval"):
+        if metrics[part].get("loss", 0.0) is None:
             return f"the student diverged ({part} loss is not finite)"
     return None
 
@@ -221,7 +215,7 @@ def _value(scores: Mapping[str, Any], metric: str) -> float:
     if metric not in numbers:
         timing = ("runtime", "per_second", "epoch", "_time")
         listed = ", ".join(name for name in numbers if not name.endswith(timing))
-        raise ValueError(f"--metric {metric}: there is no such figure; there are {listed}.")
+        raise ValueError(f"--metric {metric}: there is no such figure in eval; it has {listed}.")
     return float(numbers[metric])
 
 

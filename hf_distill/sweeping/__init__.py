@@ -1,17 +1,13 @@
-"""Searching for the options of a training: what is tried, what came of it."""
+"""Search for the options of a training: what is tried next, and what came of it."""
 
-from hf_distill.sweeping.space import Choices, Range, SearchSpace, Value, read_search_space
-from hf_distill.sweeping.study import SAMPLERS, SweepStudy, Trial, check_optuna, in_use
+from hf_distill.sweeping.space import SearchSpace, Value, read_search_space
+from hf_distill.sweeping.study import begin_trial, interrupted_trial, open_study
 
 __all__ = [
-    "SAMPLERS",
-    "Choices",
-    "Range",
     "SearchSpace",
-    "SweepStudy",
-    "Trial",
     "Value",
-    "check_optuna",
-    "in_use",
+    "begin_trial",
+    "interrupted_trial",
+    "open_study",
     "read_search_space",
 ]

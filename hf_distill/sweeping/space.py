@@ -1,4 +1,4 @@
-"""What a sweep searches: the values of each option, and their combinations."""
+"""The search space of a sweep: a distribution of Optuna for each option, read and checked."""
 
 from __future__ import annotations
 
@@ -8,144 +8,99 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
 Value = str | int | float | bool | None
+Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 ReadValue = Callable[[str, Any], Value]
-"""An option's value as the option reads it; a ``ValueError`` says why it does not take it."""
+"""Read an option's value as the option does; a ``ValueError`` tells why it does not take it."""
 
 _RANGE_KEYS = ("low", "high", "step", "log")
 # A step need not be a binary fraction: 0.1 to 0.9 by 0.1 ends at 0.9.
+_DIGITS = 12
 _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Choices:
-    """Some values, in no particular order.
-
-    Attributes:
-        values: at least one, all different.
-    """
-
-    values: tuple[Value, ...]
-
-    def corners(self) -> tuple[Value, ...]:
-        """The values at which a mistake shows."""
-        return self.values
-
-
-@dataclass(frozen=True)
-class Range:
-    """The numbers from one to another.
-
-    Attributes:
-        low: the smallest.
-        high: the largest.
-        step: between two of them; ``None`` for all numbers.
-        log: equal ratios are equally likely, and not equal differences.
-    """
-
-    low: int | float
-    high: int | float
-    step: int | float | None = None
-    log: bool = False
-
-    @property
-    def values(self) -> tuple[Value, ...] | None:
-        """All numbers, if they can be listed."""
-        if self.step is None:
-            return None
-        count = round((self.high - self.low) / self.step)
-        if isinstance(self.low, int):
-            return tuple(self.low + i * int(self.step) for i in range(count + 1))
-        return tuple(round(self.low + i * self.step, 12) for i in range(count + 1))
-
-    def corners(self) -> tuple[Value, ...]:
-        """The values at which a mistake shows."""
-        return (self.low, self.high)
-
-    def nearest(self, value: Any) -> Value:
-        """The number of the range that is meant: sums of steps are not exact."""
-        values: Any = self.values
-        return value if values is None else min(values, key=lambda one: abs(one - value))
-
-
-@dataclass(frozen=True)
 class SearchSpace:
-    """The options that a sweep sets, each with what it may be.
+    """The options that a sweep sets, in the order in which they were written."""
 
-    Attributes:
-        options: by name, in the order in which they were written.
-    """
-
-    options: Mapping[str, Choices | Range]
+    options: Mapping[str, Distribution]
 
     @property
     def size(self) -> int | None:
-        """The number of combinations; ``None`` if there is no end to them."""
-        values = [option.values for option in self.options.values()]
+        """The number of combinations; ``None`` if there is no end of them."""
+        values = [_values(option) for option in self.options.values()]
         return None if None in values else math.prod(len(some or ()) for some in values)
 
     def combinations(self) -> Iterator[dict[str, Value]]:
-        """All combinations, the last option changing fastest.
+        """Return all combinations, the last option changing fastest.
 
         Raises:
-            ValueError: there is no end to them.
+            ValueError: there is no end of them.
         """
-        return self._products({name: option.values for name, option in self.options.items()})
+        endless = [name for name, option in self.options.items() if _values(option) is None]
+        if endless:
+            raise ValueError(
+                f"a grid needs values that can be listed, but {', '.join(endless)} is a range "
+                "without a step; give it a step, list its values, or choose the sampler tpe or "
+                "random."
+            )
+        return self._products(_values)
 
     def corners(self) -> Iterator[dict[str, Value]]:
-        """Combinations to check the options with: of all values, and of the ends of ranges."""
-        return self._products({name: option.corners() for name, option in self.options.items()})
+        """Return the combinations of all listed values, and of the ends of ranges."""
+        return self._products(_corners)
 
-    def endless(self) -> list[str]:
-        """The options whose values cannot be listed."""
-        return [name for name, option in self.options.items() if option.values is None]
-
-    def distributions(self) -> dict[str, Any]:
-        """The same for Optuna."""
-        from optuna.distributions import (
-            CategoricalDistribution,
-            FloatDistribution,
-            IntDistribution,
-        )
-
-        made: dict[str, Any] = {}
+    def one_by_one(self) -> Iterator[dict[str, Value]]:
+        """Return combinations with each listed value and each end of a range at least once."""
+        first = next(self.corners())
         for name, option in self.options.items():
-            if isinstance(option, Choices):
-                made[name] = CategoricalDistribution(list(option.values))
-            elif isinstance(option.low, int) and isinstance(option.high, int):
-                made[name] = IntDistribution(
-                    option.low, option.high, log=option.log, step=int(option.step or 1)
-                )
-            else:
-                made[name] = FloatDistribution(
-                    option.low, option.high, log=option.log, step=option.step
-                )
-        return made
+            for value in _corners(option):
+                yield {**first, name: value}
 
-    def exactly(self, drawn: Mapping[str, Any]) -> dict[str, Value]:
-        """What Optuna drew, in the order of the options and without rounding errors."""
+    def clean(self, drawn: Mapping[str, Any]) -> dict[str, Value]:
+        """Put what Optuna drew in the order of the options, without rounding errors of steps."""
+        stepped = {name for name, one in self.options.items() if getattr(one, "step", None)}
         return {
-            name: option.nearest(drawn[name]) if isinstance(option, Range) else drawn[name]
-            for name, option in self.options.items()
+            name: round(drawn[name], _DIGITS) if name in stepped else drawn[name]
+            for name in self.options
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it: a list or a mapping for each option."""
-        content: dict[str, Any] = {}
-        for name, option in self.options.items():
-            if isinstance(option, Choices):
-                content[name] = list(option.values)
-            else:
-                content[name] = {key: getattr(option, key) for key in _RANGE_KEYS}
-        return content
+        """Return what JSON can hold: a list or a mapping for each option."""
+        return {
+            name: list(option.choices)
+            if isinstance(option, CategoricalDistribution)
+            else {
+                "low": option.low,
+                "high": option.high,
+                "step": None if option.log else option.step,
+                "log": option.log,
+            }
+            for name, option in self.options.items()
+        }
 
-    def _products(self, values: Mapping[str, Sequence[Value] | None]) -> Iterator[dict[str, Value]]:
-        listed = []
-        for name, some in values.items():
-            if some is None:
-                raise ValueError(f"{name} has no end of values; give it a step, or list values.")
-            listed.append(some)
-        return (dict(zip(values, some, strict=True)) for some in itertools.product(*listed))
+    def _products(self, values: Callable[[Distribution], Any]) -> Iterator[dict[str, Value]]:
+        listed = [values(option) for option in self.options.values()]
+        return (dict(zip(self.options, some, strict=True)) for some in itertools.product(*listed))
+
+
+def _values(option: Distribution) -> Sequence[Value] | None:
+    """Return all values of an option; ``None`` if they cannot be listed."""
+    if isinstance(option, CategoricalDistribution):
+        return option.choices
+    if option.step is None or option.log:
+        return None
+    steps = range(round((option.high - option.low) / option.step) + 1)
+    return [round(option.low + i * option.step, _DIGITS) for i in steps]
+
+
+def _corners(option: Distribution) -> Sequence[Value]:
+    """Return the values of an option at which a mistake shows."""
+    if isinstance(option, CategoricalDistribution):
+        return option.choices
+    return (option.low, option.high)
 
 
 def read_search_space(content: Any, read_value: ReadValue) -> SearchSpace:
@@ -165,15 +120,15 @@ def read_search_space(content: Any, read_value: ReadValue) -> SearchSpace:
             "search_space must be a mapping of options to what they may be, such as "
             f"{{temperature: [1, 2, 4]}}, but it is {content!r}."
         )
-    options: dict[str, Choices | Range] = {}
+    options: dict[str, Distribution] = {}
     for key, entry in content.items():
         name = str(key).replace("-", "_")
         if name in options:
             raise ValueError(f"search_space: {name} is there twice.")
         if isinstance(entry, list | tuple):
-            options[name] = _choices(name, entry, read_value)
+            options[name] = _read_choices(name, entry, read_value)
         elif isinstance(entry, Mapping):
-            options[name] = _range(name, entry, read_value)
+            options[name] = _read_range(name, entry, read_value)
         else:
             raise ValueError(
                 f"search_space: {name} must be a list of values or a mapping with low and high, "
@@ -182,7 +137,7 @@ def read_search_space(content: Any, read_value: ReadValue) -> SearchSpace:
     return SearchSpace(options)
 
 
-def _choices(name: str, entry: Sequence[Any], read_value: ReadValue) -> Choices:
+def _read_choices(name: str, entry: Sequence[Any], read_value: ReadValue) -> Distribution:
     if not entry:
         raise ValueError(f"search_space: {name} is an empty list; name the values to try.")
     values: list[Value] = []
@@ -195,10 +150,10 @@ def _choices(name: str, entry: Sequence[Any], read_value: ReadValue) -> Choices:
         if value in values:
             raise ValueError(f"search_space: {name} has the value {value!r} twice.")
         values.append(value)
-    return Choices(tuple(values))
+    return CategoricalDistribution(values)
 
 
-def _range(name: str, entry: Mapping[Any, Any], read_value: ReadValue) -> Range:
+def _read_range(name: str, entry: Mapping[Any, Any], read_value: ReadValue) -> Distribution:
     for key in entry:
         if key not in _RANGE_KEYS:
             raise ValueError(
@@ -208,34 +163,33 @@ def _range(name: str, entry: Mapping[Any, Any], read_value: ReadValue) -> Range:
         if entry.get(key) is None:
             raise ValueError(f"search_space: {name} lacks {key!r}; a range has low and high.")
     low, high = _number(name, entry["low"], read_value), _number(name, entry["high"], read_value)
-    log = entry.get("log", False)
+    log, step = entry.get("log", False), entry.get("step")
     if not isinstance(log, bool):
-        raise ValueError(f"search_space: {name} has log={log!r}; it is true or false.")
+        raise ValueError(f"search_space: {name} has log={log!r}; it must be true or false.")
     if not low < high:
         raise ValueError(f"search_space: {name} has low {low} and high {high}; low must be less.")
-    if log and low <= 0:
-        raise ValueError(f"search_space: {name} has low {low}; with log it must be above 0.")
-    step = entry.get("step")
-    if step is None:
-        return Range(low, high, 1 if isinstance(low, int) and not log else None, log)
-    if log:
-        raise ValueError(
-            f"search_space: {name} has both log and step; leave one out, or list values."
-        )
-    step = _number(name, step, lambda _, raw: float(raw))
-    if not step > 0 or (isinstance(low, int) and step != int(step)):
-        kind = "a whole number" if isinstance(low, int) else "a number"
-        raise ValueError(f"search_space: {name} has the step {step}; it must be {kind} above 0.")
-    if isinstance(low, int):
-        step = int(step)
-    steps = (high - low) / step
-    if abs(steps - round(steps)) > _TOLERANCE * max(1.0, steps):
-        last = round(low + math.floor(steps) * step, 12)
-        raise ValueError(
-            f"search_space: {name} does not reach high {high} from low {low} in steps of {step}; "
-            f"set high to {last}."
-        )
-    return Range(low, high, step)
+    whole = isinstance(low, int) and isinstance(high, int)
+    if step is not None:
+        step = _number(name, step, lambda _, raw: float(raw))
+        if not step > 0 or (whole and step != int(step)):
+            kind = "a whole number" if whole else "a number"
+            raise ValueError(
+                f"search_space: {name} has the step {step}; it must be {kind} above 0."
+            )
+        steps = (high - low) / step
+        if abs(steps - round(steps)) > _TOLERANCE * max(1.0, steps):
+            last = round(low + math.floor(steps) * step, _DIGITS)
+            raise ValueError(
+                f"search_space: {name} does not reach high {high} from low {low} in steps of "
+                f"{step}; set high to {last}."
+            )
+        high = round(high, _DIGITS)  # Optuna counts the steps in decimals
+    try:  # Optuna refuses a step with log, and log with low 0
+        if whole:
+            return IntDistribution(int(low), int(high), log=log, step=int(step or 1))
+        return FloatDistribution(low, high, log=log, step=step)
+    except ValueError as error:
+        raise ValueError(f"search_space: {name} has {dict(entry)}: {error}") from None
 
 
 def _number(name: str, raw: Any, read_value: ReadValue) -> int | float:

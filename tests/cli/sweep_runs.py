@@ -153,13 +153,13 @@ KILLS = {
     "just after a checkpoint": in_step(2, 2),
     "while the teacher is cached": at_call("hf_distill.cli.cache:run", 1),
     "once it is cached": at_call("hf_distill.cli.cache:run", 1, after=True),
-    "before a trial is written down": at_call("hf_distill.sweeping.study:SweepStudy.begin", 2),
-    "once it is written down": at_call("hf_distill.sweeping.study:SweepStudy.begin", 2, after=True),
+    "before a trial is written down": at_call("hf_distill.cli.sweep_run:begin_trial", 2),
+    "once it is written down": at_call("hf_distill.cli.sweep_run:begin_trial", 2, after=True),
     "between training and result": at_call(
         "hf_distill.cli.sweep_trials:run_request", 2, after=True
     ),
     "between result and study": at_call("hf_distill.cli.sweep_run:run_trial", 2, after=True),
-    "between study and table": at_call("hf_distill.cli.sweep_run:value_of", 3, after=True),
-    "before students are deleted": at_call("hf_distill.cli.sweep_run:forget_student", 3),
+    "between study and table": at_call("hf_distill.cli.sweep_run:write_sweep", 4),
+    "before students are deleted": at_call("hf_distill.cli.sweep_run:delete_student", 3),
     "before the picture": at_call("hf_distill.reports.sweep_plot:plot_sweep", 1),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from cli_runs import Files
 from sweep_runs import Program, config_of, metrics, outcome, sweep_options, trainings
 
 from hf_distill.cli.sweep import build_parser
+from hf_distill.files import in_use
 
 pytestmark = pytest.mark.usefixtures("no_garbage_collection")
 
@@ -50,6 +51,15 @@ def test_another_sweep_does_not_go_on_in_its_folder(
         patches.setattr("hf_distill.cli.sweep_plan.file_hash", lambda source: "0" * 64)
         result = program("sweep", "--config", config_of(options, tmp_path))
     assert "contents.train_file train.json has changed" in result.stderr
+
+
+def test_one_sweep_in_a_folder(
+    program: Program, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = trainings(monkeypatch)
+    with in_use(tmp_path / "sweep" / ".sweep.lock", "this test"):
+        result = program("sweep", "--config", config_of(options, tmp_path))
+    assert result.status == 2 and "another sweep is at work" in result.stderr and begun == []
 
 
 def test_an_earlier_sweep_is_replaced_if_asked(
@@ -113,7 +123,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"n_trials": 0}, "--n_trials 0 must be at least 1"),
     ({"seeds": [1, 1]}, "--seeds has 1 twice"),
     ({"seeds": [-1]}, "--seeds -1 must be 0 or more"),
-    ({"resume_from_checkpoint": "last"}, "goes on by itself"),
+    ({"resume_from_checkpoint": "last"}, "--resume_from_checkpoint"),
     ({"push_to_hub": True}, "pushes nothing"),
     ({"stage": "intermediate"}, "no score to search by"),
     ({"intermediate_epochs": 1}, "--intermediate_epochs 1.0 needs the teacher itself"),
@@ -164,17 +174,18 @@ def test_a_student_alone_can_be_searched_for(
     assert metrics(tmp_path / "sweep" / "trial-0000")["teacher_model"] is None
 
 
-def test_without_optuna_it_says_what_to_install(
-    program: Program, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("package", ["optuna", "matplotlib"])
+def test_a_missing_package_is_named_with_its_extra(
+    package: str,
+    program: Program,
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name, *rest: None if name == "optuna" else find(name, *rest),
-    )
+    monkeypatch.setitem(sys.modules, package, None)
     result = program("sweep", "--config", config_of(options, tmp_path))
-    assert result.status == 2 and "pip install hf-distill[sweep]" in result.stderr
+    assert result.status == 2 and not (tmp_path / "sweep").exists()
+    assert f'{package} is not installed: pip install "hf-distill[sweep]"' in result.stderr
 
 
 def test_it_is_one_process(
