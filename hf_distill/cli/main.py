@@ -28,7 +28,7 @@ COMMANDS = {
     "compare": "teacher, student alone, student distilled: one table and one plot",
     "answer": "ask a question-answering model about a text",
     "augment": "more training data: copies of texts with words replaced, answers kept",
-    "pictures": "losses and attentions of a training run as images",
+    "plot": "losses and attentions of a training run as images",
     "push": "the student of a finished run to the Hub, with a model card",
     "recipes": "pairs of models that are known to work, with their settings and results",
     "demo": "see it all work in a few minutes on a small example",

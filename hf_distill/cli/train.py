@@ -49,7 +49,7 @@ examples:
 
   what the two attend to, as pictures of a training sentence every 200 steps
     hf-distill train … --record_steps 200
-    hf-distill pictures distilled
+    hf-distill plot distilled
 
   a command that can be given again after every interruption
     hf-distill train … --resume

@@ -59,8 +59,8 @@ class TrainArguments:
     )
     record_steps: int | None = option(
         help="Record what teacher and student compute for a training sentence every so many steps, "
-        "up to 256 MiB, in the folder `samples` of --output_dir: `hf-distill pictures` makes "
-        "pictures of their attentions. By default nothing is recorded."
+        "up to 256 MiB, in the folder `samples` of --output_dir: `hf-distill plot` draws "
+        "their attentions. By default nothing is recorded."
     )
     recipe: str | None = option(
         help="A pair of models with data and settings that are known to work; `hf-distill recipes` "

@@ -1,8 +1,9 @@
-"""``hf-distill pictures``: what a run recorded, as images."""
+"""``hf-distill plot``: losses and recorded attentions of a run as images."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,15 +21,14 @@ if TYPE_CHECKING:
 EXAMPLES = """\
 examples:
   hf-distill train … --record_steps 200 --output_dir distilled
-  hf-distill pictures distilled
-  hf-distill pictures distilled --step 400 --layers 3:6 --head 0
+  hf-distill plot distilled
+  hf-distill plot distilled --step 400 --layers 3:6 --head 0
 """
-_HEADER = ("picture", "what it shows")
 
 
 @dataclass
-class PicturesArguments:
-    """What `pictures` draws."""
+class PlotArguments:
+    """Choices between recorded attentions."""
 
     step: int | None = option(
         help="The recorded sentence: the step at which it was recorded. By default the last one."
@@ -43,16 +43,16 @@ class PicturesArguments:
 
 
 def build_parser() -> CommandParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = CommandParser(
-        [PicturesArguments],
-        prog="hf-distill pictures",
-        usage="hf-distill pictures RUN_FOLDER [--step N] [--layers STUDENT:TEACHER] [--head N]",
+        [PlotArguments],
+        prog="hf-distill plot",
+        usage="hf-distill plot RUN_FOLDER [--step N] [--layers STUDENT:TEACHER] [--head N]",
         description="Draw what a run of `hf-distill train` recorded: the losses over time, and "
         "with --record_steps the attentions of teacher and student side by side. The images go to "
         "RUN_FOLDER/pictures; those of the first of two stages have names that begin with "
         "`intermediate_`.",
-        sections=[Section("pictures", ["folder", "step", "layers", "head"])],
+        sections=[Section("plots", ["folder", "step", "layers", "head"])],
         epilog=EXAMPLES,
     )
     parser.add_argument(
@@ -62,15 +62,7 @@ def build_parser() -> CommandParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Draw all there is, and list it.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: the folder holds nothing to draw, or not what was asked for.
-        OSError: a file cannot be read or written.
-    """
+    """Draw all there is, and list it."""
     options, positional = build_parser().parse(argv)
     folder = Path(positional.folder).expanduser()
     if not folder.is_dir():
@@ -79,67 +71,61 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.files import display_name
     from hf_distill.reports.tables import print_rows
 
-    rows = [row for stage in _stages(folder) for row in _draw(folder, stage, options)]
+    stages = [stage for stage in (folder / INTERMEDIATE, folder) if stage.is_dir()]
+    rows = [row for stage in stages for row in _draw(folder, stage, options)]
     if not rows:
         raise ValueError(
             f"{folder} holds nothing to draw: neither a trainer_state.json nor recorded samples. "
             "Name the --output_dir of a run that has logged something."
         )
     if not any("attention" in name for name, _ in rows):
-        _refuse_choices(options, folder)
+        for name, value in vars(options).items():
+            if value is not None:
+                recorded = sorted({step for stage in stages for step in _steps(stage)})
+                there = (
+                    f"only those of the steps {recorded}" if recorded else "no recorded attentions"
+                )
+                raise ValueError(
+                    f"--{name} {value}: there are {there} in {folder} (--record_steps of "
+                    "`hf-distill train` records them)."
+                )
         sys.stderr.write("No attentions were recorded: train with --record_steps for those.\n")
-    print_rows(f"{display_name(folder)}: pictures", _HEADER, rows, names=True)
+    print_rows(f"{display_name(folder)}: plots", ("file", "content"), rows, names=True)
     sys.stdout.write(f"They are in {folder / PICTURES}.\n")
 
 
-def _stages(folder: Path) -> list[Path]:
-    return [stage for stage in (folder / INTERMEDIATE, folder) if stage.is_dir()]
-
-
-def _refuse_choices(options: PicturesArguments, folder: Path) -> None:
-    for name in ("step", "layers", "head"):
-        if getattr(options, name) is not None:
-            recorded = sorted({s for stage in _stages(folder) for s in _steps(stage)})
-            there = f"only those of the steps {recorded}" if recorded else "no recorded attentions"
-            raise ValueError(
-                f"--{name} {getattr(options, name)}: there are {there} in {folder} "
-                "(--record_steps of `hf-distill train` records them)."
-            )
-
-
-def _draw(folder: Path, stage: Path, options: PicturesArguments) -> Iterator[tuple[str, str]]:
-    """Draw what a stage has; the names of the files and what they show."""
+def _draw(folder: Path, stage: Path, options: PlotArguments) -> Iterator[tuple[str, str]]:
+    """Draw what a stage has, and yield each file's name and content."""
     from hf_distill.plotting import plot_losses
     from hf_distill.reports.attention_maps import plot_attention
 
-    first = "" if stage == folder else f"{INTERMEDIATE}_"
-    in_words = "" if stage == folder else "intermediate stage: "
+    prefix, label = "", ""
+    if stage != folder:
+        prefix, label = f"{INTERMEDIATE}_", "intermediate stage: "
     history = _log_history(stage)
     if any("loss" in entry for entry in history):
-        file = plot_losses(history, folder / PICTURES / f"{first}losses.png")
+        file = plot_losses(history, folder / PICTURES / f"{prefix}losses.png")
         last = max(entry["step"] for entry in history)
-        yield file.name, f"{in_words}losses up to step {last:,}"
+        yield file.name, f"{label}losses up to step {last:,}"
     sample = _sample(stage, options.step)
     if sample is None:
         return
     pair = _pair(sample, options.layers)
     which = "" if options.head is None else f"_head_{options.head}"
-    name = f"{first}attention_step_{sample.step}_layers_{pair.student}_{pair.teacher}{which}.png"
+    name = f"{prefix}attention_step_{sample.step}_layers_{pair.student}_{pair.teacher}{which}.png"
     plot_attention(sample, pair, folder / PICTURES / name, head=options.head)
     heads = "mean of all heads" if options.head is None else f"head {options.head}"
     text = " ".join(sample.tokens or ())
     text = text if len(text) <= 60 else f"{text[:57]}…"
-    yield (
-        name,
-        (
-            f"{in_words}attention at step {sample.step:,}, layer {pair.student} of the student and "
-            f"{pair.teacher} of the teacher, {heads}: {text}"
-        ),
+    content = (
+        f"{label}attention at step {sample.step:,}, layer {pair.student} of the student and "
+        f"{pair.teacher} of the teacher, {heads}: {text}"
     )
+    yield name, content
 
 
 def _log_history(stage: Path) -> list[dict[str, Any]]:
-    """What the trainer logged: all of it, or up to the last checkpoint of an unfinished run."""
+    """Return the trainer's log, up to the last checkpoint if the run is unfinished."""
     from hf_distill.checkpoints import last_complete_checkpoint
 
     checkpoint = last_complete_checkpoint(stage)
@@ -149,7 +135,7 @@ def _log_history(stage: Path) -> list[dict[str, Any]]:
             try:
                 history: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))["log_history"]
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{file} is no state of a Trainer, or it is damaged.") from error
+                raise ValueError(f"{file} is damaged, or not a state of Trainer.") from error
             return history
     return []
 
@@ -160,7 +146,7 @@ def _steps(stage: Path) -> list[int]:
 
 
 def _sample(stage: Path, step: int | None) -> RecordedSample | None:
-    """The sample of a step, or the last one; ``None`` if this stage has none."""
+    """Read the sample of a step, or the last one; ``None`` if this stage has none."""
     steps = _steps(stage)
     if not steps or (step is not None and step not in steps):
         return None
@@ -182,16 +168,16 @@ def _pair(sample: RecordedSample, layers: str | None) -> LayerPair:
                 "another --layer_mapping."
             )
         return pairs[-1]
-    student, colon, teacher = layers.partition(":")
-    if not (colon and student.strip().isdigit() and teacher.strip().isdigit()):
+    match = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", layers)
+    if match is None:
         raise ValueError(
-            f"--layers {layers} is no pair of layers; write student:teacher. The recorded pairs "
+            f"--layers {layers} is not a pair of layers; write student:teacher. The recorded pairs "
             f"are {recorded}."
         )
-    pair = LayerPair(int(student), int(teacher))
+    chosen = LayerPair(*map(int, match.groups()))
     # Any two recorded layers may be looked at side by side.
-    if pair.student not in [p.student for p in pairs] or pair.teacher not in [
-        p.teacher for p in pairs
-    ]:
+    if not any(p.student == chosen.student for p in pairs) or not any(
+        p.teacher == chosen.teacher for p in pairs
+    ):
         raise ValueError(f"--layers {layers} was not recorded; the recorded pairs are {recorded}.")
-    return pair
+    return chosen

@@ -1,4 +1,4 @@
-"""``hf-distill train --record_steps`` and ``hf-distill pictures``."""
+"""``hf-distill train --record_steps`` and ``hf-distill plot``."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_samples_are_recorded_and_change_nothing(
 
 
 def test_the_last_sentence_and_pair_of_both_stages(recorded: Path, program: Program) -> None:
-    result = program("pictures", recorded)
+    result = program("plot", recorded)
     assert result.status == 0, result.stderr
     expected = [
         "attention_step_2_layers_2_4.png",
@@ -105,7 +105,7 @@ def test_what_is_asked_for_is_drawn(
         return original(sample, pair, path, head=head)
 
     monkeypatch.setattr(attention_maps, "plot_attention", plot)
-    result = program("pictures", recorded, "--step", "0", "--layers", "1:4", "--head", "1")
+    result = program("plot", recorded, "--step", "0", "--layers", "1:4", "--head", "1")
     assert result.status == 0, result.stderr
     assert drawn == [(0, (1, 4), 1, "pictures")] * 2
     assert "attention_step_0_layers_1_4_head_1.png" in pictures(recorded)
@@ -115,7 +115,7 @@ def test_an_unfinished_run_can_be_looked_at(recorded: Path, program: Program) ->
     for stage in (recorded, recorded / "intermediate"):
         (stage / "trainer_state.json").unlink()
     shutil.rmtree(recorded / "samples")
-    result = program("pictures", recorded)
+    result = program("plot", recorded)
     assert result.status == 0, result.stderr
     assert "losses.png" in pictures(recorded)
     assert "intermediate_attention_step_2_layers_2_4.png" in pictures(recorded)
@@ -124,7 +124,7 @@ def test_an_unfinished_run_can_be_looked_at(recorded: Path, program: Program) ->
 def test_losses_alone(recorded: Path, program: Program) -> None:
     for stage in (recorded, recorded / "intermediate"):
         shutil.rmtree(stage / "samples")
-    result = program("pictures", recorded)
+    result = program("plot", recorded)
     assert result.status == 0, result.stderr
     assert pictures(recorded) == ["intermediate_losses.png", "losses.png"]
     assert "--record_steps" in result.stderr
@@ -144,26 +144,26 @@ def test_losses_alone(recorded: Path, program: Program) -> None:
 def test_what_is_not_there_is_refused(
     options: list[str], fragments: list[str], recorded: Path, program: Program
 ) -> None:
-    result = program("pictures", recorded, *options)
+    result = program("plot", recorded, *options)
     assert result.status == 2
     for fragment in fragments:
         assert fragment in result.stderr
 
 
 def test_a_folder_without_a_run(tmp_path: Path, program: Program) -> None:
-    result = program("pictures", tmp_path / "nowhere")
+    result = program("plot", tmp_path / "nowhere")
     assert result.status == 2 and "no such folder" in result.stderr
-    result = program("pictures", tmp_path)
+    result = program("plot", tmp_path)
     assert result.status == 2 and "nothing to draw" in result.stderr
     (tmp_path / "trainer_state.json").write_text("{")
-    result = program("pictures", tmp_path)
+    result = program("plot", tmp_path)
     assert result.status == 2 and "trainer_state.json" in result.stderr
 
 
 def test_a_damaged_sample_is_named(recorded: Path, program: Program) -> None:
     file = recorded / "samples" / sample(2)
     file.write_bytes(file.read_bytes()[:200])
-    result = program("pictures", recorded)
+    result = program("plot", recorded)
     assert result.status == 2
     assert sample(2) in result.stderr and "remove the file" in result.stderr
 
