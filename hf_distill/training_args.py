@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from hf_distill.losses import LOGITS_LOSSES
+from hf_distill.losses import ATTENTION_LOSSES, HIDDEN_STATES_LOSSES, LOGITS_LOSSES
 from hf_distill.schedules import SCHEDULES, scheduled_value
 
 TEACHER_DTYPES = ("auto", "float32", "bfloat16", "float16")
 STAGES = ("prediction", "intermediate")
-HIDDEN_STATES_LOSSES = ("mse", "cosine")
 TEACHER_COMBINATIONS = ("probabilities", "logits")
-ATTENTION_LOSSES = ("scores", "probabilities", "probabilities_mse", "relations")
 
 
 @dataclass

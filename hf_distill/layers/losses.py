@@ -20,7 +20,7 @@ from hf_distill.losses import (
     relations_loss,
     scores_loss,
 )
-from hf_distill.losses.attention_maps import attention_maps_loss
+from hf_distill.losses.attention_probabilities import attention_maps_loss
 from hf_distill.training_args import DistillationTrainingArguments
 
 HIDDEN_STATES, ATTENTION = "hidden_states", "attention"

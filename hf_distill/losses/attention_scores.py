@@ -1,24 +1,55 @@
-"""The loss between attention scores before the softmax: TinyBERT's, by the cheaper exact route."""
+"""The loss between attention scores before the softmax: TinyBERT's, by the cheaper exact route.
+
+The difference between two models' scores is a product of two thin matrices,
+
+    E = S_s - S_t = scaling_s · X Yᵀ
+
+made in chunks of rows, in the type that is computed in, padding replaced by zeros. With equal
+head_dims, and r = scaling_t / scaling_s,
+
+    X = [Q_s - r Q_t, r Q_t],   Y = [K_s, K_s - K_t]
+
+side by side along the head dimension. Every product in X Yᵀ, and in the Gram matrices made of X and
+Y, is then as small as the difference between the models: near convergence nothing cancels, and
+float32 is enough. With different head_dims there is no difference to take, and the factors are
+``X = [Q_s, r Q_t]`` and ``Y = [K_s, -K_t]``.
+
+Over all pairs of valid tokens no attention map is needed, and time is linear in the length:
+
+    ‖X Yᵀ‖² = ⟨XᵀX, YᵀY⟩,   X Yᵀ K_s = X (Yᵀ K_s),   Y Xᵀ Q_s = Y (Xᵀ Q_s)
+
+where everything in brackets has the size head_dim × head_dim or twice that.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_distill.losses.attention import AttentionInputs, check_inputs, check_maps
-from hf_distill.losses.attention_factors import Factors
-from hf_distill.losses.attention_gram import gram_scores_loss
+from hf_distill.losses.attention import AttentionInputs, check_inputs, check_maps, compute_dtype
 from hf_distill.losses.chunks import (
+    Group,
     Pairs,
     chunks,
     empty_gradient,
+    fill_padding,
     groups,
+    part,
+    refuse_second_order,
+    shared_heads,
     store,
     wants_gradient,
     with_gradients,
 )
 
 ROUTES = ("auto", "gram", "rows")
+
+_CANCELLED = 1e-4
+"""The share of its positive terms below which a float32 sum has lost its digits."""
 
 _PER_PAIR = {"cpu": 100.0}
 _PER_FACTOR_ENTRY = {"cpu": 400.0}
@@ -90,7 +121,7 @@ def scores_loss(
             query.shape[2], query.shape[3], teacher.query.shape[3], query.device.type
         )
     if route == "gram":
-        return gram_scores_loss(student, teacher, token_mask)
+        return _by_gram(student, teacher, token_mask)
     return _by_rows(student, teacher, token_mask, Pairs(causal, pair_mask))
 
 
@@ -127,7 +158,7 @@ def _by_rows(
     gradients = wants_gradient(student.query, student.key)
     query, key = student.query.detach(), student.key.detach()
     with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-        factors = Factors.of(query, key, student.scaling, teacher)
+        factors = _Factors.of(query, key, student.scaling, teacher)
         dtype, scale = factors.dtype, student.scaling**2 / factors.heads
         found = groups(token_mask, query.shape[0], query.shape[2], query.device)
         of_query = empty_gradient(query, found, dtype) if gradients else None
@@ -154,3 +185,178 @@ def _by_rows(
     if of_query is None or of_key is None:
         return loss
     return with_gradients(loss, (student.query, of_query), (student.key, of_key))
+
+
+def _by_gram(
+    student: AttentionInputs, teacher: AttentionInputs, token_mask: Tensor | None
+) -> Tensor:
+    """``scores_loss`` where all pairs of valid tokens are visible.
+
+    Kept for the backward pass are references to Q and K of both sides and two blocks a head.
+
+    The sum ``⟨XᵀX, YᵀY⟩`` has positive terms and terms of any sign. They cancel where student and
+    teacher have nearly the same scores from different Q and K (rotated, or of another head_dim).
+    A CPU then repeats the sample in float64. Other devices, which would have to stop for that,
+    go on in float32: with scores within 0.1 % of the teacher's, the gradient is right to 1e-3,
+    while the loss, never below 0, is not.
+    """
+    loss: Tensor = _Gram.apply(student.query, student.key, student.scaling, teacher, token_mask)
+    return loss
+
+
+class _Gram(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        teacher: AttentionInputs,
+        token_mask: Tensor | None,
+    ) -> Tensor:
+        factors = _Factors.of(query, key, scaling, teacher)
+        found = groups(token_mask, query.shape[0], query.shape[2], query.device)
+        loss = torch.zeros((), dtype=factors.dtype, device=query.device)
+        blocks: list[Tensor] = []
+        with torch.autocast(query.device.type, enabled=False):
+            for group in found:
+                term, *products = _loss_and_products(factors, group)
+                loss += term
+                blocks += products
+        ctx.save_for_backward(query, key, *blocks)
+        # Not saved with the others: autograd refuses tensors of inference mode.
+        ctx.factors = replace(factors, query=query.new_empty(0), key=key.new_empty(0))
+        ctx.groups = found
+        ctx.scale = scaling**2 / factors.heads
+        return loss * ctx.scale
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_order()
+        query, key, *blocks = ctx.saved_tensors
+        of_query, of_key = empty_gradient(query, ctx.groups), empty_gradient(key, ctx.groups)
+        scale = grad_output * (2 * ctx.scale)
+        with torch.autocast(query.device.type, enabled=False):
+            for group, x_query, y_key in zip(ctx.groups, blocks[::2], blocks[1::2], strict=True):
+                factors = replace(ctx.factors, query=query, key=key, dtype=x_query.dtype)
+                x_query, y_key = x_query * scale, y_key * scale
+                for rows in _chunks(factors, group):
+                    store(of_query, group, rows, torch.bmm(factors.x(group, rows), y_key))
+                    store(of_key, group, rows, torch.bmm(factors.y(group, rows), x_query))
+        return of_query, of_key, None, None, None
+
+
+def _loss_and_products(factors: _Factors, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+    """``‖X Yᵀ‖²``, ``Xᵀ Q_s`` and ``Yᵀ K_s``."""
+    of_x, of_y = _gram(factors, factors.x, group), _gram(factors, factors.y, group)
+    inner = [torch.dot(a.view(-1), b.view(-1)) for a, b in zip(of_x, of_y, strict=True)]
+    positive = inner[0] + inner[2]
+    loss = positive + 2 * inner[1]
+    can_repeat = factors.dtype == torch.float32 and factors.query.device.type == "cpu"
+    if can_repeat and bool(loss < _CANCELLED * positive):
+        return _loss_and_products(replace(factors, dtype=torch.float64), group)
+    x_query = torch.cat([of_x[0], of_x[1].transpose(1, 2)], dim=1)
+    if factors.comparable:
+        x_query += torch.cat([of_x[1], of_x[2]], dim=1)
+    y_key = torch.cat([of_y[0], of_y[1].transpose(1, 2)], dim=1)
+    return loss.clamp(min=0.0), x_query, y_key
+
+
+def _gram(
+    factors: _Factors, factor: Callable[[Group, slice], Tensor], group: Group
+) -> list[Tensor]:
+    """``XᵀX`` by its upper left, upper right and lower right block, a head each."""
+    split = factors.head_dim
+    sums: list[Tensor] = []
+    for rows in _chunks(factors, group):
+        x = factor(group, rows)
+        left, right = x[..., :split], x[..., split:]
+        upper = torch.bmm(left.transpose(1, 2), x)
+        lower = torch.bmm(right.transpose(1, 2), right)
+        blocks = [upper[..., :split].contiguous(), upper[..., split:].contiguous(), lower]
+        sums = [a.add_(b) for a, b in zip(sums, blocks, strict=True)] if sums else blocks
+    return sums
+
+
+def _chunks(factors: _Factors, group: Group) -> list[slice]:
+    return list(chunks(group, factors.heads * factors.width, factors.query.device))
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """Makes X and Y, ``(samples · heads, rows, width)``, for rows of a group."""
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    teacher_query: Tensor
+    teacher_key: Tensor
+    teacher_scaling: float
+    dtype: torch.dtype
+    """What is computed in."""
+
+    @classmethod
+    def of(cls, query: Tensor, key: Tensor, scaling: float, teacher: AttentionInputs) -> _Factors:
+        """In float32, or float64 if a side is."""
+        others = (teacher.query, teacher.key)
+        dtype = compute_dtype(query, key, *others)
+        return cls(query, key, scaling, *others, teacher.scaling, dtype)
+
+    @property
+    def heads(self) -> int:
+        """The number of query heads."""
+        return self.query.shape[1]
+
+    @property
+    def head_dim(self) -> int:
+        """The student's."""
+        return self.query.shape[3]
+
+    @property
+    def width(self) -> int:
+        """Columns of X and Y: the student's head_dim and the teacher's."""
+        return self.head_dim + self.teacher_query.shape[3]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether differences can be taken."""
+        return 2 * self.head_dim == self.width
+
+    def x(self, group: Group, rows: slice) -> Tensor:
+        """X, of the queries."""
+        query = part(self.query, group, rows)
+        left, right, factor = self._empty(query)
+        right.copy_(part(self.teacher_query, group, rows))
+        ratio = self.teacher_scaling / self.scaling
+        if ratio != 1.0:
+            right.mul_(ratio)
+        if self.comparable:
+            torch.sub(query, right, out=left)
+        else:
+            left.copy_(query)
+        return fill_padding(factor, group, rows).flatten(0, 1)
+
+    def y(self, group: Group, rows: slice) -> Tensor:
+        """Y, of the keys."""
+        key = shared_heads(part(self.key, group, rows), self.heads)
+        left, right, factor = self._empty(key)
+        left.copy_(key)
+        other = shared_heads(part(self.teacher_key, group, rows), self.heads)
+        if self.comparable:
+            torch.sub(left, other, out=right)
+        else:
+            right.copy_(other).neg_()
+        return fill_padding(factor, group, rows).flatten(0, 1)
+
+    def student_query(self, x: Tensor) -> Tensor:
+        """Q_s, padding replaced by zeros, from X (or from its Gram matrix, what it becomes)."""
+        left, right = x[..., : self.head_dim], x[..., self.head_dim :]
+        return left + right if self.comparable else left
+
+    def student_key(self, y: Tensor) -> Tensor:
+        """K_s, padding replaced by zeros, from Y (or from its Gram matrix, what it becomes)."""
+        return y[..., : self.head_dim]
+
+    def _empty(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        factor = like.new_empty((*like.shape[:-1], self.width), dtype=self.dtype)
+        return factor[..., : self.head_dim], factor[..., self.head_dim :], factor

@@ -150,35 +150,45 @@ def wants_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def with_gradients(loss: Tensor, *gradients: tuple[Tensor, Tensor]) -> Tensor:
-    """The 0-dim loss with known gradients: tensors, each with what was computed for it."""
+def with_gradients(
+    loss: Tensor, *gradients: tuple[Tensor, Tensor], factor: Tensor | float = 1.0
+) -> Tensor:
+    """Give a loss, ``(*rows)`` or 0-dim, the gradients that were computed along with it.
+
+    For each tensor that is what comes with it, ``(*rows, size)``, times ``factor``, a number or
+    ``(*rows)``. Only that is kept for the backward pass, where autograd would keep several tensors.
+    """
     tensors, values = zip(*gradients, strict=True)
-    result: Tensor = _KnownGradients.apply(loss, *tensors, *values)
+    result: Tensor = _KnownGradients.apply(loss, factor, *tensors, *values)
     return result
 
 
 class _KnownGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, *tensors_and_gradients: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, loss: Tensor, factor: Tensor | float, *tensors_and_gradients: Tensor
+    ) -> Tensor:
         count = len(tensors_and_gradients) // 2
         ctx.save_for_backward(*tensors_and_gradients[count:])
+        ctx.factor = factor
         ctx.dtypes = [tensor.dtype for tensor in tensors_and_gradients[:count]]
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order()
+        factor = (grad_output * ctx.factor).unsqueeze(-1)
         gradients = [
-            (gradient * grad_output).to(dtype)
+            (gradient * factor).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return None, *gradients, *(None for _ in gradients)
+        return None, None, *gradients, *(None for _ in gradients)
 
 
 def refuse_second_order() -> None:
     """Raise where second derivatives would silently be wrong."""
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "The losses on intermediate layers have first derivatives only; run the backward "
-            "pass without create_graph=True."
+            "The distillation losses have first derivatives only; run the backward pass without "
+            "create_graph=True."
         )

@@ -52,11 +52,12 @@ def hidden_states_loss(
             "where the widths differ, project the student to the teacher's width."
         )
     check_token_mask(token_mask, student.shape[0], student.shape[1])
-    if loss not in _DISTANCES:
+    if loss not in HIDDEN_STATES_LOSSES:
         raise ValueError(
-            f"loss must be one of {', '.join(sorted(_DISTANCES))}, but it is {loss!r}."
+            f"loss must be one of {', '.join(sorted(HIDDEN_STATES_LOSSES))}, but it is {loss!r}."
         )
-    result: Tensor = _Distance.apply(student, teacher.detach(), token_mask, *_DISTANCES[loss])
+    functions = HIDDEN_STATES_LOSSES[loss]
+    result: Tensor = _Distance.apply(student, teacher.detach(), token_mask, *functions)
     return result
 
 
@@ -98,10 +99,11 @@ def _directions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor, Tenso
     return direction - teacher / teacher_size, direction, size, nonzero
 
 
-_DISTANCES: dict[str, tuple[Value, Slope]] = {
+HIDDEN_STATES_LOSSES: dict[str, tuple[Value, Slope]] = {
     "mse": (_mse, _mse_slope),
     "cosine": (_cosine, _cosine_slope),
 }
+"""By the name that ``hidden_states_loss`` takes."""
 
 
 class _Distance(torch.autograd.Function):

@@ -3,11 +3,13 @@
 All have one signature and one set of rules:
 
 - ``student_logits``, ``teacher_logits``: ``(*rows, C)``, the same shape, any floating-point type.
-- ``temperature``: T > 0; both sides are divided by it.
-- ``mask``: bool, broadcastable to the logits, or ``None``. False is padding: no class of that row.
-  Its content does not matter, NaN and infinities included, and it gets the gradient 0.
-- Returned is ``(*rows)``, one loss a row, float32 (float64 if a side is float64), whatever the
+- ``temperature``: T > 0; both sides are divided by it. It has no effect on ``mse``.
+- ``mask``: bool, broadcastable to the logits, or ``None``: all classes are valid. False is padding:
+  not a class of that row. Its content does not matter, NaN and infinities included, and it gets
+  the gradient 0.
+- Returned is ``(*rows)``, one loss per row, float32 (float64 if a side is float64), whatever the
   types of the logits. Means over rows are the caller's.
+- Arguments whose shapes, types or temperature are not as described raise a ``ValueError``.
 - The gradient reaches the student only, and is first order: ``create_graph=True`` raises.
 
 Below, ``p = softmax(z_t / T)`` is the teacher's and ``q = softmax(z_s / T)`` the student's
@@ -26,10 +28,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from hf_distill.losses.chunks import with_gradients
 
 _IMPOSSIBLE = -1e30
 """What z / T is at least: finite, so that 0 · log 0 is 0, and far below any real logit."""
@@ -42,7 +46,7 @@ _SKEW = 0.1
 
 
 class LogitsLoss(Protocol):
-    """What every function here looks like; see the module for shapes and rules."""
+    """The signature of every function here; see the module for shapes and rules."""
 
     def __call__(
         self,
@@ -52,7 +56,7 @@ class LogitsLoss(Protocol):
         temperature: float,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """One loss a row."""
+        """Return one loss per row."""
         ...
 
 
@@ -72,18 +76,6 @@ def kl_div(
 
     Unbounded where the student rules out a class that the teacher does not; the gradient never
     exceeds T in any class.
-
-    Args:
-        student_logits: ``(*rows, C)``.
-        teacher_logits: the same shape.
-        temperature: T.
-        mask: True where a class is valid, broadcastable to the logits; by default all are.
-
-    Returns:
-        ``(*rows)``, see the module.
-
-    Raises:
-        ValueError: if shapes, types or temperature are not as described.
     """
     return _divergence(_kl_div, student_logits, teacher_logits, temperature, mask)
 
@@ -102,18 +94,6 @@ def reverse_kl(
 
     Unbounded, gradient included, where the teacher rules out a class that the student does not:
     mask such classes, or choose ``js_div``.
-
-    Args:
-        student_logits: ``(*rows, C)``.
-        teacher_logits: the same shape.
-        temperature: T.
-        mask: True where a class is valid, broadcastable to the logits; by default all are.
-
-    Returns:
-        ``(*rows)``, see the module.
-
-    Raises:
-        ValueError: if shapes, types or temperature are not as described.
     """
     return _divergence(_reverse_kl, student_logits, teacher_logits, temperature, mask)
 
@@ -129,18 +109,6 @@ def js_div(
 
     At most ``T² log 2``. Its limit for T → ∞ is a quarter of ``kl_div``'s, so
     it wants a larger weight.
-
-    Args:
-        student_logits: ``(*rows, C)``.
-        teacher_logits: the same shape.
-        temperature: T.
-        mask: True where a class is valid, broadcastable to the logits; by default all are.
-
-    Returns:
-        ``(*rows)``, see the module.
-
-    Raises:
-        ValueError: if shapes, types or temperature are not as described.
     """
     return _divergence(_js_div, student_logits, teacher_logits, temperature, mask)
 
@@ -155,18 +123,6 @@ def skew_kl(
     """``T² KL(p ‖ 0.1 p + 0.9 q)``: ``kl_div`` with bounded gradients (DistiLLM, Ko et al. 2024).
 
     At most ``T² log 10``. Its limit for T → ∞ is 0.81 of ``kl_div``'s.
-
-    Args:
-        student_logits: ``(*rows, C)``.
-        teacher_logits: the same shape.
-        temperature: T.
-        mask: True where a class is valid, broadcastable to the logits; by default all are.
-
-    Returns:
-        ``(*rows)``, see the module.
-
-    Raises:
-        ValueError: if shapes, types or temperature are not as described.
     """
     return _divergence(_skew_kl, student_logits, teacher_logits, temperature, mask)
 
@@ -183,18 +139,6 @@ def mse(
     For centred logits it is twice the limit of ``kl_div`` for T → ∞; unlike the divergences it
     also compares the offset that all logits of a row share. A class that is -inf on both sides
     counts, with a distance of 0.
-
-    Args:
-        student_logits: ``(*rows, C)``.
-        teacher_logits: the same shape.
-        temperature: has no effect; taken because all losses take it.
-        mask: True where a class is valid, broadcastable to the logits; by default all are.
-
-    Returns:
-        ``(*rows)``, see the module.
-
-    Raises:
-        ValueError: if shapes, types or temperature are not as described.
     """
     dtype = _check(student_logits, teacher_logits, temperature, mask)
     padding = None if mask is None else ~mask
@@ -204,7 +148,7 @@ def mse(
     if mask is not None:
         count = mask.expand_as(difference).sum(dim=-1, dtype=dtype).clamp_(min=1.0)
     loss = difference.square().sum(dim=-1) / count
-    return _KnownGradient.apply(student_logits, loss, difference, 2.0 / count)
+    return with_gradients(loss, (student_logits, difference), factor=2.0 / count)
 
 
 Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -267,7 +211,7 @@ def _divergence(
         factor = mask.any(dim=-1).to(dtype) * temperature
     loss = terms.sum(dim=-1).mul_(factor * temperature)
     # T² dD/dz_s = T dD/d(z_s / T)
-    return _KnownGradient.apply(student_logits, loss, gradient, factor)
+    return with_gradients(loss, (student_logits, gradient), factor=factor)
 
 
 def _prepare(
@@ -276,35 +220,6 @@ def _prepare(
     """``logits / T`` in fresh memory, finite where they are not NaN or +inf."""
     scaled = (logits.detach().to(dtype) / temperature).clamp_(min=_IMPOSSIBLE)
     return scaled if padding is None else scaled.masked_fill_(padding, _PADDING)
-
-
-class _KnownGradient(torch.autograd.Function):
-    """Gives a loss, ``(*rows)``, the gradient that was computed along with it.
-
-    It is ``gradient``, ``(*rows, C)``, times ``factor``, a number or ``(*rows)``. One tensor is
-    kept for the backward pass, where autograd would keep several.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, student_logits: Tensor, loss: Tensor, gradient: Tensor, factor: Tensor | float
-    ) -> Tensor:
-        ctx.save_for_backward(gradient)
-        ctx.factor = factor
-        ctx.dtype = student_logits.dtype
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        if torch.is_grad_enabled():
-            # The gradient would count as a constant, and second derivatives silently be wrong.
-            raise RuntimeError(
-                "The losses between logits have first derivatives only; run the backward pass "
-                "without create_graph=True."
-            )
-        (gradient,) = ctx.saved_tensors
-        factor = (grad_output * ctx.factor).unsqueeze(-1)
-        return (gradient * factor).to(ctx.dtype), None, None, None
 
 
 def _check(

@@ -254,7 +254,7 @@ def test_measured_crossing_on_a_cpu() -> None:
 
 def test_auto_takes_the_route_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    for name in ("_by_rows", "gram_scores_loss"):
+    for name in ("_by_rows", "_by_gram"):
         monkeypatch.setattr(
             f"hf_distill.losses.attention_scores.{name}",
             lambda *arguments, name=name: taken.append(name),
@@ -264,7 +264,7 @@ def test_auto_takes_the_route_of_the_model(monkeypatch: pytest.MonkeyPatch) -> N
     scores_loss(long, long)
     scores_loss(long, long, causal=True)
     scores_loss(long, long, pair_mask=torch.ones(1, 1, 400, 400, dtype=torch.bool))
-    assert taken == ["_by_rows", "gram_scores_loss", "_by_rows", "_by_rows"]
+    assert taken == ["_by_rows", "_by_gram", "_by_rows", "_by_rows"]
 
 
 # ---- what is refused ---------------------------------------------------------------------------

@@ -121,7 +121,6 @@ def test_the_grouping_of_other_devices(
         teacher = teacher._replace(value=teacher.value[:, :2])
     wanted = value_and_gradients(LOSSES[name], student, teacher, token_mask=valid)
     for module in (
-        "attention_gram",
         "attention_scores",
         "attention_probabilities",
         "hidden_states",
