@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from hf_distill._version import __version__
 from hf_distill.cli.output import make_output_safe
+from hf_distill.extras import MissingExtraError
 
 COMMANDS = {
     "train": "train a student with the help of a teacher, or without one (--baseline)",
