@@ -154,7 +154,8 @@ def compare_models(
             sys.stderr.write(f"  {', '.join(shown)}\n")
     firsts = {role: pairs[0] for role, pairs in loaded.items()}
     # Other tokenizers may cut other rows, whose resamples do not pair.
-    paired = len({one.scorer.rows for of_role in scores.values() for one in of_role}) == 1
+    metrics = [one.scorer.metric for of_role in scores.values() for one in of_role]
+    paired = len({metric.rows for metric in metrics if metric is not None}) == 1
     reports = []
     for stream, (role, sources) in enumerate(ordered.items()):
         files = weight_files(sources[0])

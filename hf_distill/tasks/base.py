@@ -18,12 +18,13 @@ from transformers import (
 )
 
 from hf_distill.heads import TaskHead
+from hf_distill.tasks.bootstrap import bootstrap
 from hf_distill.tasks.encoding import Encoded, encode_rows, input_length
 from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.tables import load_table
 
 if TYPE_CHECKING:
-    from hf_distill.tasks.resampling import Resampler
+    from hf_distill.tasks.metrics import Metric
 
 Batch = Mapping[str, Any]
 """Columns of some rows, by name."""
@@ -47,10 +48,8 @@ class Scorer(ABC):
     measures: Measures
     predictions: Any = None
     """One per example or token, once something was scored."""
-    rows: int = 0
-    """How many rows were scored."""
-    resampler: Resampler | None = None
-    """The metrics of resampled rows, once something was scored."""
+    metric: Metric | None = None
+    """What the predictions score, once something was scored."""
     baseline: tuple[str, Mapping[str, float]] | None = None
     """A constant prediction and its metrics, where that is informative."""
 
@@ -71,12 +70,8 @@ class Scorer(ABC):
         """Compare the predictions with those of the teacher's scorer; each figure is 0 to 1."""
 
     def replicates(self) -> dict[str, Any]:
-        """Return the metrics in resamples of the rows; empty if the task has no resampler."""
-        from hf_distill.tasks.bootstrap import bootstrap
-
-        if self.resampler is None or self.rows < 2:
-            return {}
-        return bootstrap(self.resampler, self.rows)
+        """Return the metrics in resamples of the rows; empty if these are fewer than two."""
+        return bootstrap(self.metric) if self.metric is not None and self.metric.rows > 1 else {}
 
     def files(self) -> dict[str, Any]:
         """Return the last predictions as JSON content, by file name."""

@@ -9,31 +9,30 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from hf_distill.tasks.resampling import Resampler
+    from hf_distill.tasks.metrics import Metric
 
 REPLICATES = 1000
 Replicates = npt.NDArray[np.float64]
 Interval = tuple[float, float]
 
 
-def bootstrap(resampled: Resampler, rows: int) -> dict[str, Replicates]:
+def bootstrap(metric: Metric) -> dict[str, Replicates]:
     """Score resamples of the rows, drawn with replacement (Efron and Tibshirani 1993, chapter 6).
 
     Replicate i of any two models with the same number of rows is about the same rows, so their
     difference, replicate by replicate, is the paired bootstrap (Koehn 2004).
 
     Args:
-        resampled: scores the model.
-        rows: how many rows were scored.
+        metric: scores the model.
 
     Returns:
         ``REPLICATES`` values of each metric.
     """
-    draws = np.random.default_rng(0)
+    draws, rows = np.random.default_rng(0), metric.rows
     collected: dict[str, list[float]] = {}
     for _ in range(REPLICATES):
         weights = np.bincount(draws.integers(rows, size=rows), minlength=rows)
-        for name, value in resampled(weights).items():
+        for name, value in metric.weighted(weights).items():
             collected.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in collected.items()}
 

@@ -23,8 +23,7 @@ from hf_distill.tasks.base import Measures, Rows, Scorer, Task
 from hf_distill.tasks.columns import TEXTS, checked_texts, find_column, is_text, pick_columns
 from hf_distill.tasks.encoding import Encoded, encode_rows, input_length
 from hf_distill.tasks.errors import TaskDataError
-from hf_distill.tasks.metrics import perplexity_scores, token_scores
-from hf_distill.tasks.resampling import resample_perplexity
+from hf_distill.tasks.metrics import perplexity_metric, token_scores
 
 DEFAULT_BLOCK = 512
 # Lines of a text file that belong together, in characters: an example to time or to sample.
@@ -255,13 +254,9 @@ class LanguageModelingScorer(Scorer):
         losses, top = kept
         labels: Any = eval_prediction.label_ids
         labels = labels[:, 1:] if self.shifted else labels
-        counts = labels != IGNORED
-        self.predictions = top[counts]
-        self.rows = len(labels)
-        self.resampler = resample_perplexity(
-            losses.sum(1), ((top == labels) & counts).sum(1), counts.sum(1)
-        )
-        scores = perplexity_scores(losses, top, labels)
+        self.predictions = top[labels != IGNORED]
+        self.metric = perplexity_metric(losses, top, labels)
+        scores = self.metric.scores()
         self._loss = scores.pop("loss_per_token")
         return scores
 

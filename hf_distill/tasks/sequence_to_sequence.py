@@ -32,14 +32,13 @@ from hf_distill.tasks.columns import (
 from hf_distill.tasks.encoding import Encoded
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 from hf_distill.tasks.metrics import (
-    perplexity_scores,
-    rouge_of_each,
-    rouge_scores,
+    Metric,
+    perplexity_metric,
+    rouge_metric,
     token_scores,
-    translation_scores,
+    translation_metric,
 )
 from hf_distill.tasks.options import TaskArguments
-from hf_distill.tasks.resampling import Resampler, resample_bleu, resample_means
 
 DEFAULT_TARGET_LENGTH = 128
 
@@ -57,12 +56,9 @@ class SequenceToSequenceTask(Task):
         if options.num_beams is not None and options.num_beams < 1:
             raise ValueError(f"--num_beams {options.num_beams} must be at least 1.")
 
-    def score_texts(self, written: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        """Compute the metrics of written texts, in percent."""
-        raise NotImplementedError
-
-    def resampler(self, written: Sequence[str], references: Sequence[str]) -> Resampler:
-        """Resample the metrics of written texts, as far as that is possible."""
+    @staticmethod
+    def metric(written: Sequence[str], references: Sequence[str]) -> Metric:
+        """Compare written texts with references."""
         raise NotImplementedError
 
     def rows(self, table: Dataset, *, labelled: bool = True) -> Dataset:
@@ -250,14 +246,7 @@ class SummarizationTask(SequenceToSequenceTask):
         {"rougeL": "ROUGE-L", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2"},
         {"rougeL": "ROUGE-L with the teacher's text", "identical": "same text as the teacher"},
     )
-
-    def score_texts(self, written: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        """Compute ROUGE."""
-        return rouge_scores(written, references)
-
-    def resampler(self, written: Sequence[str], references: Sequence[str]) -> Resampler:
-        """Resample ROUGE."""
-        return resample_means(rouge_of_each(written, references))
+    metric = staticmethod(rouge_metric)
 
 
 class TranslationTask(SequenceToSequenceTask):
@@ -269,14 +258,7 @@ class TranslationTask(SequenceToSequenceTask):
         {"bleu": "BLEU", "chrf": "chrF"},
         {"chrf": "chrF with the teacher's text", "identical": "same text as the teacher"},
     )
-
-    def score_texts(self, written: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        """Compute BLEU and chrF."""
-        return translation_scores(written, references)
-
-    def resampler(self, written: Sequence[str], references: Sequence[str]) -> Resampler:
-        """Resample BLEU; sacrebleu has no counts of chrF for single texts."""
-        return resample_bleu(written, references)
+    metric = staticmethod(translation_metric)
 
 
 class SequenceToSequenceScorer(Scorer):
@@ -314,7 +296,7 @@ class SequenceToSequenceScorer(Scorer):
         kept: Any = eval_prediction.predictions
         losses, top = kept
         labels: Any = eval_prediction.label_ids
-        scores = perplexity_scores(losses, top, labels)
+        scores = perplexity_metric(losses, top, labels).scores()
         self._loss = scores["loss_per_token"]
         return {"perplexity": scores["perplexity"]}
 
@@ -331,9 +313,8 @@ class SequenceToSequenceScorer(Scorer):
         if args.world_size > 1:
             written = sorted(gather_object(written))
         self.predictions = [text for _, text in written]
-        self.rows = len(self.predictions)
-        self.resampler = self._task.resampler(self.predictions, self._references)
-        return {**self._task.score_texts(self.predictions, self._references), "loss": self._loss}
+        self.metric = self._task.metric(self.predictions, self._references)
+        return {**self.metric.scores(), "loss": self._loss}
 
     def agreement(self, teacher: SequenceToSequenceScorer) -> dict[str, float]:
         """Score the written texts, the teacher's being the references."""
@@ -341,7 +322,7 @@ class SequenceToSequenceScorer(Scorer):
         primary = next(iter(self.measures.agreement))
         same = [one == other for one, other in zip(own, theirs, strict=True)]
         return {
-            primary: self._task.score_texts(own, theirs)[primary] / 100,
+            primary: self._task.metric(own, theirs).scores()[primary] / 100,
             "identical": float(np.mean(same)),
         }
 

@@ -43,12 +43,7 @@ from hf_distill.tasks.labels import (
     teacher_labels,
     unnamed,
 )
-from hf_distill.tasks.metrics import classification_scores, multi_label_scores, regression_scores
-from hf_distill.tasks.resampling import (
-    resample_classification,
-    resample_multi_label,
-    resample_regression,
-)
+from hf_distill.tasks.metrics import classification_metric, multi_label_metric, regression_metric
 
 SINGLE = "single_label_classification"
 MULTI = "multi_label_classification"
@@ -204,31 +199,30 @@ class TextClassificationScorer(Scorer):
         """Score the logits of an evaluation."""
         logits = np.asarray(eval_prediction.predictions, dtype=np.float64)
         gold = np.asarray(eval_prediction.label_ids)
-        self.rows = len(logits)
         if self.problem_type == REGRESSION:
             numbers, gold = logits.reshape(len(logits)), gold.reshape(len(gold))
             self.predictions = numbers.tolist()
-            self.resampler = resample_regression(numbers, gold)
-            return regression_scores(numbers, gold)
-        if self.problem_type == MULTI:
-            chosen, gold = logits > 0, gold > 0.5
+            self.metric = regression_metric(numbers, gold)
+        elif self.problem_type == MULTI:
+            chosen = logits > 0
             self.predictions = [np.flatnonzero(row).tolist() for row in chosen]
-            self.resampler = resample_multi_label(chosen, gold)
-            return multi_label_scores(chosen, gold)
-        self.predictions = logits.argmax(axis=-1).tolist()
-        options: Any = {"labels": len(self.names), "positive": self._positive}
-        self.resampler = resample_classification(self.predictions, gold, **options)
-        most_frequent = int(np.bincount(gold).argmax())
-        self.baseline = (
-            f"always answering {self.names[most_frequent]!r}, the most frequent label",
-            classification_scores(np.full_like(gold, most_frequent), gold, **options),
-        )
-        return classification_scores(self.predictions, gold, **options)
+            self.metric = multi_label_metric(chosen, gold > 0.5)
+        else:
+            self.predictions = logits.argmax(axis=-1).tolist()
+            options: Any = {"labels": len(self.names), "positive": self._positive}
+            self.metric = classification_metric(self.predictions, gold, **options)
+            most_frequent = int(np.bincount(gold).argmax())
+            constant = classification_metric(np.full_like(gold, most_frequent), gold, **options)
+            self.baseline = (
+                f"always answering {self.names[most_frequent]!r}, the most frequent label",
+                constant.scores(),
+            )
+        return self.metric.scores()
 
     def agreement(self, teacher: TextClassificationScorer) -> dict[str, float]:
         """Return the share of texts with the same label or labels; the correlation of numbers."""
         if self.problem_type == REGRESSION:
-            scores = regression_scores(self.predictions or [], teacher.predictions or [])
+            scores = regression_metric(self.predictions or [], teacher.predictions or []).scores()
             return {"pearson": scores["pearson"] / 100}
         sides = [(scorer.names, scorer.predictions or []) for scorer in (self, teacher)]
         return {"identical": label_agreement(*sides)}

@@ -41,8 +41,7 @@ from hf_distill.tasks.labels import (
     model_labels,
     teacher_labels,
 )
-from hf_distill.tasks.metrics import entity_scheme, tagging_scores
-from hf_distill.tasks.resampling import resample_tags
+from hf_distill.tasks.metrics import entity_scheme, tagging_metric
 
 _AGREEMENT = {"identical": "same tag as the teacher"}
 _ENTITIES = Measures(
@@ -205,9 +204,8 @@ class TokenClassificationScorer(Scorer):
                 predicted[word] = tag
             self.predictions.append(predicted)
         found, right = self._named(self.predictions), self._named(self._gold)
-        self.rows = len(right)
-        self.resampler = resample_tags(found, right, tags=self.names)
-        return tagging_scores(found, right, tags=self.names)
+        self.metric = tagging_metric(found, right, tags=self.names)
+        return self.metric.scores()
 
     def agreement(self, teacher: TokenClassificationScorer) -> dict[str, float]:
         """Return the share of words with the same tag."""

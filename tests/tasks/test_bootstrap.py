@@ -18,7 +18,7 @@ from hf_distill.tasks.bootstrap import (
     pool_seeds,
     within_noise,
 )
-from hf_distill.tasks.resampling import resample_means
+from hf_distill.tasks.metrics import mean_metric
 
 ROWS = 300
 
@@ -30,7 +30,7 @@ def answers(right: int, *, from_the_end: bool = False) -> np.ndarray:
 
 
 def replicates(scores: np.ndarray) -> np.ndarray:
-    return bootstrap(resample_means({"accuracy": scores}), len(scores))["accuracy"]
+    return bootstrap(mean_metric({"accuracy": scores}))["accuracy"]
 
 
 def test_the_spread_of_a_mean_is_its_standard_error() -> None:

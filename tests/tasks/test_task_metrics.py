@@ -17,15 +17,15 @@ from seqeval.metrics import f1_score as seqeval_f1
 from seqeval.scheme import BILOU, IOB1, IOB2, IOBES, IOE1, IOE2
 
 from hf_distill.tasks.metrics import (
-    classification_scores,
+    classification_metric,
     entity_scheme,
-    multi_label_scores,
-    perplexity_scores,
-    regression_scores,
-    rouge_scores,
-    tagging_scores,
+    multi_label_metric,
+    perplexity_metric,
+    regression_metric,
+    rouge_metric,
+    tagging_metric,
     token_scores,
-    translation_scores,
+    translation_metric,
 )
 
 
@@ -48,7 +48,7 @@ def matthews(predicted: list[int], gold: list[int]) -> float:
 def test_classes(labels: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     gold, predicted = (random.integers(labels, size=40).tolist() for _ in range(2))
-    scores = classification_scores(predicted, gold, labels=labels, positive=0)
+    scores = classification_metric(predicted, gold, labels=labels, positive=0).scores()
     right = sum(p == g for p, g in zip(predicted, gold, strict=True))
     assert scores["accuracy"] == pytest.approx(100 * right / 40)
     each = [f1([p == k for p in predicted], [g == k for g in gold]) for k in range(labels)]
@@ -56,14 +56,14 @@ def test_classes(labels: int, seed: int) -> None:
     assert scores["matthews"] == pytest.approx(100 * matthews(predicted, gold))
     if labels == 2:
         assert scores["f1"] == pytest.approx(100 * each[0])
-        other = classification_scores(predicted, gold, labels=2, positive=1)
+        other = classification_metric(predicted, gold, labels=2, positive=1).scores()
         assert other["f1"] == pytest.approx(100 * each[1])
     else:
         assert "f1" not in scores
 
 
 def test_classes_in_the_worst_case() -> None:
-    assert classification_scores([1, 1], [0, 0], labels=2, positive=1) == {
+    assert classification_metric([1, 1], [0, 0], labels=2, positive=1).scores() == {
         "accuracy": 0.0, "f1_macro": 0.0, "matthews": 0.0, "f1": 0.0,
     }  # fmt: skip
 
@@ -71,7 +71,7 @@ def test_classes_in_the_worst_case() -> None:
 def test_several_labels() -> None:
     random = np.random.default_rng(0)
     gold, predicted = (random.random((30, 4)) < 0.4 for _ in range(2))
-    scores = multi_label_scores(predicted, gold)
+    scores = multi_label_metric(predicted, gold).scores()
     flat = f1(predicted.flatten().tolist(), gold.flatten().tolist())
     each = [f1(predicted[:, k].tolist(), gold[:, k].tolist()) for k in range(4)]
     exact = [list(p) == list(g) for p, g in zip(predicted, gold, strict=True)]
@@ -94,12 +94,12 @@ def test_numbers() -> None:
     random = np.random.default_rng(1)
     gold = random.integers(5, size=25).astype(float).tolist()  # with ties
     predicted = (np.array(gold) + random.normal(size=25)).tolist()
-    scores = regression_scores(predicted, gold)
+    scores = regression_metric(predicted, gold).scores()
     assert scores["pearson"] == pytest.approx(100 * pearson(predicted, gold))
     assert scores["spearman"] == pytest.approx(100 * pearson(ranks(predicted), ranks(gold)))
     squares = [(p - g) ** 2 for p, g in zip(predicted, gold, strict=True)]
     assert scores["mse"] == pytest.approx(sum(squares) / 25)
-    constant = regression_scores([1.0, 1.0], [0.0, 2.0])
+    constant = regression_metric([1.0, 1.0], [0.0, 2.0]).scores()
     assert math.isnan(constant["pearson"]) and constant["mse"] == 1.0
 
 
@@ -131,7 +131,7 @@ def test_entities(seed: int) -> None:
         found, there = found + len(entities(some)), there + len(entities(others))
         same += sum(p == g for p, g in zip(some, others, strict=True))
         words += len(others)
-    scores = tagging_scores(predicted, gold)
+    scores = tagging_metric(predicted, gold).scores()
     assert right
     assert scores["precision"] == pytest.approx(100 * right / found)
     assert scores["recall"] == pytest.approx(100 * right / there)
@@ -140,7 +140,7 @@ def test_entities(seed: int) -> None:
 
 
 def test_tags_that_are_no_entities() -> None:
-    scores = tagging_scores([["N", "V"], ["N"]], [["N", "V"], ["V"]])
+    scores = tagging_metric([["N", "V"], ["N"]], [["N", "V"], ["V"]]).scores()
     assert scores["accuracy"] == pytest.approx(200 / 3)
     assert scores["f1_macro"] == pytest.approx(200 / 3)
     assert "precision" not in scores
@@ -214,7 +214,7 @@ def test_entities_of_every_scheme(scheme: str, rows: tuple[list[Sentence], list[
     right = sum(len(spans(p) & spans(g)) for p, g in zip(predicted, gold, strict=True))
     found, there = (sum(len(spans(row)) for row in rows) for rows in (predicted, gold))
     tagged = [[as_tags(row, scheme) for row in rows] for rows in (predicted, gold)]
-    scores = tagging_scores(*tagged)
+    scores = tagging_metric(*tagged).scores()
     assert scores["precision"] == pytest.approx(100 * right / found)
     assert scores["recall"] == pytest.approx(100 * right / there)
     assert scores["f1"] == pytest.approx(100 * 2 * right / (found + there))
@@ -233,7 +233,7 @@ def test_touching_entities_of_bilou() -> None:
         (["U-PER", "O", "O"], ["U-PER", "U-PER", "O"]),
         (["B-PER", "L-PER", "O", "O"], ["B-PER", "L-PER", "U-PER", "O"]),
     ):
-        scores = tagging_scores([predicted], [gold])
+        scores = tagging_metric([predicted], [gold]).scores()
         assert (scores["precision"], scores["recall"]) == (100, 50)
         assert scores["f1"] == pytest.approx(200 / 3)
 
@@ -259,7 +259,7 @@ def test_the_scheme_of_tags(gold: set[str], known: tuple[str, ...], scheme: str 
 
 
 def test_a_tag_outside_the_scheme_is_no_entity() -> None:
-    scores = tagging_scores([["B-a", "noun", "S-a"]], [["B-a", "O", "U-a"]])
+    scores = tagging_metric([["B-a", "noun", "S-a"]], [["B-a", "O", "U-a"]]).scores()
     assert (scores["precision"], scores["recall"]) == (100, 50)
 
 
@@ -289,26 +289,26 @@ def test_perplexity_counts_each_token_once(shifted: bool, dtype: torch.dtype) ->
                     total -= float(wanted[target_id])
                     right += int(wanted.argmax()) == target_id
                     count += 1
-    scores = perplexity_scores(*(np.concatenate(part) for part in zip(*kept, strict=True)))
+    scores = perplexity_metric(*(np.concatenate(part) for part in zip(*kept, strict=True))).scores()
     assert scores["loss_per_token"] == pytest.approx(total / count, rel=1e-6)
     assert scores["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
     assert scores["accuracy"] == pytest.approx(100 * right / count)
 
 
 def test_perplexity_without_tokens_and_beyond_all_numbers() -> None:
-    nothing = perplexity_scores(np.zeros((1, 2)), np.zeros((1, 2)), np.full((1, 2), -100))
+    nothing = perplexity_metric(np.zeros((1, 2)), np.zeros((1, 2)), np.full((1, 2), -100)).scores()
     assert math.isnan(nothing["perplexity"])
-    huge = perplexity_scores(np.array([[1e4]]), np.array([[1]]), np.array([[1]]))
+    huge = perplexity_metric(np.array([[1e4]]), np.array([[1]]), np.array([[1]])).scores()
     assert huge["perplexity"] == math.inf and huge["accuracy"] == 100
 
 
 def test_rouge_by_hand() -> None:
     # 3 of 4 and of 3 words; 1 of 3 and of 2 pairs; the longest common subsequence has 3 words.
-    scores = rouge_scores(["the old cat sat"], ["the cat sat"])
+    scores = rouge_metric(["the old cat sat"], ["the cat sat"]).scores()
     assert scores["rouge1"] == pytest.approx(100 * 2 * 3 / 7)
     assert scores["rouge2"] == pytest.approx(100 * 2 * 1 / 5)
     assert scores["rougeL"] == pytest.approx(100 * 2 * 3 / 7)
-    both = rouge_scores(["the old cat sat", ""], ["the cat sat", "dog"])
+    both = rouge_metric(["the old cat sat", ""], ["the cat sat", "dog"]).scores()
     assert both["rouge1"] == pytest.approx(scores["rouge1"] / 2)
 
 
@@ -324,43 +324,43 @@ def test_rouge_by_hand() -> None:
 )
 def test_words_that_differ_in_a_mark_or_letter_differ(one: str, other: str) -> None:
     for scale in ("", " and some English words around"):
-        assert rouge_scores([one + scale], [one + scale])["rouge1"] == pytest.approx(100)
-    assert rouge_scores([one], [other])["rouge1"] == 0.0
+        assert rouge_metric([one + scale], [one + scale]).scores()["rouge1"] == pytest.approx(100)
+    assert rouge_metric([one], [other]).scores()["rouge1"] == 0.0
 
 
 def test_rouge_takes_composed_and_decomposed_letters_for_the_same() -> None:
     one, other = (unicodedata.normalize(form, "été à Zürich") for form in ("NFC", "NFD"))
     assert one != other
-    assert rouge_scores([one], [other])["rouge2"] == pytest.approx(100)
+    assert rouge_metric([one], [other]).scores()["rouge2"] == pytest.approx(100)
 
 
 def test_rouge_of_scripts_without_spaces_counts_letters() -> None:
     # ภา ษา ดี: letters with their marks are ภ า ษ า ดี, against ภ า ษ า ดู: 4 of 5
-    assert rouge_scores(["ภาษาดี"], ["ภาษาดู"])["rouge1"] == pytest.approx(80)
+    assert rouge_metric(["ภาษาดี"], ["ภาษาดู"]).scores()["rouge1"] == pytest.approx(80)
     # 日 本 の 2023 年: digits stay a number, wherever they stand
-    assert rouge_scores(["日本の2023年"], ["日本の2024年"])["rouge1"] == pytest.approx(80)
+    assert rouge_metric(["日本の2023年"], ["日本の2024年"]).scores()["rouge1"] == pytest.approx(80)
 
 
 @given(st.lists(st.text(st.characters(max_codepoint=127)), min_size=2, max_size=2))
 def test_rouge_of_english_is_that_of_the_library(texts: list[str]) -> None:
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-    ours = rouge_scores(texts[:1], texts[1:])
+    ours = rouge_metric(texts[:1], texts[1:]).scores()
     for name, score in scorer.score(texts[1], texts[0]).items():
         assert ours[name] == pytest.approx(100 * score.fmeasure)
 
 
 def test_rouge_of_other_scripts() -> None:
-    assert rouge_scores(["кот спит"], ["кот ест"])["rouge1"] == pytest.approx(50)
-    assert rouge_scores(["猫在睡"], ["猫在吃"])["rouge1"] == pytest.approx(100 * 2 / 3)
-    assert rouge_scores(["кот"], ["кот"])["rougeL"] == pytest.approx(100)
+    assert rouge_metric(["кот спит"], ["кот ест"]).scores()["rouge1"] == pytest.approx(50)
+    assert rouge_metric(["猫在睡"], ["猫在吃"]).scores()["rouge1"] == pytest.approx(100 * 2 / 3)
+    assert rouge_metric(["кот"], ["кот"]).scores()["rougeL"] == pytest.approx(100)
 
 
 def test_bleu_by_hand() -> None:
     written, gold = "the cat sat on the mat today", "the cat sat on the mat"
     precisions = [6 / 7, 5 / 6, 4 / 5, 3 / 4]
     bleu = math.exp(sum(map(math.log, precisions)) / 4)
-    scores = translation_scores([written], [gold])
+    scores = translation_metric([written], [gold]).scores()
     assert scores["bleu"] == pytest.approx(100 * bleu)
     assert 0 < scores["chrf"] < 100
-    same = translation_scores([gold], [gold])
+    same = translation_metric([gold], [gold]).scores()
     assert same["bleu"] == pytest.approx(100) and same["chrf"] == pytest.approx(100)

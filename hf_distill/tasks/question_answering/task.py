@@ -13,6 +13,7 @@ from hf_distill.compatibility import input_limit
 from hf_distill.heads import QuestionAnsweringHead
 from hf_distill.tasks.base import Measures, Scorer, Task
 from hf_distill.tasks.encoding import Encoded
+from hf_distill.tasks.metrics import mean_metric
 from hf_distill.tasks.question_answering import (
     Prediction,
     QuestionAnswerer,
@@ -22,7 +23,6 @@ from hf_distill.tasks.question_answering import (
     prepare_train_features,
 )
 from hf_distill.tasks.question_answering.metrics.scoring import exact_match, token_f1_v2
-from hf_distill.tasks.resampling import resample_means
 
 DEFAULT_LENGTH = 384
 
@@ -151,8 +151,7 @@ class QuestionAnsweringScorer(Scorer):
         """Score the logits of an evaluation."""
         logits: Any = eval_prediction.predictions
         self.predictions = self.evaluator.predictions(logits[0], logits[1])
-        self.rows = len(self.predictions)
-        self.resampler = resample_means(self.evaluator.score_each(self.predictions))
+        self.metric = mean_metric(self.evaluator.score_each(self.predictions))
         return self.evaluator.score(self.predictions)
 
     def agreement(self, teacher: QuestionAnsweringScorer) -> dict[str, float]:
