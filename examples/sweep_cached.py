@@ -28,7 +28,8 @@ from run_classification import ScriptArguments, accuracy, load_features, load_st
 from transformers import AutoTokenizer, HfArgumentParser
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, cache_teacher_outputs
-from hf_distill.reports.sweep import SweepReport, TrialReport, write_sweep
+from hf_distill.reports.pages import write_sweep
+from hf_distill.reports.sweep_report import SweepReport, TrialReport
 
 
 @dataclass

@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from hf_distill.files import (
     as_json,
@@ -24,7 +21,6 @@ from hf_distill.files import (
     write_json,
     write_text,
 )
-from hf_distill.reports import size
 
 
 @pytest.mark.parametrize(
@@ -184,36 +180,6 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert json.loads(text) == {"a": None, "b": [None, 1.5], "c": {"d": None, "e": "ü"}}
     assert "ü" in text and "NaN" not in text
-
-
-def test_number_format_is_that_of_most_bytes(tmp_path: Path) -> None:
-    tensors = {"a": torch.zeros(100, dtype=torch.float16), "b": torch.zeros(10)}
-    save_file(tensors, tmp_path / "model-1.safetensors")
-    save_file({"c": torch.zeros(30)}, tmp_path / "model-2.safetensors")
-    files = size.weight_files(str(tmp_path))
-    assert [path.name for path in files] == ["model-1.safetensors", "model-2.safetensors"]
-    assert size.stored_as(files[:1]) == "float16"
-    assert size.stored_as(files) == "float16"
-    assert size.stored_as(files[1:]) == "float32"
-    assert size.stored_as([]) is None
-
-
-def test_model_of_the_hub_is_looked_for_in_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index = tmp_path / "index.json"
-    index.write_text(json.dumps({"weight_map": {"a": "x-1.safetensors", "b": "x-2.safetensors"}}))
-    for name in ("model", "x-1", "x-2"):
-        (tmp_path / f"{name}.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
-    cached = {f"{n}.safetensors": str(tmp_path / f"{n}.safetensors") for n in ("model", "x-1")}
-    monkeypatch.setattr(size, "try_to_load_from_cache", lambda source, name: cached.get(name))
-    assert [path.name for path in size.weight_files("owner/model")] == ["model.safetensors"]
-    cached["x-2.safetensors"] = str(tmp_path / "x-2.safetensors")
-    cached["model.safetensors.index.json"] = str(index)
-    found = [path.name for path in size.weight_files("owner/model")]
-    assert found == ["x-1.safetensors", "x-2.safetensors"]
-    monkeypatch.setattr(size, "try_to_load_from_cache", lambda source, name: None)
-    assert size.weight_files("owner/model") == []
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
         half = half_character(text)
         if half:
             raise ValueError(f"the {name} is not text in UTF-8: it holds {half}.")
-    from hf_distill.reports.tables import print_rows
+    from hf_distill.reports.terminal import print_rows
 
     source = check_model_source("model", arguments.model)
     task = create_task("question-answering", TaskArguments())

@@ -16,7 +16,8 @@ from hf_distill.cli.arguments import (
     scoring_parser,
 )
 from hf_distill.cli.parsing import CommandParser
-from hf_distill.reports.comparison import ROLES, Comparison, ModelReport, write_comparison
+from hf_distill.reports.comparison import ROLES, Comparison, ModelReport
+from hf_distill.reports.pages import write_comparison
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,7 +69,7 @@ def run(argv: Sequence[str]) -> None:
 
     from hf_distill.cli.loading import check_model_source, check_paths, task_of
     from hf_distill.cli.run_folder import make_output_folder
-    from hf_distill.reports.tables import print_comparison
+    from hf_distill.reports.terminal import print_comparison
     from hf_distill.tasks import create_task
 
     models: dict[str, list[str]] = {}
@@ -123,8 +124,12 @@ def compare_models(
     )
     from hf_distill.cli.scoring import score_model
     from hf_distill.files import display_name
-    from hf_distill.reports.size import stored_as, weight_files
-    from hf_distill.reports.speed import WARM_UP, describe_machine
+    from hf_distill.reports.measurements import (
+        WARM_UP,
+        describe_machine,
+        stored_as,
+        weight_files,
+    )
 
     examples = load_evaluation_data(task, data)
     ordered = {role: models[role] for role in ROLES if role in models}
@@ -242,7 +247,7 @@ def _measure_speed(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Latency and throughput by role; an empty dict for what is not to be measured."""
     from hf_distill.cli.loading import spread
-    from hf_distill.reports.speed import measure_latencies, measure_throughputs
+    from hf_distill.reports.measurements import measure_latencies, measure_throughputs
 
     predictors = {
         role: task.predictor(model, tokenizer, runtime.batch_size)

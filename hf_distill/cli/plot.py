@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> None:
         raise ValueError(f"{folder}: there is no such folder; name the --output_dir of a run.")
 
     from hf_distill.files import display_name
-    from hf_distill.reports.tables import print_rows
+    from hf_distill.reports.terminal import print_rows
 
     stages = [stage for stage in (folder / INTERMEDIATE, folder) if stage.is_dir()]
     rows = [row for stage in stages for row in _draw(folder, stage, options)]

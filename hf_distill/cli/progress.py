@@ -12,7 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import ProgressCallback
 
-from hf_distill.reports.tables import in_words
+from hf_distill.reports.terminal import in_words
 
 
 class WholeRun:

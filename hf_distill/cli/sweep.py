@@ -82,8 +82,8 @@ def run(argv: Sequence[str]) -> None:
 
     from hf_distill.cli.sweep_plan import read_plan
     from hf_distill.cli.sweep_run import Sweep
-    from hf_distill.reports.sweep import write_sweep
-    from hf_distill.reports.tables import print_rows
+    from hf_distill.reports.pages import write_sweep
+    from hf_distill.reports.terminal import print_rows
 
     plan = read_plan(build_parser(), argv)
     busy = (

@@ -21,7 +21,8 @@ from hf_distill.cli.sweep_trials import (
 from hf_distill.cli.train_arguments import TrainingFileArguments
 from hf_distill.console import log_rank_0
 from hf_distill.files import differences, read_json
-from hf_distill.reports.sweep import SweepReport, TrialReport, shown, write_sweep
+from hf_distill.reports.pages import write_sweep
+from hf_distill.reports.sweep_report import SweepReport, TrialReport, shown
 from hf_distill.sweeping import begin_trial, interrupted_trial, open_study
 from hf_distill.tasks.options import TaskArguments, names
 

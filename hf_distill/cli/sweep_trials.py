@@ -22,7 +22,7 @@ from hf_distill.cli.train_request import check_request, run_request
 from hf_distill.cli.training_run import prepare
 from hf_distill.console import log_rank_0
 from hf_distill.files import write_json, write_text
-from hf_distill.reports.sweep import TrialReport
+from hf_distill.reports.sweep_report import TrialReport
 from hf_distill.tasks.base import Measures
 from hf_distill.tasks.bootstrap import pool_seeds
 

@@ -46,7 +46,7 @@ from hf_distill.files import display_name, write_json
 from hf_distill.hub import write_facts
 from hf_distill.hub.facts import hub_id, scores_of
 from hf_distill.layers import TeacherRecorderCallback
-from hf_distill.reports.tables import in_words, print_figures
+from hf_distill.reports.terminal import in_words, print_figures
 from hf_distill.tasks import create_task
 from hf_distill.tasks.base import Scorer, Task
 from hf_distill.tasks.bootstrap import interval

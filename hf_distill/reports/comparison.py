@@ -1,20 +1,17 @@
-"""Teacher, student alone, student distilled, side by side: what distillation was worth."""
+"""Teacher, student alone, student distilled, side by side."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hf_distill._version import __version__
-from hf_distill.files import write_json, write_text
 from hf_distill.markdown import markdown_table
-from hf_distill.tasks.bootstrap import REPLICATES, Interval, Replicates, interval
+from hf_distill.tasks.bootstrap import REPLICATES, Interval, Replicates, contains_zero, interval
 
 ROLES = {
     "teacher": "teacher",
@@ -33,48 +30,40 @@ _DIFFERENCES = (
 
 @dataclass(frozen=True)
 class Latency:
-    """How long one example takes, from text in to answer out, alone in its batch.
-
-    Attributes:
-        median: milliseconds.
-        quartiles: milliseconds, 25th and 75th percentile.
-        runs: how many timed runs that is, warm-up not counted.
-    """
+    """The time of one example, from text to answer, alone in its batch."""
 
     median: float
+    """Milliseconds."""
     quartiles: tuple[float, float]
+    """The 25th and the 75th percentile."""
     runs: int
+    """Timed runs, warm-up not counted."""
 
 
 @dataclass(frozen=True)
 class ModelReport:
-    """What was measured of one model. What was not measured is ``None``.
-
-    Attributes:
-        role: a key of ``ROLES``.
-        name: Hub id, or last part of the model's path.
-        quality: the task's metrics, by name; with several seeds their means.
-        parameters: number of weights.
-        size_on_disk: bytes of the ``.safetensors`` files.
-        stored_as: number format of the weights in those files.
-        latency: one example at a time.
-        throughput: examples per second, in batches.
-        agreement: how much the predictions are like the teacher's, by measure, 0 to 1.
-        seeds: how many models, trained with different seeds, ``quality`` is the mean of.
-        replicates: ``quality`` in resamples of the data, from ``bootstrap``.
-    """
+    """The measurements of one model; ``None`` is what was not measured."""
 
     role: str
+    """A key of ``ROLES``."""
     name: str
+    """The Hub id, or the last part of the path."""
     quality: Mapping[str, float]
+    """The task's metrics by name; with several seeds their means."""
     parameters: int
     size_on_disk: int | None = None
+    """Bytes of the ``.safetensors`` files."""
     stored_as: str | None = None
+    """Number format of the weights in them."""
     latency: Latency | None = None
     throughput: float | None = None
+    """Examples per second, in batches."""
     agreement: Mapping[str, float] | None = None
+    """Agreement of the predictions with the teacher's, by measure, 0 to 1."""
     seeds: int = 1
+    """The number of models, trained with different seeds, that ``quality`` is the mean of."""
     replicates: Mapping[str, Replicates] = field(default_factory=dict, repr=False, compare=False)
+    """``quality`` in resamples of the data, from ``bootstrap``."""
 
     def __post_init__(self) -> None:
         """Check the role."""
@@ -89,45 +78,26 @@ class ModelReport:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better or worse one model is than another, in a metric.
-
-    Attributes:
-        metric: of ``quality``.
-        role: of the one.
-        other: of the one that it is compared with.
-        value: ``role``'s metric minus that of ``other``.
-        interval: 95 %, by the paired bootstrap.
-        is_noise: the interval contains 0, so this data cannot tell the two apart.
-    """
+    """How much better or worse one model is than another."""
 
     metric: str
     role: str
     other: str
+    """The role of the model that it is compared with."""
     value: float
+    """``role``'s metric minus that of ``other``."""
     interval: Interval
+    """95 %, by the paired bootstrap."""
     is_noise: bool
+    """The interval contains 0: this data cannot tell the two apart."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two or three models on the same data and machine.
-
-    Attributes:
-        task: the task's name.
-        data: name of the data they were measured on.
-        examples: how many examples of it.
-        models: the reports, teacher first; each role at most once.
-        primary_metric: the metric of ``quality`` that the plot shows.
-        quality_labels: how the metrics of ``quality`` that the table shows are called in it, by
-            name; the first is the primary one.
-        agreement_labels: the same for ``agreement``.
-        lower_is_better: metrics of ``quality`` that are errors, such as a perplexity.
-        settings: what the measurements depend on, such as the batch size.
-        machine: processor, threads, versions; no host name.
-        baseline: what predicts the same for every row, and its metrics.
+    """Two or three models on the same data and machine, the teacher first.
 
     Raises:
-        ValueError: with fewer than two models, or two of one role.
+        ValueError: fewer than two models, or two of one role.
     """
 
     task: str
@@ -135,11 +105,15 @@ class Comparison:
     examples: int
     models: Sequence[ModelReport]
     quality_labels: Mapping[str, str]
+    """The metrics of the table and what they are called in it; the first is the primary one."""
     agreement_labels: Mapping[str, str] = field(default_factory=dict)
     lower_is_better: Collection[str] = ()
+    """Metrics that are errors, such as a perplexity."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the measurements depend on, such as the batch size."""
     machine: Mapping[str, Any] = field(default_factory=dict)
     baseline: tuple[str, Mapping[str, float]] | None = None
+    """A predictor that is the same for every row, and its metrics."""
 
     def __post_init__(self) -> None:
         """Check the number of models and their roles."""
@@ -151,22 +125,19 @@ class Comparison:
 
     @property
     def primary_metric(self) -> str:
-        """The metric that the plot shows."""
+        """Return the metric that the plot shows."""
         return next(iter(self.quality_labels))
 
     def model(self, role: str) -> ModelReport | None:
-        """The model of a role, if there is one."""
+        """Return the model of a role, if there is one."""
         return next((model for model in self.models if model.role == role), None)
 
     def gap_closed(self) -> dict[str, float]:
-        """The share of the gap between student alone and teacher that distillation closed.
+        """Return the share of the gap between student alone and teacher that was closed, by metric.
 
-        ``(distilled - alone) / (teacher - alone)`` for each metric of the table: 0 is no better
-        than alone, 1 is as good as the teacher; both bounds can be passed.
-
-        Returns:
-            The share by metric. A metric is left out where the share means nothing: a model is
-            not there, or the teacher is not better than the student alone.
+        ``(distilled - alone) / (teacher - alone)``: 0 is no better than alone, 1 is as good as the
+        teacher; both bounds can be passed. A metric is left out where the share means nothing: a
+        model is not there, or the teacher is not better than the student alone.
         """
         teacher, alone, distilled = (self.model(role) for role in ROLES)
         if teacher is None or alone is None or distilled is None:
@@ -184,12 +155,12 @@ class Comparison:
         for metric in metrics or self.quality_labels:
             for role, other in _DIFFERENCES:
                 one, two = self.model(role), self.model(other)
-                difference = _paired(one, two, metric)
-                bounds = None if difference is None else interval(difference)
+                resampled = _paired(one, two, metric)
+                bounds = None if resampled is None else interval(resampled)
                 if one is None or two is None or bounds is None:
                     continue
                 value = one.quality[metric] - two.quality[metric]
-                is_noise = bounds[0] <= 0 <= bounds[1]
+                is_noise = contains_zero(bounds)
                 found.append(Difference(metric, role, other, value, bounds, is_noise))
         return found
 
@@ -206,7 +177,7 @@ class Comparison:
         return found
 
     def rows(self) -> list[tuple[str, list[str]]]:
-        """The table: a label and a cell for each model. Rows that nobody has are left out."""
+        """Return the table: a label and a cell per model. Rows that nobody has are left out."""
         rows = [("model", [model.name for model in self.models])]
         if any(model.seeds > 1 for model in self.models):
             rows.append(("seeds", [str(model.seeds) for model in self.models]))
@@ -237,7 +208,7 @@ class Comparison:
         return label, [_cell(size and size / 1e6, "{:.1f} MB") for size in stored]
 
     def headline(self) -> str:
-        """The gap closed in one sentence, or why there is none to tell."""
+        """Return the gap closed in one sentence, or why there is none."""
         if len(self.models) < len(ROLES):
             missing = [label for role, label in ROLES.items() if self.model(role) is None]
             return f"Share of the gap closed: not known without the {' and the '.join(missing)}."
@@ -282,7 +253,7 @@ class Comparison:
         return f"The {ROLES[student.role]} is {speed} than the teacher, at {size}."
 
     def footnotes(self) -> list[str]:
-        """What the figures were measured with, one line each."""
+        """Return what the figures were measured with, one line each."""
         notes = []
         for one in self.differences(self.primary_metric):
             low, high = one.interval
@@ -307,7 +278,7 @@ class Comparison:
         return notes
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON can hold it; what was not measured is left out."""
+        """Return everything as JSON can hold it; what was not measured is left out."""
         models = {}
         for model in self.models:
             report = dataclasses.asdict(model)
@@ -329,36 +300,13 @@ class Comparison:
         }
 
     def to_markdown(self) -> str:
-        """The table, the headline and the footnotes as Markdown."""
+        """Return the table, the headline and the footnotes as Markdown."""
         header = ["", *(ROLES[model.role] for model in self.models)]
         rows = [[label, *cells] for label, cells in self.rows()]
         table = markdown_table(header, rows, right=range(1, len(header)))
         sentences = [sentence for sentence in (self.headline(), self.speed_up()) if sentence]
         notes = [f"- {note}" for note in self.footnotes()]
         return "\n".join([table, "", f"**{' '.join(sentences)}**", "", *notes]) + "\n"
-
-
-def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write ``comparison.json``, ``comparison.md`` and ``comparison.png``.
-
-    Args:
-        comparison: what to write.
-        folder: where to; made if need be.
-
-    Returns:
-        The three paths.
-
-    Raises:
-        OSError: if a file cannot be written.
-    """
-    from hf_distill.reports.plots import plot_comparison
-
-    folder = Path(folder)
-    return [
-        write_json(folder / "comparison.json", comparison.to_dict()),
-        write_text(folder / "comparison.md", comparison.to_markdown()),
-        plot_comparison(comparison, folder / "comparison.png"),
-    ]
 
 
 def _cell(value: Any, form: str) -> str:

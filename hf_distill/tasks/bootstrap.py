@@ -64,7 +64,6 @@ def interval(replicates: npt.ArrayLike) -> Interval | None:
     return float(low), float(high)
 
 
-def within_noise(difference: npt.ArrayLike) -> bool | None:
-    """Return whether the interval of a difference contains 0; ``None`` if there is none."""
-    bounds = interval(difference)
-    return None if bounds is None else bounds[0] <= 0 <= bounds[1]
+def contains_zero(bounds: Interval | None) -> bool:
+    """Return whether the interval of a difference contains 0, so the difference is noise."""
+    return bounds is not None and bounds[0] <= 0 <= bounds[1]

@@ -161,5 +161,5 @@ KILLS = {
     "between result and study": at_call("hf_distill.cli.sweep_run:run_trial", 2, after=True),
     "between study and table": at_call("hf_distill.cli.sweep_run:write_sweep", 4),
     "before students are deleted": at_call("hf_distill.cli.sweep_run:delete_student", 3),
-    "before the picture": at_call("hf_distill.reports.sweep_plot:plot_sweep", 1),
+    "before the picture": at_call("hf_distill.reports.pages:plot_sweep", 1),
 }

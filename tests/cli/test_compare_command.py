@@ -207,7 +207,7 @@ def test_scores_outlive_a_failure_of_the_timing(
     def failing(*_: object) -> dict:
         raise OSError("out of memory")
 
-    monkeypatch.setattr("hf_distill.reports.speed.measure_latencies", failing)
+    monkeypatch.setattr("hf_distill.reports.measurements.measure_latencies", failing)
     result = program("compare", "--output_dir", tmp_path / "cut", *options)
     assert result.status == 2
     assert "out of memory" in result.stderr and "scores and sizes were kept" in result.stderr

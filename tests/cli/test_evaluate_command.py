@@ -152,7 +152,7 @@ def test_scores_are_written_before_they_are_shown(
     def failing(*_: object) -> None:
         raise OSError("no terminal")
 
-    monkeypatch.setattr("hf_distill.reports.tables.print_figures", failing)
+    monkeypatch.setattr("hf_distill.reports.terminal.print_figures", failing)
     options = ["--use_cpu", "--model", files.models["teacher"], "--file", files.validation]
     result = program("evaluate", "--output_dir", tmp_path, *WINDOWS, *options)
     assert result.status == 2 and "no terminal" in result.stderr

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hf_distill.cli.progress import WholeRun, duration, whole_run
-from hf_distill.reports.tables import in_words
+from hf_distill.reports.terminal import in_words
 
 
 def test_one_line_per_stage_and_no_dictionaries(

@@ -13,8 +13,8 @@ from hf_distill.reports.comparison import (
     Comparison,
     Latency,
     ModelReport,
-    write_comparison,
 )
+from hf_distill.reports.pages import write_comparison
 
 LABELS = {"f1": "F1", "exact_match": "exact match"}
 PERCENT = st.floats(0, 100).map(lambda x: round(x, 3))

@@ -11,9 +11,10 @@ import pytest
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
-from hf_distill.reports.sweep import SweepReport, TrialReport, write_sweep
+from hf_distill.reports.pages import write_sweep
 from hf_distill.reports.sweep_plot import axes_of, heat_maps, plot_sweep, sweep_figure
-from hf_distill.reports.tables import print_rows
+from hf_distill.reports.sweep_report import SweepReport, TrialReport
+from hf_distill.reports.terminal import print_rows
 
 TEMPERATURES, WEIGHTS, LOSSES = (1.0, 2.0, 8.0), (0.0, 0.25, 0.5, 1.0), ("kl_div", "mse")
 

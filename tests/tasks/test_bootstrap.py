@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 from hf_distill.reports.comparison import Comparison, ModelReport
-from hf_distill.reports.sweep import SweepReport, TrialReport
-from hf_distill.reports.tables import print_comparison
+from hf_distill.reports.sweep_report import SweepReport, TrialReport
+from hf_distill.reports.terminal import print_comparison
 from hf_distill.tasks.bootstrap import (
     REPLICATES,
     bootstrap,
+    contains_zero,
     interval,
     pool_seeds,
-    within_noise,
 )
 from hf_distill.tasks.metrics import mean_metric
 
@@ -49,7 +49,7 @@ def test_differences_are_paired(apart: bool) -> None:
     difference = replicates(one) - replicates(other)
     expected = 100 * (one - other).std() / math.sqrt(ROWS)
     assert difference.std() == pytest.approx(expected, rel=0.1)
-    assert within_noise(difference) == apart
+    assert contains_zero(interval(difference)) == apart
 
 
 def test_seeds_add_their_own_chance() -> None:
@@ -65,7 +65,7 @@ def test_seeds_add_their_own_chance() -> None:
 
 
 def test_an_undefined_metric_has_no_interval() -> None:
-    assert interval([]) is None and within_noise([]) is None
+    assert interval([]) is None and not contains_zero(None)
     assert interval([1.0, math.nan]) is None
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from hf_distill.reports.comparison import Comparison, Latency, ModelReport
-from hf_distill.reports.plots import plot_comparison
+from hf_distill.reports.comparison_plot import plot_comparison
 
 F1 = {"teacher": 75.0, "student_alone": 62.0, "student_distilled": 69.0}
 SIZES = {"teacher": 22_000_000, "student_alone": 12_000_000, "student_distilled": 12_000_000}

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from hf_distill.reports.comparison import Comparison, ModelReport
-from hf_distill.reports.tables import print_comparison, print_figures, print_rows
+from hf_distill.reports.terminal import print_comparison, print_figures, print_rows
 
 
 def console(width: int = 100) -> Console:

@@ -1,101 +1,89 @@
-"""What came of the trials of a sweep, best first."""
+"""The results of a sweep, best first."""
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hf_distill._version import __version__
-from hf_distill.files import write_json, write_text
 from hf_distill.markdown import markdown_table
-from hf_distill.tasks.bootstrap import REPLICATES, interval, within_noise
-
-_FAILED = "failed"
+from hf_distill.tasks.bootstrap import REPLICATES, contains_zero, interval
 
 
 @dataclass(frozen=True)
 class TrialReport:
-    """One trial.
-
-    Attributes:
-        number: from 0, in the order in which they were run.
-        parameters: the options that the sweep set.
-        values: the metric, one for each seed; empty if the trial failed.
-        seconds: of training, all seeds together.
-        failure: why it failed, if it did.
-        replicates: the value in resamples of the data, from ``bootstrap``.
-    """
+    """One trial."""
 
     number: int
+    """From 0, in the order in which they were run."""
     parameters: Mapping[str, Any]
+    """The options that the sweep set."""
     values: Sequence[float] = ()
+    """The metric, one per seed; empty if the trial failed."""
     seconds: float | None = None
+    """Of training, all seeds together."""
     failure: str | None = None
+    """Why it failed, if it did."""
     replicates: Sequence[float] = ()
+    """The value in resamples of the data, from ``bootstrap``."""
 
     @property
     def value(self) -> float | None:
-        """The mean of the seeds."""
+        """Return the mean of the seeds."""
         return statistics.fmean(self.values) if self.values else None
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation of the seeds, if there are several."""
+        """Return the standard deviation of the seeds, if there are several."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
 class SweepReport:
-    """All trials of a sweep that ended.
-
-    Attributes:
-        task: the task's name.
-        metric: the metric that was searched for.
-        lower_is_better: it is an error.
-        trials: in their order.
-        parameters: the names of the options that the sweep set, in order.
-        settings: what the sweep was made of, for ``sweep.json``.
-        baseline: what predicts the same for every row, and the metric of that.
-    """
+    """All trials of a sweep that ended, in their order."""
 
     task: str
     metric: str
     lower_is_better: bool
     trials: Sequence[TrialReport]
     parameters: Sequence[str]
+    """The names of the options that the sweep set, in order."""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the sweep was made of, for ``sweep.json``."""
     baseline: tuple[str, float] | None = None
+    """A predictor that is the same for every row, and its metric."""
+
+    def complete(self) -> list[TrialReport]:
+        """Return the trials that did not fail."""
+        return [trial for trial in self.trials if trial.value is not None]
 
     def ranked(self) -> list[TrialReport]:
-        """The best first, of equals the earlier; those that failed last."""
+        """Return the trials, best first, of equals the earlier; those that failed last."""
         sign = 1 if self.lower_is_better else -1
-        complete = [trial for trial in self.trials if trial.value is not None]
         failed = [trial for trial in self.trials if trial.value is None]
-        return [*sorted(complete, key=lambda trial: sign * (trial.value or 0.0)), *failed]
+        return [*sorted(self.complete(), key=lambda one: sign * (one.value or 0.0)), *failed]
 
     def best(self) -> TrialReport | None:
-        """The best trial; ``None`` if all failed."""
-        first = next(iter(self.ranked()), None)
-        return first if first is not None and first.value is not None else None
+        """Return the best trial; ``None`` if all failed."""
+        return self.ranked()[0] if self.complete() else None
 
     def equals(self) -> list[TrialReport]:
         """Return the trials that this data and these seeds cannot tell from the best one."""
         best = self.best()
-        others = [] if best is None else [trial for trial in self.ranked() if trial is not best]
-        return [trial for trial in others if best is not None and _within_noise(best, trial)]
+        if best is None:
+            return []
+        return [one for one in self.ranked() if one is not best and _within_noise(best, one)]
 
     def header(self) -> list[str]:
-        """The names of the columns."""
+        """Return the names of the columns."""
         return ["trial", *self.parameters, self.metric, "95% interval", "seconds"]
 
     def rows(self) -> list[list[str]]:
-        """The table, a row a trial."""
+        """Return the table, a row per trial."""
         return [
             [
                 str(trial.number),
@@ -108,14 +96,14 @@ class SweepReport:
         ]
 
     def score(self, trial: TrialReport) -> str:
-        """A trial's value, with its spread if there is one, or why there is none."""
+        """Return a trial's value, with its spread if there is one, or why there is none."""
         if trial.value is None:
-            return f"{_FAILED}: {trial.failure}"
+            return f"failed: {trial.failure}"
         spread = "" if trial.spread is None else f" ± {figure(trial.spread)}"
         return f"{figure(trial.value)}{spread}"
 
     def headline(self) -> str:
-        """The best trial in one line."""
+        """Return the best trial in one line."""
         best = self.best()
         if best is None:
             return "No trial came to an end."
@@ -126,7 +114,7 @@ class SweepReport:
         )
         text = f"Best: {self.metric} {self.score(best)} with {options} (trial {best.number})."
         equals = self.equals()
-        if len(equals) == sum(trial.value is not None for trial in self.trials) - 1 > 0:
+        if len(equals) == len(self.complete()) - 1 > 0:
             text += " No other trial is worse by more than noise: this sweep has no winner."
         elif equals:
             numbers = ", ".join(str(trial.number) for trial in equals)
@@ -140,7 +128,7 @@ class SweepReport:
         return own < value if self.lower_is_better else own > value
 
     def footnotes(self) -> list[str]:
-        """What the table is of."""
+        """Return what the table shows, one line each."""
         direction = "lower is better" if self.lower_is_better else "higher is better"
         notes = [f"{self.task}; {self.metric}: {direction}"]
         seeds = self.settings.get("seeds") or []
@@ -158,7 +146,7 @@ class SweepReport:
         return notes
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON can hold it."""
+        """Return everything as JSON can hold it."""
         best = self.best()
         return {
             "hf_distill_version": __version__,
@@ -185,39 +173,11 @@ class SweepReport:
         }
 
     def to_markdown(self) -> str:
-        """The table, the headline and the footnotes as Markdown."""
+        """Return the table, the headline and the footnotes as Markdown."""
         numbers = (0, *range(len(self.parameters) + 1, len(self.parameters) + 4))
         table = markdown_table(self.header(), self.rows(), right=numbers)
         notes = "\n".join(f"- {note}" for note in self.footnotes())
         return f"{table}\n\n**{self.headline()}**\n\n{notes}\n"
-
-
-def write_sweep(
-    report: SweepReport, folder: str | os.PathLike[str], *, picture: bool = True
-) -> list[Path]:
-    """Write ``sweep.json``, ``sweep.md`` and ``sweep.png``.
-
-    Args:
-        report: what to write.
-        folder: where to; made if need be.
-        picture: draw, too. Without a complete trial there is nothing to draw.
-
-    Returns:
-        The paths.
-
-    Raises:
-        OSError: if a file cannot be written.
-    """
-    from hf_distill.reports.sweep_plot import plot_sweep
-
-    folder = Path(folder)
-    written = [
-        write_json(folder / "sweep.json", report.to_dict()),
-        write_text(folder / "sweep.md", report.to_markdown()),
-    ]
-    if picture and report.best() is not None:
-        written.append(plot_sweep(report, folder / "sweep.png"))
-    return written
 
 
 def _within_noise(best: TrialReport, trial: TrialReport) -> bool:
@@ -225,7 +185,7 @@ def _within_noise(best: TrialReport, trial: TrialReport) -> bool:
         return False
     if not len(best.replicates) == len(trial.replicates) > 0:
         return trial.value == best.value
-    return bool(within_noise(np.subtract(best.replicates, trial.replicates)))
+    return contains_zero(interval(np.subtract(best.replicates, trial.replicates)))
 
 
 def _bounds(trial: TrialReport) -> str:
@@ -234,7 +194,7 @@ def _bounds(trial: TrialReport) -> str:
 
 
 def shown(value: object) -> str:
-    """A parameter's value as tables and pictures show it."""
+    """Return a parameter's value as tables and pictures show it."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -243,5 +203,5 @@ def shown(value: object) -> str:
 
 
 def figure(value: float) -> str:
-    """A metric as tables and pictures show it: two decimals, or four digits below 1."""
+    """Format a metric for tables and pictures: two decimals, or four digits below 1."""
     return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4g}"

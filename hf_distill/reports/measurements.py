@@ -1,0 +1,127 @@
+"""How big saved models are and how fast they answer, side by side, and on what machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import try_to_load_from_cache
+from safetensors import safe_open
+
+from hf_distill.reports.comparison import Latency
+
+Predictor = Callable[[Sequence[Mapping[str, Any]]], object]
+
+WARM_UP = 3
+ROUNDS = 3
+_NUMBER_FORMATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def weight_files(source: str) -> list[Path]:
+    """Return the ``.safetensors`` files of a folder, or of a Hub model in the local cache."""
+    folder = Path(source)
+    if folder.is_dir():
+        return sorted(folder.glob("*.safetensors"))
+    index = try_to_load_from_cache(source, "model.safetensors.index.json")
+    names = {"model.safetensors"}
+    if isinstance(index, str):
+        names = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+    found = (try_to_load_from_cache(source, name) for name in sorted(names))
+    return [Path(path) for path in found if isinstance(path, str)]
+
+
+def stored_as(files: Sequence[Path]) -> str | None:
+    """Return the number format of most weights; ``None`` without files."""
+    counts: Counter[str] = Counter()
+    for path in files:
+        with safe_open(path, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                tensor = tensors.get_slice(name)
+                counts[tensor.get_dtype()] += math.prod(tensor.get_shape())
+    most = counts.most_common(1)
+    return _NUMBER_FORMATS.get(most[0][0], most[0][0]) if most else None
+
+
+def measure_latencies(
+    predictors: Mapping[str, Predictor], examples: Sequence[Mapping[str, Any]]
+) -> dict[str, Latency]:
+    """Time one example after the other, each by all models before the next.
+
+    The models take turns, and each turn begins with another one, so that whatever else the machine
+    does affects all of them equally. The first ``WARM_UP`` turns are not counted.
+
+    Args:
+        predictors: the models by name: functions from examples to predictions, which have finished
+            computing when they return.
+        examples: what to predict; none are left out of the timing, warm-up repeats the first.
+    """
+    warm_up = examples[:WARM_UP]
+    turns = [[example] for example in (*warm_up, *examples)]
+    times = {name: seconds[len(warm_up) :] for name, seconds in _times(predictors, turns).items()}
+    return {name: _latency([1e3 * one for one in seconds]) for name, seconds in times.items()}
+
+
+def measure_throughputs(
+    predictors: Mapping[str, Predictor], examples: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Return examples per second when all are given at once: the median of ``ROUNDS`` rounds.
+
+    The models take turns as in ``measure_latencies``; one more round before is warm-up.
+    """
+    times = _times(predictors, [examples] * (1 + ROUNDS))
+    return {name: len(examples) / statistics.median(seconds[1:]) for name, seconds in times.items()}
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """Return what timings depend on: processor, accelerator, versions; no host or user name."""
+    is_gpu = device.type == "cuda"
+    return {
+        "processor": _processor_name(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name(device) if is_gpu else device.type,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _times(
+    predictors: Mapping[str, Predictor], turns: Sequence[Sequence[Mapping[str, Any]]]
+) -> dict[str, list[float]]:
+    names = list(predictors)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for turn, examples in enumerate(turns):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            begin = time.perf_counter()
+            predictors[name](examples)
+            times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def _latency(times: Sequence[float]) -> Latency:
+    if len(times) == 1:
+        return Latency(times[0], (times[0], times[0]), 1)
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return Latency(median, (low, high), len(times))
+
+
+def _processor_name() -> str:
+    # platform.processor() is empty or "x86_64" on Linux.
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
