@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from checkpoint_runs import TASK, same, trainer_for, weights
@@ -24,14 +22,13 @@ from hf_distill.layers import PROJECTIONS_FILE
 
 def run(folder: Path, processes: int, step: int) -> None:
     folder.mkdir(exist_ok=True)
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    script = str(Path(__file__).with_name("terminated.py"))
-    subprocess.run(
-        [sys.executable, *(launch if processes > 1 else []), script, str(folder), str(step)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        check=True,
-        timeout=240,
+    done = forked.run(
+        Path(__file__).with_name("terminated.py"),
+        *(str(folder), str(step)),
+        processes=processes,
+        environment={"ACCELERATE_USE_CPU": "true"},
     )
+    assert done.ok, done.stderr
 
 
 @pytest.mark.slow

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -351,14 +349,9 @@ def test_two_processes_score_as_one(tmp_path: Path, program: Callable[..., Resul
     # With more, Trainer's mean of batch means counts the rows twice that fill up the last batch.
     options += ["--batch_size", "1"]
     assert program(*options, "--output_dir", tmp_path / "one").status == 0
-    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "hf_distill",
-         *options, "--output_dir", str(tmp_path / "two")],
-        cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = forked.run(
+        "hf_distill", *map(str, options), "--output_dir", str(tmp_path / "two"), processes=2
+    )
+    assert done.ok, done.stderr
     one, two = (scores_of(tmp_path / name)["metrics"] for name in ("one", "two"))
     assert one == pytest.approx(two)

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from cli_runs import (
@@ -309,10 +307,6 @@ def test_samples_come_from_all_over_the_data(
 def test_two_processes_train_one_model_and_speak_once(
     files: Files, train_options: list[str], tmp_path: Path, program: Callable[..., Result]
 ) -> None:
-    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "hf_distill"]
     # Not Adam, which makes steps of full size out of the rounding noise of gradients that are 0.
     train_options += ["--optim", "sgd", "--learning_rate", "0.1", "--max_steps", "2"]
     train_options += ["--train_sampling_strategy", "sequential"]
@@ -320,15 +314,7 @@ def test_two_processes_train_one_model_and_speak_once(
     train_options += ["--distillation_loss_weight", "1.0"]
     sizes = ["--per_device_train_batch_size", "2"]
     both = [*train_options, *sizes, "--output_dir", str(tmp_path / "two")]
-    done = subprocess.run(
-        [*command, *both],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=540,
-    )
+    done = forked.run("hf_distill", *both, processes=2)
     assert (tmp_path / "two" / "metrics.json").is_file(), done.stderr
     assert done.stdout.count("Its scores are in metrics.json there.") == 1
     alone = [*train_options, "--per_device_train_batch_size", "4"]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from cli_runs import FACTS, squad
@@ -221,18 +219,12 @@ def test_a_teacher_is_needed_for_the_first_stage_alone(
 def test_two_processes_train_both_stages(
     two_stages: list[str], program: Any, tmp_path: Path
 ) -> None:
-    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "hf_distill"]
     # Not Adam, which makes steps of full size out of rounding noise; and a student without dropout.
     options = [*two_stages, "--optim", "sgd", "--distillation_loss_weight", "1.0"]
     options += ["--train_sampling_strategy", "sequential", "--record_steps", "2"]
     options += ["--student_model", two_stages[two_stages.index("--student_model") + 1]]
     both = [*options, "--per_device_train_batch_size", "2", "--output_dir", str(tmp_path / "two")]
-    done = subprocess.run(
-        [*command, *both], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=540,
-    )  # fmt: skip
+    done = forked.run("hf_distill", *both, processes=2)
     assert (tmp_path / "two" / "metrics.json").is_file(), done.stderr
     assert done.stderr.count("Stage 1 of 2") == done.stderr.count("Stage 2 of 2") == 1
     assert program(*options, "--per_device_train_batch_size", "4").status == 0

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from launch import LOSSES
@@ -37,16 +35,13 @@ gradient is rounding, which Adam makes big."""
 
 def run(directory: Path, kind: str, stage: str, processes: int, stop_after: int = 4) -> dict:
     directory.mkdir(exist_ok=True)
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = str(Path(__file__).with_name("sharded.py"))
-    subprocess.run(
-        [*launch, script, str(directory), kind, stage, str(stop_after)],
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-        timeout=240,
+    done = forked.run(
+        Path(__file__).with_name("sharded.py"),
+        *(str(directory), kind, stage, str(stop_after)),
+        processes=processes,
+        environment={"DS_ACCELERATOR": "cpu"},
     )
+    assert done.ok, done.stderr
     return json.loads((directory / "rank0.json").read_text())
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import signal
-import socket
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -17,6 +15,7 @@ import datasets
 import pyarrow
 import torch
 from datasets import Dataset
+from forked import context, free_port
 from transformers import default_data_collator
 from zoo import zoo_dataset, zoo_model
 
@@ -28,12 +27,6 @@ from hf_distill.teachers.caching.parts import PartFiles
 TASK = ("question-answering", "bert")
 ROWS, ROWS_A_PART = 20, 4
 ERROR = "error.txt"
-
-_context = multiprocessing.get_context("forkserver")
-# What takes long to import; each process then begins at once.
-_context.set_forkserver_preload(
-    ["hf_distill.teachers.caching", "transformers.models.bert.modeling_bert"]
-)
 
 
 def cached(
@@ -62,13 +55,9 @@ def start(folder: Path, processes: int = 1, **faults: Any) -> list[BaseProcess]:
         processes: how many.
         faults: as for ``_work``.
     """
-    port = 0
-    if processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    port = free_port() if processes > 1 else 0
     started = [
-        _context.Process(target=_work, args=(folder, rank, processes, port), kwargs=faults)
+        context.Process(target=_work, args=(folder, rank, processes, port), kwargs=faults)
         for rank in range(processes)
     ]
     for process in started:
