@@ -183,15 +183,20 @@ class WindowCutter:
         ]
         if "answers" in examples:
             _check_first_answers(examples)
+            tokens = [
+                [(index, *offset) for index, offset in enumerate(offsets) if keep[index]]
+                for offsets, keep in zip(offset_mapping, inside, strict=True)
+            ]
             starts, ends = [], []
             for row, source in enumerate(sources):
-                span = _token_span(
-                    examples["answers"][source],
-                    offset_mapping[row],
-                    inside[row],
-                    first=row == 0 or sources[row - 1] != source,
-                    last=row == count - 1 or sources[row + 1] != source,
-                )
+                # The tokens of the context on either side of the window: a window may begin or end
+                # within a character of several tokens.
+                before = after = None
+                if row > 0 and sources[row - 1] == source:
+                    before = tokens[row - 1][-1 - self.doc_stride]
+                if row < count - 1 and sources[row + 1] == source:
+                    after = tokens[row + 1][self.doc_stride]
+                span = _token_span(examples["answers"][source], tokens[row], before, after)
                 starts.append(no_answer[row] if span is None else span[0])
                 ends.append(no_answer[row] if span is None else span[1])
             features["start_positions"] = starts
@@ -303,22 +308,15 @@ def _context_offsets(
 
 def _token_span(
     answers: dict[str, list[Any]],
-    offsets: list[tuple[int, int]],
-    inside: list[bool],
-    *,
-    first: bool,
-    last: bool,
+    tokens: list[tuple[int, int, int]],
+    before: tuple[int, int, int] | None,
+    after: tuple[int, int, int] | None,
 ) -> tuple[int, int] | None:
     """Return the first and last token of the first answer, or None if it is not in the window.
 
-    Args:
-        answers: `text` and `answer_start` of a row.
-        offsets: The characters of each token.
-        inside: Whether a token belongs to the context.
-        first: The window begins where the context begins.
-        last: The window ends where the context ends.
+    Tokens are (position in the window, first character, character after the last): those of the
+    context in the window, and next to it where the window is not at the context's start or end.
     """
-    tokens = [index for index, keep in enumerate(inside) if keep]
     if not answers["text"] or not tokens:
         return None
     text, start = answers["text"][0], answers["answer_start"][0]
@@ -326,9 +324,9 @@ def _token_span(
     start += len(text) - len(text.lstrip())
     # Tokens do not cover every character (white space, what the tokenizer drops), so that the
     # window reaches to the ends of the context even where its tokens do not.
-    if not first and start < offsets[tokens[0]][0]:
+    if before and start < max(tokens[0][1], before[2]):
         return None
-    if not last and end > offsets[tokens[-1]][1]:
+    if after and end > min(tokens[-1][2], after[1]):
         return None
-    covering = [index for index in tokens if offsets[index][0] < end and offsets[index][1] > start]
+    covering = [index for index, first, last in tokens if first < end and last > start]
     return (covering[0], covering[-1]) if covering else None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from datasets import Dataset
+from hypothesis import example as explicit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qa_rows import context_tokens, dataset, example, tokens_of, windows_of
@@ -88,6 +89,23 @@ def test_windows_cover_the_context_and_label_the_answer(
             assert first == last == window["no_answer_position"]
     if wanted and len(wanted) <= doc_stride:
         assert any(w["start_positions"] != w["no_answer_position"] for w in windows)
+
+
+@pytest.mark.parametrize("letter", range(8))
+def test_a_window_that_begins_or_ends_within_a_letter_does_not_hold_it(letter: int) -> None:
+    # two tokens of one byte for each letter, of which windows hold an odd number
+    context = "ÄÄÄÄÄÄÄÄ"
+    tokenizer = TOKENIZERS["untrimmed"]
+    windows = windows_of(tokenizer, example(context, (letter, letter + 1), "?"), 7, 2)
+    tokens = [context_tokens(window) for window in windows]
+    assert len(tokens[0]) == 5 and {token for row in tokens for token in row} == {
+        (index, index + 1) for index in range(8)
+    }
+    labels = [(row["start_positions"], row["end_positions"]) for row in windows]
+    for row, (first, last) in zip(windows, labels, strict=True):
+        covered = [i for i, o in enumerate(row["offset_mapping"]) if o == (letter, letter + 1)]
+        assert (first, last) == (tuple(covered) if len(covered) == 2 else (0, 0))
+    assert any(first != last for first, last in labels)
 
 
 @EVERY
@@ -409,8 +427,13 @@ def test_a_slow_tokenizer_and_an_empty_data_set_are_refused() -> None:
         prepare_train_features(dataset(example("x", None)).select([]), TOKENIZERS["bert"])
 
 
+# "untrimmed" cuts the first ö into two tokens, and the second window begins between them
+BROKEN_LETTER = example("1,5 1,5 x Paris  Seine  x  Größe Größe ", (29, 30), "  Where does it lie?")
+
+
 @EVERY
 @given(row=questions())
+@explicit(row=BROKEN_LETTER)
 @settings(max_examples=40)
 def test_logits_that_say_the_labels_give_the_answer_back(kind: str, row: dict[str, Any]) -> None:
     rows = dataset(row)
