@@ -1,4 +1,4 @@
-"""Read a column of labels: what its cells are, before anyone says what they stand for."""
+"""Reading a column of labels: names, numbers or lists, before their meaning is known."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def read_labels(
 
 
 def folded(name: str) -> str:
-    """A name without what readers overlook: case, spaces, and characters that cannot be seen."""
+    """Return a name without what readers overlook: case, spaces and invisible characters."""
     shown = unicodedata.normalize("NFC", name).casefold()
     return "".join(letter for letter in shown if letter.isprintable() and letter != " ")
 
 
 def are_decimals(values: Iterable[Any]) -> bool:
-    """Whether all texts are numbers, and some have decimals: ``5.00``, ``3.25``."""
+    """Return whether all texts are numbers, some of them with decimals: ``5.00``, ``3.25``."""
     texts = {value for value in values if value is not None}
     return any("." in text for text in texts) and all(map(_DECIMAL.fullmatch, texts))
 
@@ -115,12 +115,12 @@ def _read_texts(values: list[str | None], column: str) -> tuple[Any, list[Any]]:
 
 
 def prints_back(cell: str) -> bool:
-    """Whether a number as text would be written in the same way again."""
+    """Return whether a number as text would be written in the same way again."""
     return cell in (repr(float(cell)), repr(float(cell)).removesuffix(".0"))
 
 
 def _whole(values: Iterable[float | None]) -> list[int | None] | None:
-    """The numbers as whole ones, if all are."""
+    """Return the numbers as whole ones, if all are."""
     found: list[int | None] = []
     for value in values:
         if value is not None and (not float(value).is_integer() or abs(value) >= _LARGEST):
@@ -132,7 +132,7 @@ def _whole(values: Iterable[float | None]) -> list[int | None] | None:
 def _read_lists(
     rows: list[Any], item: Any, column: str, names: Sequence[str] | None, *, vectors: bool
 ) -> tuple[list[Any], Any]:
-    """The lists with their items as they are, and the feature of these."""
+    """Return the lists with their items as they are, and the feature of these."""
     sizes = [len(row) for row in rows if row is not None]
     flat = [one for row in rows if row is not None for one in row]
     kind: Any

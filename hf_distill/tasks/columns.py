@@ -1,4 +1,4 @@
-"""Which column of a table is what: by name where it is given, else by what is usual."""
+"""Columns of a table, found by the name that is given or by the usual ones, and checked."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find_column(
     taken: Collection[str] = (),
     error: type[TaskDataError] = TaskDataError,
 ) -> str:
-    """The column that was chosen, or the usual one.
+    """Return the column that was chosen, or the usual one.
 
     Args:
         table: the data.
@@ -46,8 +46,7 @@ def find_column(
         error: what is raised where no column has a usual name.
 
     Raises:
-        TaskDataError: it is not there or is taken, or nothing says which one it is; lists the
-            columns.
+        TaskDataError: the column is missing or taken, or several may be meant; lists the columns.
     """
     has = f"it has the columns {', '.join(table.column_names)}"
     if chosen is not None:
@@ -73,16 +72,13 @@ def find_column(
 def find_pair(
     table: Dataset, first: str | None, second: str | None, *, taken: str
 ) -> tuple[str, str | None]:
-    """The column of the texts, and that of the second texts where the data has pairs.
+    """Return the column of the texts, and that of the second texts where the data has pairs.
 
     Args:
         table: the data.
         first: ``text_column``; ``None`` to guess.
-        second: ``text_pair_column``; ``None`` to guess if ``first`` is to be guessed, too.
+        second: ``text_pair_column``; ``None`` to guess, if ``first`` is also to be guessed.
         taken: the column of the labels.
-
-    Raises:
-        TaskDataError: nothing says which columns they are.
     """
     names = table.column_names
     if first is None and second is None and TEXTS[0] not in names:
@@ -98,28 +94,23 @@ def find_pair(
 
 
 def pick_columns(table: Dataset, columns: Mapping[str, str]) -> Dataset:
-    """Keep some columns under new names.
-
-    Args:
-        table: any table.
-        columns: their present names by the new ones.
-    """
+    """Keep some columns, given by their new names, under these."""
     renamed = {old: new for new, old in columns.items() if old != new}
     return table.select_columns(list(columns.values())).rename_columns(renamed)
 
 
 def is_text(feature: Any) -> bool:
-    """Whether a column holds strings."""
+    """Return whether a column holds strings."""
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
 def is_list(feature: Any) -> bool:
-    """Whether a column holds lists."""
+    """Return whether a column holds lists."""
     return isinstance(feature, List | LargeList)
 
 
 def kind_of(feature: Any) -> str:
-    """What a column or the lists in it hold: ``name``, ``number``, ``float`` or ``other``."""
+    """Return what a column or its lists hold: ``name``, ``number``, ``float`` or ``other``."""
     item = feature.feature if is_list(feature) else feature
     if isinstance(item, ClassLabel) or is_text(item):
         return "name"
@@ -132,11 +123,7 @@ def kind_of(feature: Any) -> str:
 
 
 def checked_texts(table: Dataset, column: str, option: str) -> None:
-    """Check that a column holds texts, and not only empty ones.
-
-    Raises:
-        TaskDataError: names the column, and the row without a text.
-    """
+    """Check that a column holds texts, that none is missing, and that not all are empty."""
     feature = table.features[column]
     if not is_text(feature):
         raise TaskDataError(
@@ -156,11 +143,7 @@ def checked_texts(table: Dataset, column: str, option: str) -> None:
 
 
 def checked_words(table: Dataset, column: str) -> None:
-    """Check that a column holds lists of words, and not only empty ones.
-
-    Raises:
-        TaskDataError: names the column, and the row with a missing word.
-    """
+    """Check that a column holds lists of words, and not only empty ones."""
     feature = table.features[column]
     if not is_list(feature) or not is_text(feature.feature):
         raise TaskDataError(
@@ -179,7 +162,7 @@ def checked_words(table: Dataset, column: str) -> None:
 
 
 def rows_in_words(rows: Sequence[int], most: int = 5) -> str:
-    """Say that some rows have something, as the beginning of a sentence."""
+    """Begin a sentence about some rows that have something."""
     if len(rows) == 1:
         return f"Row {rows[0]} has"
     numbers = ", ".join(map(str, rows[:most]))
@@ -187,7 +170,7 @@ def rows_in_words(rows: Sequence[int], most: int = 5) -> str:
 
 
 def describe(feature: Any) -> str:
-    """What a column holds, in words."""
+    """Describe what a column holds."""
     if is_list(feature):
         return f"lists of {describe(feature.feature)}"
     if isinstance(feature, ClassLabel):

@@ -6,7 +6,8 @@ from __future__ import annotations
 class TaskDataError(ValueError):
     """Data is missing, malformed or not that of the task.
 
-    The message names the source, column or row, and what to change. Rows are counted from 0.
+    The message names the source, column, row or record (``data[3].paragraphs[0].qas[2]``), and what
+    to change. Rows are counted from 0.
     """
 
 

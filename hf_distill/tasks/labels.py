@@ -1,4 +1,4 @@
-"""Names and numbers of labels: those of the data, those of a model, and the way between them."""
+"""Names and numbers of labels, in data and in models, and how they correspond."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class DataLabels:
     Attributes:
         names: all of them, in the order of their numbers: that of a ``ClassLabel`` feature, that
             of the alphabet for texts, that of the numbers for numbers.
-        count: for numbers from 0 on, of which nothing says what they mean: how many labels there
-            are at least, those included that no row has. ``None`` for names.
+        count: for numbers from 0 on without names the least number of labels, including those that
+            no row has. ``None`` for names.
         exact: there are exactly ``count``.
     """
 
@@ -40,18 +40,14 @@ class Choice(NamedTuple):
 
     names: tuple[str, ...]
     why: str | None
-    """What the user should know about where they come from."""
+    """Where they come from, if the user should know."""
 
 
 def label_values(table: Dataset, column: str) -> Iterator[Any]:
-    """The labels of each row: names where the data has names, else numbers; in lists too.
-
-    Args:
-        table: with the labels as ``read_labels`` makes them.
-        column: where they are.
+    """Yield the labels of each row: names where the data has names, else numbers.
 
     Raises:
-        TaskDataError: the column holds something else.
+        TaskDataError: the column holds something else, or the label -1.
     """
     feature = table.features[column]
     item = feature.feature if is_list(feature) else feature
@@ -79,7 +75,7 @@ def label_values(table: Dataset, column: str) -> Iterator[Any]:
 
 
 def data_labels(table: Dataset, column: str) -> DataLabels:
-    """Find all labels of a column.
+    """Find all labels of a column, as ``read_labels`` makes it.
 
     Raises:
         TaskDataError: as ``label_values``; or there is only one label; or each row has its own.
@@ -114,18 +110,18 @@ def data_labels(table: Dataset, column: str) -> DataLabels:
 
 
 def unnamed(count: int) -> tuple[str, ...]:
-    """The names that transformers gives to labels without a name."""
+    """Return the names that transformers gives to labels without a name."""
     return tuple(f"LABEL_{number}" for number in range(count))
 
 
 def model_labels(config: Any) -> tuple[str, ...]:
-    """The names of a model's labels, in the order of its logits."""
+    """Return the names of a model's labels, in the order of its logits."""
     names = {int(number): str(name) for number, name in config.id2label.items()}
     return tuple(names.get(number, f"LABEL_{number}") for number in range(config.num_labels))
 
 
 def label_options(names: Sequence[str]) -> dict[str, Any]:
-    """What the configuration of a model with these labels has to say."""
+    """Return the configuration of a model with these labels."""
     return {
         "num_labels": len(names),
         "id2label": dict(enumerate(names)),
@@ -134,15 +130,15 @@ def label_options(names: Sequence[str]) -> dict[str, Any]:
 
 
 def choose_labels(labels: DataLabels, student: Any = None, teacher: Any = None) -> Choice:
-    """The labels of a model to train.
+    """Choose the labels of a model to train.
 
     A student that has the labels of the data already keeps its own order of them, and so its
     head. Numbers without names get the teacher's names, if it has names, or the student's.
 
     Args:
-        labels: those of the training data.
+        labels: the labels of the training data.
         student: the configuration of the model to train.
-        teacher: that of its teacher, if there is one.
+        teacher: the configuration of its teacher, if there is one.
 
     Raises:
         TaskDataError: the data has numbers, and teacher and student disagree what they mean.
@@ -152,19 +148,19 @@ def choose_labels(labels: DataLabels, student: Any = None, teacher: Any = None) 
         return _choose_names(labels, labels.count, teacher, own, taught)
     if own is not None and _folded(labels.names) <= _folded(own):
         order = "" if own == labels.names else ", in its own order"
-        return Choice(own, f"The student knows these labels and keeps them{order}: {listed(own)}")
+        return Choice(
+            own, f"The student knows these labels and keeps them{order}: {join_names(own)}"
+        )
     if taught is not None and _folded(labels.names) < _folded(taught):
         absent = _folded(taught) - _folded(labels.names)
-        return Choice(taught, f"The data lacks labels that the teacher has: {listed(absent)}")
+        return Choice(taught, f"The data lacks labels that the teacher has: {join_names(absent)}")
     return Choice(labels.names, None)
 
 
 def teacher_labels(student: Any, teacher: Any) -> dict[str, Any]:
-    """The options of a student that learns a teacher's labels, without any of the data.
+    """Return the options of a student that learns a teacher's labels, without any of the data.
 
-    Args:
-        student: its configuration; if it has the same labels, it keeps its own order.
-        teacher: the teacher's configuration.
+    A student that has the same labels keeps its own order.
 
     Raises:
         ValueError: the teacher's labels are not known.
@@ -178,11 +174,11 @@ def teacher_labels(student: Any, teacher: Any) -> dict[str, Any]:
 
 
 class LabelMap:
-    """From the labels of data to the numbers that a model gives them.
+    """Turns the labels of data into the numbers that a model gives them.
 
-    A name is looked up among the model's, exactly or but for case and spaces. A number is a name
+    A name is looked up among the model's, exactly or except for case and spaces. A number is a name
     if the model has such a name (``"1"``). Otherwise it is the model's own number, unless the
-    model's names say that they are counted in another way (``01, 02``). A name of a ``ClassLabel``
+    model's names show that they are counted in another way (``01, 02``). A name of a ``ClassLabel``
     feature stands for its number where the model has no names (``LABEL_0``, …).
 
     Args:
@@ -212,15 +208,15 @@ class LabelMap:
         if numbered and is_list(feature) and item.num_classes != len(self.names):
             raise TaskDataError(
                 f"The column {column!r} numbers {item.num_classes} labels, and the model has "
-                f"{len(self.names)}: {listed(self.names)}. Nothing says which of these they are; "
-                "name them (for vectors of 0 and 1 with --class_names)."
+                f"{len(self.names)}: {join_names(self.names)}. Nothing says which of these they "
+                "are; name them (for vectors of 0 and 1 with --class_names)."
             )
         self._data_names: tuple[str, ...] = ()
         if isinstance(item, ClassLabel) and _are_made_up(self.names):
             self._data_names = tuple(item.names)
 
     def number(self, label: Label, row: int) -> int:
-        """The number of a label.
+        """Return the number of a label.
 
         Raises:
             TaskDataError: the model has no such label; names the row.
@@ -238,29 +234,29 @@ class LabelMap:
             return int(label)
         raise TaskDataError(
             f"Row {row} has the label {label!r} in the column {self._column!r}, which is none of "
-            f"the model's labels: {listed(self.names)}. Correct the data, choose another "
+            f"the model's labels: {join_names(self.names)}. Correct the data, choose another "
             "label_column, or a model with that label."
         )
 
+    def _rows(self) -> Iterator[tuple[int, Any]]:
+        values = label_values(self._table, self._column)
+        return zip(_places(self._table), values, strict=True)
+
     def all_numbers(self) -> list[Any]:
-        """The labels of all rows as numbers, in lists where the data has lists."""
+        """Return the labels of all rows as numbers, in lists where the data has lists."""
         return [
             [self.number(one, row) for one in value]
             if isinstance(value, list)
             else self.number(value, row)
-            for row, value in zip(
-                _places(self._table), label_values(self._table, self._column), strict=True
-            )
+            for row, value in self._rows()
         ]
 
     def counts(self) -> dict[str, int]:
-        """How often each label occurs, with the number that the data has for it if it has one."""
+        """Count each label; its name is followed by the data's number for it, if it has one."""
         found: Counter[int] = Counter()
         written: dict[int, Label] = {}
         without = 0
-        for row, value in zip(
-            _places(self._table), label_values(self._table, self._column), strict=True
-        ):
+        for row, value in self._rows():
             many = value if isinstance(value, list) else [value]
             without += not many
             for one in many:
@@ -276,7 +272,7 @@ class LabelMap:
 
 
 def positive_label(names: Sequence[str], table: Dataset, column: str) -> str:
-    """Which of two labels counts as the positive one: the second of the data, or of the alphabet.
+    """Choose the positive one of two labels: the second of the data, or of the alphabet.
 
     It does not depend on the order in which a model has them.
     """
@@ -313,7 +309,7 @@ def label_agreement(
 
 
 def _places(table: Dataset) -> Iterable[int]:
-    """The row numbers to tell the user: those of the whole data, where the rows know them."""
+    """Return the row numbers to report: those of the whole data, where the rows know them."""
     return table["row"] if "row" in table.column_names else range(len(table))
 
 
@@ -322,12 +318,12 @@ def _are_numbers(names: Iterable[str]) -> bool:
 
 
 def _are_made_up(names: Sequence[str]) -> bool:
-    """Whether the names are numbers, or what transformers makes of them."""
+    """Return whether the names are numbers, or what transformers makes of them."""
     return _are_numbers(names) or tuple(names) == unnamed(len(names))
 
 
 def _are_counted(names: Sequence[str]) -> bool:
-    """Whether the places of names may be their numbers: no digits in a name say another one."""
+    """Return whether the digits in names, if any, are the places of the names."""
     return all(
         int(digits) == number and str(number) == digits
         for number, name in enumerate(names)
@@ -335,14 +331,14 @@ def _are_counted(names: Sequence[str]) -> bool:
     )
 
 
-def listed(names: Iterable[str], most: int = 12) -> str:
-    """Some names in a row."""
+def join_names(names: Iterable[str], most: int = 12) -> str:
+    """Join some names."""
     ordered = sorted(names) if isinstance(names, frozenset) else list(names)
     return ", ".join(ordered[:most]) + (", …" if len(ordered) > most else "")
 
 
 def _named(config: Any) -> tuple[str, ...] | None:
-    """The label names of a configuration; ``None`` if it has none of its own."""
+    """Return the label names of a configuration; ``None`` if it has none of its own."""
     if config is None or not getattr(config, "id2label", None):
         return None
     names = model_labels(config)
@@ -356,19 +352,19 @@ def _choose_names(
     own: tuple[str, ...] | None,
     taught: tuple[str, ...] | None,
 ) -> Choice:
-    """Names for labels that are bare numbers."""
+    """Choose names for labels that are bare numbers."""
     if taught is not None and _enough(taught, count, labels):
         if own is not None and own != taught and _folded(own) == _folded(taught):
             raise TaskDataError(
                 "The data has numbers for labels, and student and teacher number the same names "
-                f"differently ({listed(own)}; {listed(taught)}). Write the names into the label "
-                "column of the data."
+                f"differently ({join_names(own)}; {join_names(taught)}). Write the names into the "
+                "label column of the data."
             )
         why = "The data has numbers for labels; their names are taken from the teacher: "
-        return Choice(taught, why + listed(taught))
+        return Choice(taught, why + join_names(taught))
     if own is not None and len(own) == count and _are_counted(own):
         why = "The data has numbers for labels; the student keeps its names for them: "
-        return Choice(own, why + listed(own))
+        return Choice(own, why + join_names(own))
     if taught is None and teacher is not None and getattr(teacher, "id2label", None):
         names = model_labels(teacher)
         if _enough(names, count, labels):

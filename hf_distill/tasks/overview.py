@@ -1,4 +1,4 @@
-"""What data is like, as a table of 80 columns: the last look before a model is trained on it."""
+"""An overview of the data in 80 columns, before a model is trained on it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,7 @@ class Overview(NamedTuple):
 
 
 def look_at(examples: Dataset, inputs: int, cut: int, labels: Mapping[str, float]) -> Overview:
-    """Count the rows without text.
-
-    Args:
-        examples: the checked rows.
-        inputs: as in ``Overview``.
-        cut: as in ``Overview``.
-        labels: as in ``Overview``.
-    """
+    """Count the rows without text; see ``Overview`` for the arguments."""
     places = examples["row"] if "row" in examples.column_names else range(len(examples))
     blank = {}
     for column in _TEXTS:
@@ -55,12 +48,7 @@ def look_at(examples: Dataset, inputs: int, cut: int, labels: Mapping[str, float
 
 
 def overview_table(splits: Mapping[str, Overview], limit: str) -> str:
-    """Set splits side by side.
-
-    Args:
-        splits: what was seen, by name.
-        limit: the option that says how long inputs may be.
-    """
+    """Set splits, by name, next to each other; ``limit`` names the option for lengths."""
     looks = list(splits.values())
     lines = [("", *splits), ("rows", *(_figure(look.rows) for look in looks))]
     if any(look.inputs != look.rows for look in looks):
@@ -100,7 +88,7 @@ def _places(rows: list[int], most: int = 10) -> str:
 
 
 def _most_frequent(labels: Iterable[Mapping[str, float]]) -> list[str]:
-    """The most frequent labels of all splits, in the order in which they were given."""
+    """Return the most frequent labels of all splits, in the order in which they were given."""
     total: Counter[str] = Counter()
     for one in labels:
         total.update(one)

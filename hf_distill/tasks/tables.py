@@ -11,7 +11,9 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -53,7 +55,7 @@ def load_table(
             a ``.jsonl`` or ``.json`` file, one object per line or a list of objects;
             a ``.parquet`` file;
             a ``.txt`` file: the column ``text`` has its lines, line breaks included;
-            a ``.conll`` file: a token and its tag a line, the tag last, an empty line between
+            a ``.conll`` file: a token and its tag per line, the tag last, an empty line between
             sentences; the columns are ``tokens`` and ``tags``;
             a folder written by ``Dataset.save_to_disk``;
             the id of a data set on the Hub.
@@ -130,15 +132,7 @@ def _from_file(path: Path) -> Dataset:
         raise TaskDataError(f"{path} cannot be read: {reason or type(reason).__name__}") from error
 
 
-def _csv(path: Path) -> Dataset:
-    return _delimited(path, arrow_csv.ParseOptions(delimiter=",", newlines_in_values=True))
-
-
-def _tsv(path: Path) -> Dataset:
-    return _delimited(path, arrow_csv.ParseOptions(delimiter="\t", quote_char=False))
-
-
-def _delimited(path: Path, parse_options: arrow_csv.ParseOptions) -> Dataset:
+def _delimited(path: Path, delimiter: str, *, quotes: bool) -> Dataset:
     """Read a table of texts: what a cell means is for the reader of its column to decide."""
     text = read_text(path)
     content = text.encode()
@@ -147,12 +141,8 @@ def _delimited(path: Path, parse_options: arrow_csv.ParseOptions) -> Dataset:
             f"{path} looks like UTF-16 without a byte order mark; save it as UTF-8 (spreadsheets "
             "call it “CSV UTF-8”)."
         )
-    lines = io.TextIOWrapper(io.BytesIO(content), "utf-8", newline="")
-    rows = csv.reader(
-        lines,
-        delimiter=parse_options.delimiter,
-        quoting=csv.QUOTE_MINIMAL if parse_options.quote_char else csv.QUOTE_NONE,
-    )
+    quoting: Any = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
     names = next((row for row in rows if row), [])
     if not names:
         raise TaskDataError(f"{path} is empty: it has no rows.")
@@ -160,19 +150,21 @@ def _delimited(path: Path, parse_options: arrow_csv.ParseOptions) -> Dataset:
     if twice:
         raise TaskDataError(f"{path} has two columns {twice[0]!r}; rename one in the first line.")
     other = next((one for one in ";\t,|" if len(names) == 1 and one in names[0]), None)
-    if other not in (None, parse_options.delimiter):
+    if other not in (None, delimiter):
         raise TaskDataError(
             f"{path} has the single column {names[0]!r}, in which {other!r} seems to separate "
             "cells; .csv files need commas, and .tsv files tabs."
         )
-    if parse_options.quote_char:
+    if quotes:
         _check_quotes(path, text)
     # The reader of datasets guesses types, and fills short lines with nothing.
     table = arrow_csv.read_csv(
         io.BytesIO(content),
         # One thread and one block, for line numbers in errors.
         read_options=arrow_csv.ReadOptions(use_threads=False, block_size=2**31 - 1),
-        parse_options=parse_options,
+        parse_options=arrow_csv.ParseOptions(
+            delimiter=delimiter, quote_char='"' if quotes else False, newlines_in_values=quotes
+        ),
         convert_options=arrow_csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
         ),
@@ -222,7 +214,7 @@ def _array(path: Path, name: str, values: list[Any]) -> pa.Array:
 
 
 def json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the objects of a file with one object per line, or with a list of objects.
+    """Yield the objects of a file with one object per line, or with a list of objects.
 
     Raises:
         TaskDataError: it holds something else; names the line.
@@ -293,7 +285,9 @@ def _parquet(path: Path) -> Dataset:
 
 
 def _text(path: Path) -> Dataset:
-    return Dataset.from_text(str(path), keep_linebreaks=True, encoding=_encoding(path))
+    with _open(path) as file:
+        encoding = _encoding(file.read(4))
+    return Dataset.from_text(str(path), keep_linebreaks=True, encoding=encoding)
 
 
 def _conll(path: Path) -> Dataset:
@@ -334,9 +328,14 @@ def read_text(path: Path) -> str:
     Raises:
         TaskDataError: it is not in UTF-8, nor begins with the mark of UTF-16 or UTF-32.
     """
-    encoding = _encoding(path)
-    with _open(path) as file:
-        content = file.read()
+    try:
+        with _open(path) as file:
+            content = file.read()
+    except EOFError as error:
+        raise TaskDataError(f"{path}: the gzip file is truncated; copy it again") from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise TaskDataError(f"{path} is not a sound gzip file: {error}") from error
+    encoding = _encoding(content)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -347,10 +346,8 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def _encoding(path: Path) -> str:
-    with _open(path) as file:
-        head = file.read(4)
-    marked = (name for mark, name in _ENCODINGS.items() if head.startswith(mark))
+def _encoding(content: bytes) -> str:
+    marked = (name for mark, name in _ENCODINGS.items() if content.startswith(mark))
     return next(marked, "utf-8-sig")
 
 
@@ -359,8 +356,8 @@ def _open(path: Path) -> gzip.GzipFile | IO[bytes]:
 
 
 _READERS: dict[str, Callable[[Path], Dataset]] = {
-    ".csv": _csv,
-    ".tsv": _tsv,
+    ".csv": partial(_delimited, delimiter=",", quotes=True),
+    ".tsv": partial(_delimited, delimiter="\t", quotes=False),
     ".jsonl": _json,
     ".json": _json,
     ".parquet": _parquet,
@@ -391,8 +388,7 @@ def _from_folder(path: Path, split: str | None) -> Dataset:
 def _from_hub(
     source: str, split: str | None, config_name: str | None, revision: str | None
 ) -> Dataset:
-    suffix = Path(source.removesuffix(".gz")).suffix
-    if not _HUB_ID.fullmatch(source) or suffix in _READERS:
+    if not _HUB_ID.fullmatch(source) or Path(source).suffix in {*_READERS, ".gz", ".arrow"}:
         raise FileNotFoundError(
             f"no file or folder {source!r}; name an existing path or the id of a data set on the "
             "Hub (name or owner/name)."
@@ -404,8 +400,8 @@ def _from_hub(
         if "scripts are no longer supported" not in str(error):
             raise
         raise ValueError(
-            f"{source} is a script on the Hub, which datasets no longer runs; look for a copy of "
-            "the data set as Parquet there."
+            f"{source} is a script on the Hub, which datasets no longer runs; the Hub also keeps "
+            "its data as Parquet: choose revision='refs/convert/parquet'."
         ) from error
     return _only_split(loaded, source)
 

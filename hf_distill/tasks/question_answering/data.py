@@ -9,24 +9,13 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from datasets import (
-    Dataset,
-    DatasetDict,
-    Features,
-    List,
-    Value,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import Dataset, Features, List, Value
 
-from hf_distill.loading import hub_tried_once
-from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.question_answering.errors import (
     MissingAnswersError,
     QuestionAnsweringDataError,
@@ -45,8 +34,6 @@ FEATURES = Features(
     }
 )
 REQUIRED_COLUMNS = ("id", "context", "question", "answers")
-_TABLES = (".jsonl", ".jsonl.gz", ".parquet")
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def load_question_answering_dataset(
@@ -87,33 +74,18 @@ def load_question_answering_dataset(
         ValueError: `split`, `config_name` or `revision` does not fit the source.
     """
     path = Path(source).expanduser()
-    if path.exists():
-        if config_name is not None or revision is not None:
-            raise ValueError(
-                f"config_name={config_name!r} and revision={revision!r} are for data sets on the "
-                f"Hub, but {path} is on this machine; leave both out"
+    if path.is_file() and (split, config_name, revision) == (None, None, None):
+        name = path.name.lower()
+        in_json = name.endswith((".json", ".json.gz"))
+        if in_json and not _has_rows(path):
+            return _from_records(read_squad_json(path, answers=answers), str(path))
+        if not in_json and not name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+            raise QuestionAnsweringDataError(
+                f"{path} is not a question-answering data set: the name must end in .json, "
+                ".json.gz, .jsonl, .jsonl.gz or .parquet"
             )
-        if path.is_file():
-            if split is not None:
-                raise ValueError(f"{path} is a file and has no splits; leave out split={split!r}")
-            return _load_file(path, answers)
-        return _from_rows(_load_folder(path, split), str(path), answers)
-    if not isinstance(source, str) or not _HUB_ID.fullmatch(source) or _has_file_suffix(path):
-        raise FileNotFoundError(
-            f"no file or folder {str(source)!r}; source must be an existing path or the id of a "
-            "data set on the Hub (name or owner/name)"
-        )
-    try:
-        with hub_tried_once(source):
-            loaded = load_dataset(source, name=config_name, split=split, revision=revision)
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
-            raise
-        raise ValueError(
-            f"{source} is a script on the Hub, which datasets no longer runs; the Hub keeps its "
-            "data as Parquet, too: choose revision='refs/convert/parquet'"
-        ) from error
-    return _from_rows(_one_split(loaded, source), source, answers)
+    table = load_table(source, split=split, config_name=config_name, revision=revision)
+    return _from_records(_records(table, str(source), answers=answers), str(source))
 
 
 def validate_answers(dataset: Dataset) -> None:
@@ -145,29 +117,8 @@ def is_v2(dataset: Dataset) -> bool:
     return any(not answers["text"] for answers in dataset["answers"])
 
 
-def _has_file_suffix(path: Path) -> bool:
-    return path.suffix in {".json", ".gz", ".csv", ".tsv", ".txt", ".arrow", *_TABLES}
-
-
-def _load_file(path: Path, answers: bool) -> Dataset:
-    name = path.name.lower()
-    in_json = name.endswith((".json", ".json.gz"))
-    if in_json and not _has_rows(path):
-        return _from_records(read_squad_json(path, answers=answers), str(path))
-    if not in_json and not name.endswith(_TABLES):
-        raise QuestionAnsweringDataError(
-            f"{path} is not a question-answering data set: the name must end in .json, .json.gz, "
-            ".jsonl, .jsonl.gz or .parquet"
-        )
-    try:
-        rows = load_table(path)
-    except TaskDataError as error:
-        raise QuestionAnsweringDataError(str(error)) from error
-    return _from_rows(rows, str(path), answers)
-
-
 def _has_rows(path: Path) -> bool:
-    """Whether a JSON file has an object per line or a list of them, not one object as SQuAD has."""
+    """Tell lines or a list of objects from the one object that SQuAD files have."""
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             lines = (line.removeprefix(codecs.BOM_UTF8).strip() for line in file)
@@ -175,39 +126,6 @@ def _has_rows(path: Path) -> bool:
     except (OSError, EOFError, zlib.error):
         return False
     return first.startswith(b"[") or (first[:1] + first[-1:] + second[:1] == b"{}{")
-
-
-def _load_folder(path: Path, split: str | None) -> Dataset:
-    if not any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        raise QuestionAnsweringDataError(
-            f"the folder {path} holds no data set; source must be a folder written by "
-            "Dataset.save_to_disk, or a file inside the folder"
-        )
-    try:
-        loaded = load_from_disk(str(path))
-    except Exception as error:  # a damaged folder fails in many ways inside datasets
-        raise QuestionAnsweringDataError(
-            f"the data set in {path} cannot be read: {error}"
-        ) from error
-    if isinstance(loaded, DatasetDict) and split is not None:
-        if split not in loaded:
-            raise ValueError(f"split={split!r} is not in {path}; splits there: {sorted(loaded)}")
-        return loaded[split]
-    if split is not None:
-        raise ValueError(f"the data set in {path} has no splits; leave out split={split!r}")
-    return _one_split(loaded, str(path))
-
-
-def _one_split(loaded: Dataset | DatasetDict, source: str) -> Dataset:
-    if not isinstance(loaded, Mapping):
-        return loaded
-    if len(loaded) != 1:
-        raise ValueError(f"{source} has the splits {sorted(loaded)}; choose one with split=…")
-    return next(iter(loaded.values()))
-
-
-def _from_rows(rows: Dataset, source: str, answers: bool) -> Dataset:
-    return _from_records(_records(rows, source, answers=answers), source)
 
 
 def _records(rows: Dataset, source: str, *, answers: bool = True) -> Iterable[Record]:
@@ -221,10 +139,7 @@ def _records(rows: Dataset, source: str, *, answers: bool = True) -> Iterable[Re
         )
     wanted = [name for name in (*required, "title", "is_impossible") if name in rows.column_names]
     plain = rows.select_columns(wanted).with_format(None)
-    try:
-        check_characters(plain, source)
-    except TaskDataError as error:
-        raise QuestionAnsweringDataError(str(error)) from error
+    check_characters(plain, source)
     return (row_record(row, f"row {index}", answers=answers) for index, row in enumerate(plain))
 
 

@@ -1,17 +1,8 @@
-"""The error of question-answering data that cannot be used."""
+"""Names of the errors of question-answering data."""
 
 from __future__ import annotations
 
-from hf_distill.tasks.errors import MissingLabelsError
+from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 
-
-class QuestionAnsweringDataError(ValueError):
-    """Question-answering data is missing, malformed or contradicts itself.
-
-    The message names the source, the record (`data[3].paragraphs[0].qas[2]` or `row 17`) and
-    what is wrong with it.
-    """
-
-
-class MissingAnswersError(QuestionAnsweringDataError, MissingLabelsError):
-    """Questions have no field for their answers. For distillation alone they need none."""
+QuestionAnsweringDataError = TaskDataError
+MissingAnswersError = MissingLabelsError

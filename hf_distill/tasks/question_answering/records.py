@@ -206,7 +206,8 @@ def check_records(records: Iterable[Record], source: str) -> list[Record]:
     try:
         checked = list(records)
     except QuestionAnsweringDataError as error:
-        raise type(error)(f"{source}: {error}") from None
+        text = str(error)
+        raise type(error)(text if text.startswith(source) else f"{source}: {text}") from None
     if not checked:
         raise QuestionAnsweringDataError(f"{source} is empty: it has no question")
     places: dict[str, str] = {}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from hf_distill.tasks.question_answering.records import (
     field,
     row_answers,
 )
+from hf_distill.tasks.tables import read_text
 
 
 def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
@@ -89,22 +88,7 @@ def _answers(question: Any, where: str) -> tuple[list[str], list[int]]:
 
 
 def _parse(path: Path) -> Any:
-    content = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        try:
-            content = gzip.decompress(content)
-        except EOFError as error:
-            raise QuestionAnsweringDataError("the gzip file is truncated; copy it anew") from error
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise QuestionAnsweringDataError(f"not a sound gzip file: {error}") from error
-    try:
-        # utf-8-sig: some editors put a byte order mark in front
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise QuestionAnsweringDataError(
-            f"line {line}: not UTF-8 text (byte {error.start}: {error.reason})"
-        ) from error
+    text = read_text(path)
     if not text.strip():
         raise QuestionAnsweringDataError("the file is empty")
     try:

@@ -100,7 +100,7 @@ def test_tables(tmp_path: Path, monkeypatch, kind: str, ids: list[Any]) -> None:
             seen.update(given, path=path)
             return table
 
-        monkeypatch.setattr(data, "load_dataset", load_dataset)
+        monkeypatch.setattr("hf_distill.tasks.tables.load_dataset", load_dataset)
     rows = load_question_answering_dataset(source, **options)
     assert rows["id"][:] == [str(name) for name in ids]
     assert rows["answers"][:] == [row["answers"] for row in ROWS]
@@ -237,7 +237,7 @@ def test_files_that_are_no_json(tmp_path: Path, content: str) -> None:
         "gz cut": ("a.json.gz", packed[:-20], "the gzip file is truncated"),
         "gz flipped": ("a.json.gz", packed[:60] + b"\xff" * 9 + packed[69:], "not a sound gzip"),
         "not gz": ("a.json.gz", json.dumps(v1()).encode(), "not a sound gzip file"),
-        "not utf-8": ("a.json", '{\n"data": "é"}'.encode("latin-1"), "line 2: not UTF-8 text"),
+        "not utf-8": ("a.json", '{\n"data": "é"}'.encode("latin-1"), "line 2 is not text in UTF-8"),
         "nothing": ("a.json", b" \n", "the file is empty"),
     }[content]
     path = tmp_path / name
@@ -296,7 +296,7 @@ def test_options_that_do_not_fit_the_source(tmp_path: Path, monkeypatch) -> None
     def script(*args: Any, **options: Any) -> None:
         raise RuntimeError("Dataset scripts are no longer supported, but found germanquad.py")
 
-    monkeypatch.setattr(data, "load_dataset", script)
+    monkeypatch.setattr("hf_distill.tasks.tables.load_dataset", script)
     with pytest.raises(ValueError, match="revision='refs/convert/parquet'"):
         load_question_answering_dataset("deepset/germanquad")
 
