@@ -16,6 +16,7 @@ from hf_distill.cli.arguments import (
     scoring_parser,
 )
 from hf_distill.cli.parsing import CommandParser
+from hf_distill.extras import require
 from hf_distill.reports.comparison import ROLES, Comparison, ModelReport
 from hf_distill.reports.pages import write_comparison
 
@@ -37,35 +38,28 @@ example:
 
 
 def build_parser() -> CommandParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     return scoring_parser(
         CompareArguments,
         "models (at least two) and measurements",
         prog="hf-distill compare",
         usage="hf-distill compare --teacher MODEL --student_alone MODEL --student_distilled MODEL\n"
         "                          --file FILE [options]",
-        description="What distillation was worth: quality, size, speed and agreement with the "
+        description="Show what distillation was worth: quality, size, speed and agreement with the "
         "teacher, in one table and plot.",
         epilog=EXAMPLES,
     )
 
 
 def run(argv: Sequence[str]) -> None:
-    """Measure the models, show the table, and write it as JSON, Markdown and a plot.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: an option, a model or the data cannot be used.
-        OSError: a file or a download failed.
-    """
+    """Measure the models, show the table, and write it as JSON, Markdown and a plot."""
     arguments, data, options, runtime = build_parser().parse(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             "compare measures how fast one process is, but WORLD_SIZE="
             f"{os.environ['WORLD_SIZE']} processes were launched; run it as `hf-distill compare …`."
         )
+    require("matplotlib", "plots")
 
     from hf_distill.cli.loading import check_model_source, check_paths, task_of
     from hf_distill.cli.run_folder import make_output_folder
@@ -245,7 +239,7 @@ def _measure_speed(
     runtime: RuntimeArguments,
     measurements: CompareArguments,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Latency and throughput by role; an empty dict for what is not to be measured."""
+    """Return latency and throughput by role; an empty dict for what is not to be measured."""
     from hf_distill.cli.loading import spread
     from hf_distill.reports.measurements import measure_latencies, measure_throughputs
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import getpass
+import itertools
 import json
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_runs import (
     WINDOWS,
@@ -16,6 +20,9 @@ from cli_runs import (
     words,
 )
 from safetensors import safe_open
+
+from hf_distill.cli import scoring
+from hf_distill.tasks.metrics import Metric
 
 FAST = ["--use_cpu", "--latency_samples", "3", "--throughput_samples", "4", *WINDOWS]
 
@@ -231,3 +238,83 @@ def test_a_folder_that_cannot_be_written_is_found_before_scoring(
     result = program(command, *chosen, *options, *WINDOWS, "--use_cpu")
     assert result.status == 2
     assert "taken" in result.stderr and "Scoring" not in result.stderr
+
+
+def scored_with(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[int, scoring.Scores], scoring.Scores]
+) -> None:
+    """Change what the models score, by their place in the order of scoring."""
+    score, calls = scoring.score_model, itertools.count()
+    monkeypatch.setattr(
+        scoring, "score_model", lambda *args, **kwargs: change(next(calls), score(*args, **kwargs))
+    )
+
+
+def three_models(files: Files) -> list[str]:
+    """A teacher, a student alone with two seeds, and a distilled student, not timed."""
+    teacher, alone, distilled = files.models.values()
+    models = ["--teacher", teacher, "--student_alone", alone, distilled]
+    none = ["--use_cpu", "--latency_samples", "0", "--throughput_samples", "0"]
+    return [*models, "--student_distilled", distilled, "--file", files.validation, *none, *WINDOWS]
+
+
+def test_seeds_scored_by_different_metrics_are_compared_by_those_they_share(
+    files: Files, tmp_path: Path, program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = compare(program, tmp_path / "whole", *three_models(files))
+
+    def change(place: int, scores: scoring.Scores) -> scoring.Scores:
+        if place != 2:  # the second seed of the student alone has no exact match
+            return scores
+        scorer, name = scores.scorer, "exact_match"
+        replicates = {one: of for one, of in scorer.replicates().items() if one != name}
+        quality = {one: label for one, label in scorer.measures.quality.items() if one != name}
+        monkeypatch.setattr(scorer, "replicates", lambda: replicates)
+        monkeypatch.setattr(scorer, "measures", scorer.measures._replace(quality=quality))
+        kept = {one: value for one, value in scores.metrics.items() if one != name}
+        return dataclasses.replace(scores, metrics=kept)
+
+    scored_with(monkeypatch, change)
+    content, shown = compare(program, tmp_path / "some", *three_models(files))
+    for role, report in content["models"].items():
+        before = whole["models"][role]
+        assert report["quality"]["f1"] == before["quality"]["f1"]
+        assert report["intervals"]["f1"] == before["intervals"]["f1"]
+        assert ("exact_match" in report["quality"]) == (role != "student_alone")
+        assert ("exact_match" in report["intervals"]) == (role != "student_alone")
+    assert {one["metric"] for one in content["differences"]} == {"f1"}
+    assert "F1" in shown and "exact match" not in shown
+
+
+def test_rows_that_do_not_pair_have_no_interval(
+    files: Files, tmp_path: Path, program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = compare(program, tmp_path / "whole", *three_models(files))
+    assert whole["differences"] and all(m["intervals"] for m in whole["models"].values())
+
+    def change(place: int, scores: scoring.Scores) -> scoring.Scores:
+        if place == 0:  # the teacher's tokenizer left out a row
+            whole_metric = scores.scorer.metric
+            assert whole_metric is not None
+            fewer = Metric(
+                whole_metric.rows - 1, lambda weights: whole_metric.weighted(np.append(weights, 0))
+            )
+            monkeypatch.setattr(scores.scorer, "metric", fewer)
+        return scores
+
+    scored_with(monkeypatch, change)
+    content, _ = compare(program, tmp_path / "other", *three_models(files))
+    assert content["differences"] == [] and content["gap_closed_intervals"] == {}
+    for role, report in content["models"].items():
+        assert "intervals" not in report
+        assert report["quality"] == whole["models"][role]["quality"]
+        assert report["seeds"] == whole["models"][role]["seeds"]
+
+
+def test_without_matplotlib_nothing_is_scored(
+    files: Files, tmp_path: Path, program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = program("compare", "--output_dir", tmp_path / "out", *three_models(files))
+    assert result.status == 2 and not (tmp_path / "out").exists()
+    assert 'matplotlib is not installed: pip install "hf-distill[plots]"' in result.stderr
