@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hf_distill.cli.arguments import task_sections
@@ -40,23 +40,18 @@ examples:
 class CacheArguments:
     """Whose outputs are stored, and how."""
 
-    teacher_model: str = option(
-        MISSING, help="The teacher, fine-tuned for the task: a folder or a Hub id."
+    teacher_model: list[str] = option(
+        MISSING,
+        help="The teacher, fine-tuned for the task: a folder or a Hub id. Of several, the "
+        "predictions are averaged.",
     )
     output_dir: str = option(MISSING, help="Where the outputs go. A folder of their own.")
     task: str | None = option(
         help=f"What the teacher does: {', '.join(TASKS)}. By default what it was made for.",
         choices=list(TASKS),
     )
-    further_teachers: list[str] | None = field(
-        default=None,
-        metadata={"help": "More teachers: what they and --teacher_model predict is averaged."},
-    )
-    teacher_weights: list[float] | None = field(
-        default=None,
-        metadata={
-            "help": "How much each teacher counts, in their order. By default all count the same."
-        },
+    teacher_weights: list[float] | None = option(
+        help="How much each teacher counts, in their order. By default all count the same."
     )
     teacher_combination: str = option(
         "probabilities",
@@ -140,10 +135,9 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.tasks import create_task
     from hf_distill.teachers.caching import cache_teacher_outputs
 
-    source = check_model_source("teacher_model", arguments.teacher_model)
-    further = [
-        check_model_source("further_teachers", name) for name in arguments.further_teachers or ()
-    ]
+    source, *further = (
+        check_model_source("teacher_model", name) for name in arguments.teacher_model
+    )
     check_paths({"train_file": data.train_file})
     task = create_task(arguments.task or task_of({"teacher_model": source}), options)
     examples, labelled = load_labelled_or_not(

@@ -55,7 +55,7 @@ class SweepArguments:
 
 
 TEACHER_OPTIONS = (
-    "teacher_model", "further_teachers", "teacher_weights", "teacher_combination",
+    "teacher_model", "teacher_weights", "teacher_combination",
     "teacher_dtype", "teacher_attn_implementation",
 )  # fmt: skip
 """What decides on the teacher's outputs."""

@@ -36,7 +36,7 @@ _OF_LAYERS = (
     "attention_loss_weight", "record_steps",
 )  # fmt: skip
 _SOURCES = (
-    "student_model", "teacher_model", "further_teachers", "teacher_outputs", "train_file",
+    "student_model", "teacher_model", "teacher_outputs", "train_file",
     "validation_file", "intermediate_train_file",
 )  # fmt: skip
 
@@ -122,6 +122,8 @@ class TrialParser:
         if raw is None:
             return None
         value: Any = self._parser.given(words)[name]
+        if name == "teacher_model" and not isinstance(raw, list):
+            (value,) = value  # one teacher per trial
         if isinstance(value, list | dict):
             raise ValueError(f"search_space: {name} takes a list, which cannot be searched.")
         return value

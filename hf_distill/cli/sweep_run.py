@@ -129,8 +129,8 @@ class Sweep:
     def _cache(self) -> None:
         options = self._plan.options
         shared = (
-            "task", "teacher_model", "further_teachers", "teacher_weights", "teacher_combination",
-            "use_cpu", *names(TrainingFileArguments, TaskArguments),
+            "task", "teacher_model", "teacher_weights", "teacher_combination", "use_cpu",
+            *names(TrainingFileArguments, TaskArguments),
         )  # fmt: skip
         wanted = {name: options[name] for name in shared if name in options}
         if options.get("teacher_dtype", "auto") != "auto":

@@ -5,7 +5,7 @@ The help text of a field is its documentation. Nothing here imports PyTorch.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass
 from typing import Any
 
 from hf_distill.cli.arguments import FORMATS
@@ -27,16 +27,10 @@ class TrainArguments:
         "for; needed without one.",
         choices=list(TASKS),
     )
-    teacher_model: str | None = option(
+    teacher_model: list[str] | None = option(
         help="The model to learn from, fine-tuned for the task: a folder or a Hub id. It must use "
-        "the student's tokenizer."
-    )
-    further_teachers: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "More teachers: what they and --teacher_model predict is averaged "
-            "(--teacher_weights, --teacher_combination)."
-        },
+        "the student's tokenizer. Of several, the predictions are averaged (--teacher_weights, "
+        "--teacher_combination)."
     )
     teacher_outputs: str | None = option(
         help="Instead of --teacher_model: the folder that `hf-distill cache` wrote for this "

@@ -174,8 +174,6 @@ def _check_teacher(
             "--teacher_model is missing; name the model to learn from (or --teacher_outputs), or "
             "add --baseline to train without one."
         )
-    if run.further_teachers and run.teacher_model is None:
-        parser.error("--further_teachers are averaged with --teacher_model, which is missing.")
 
 
 def _check_layers(
@@ -221,9 +219,8 @@ def check_request(request: Request) -> Start:
     run, data = request.run, request.data
     run.student_model = check_model_source("student_model", run.student_model)
     if run.teacher_model is not None and not run.baseline:
-        run.teacher_model = check_model_source("teacher_model", run.teacher_model)
-        run.further_teachers = [
-            check_model_source("further_teachers", source) for source in run.further_teachers or ()
+        run.teacher_model = [
+            check_model_source("teacher_model", source) for source in run.teacher_model
         ]
     check_paths(
         {

@@ -106,11 +106,7 @@ class Request:
         run = self.run
         if run.baseline or run.teacher_model is None:
             return None
-        return (
-            [run.teacher_model, *run.further_teachers]
-            if run.further_teachers
-            else run.teacher_model
-        )
+        return run.teacher_model[0] if len(run.teacher_model) == 1 else run.teacher_model
 
     @property
     def teacher_name(self) -> str | None:
@@ -120,8 +116,7 @@ class Request:
             return None
         if run.teacher_outputs is not None:
             return cached_teacher(run.teacher_outputs).teacher
-        names = [run.teacher_model, *(run.further_teachers or ())]
-        return " + ".join(display_name(name) for name in names if name is not None) or None
+        return " + ".join(map(display_name, run.teacher_model or ())) or None
 
 
 def prepare(request: Request) -> DistillationTrainer:
@@ -148,7 +143,7 @@ def prepare(request: Request) -> DistillationTrainer:
     tokenizer = load_tokenizer("student_model", run.student_model)
     begins_with = request.begins_with or run.student_model
     # From all of the data, and alike with and without --baseline: a label may be rare.
-    teacher_config = None if run.teacher_model is None else load_config(run.teacher_model)
+    teacher_config = None if run.teacher_model is None else load_config(run.teacher_model[0])
     if run.teacher_outputs is not None:
         teacher_config = cached_teacher(run.teacher_outputs).read_config()
     options = task.model_options(
@@ -188,12 +183,13 @@ def prepare(request: Request) -> DistillationTrainer:
 
 def _with_targets(request: Request, examples: Dataset) -> Dataset:
     """Let the teacher write the targets that the data lacks."""
-    args, source = request.args, request.run.teacher_model
-    if source is None:
+    args = request.args
+    if request.run.teacher_model is None:
         raise ValueError(
             "--teacher_outputs: the data has no targets, and stored outputs cannot write them; "
             "pass --teacher_model, or data with targets."
         )
+    source = request.run.teacher_model[0]
     log_rank_0(f"{display_name(source)} writes the targets that the data lacks …")
     teacher = load_trained_model("teacher_model", source, request.task)
     write: Any = request.task.predictor(

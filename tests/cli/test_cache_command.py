@@ -148,8 +148,6 @@ def test_options_that_exclude_each_other(
     for further in layers:
         result = train(*cached, *further, status=2)
         assert "needs the teacher itself: pass --teacher_model" in result.stderr
-    result = train("--further_teachers", files.models["teacher"], status=2)
-    assert "--teacher_model" in result.stderr
     result = train("--teacher_outputs", tmp_path / "nowhere", status=2)
     assert "there is no such file" in result.stderr
     (tmp_path / "empty").mkdir()
@@ -168,8 +166,7 @@ def test_several_teachers(
     program: Program, train: Callable[..., Any], data: list[str], files: Files, tmp_path: Path
 ) -> None:
     teachers = [
-        "--teacher_model", files.models["teacher"],
-        "--further_teachers", files.models["student_distilled"],
+        "--teacher_model", files.models["teacher"], files.models["student_distilled"],
         "--teacher_weights", "2", "1", "--teacher_combination", "logits",
     ]  # fmt: skip
     folder = tmp_path / "both"

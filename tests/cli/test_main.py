@@ -14,6 +14,7 @@ from cli_runs import Result
 
 import hf_distill
 from hf_distill.cli.main import COMMANDS
+from hf_distill.extras import MissingExtraError
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,6 +125,7 @@ def raising(error: BaseException, package: str) -> types.ModuleType:
         (OSError("disk full"), "json", True),
         (FileNotFoundError("gone"), "hf_distill", True),
         (RuntimeError("wrong launch"), "hf_distill", True),
+        (MissingExtraError("optuna is not installed"), "hf_distill", True),
         (RuntimeError("out of memory"), "torch", False),
         (KeyError("bug"), "hf_distill", False),
         (TypeError("bug"), "hf_distill", False),

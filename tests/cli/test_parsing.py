@@ -50,7 +50,8 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, **kwargs: Any) ->
         ("lr_scheduler_kwargs: {num_cycles: 2}", "lr_scheduler_kwargs", {"num_cycles": 2}),
         ("liger_kernel_config: {rope: true}", "liger_kernel_config", {"rope": True}),
         ("max_steps: -1", "max_steps", -1),
-        ("teacher_model: -weird", "teacher_model", "-weird"),
+        ("teacher_model: -weird", "teacher_model", ["-weird"]),
+        ("train_file: -weird", "train_file", "-weird"),
         ("temperature:", "temperature", 2.0),
         ("train_file: 'a b.json'", "train_file", "a b.json"),
         ("layer_mapping: 3:6", "layer_mapping", "3:6"),  # 186 to YAML 1.1
@@ -59,7 +60,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *words: str, **kwargs: Any) ->
         # Text as it is written, where YAML 1.1 reads true, false, 42798, 1.1, 10, or a date.
         *((f"source_prefix: {text}", "source_prefix", text)
           for text in ("on", "NO", "0123456", "1.10", "1_0", "0x1F", "2026-01-01")),
-        ("further_teachers: [on, 007, 1.10]", "further_teachers", ["on", "007", "1.10"]),
+        ("teacher_model: [on, 007, 1.10]", "teacher_model", ["on", "007", "1.10"]),
         ("report_to: [off]", "report_to", ["off"]),
         # Numbers as on the command line: 010 is not octal.
         ("seed: 010", "seed", 10),

@@ -35,7 +35,7 @@ def test_another_sweep_does_not_go_on_in_its_folder(
         "seeds": ([1], "seeds was [42] and is now [1]"),
         "metric": ("exact_match", "metric was 'f1' and is now 'exact_match'"),
         "train_file": (str(other), "other.json"),
-        "teacher_model": (files.models["student_alone"], 'is now "student_alone"'),
+        "teacher_model": (files.models["student_alone"], 'is now ["student_alone"]'),
     }
     for name, (value, says) in changes.items():
         changed = config_of({**options, name: value}, tmp_path)
