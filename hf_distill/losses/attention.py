@@ -1,4 +1,4 @@
-"""What the objectives on attention compare, and which pairs of tokens count.
+"""Inputs of the losses on attention, and their common rules: which pairs of tokens count.
 
 One set of rules for ``scores_loss``, ``probabilities_loss`` and ``relations_loss``:
 

@@ -51,20 +51,12 @@ def probabilities_loss(
     the student's Q and K are ``scaling_s G K_s`` and ``scaling_s Gᵀ Q_s``. They are computed with
     the loss, chunk by chunk, and kept in float32 (float64) until the backward pass.
 
-    Args:
-        student: as many heads as the teacher; another head_dim is fine.
-        teacher: its tensors get no gradient. ``value`` is not used, on both sides.
-        token_mask: see the module ``attention``, as for the next two.
-        causal: a query sees no later key.
-        pair_mask: which key a query sees.
-        divergence: "kl_div" or "mse".
-
-    Returns:
-        A 0-dim tensor, float32 or float64.
+    Arguments and rules are those of the module ``attention``. Student and teacher need as many
+    heads; another head_dim is fine. ``value`` is not used. ``divergence`` is "kl_div" or "mse".
 
     Raises:
-        ValueError: if the inputs do not fit together, the numbers of heads differ, or
-            ``divergence`` is unknown.
+        ValueError: the inputs do not fit together, the numbers of heads differ, or ``divergence``
+            is unknown.
     """
     check_inputs(student, teacher, token_mask)
     check_maps(student, teacher, pair_mask)
@@ -95,23 +87,12 @@ def relations_loss(
     one layer of the teacher only, with 48 relation heads for BERT-base and 64 for BERT-large.
 
     Under grouped-query attention K and V are compared as they are, narrower than Q. ``scaling`` is
-    not used.
-
-    Args:
-        student: of any widths.
-        teacher: of any widths; its tensors get no gradient.
-        relation_heads: how many; it divides the widths (heads · head_dim) of Q, K and V of both.
-        token_mask: see the module ``attention``.
-        causal: a token is related to no later one.
-        pair_mask: which token is related to which, if not to all; where it differs between heads,
-            those are related that any head relates.
-
-    Returns:
-        A 0-dim tensor, float32 or float64.
+    not used. Arguments and rules are those of the module ``attention``; ``relation_heads`` divides
+    the widths (heads · head_dim) of Q, K and V of both. Where ``pair_mask`` differs between heads,
+    those tokens are related that any head relates.
 
     Raises:
-        ValueError: if ``relation_heads`` does not divide a width, or the inputs do not fit
-            together.
+        ValueError: ``relation_heads`` does not divide a width, or the inputs do not fit together.
     """
     check_inputs(student, teacher, token_mask)
     if pair_mask is not None and pair_mask.shape[1] > 1:
@@ -140,7 +121,7 @@ def _relation(tensor: Tensor, relation_heads: int, name: str) -> AttentionInputs
 def attention_maps_loss(
     student: Tensor, teacher: Tensor, *, token_mask: Tensor | None = None, divergence: str
 ) -> Tensor:
-    r"""Compare attention probabilities that were computed in full.
+    r"""Compare attention probabilities that models computed in full.
 
     ``kl_div``: :math:`\sum_q \frac{1}{H} \sum_h KL(A^T_{hq} \| A^S_{hq})`; ``mse``:
     :math:`\sum_{qk} \frac{1}{H} \sum_h (A^S_{hqk} - A^T_{hqk})^2`, over valid queries q and keys k.
@@ -150,9 +131,6 @@ def attention_maps_loss(
         teacher: the same.
         token_mask: bool, ``(batch, length)``: False is padding.
         divergence: ``kl_div`` or ``mse``.
-
-    Returns:
-        The sum over queries (``kl_div``) or pairs (``mse``), averaged over heads.
 
     Raises:
         ValueError: the numbers of heads differ.

@@ -90,19 +90,11 @@ def scores_loss(
       in float32 (float64), for the backward pass.
     - "auto" is "rows" with ``causal`` or ``pair_mask``, else what ``faster_route`` says.
 
-    Args:
-        student: as many heads as the teacher; another head_dim is fine.
-        teacher: its tensors get no gradient. ``value`` is not used, on both sides.
-        token_mask: see the module ``attention``, as for the next two.
-        causal: a query sees no later key.
-        pair_mask: which key a query sees.
-        route: "auto", "gram" or "rows".
-
-    Returns:
-        A 0-dim tensor, float32 or float64.
+    Other arguments and rules are those of the module ``attention``. Student and teacher need as
+    many heads; another head_dim is fine. ``value`` is not used.
 
     Raises:
-        ValueError: if the inputs do not fit together, the numbers of heads differ, ``route`` is
+        ValueError: the inputs do not fit together, the numbers of heads differ, ``route`` is
             unknown, or "gram" is asked for where not all pairs are visible.
     """
     check_inputs(student, teacher, token_mask)
@@ -128,7 +120,7 @@ def scores_loss(
 def faster_route(
     length: int, student_head_dim: int, teacher_head_dim: int, device_type: str = "cpu"
 ) -> str:
-    """The route of ``scores_loss`` that takes less time where all pairs are visible.
+    """Return the route, "gram" or "rows", that takes less time where all pairs are visible.
 
     Counts multiplications and additions, forward and backward, and adds what passes over memory
     cost. The type of the inputs does not matter: all is computed in float32. About 220 tokens are
@@ -139,9 +131,6 @@ def faster_route(
         student_head_dim: of Q and K.
         teacher_head_dim: of Q and K.
         device_type: "cpu", "cuda", …
-
-    Returns:
-        "gram" or "rows".
     """
     s, t = student_head_dim, teacher_head_dim
     width = s + t

@@ -38,7 +38,7 @@ def hidden_states_loss(
         A 0-dim tensor, float32 or float64. The division by the number of tokens is the caller's.
 
     Raises:
-        ValueError: if shapes or types do not fit together, or ``loss`` is unknown.
+        ValueError: shapes or types do not fit together, or ``loss`` is unknown.
     """
     for name, tensor in (("student", student), ("teacher", teacher)):
         if tensor.dim() != 3 or not tensor.is_floating_point():
