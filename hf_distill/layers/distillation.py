@@ -1,11 +1,11 @@
-"""What ``DistillationTrainer`` needs for intermediate layers: taps, projections and losses."""
+"""``IntermediateDistillation``: the layers of one pair, from recording to losses."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from hf_distill.layers.callback import TeacherRecorderCallback
-from hf_distill.layers.capture import Recording
-from hf_distill.layers.counting import TokenCount
-from hf_distill.layers.losses import ATTENTION, HIDDEN_STATES, IntermediateLosses
-from hf_distill.layers.mapping import (
-    LayerPair,
-    LayerSimilarity,
-    describe,
-    layer_pairs,
-    suggest_layer_pairs,
-)
+from hf_distill.layers.layer_losses import ATTENTION, HIDDEN_STATES, LayerLosses
+from hf_distill.layers.mapping import LayerPair, describe, layer_pairs
 from hf_distill.layers.projections import (
     PROJECTIONS_FILE,
     Projections,
@@ -34,7 +25,15 @@ from hf_distill.layers.projections import (
     load_projections,
     save_projections,
 )
-from hf_distill.layers.recorder import LayerRecorder
+from hf_distill.layers.recording import (
+    Recording,
+    add_losses,
+    has_attention_taps,
+    recorded,
+    tapped,
+)
+from hf_distill.layers.samples import TeacherRecorderCallback
+from hf_distill.layers.similarity import LayerSimilarity, suggest_layer_pairs
 from hf_distill.layers.sizes import Sizes, check_attention, check_checkpointing
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -43,23 +42,31 @@ logger = logging.getLogger(__name__)
 _OVERWHELMING = 10.0
 """So many times the other, one of two weighted losses decides alone what is learned."""
 
-RunTeacher = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Tensor]]
+Batch = Mapping[str, Any]
+RunTeacher = Callable[[Batch, Mapping[str, Any]], Mapping[str, Tensor]]
 """(batch, further inputs) -> outputs."""
 
 
 class IntermediateDistillation:
     """The intermediate layers of one pair: recorded, projected, compared, saved.
 
+    The models keep their own attention (SDPA, flash attention, …). One way, no loops back:
+    ``run_teacher`` records the teacher, and inside ``compare`` the student's forward is recorded
+    and compared with it; its outputs then hold the losses.
+
     Args:
         args: which losses, layers and weights.
         teacher: the teacher.
         student: the model that is trained, not yet wrapped.
-        callbacks: those that write samples, asked for whenever they matter.
+        callbacks: returns those that write samples.
         accelerator: precision and processes.
 
     Raises:
         ValueError: the layers of this pair cannot be compared as the arguments say.
     """
+
+    similarity: Tensor | None = None
+    """``(student layers + 1, teacher layers + 1)``, linear CKA, if ``auto`` chose the layers."""
 
     def __init__(
         self,
@@ -69,34 +76,33 @@ class IntermediateDistillation:
         callbacks: Callable[[], Sequence[TeacherRecorderCallback]],
         accelerator: Accelerator,
     ) -> None:
-        self._args = args
-        self._teacher = teacher
         self.student = student
-        self._recorder = LayerRecorder(teacher, student)
-        self._callbacks = callbacks
-        self._accelerator = accelerator
-        self._sizes = {
-            "teacher": Sizes.of(teacher, "teacher"),
-            "student": Sizes.of(student, "student"),
-        }
         # A callback may set a weight to 0 and back.
         self.compared = {k for k, weight in args.intermediate_weights.items() if weight > 0}
         """The losses that have a weight when training is prepared, by their names."""
+        self.pairs: list[LayerPair] = []
+        """The layers that are compared or recorded; none as long as that is not settled."""
+        self._args = args
+        self._teacher = teacher
+        self._callbacks = callbacks
+        self._accelerator = accelerator
+        sizes = Sizes.of(teacher, "teacher"), Sizes.of(student, "student")
+        self._depths = {"teacher_layers": sizes[0].layers, "student_layers": sizes[1].layers}
         if ATTENTION in self.compared:
             check_attention(args, teacher, student)
         self._projections: Projections | None = None
-        widths = {who: size.width for who, size in self._sizes.items()}
-        if widths["teacher"] != widths["student"] and HIDDEN_STATES in self.compared:
+        if sizes[0].width != sizes[1].width and HIDDEN_STATES in self.compared:
+            device = next(student.parameters()).device
             self._projections = Projections(
-                widths["student"],
-                widths["teacher"],
-                seed=args.seed,
-                device=next(student.parameters()).device,
+                sizes[1].width, sizes[0].width, seed=args.seed, device=device
             )
-        self._count = TokenCount(student)
-        self._losses: IntermediateLosses | None = None
+        self._losses = LayerLosses(
+            args, student, self.compared, self._projections, sizes[0].heads, accelerator.autocast
+        )
+        self._of_teacher, self._of_student = Recording(), Recording()
+        self._is_attached = False
+        self._compared_batch: Batch | None = None
         self._balance_checked = False
-        self._depths = {f"{who}_layers": size.layers for who, size in self._sizes.items()}
         if args.layer_mapping != "auto":
             self._use(layer_pairs(args.layer_mapping, **self._depths))
 
@@ -105,7 +111,7 @@ class IntermediateDistillation:
     @property
     def pairs_are_known(self) -> bool:
         """Whether it is settled which layers are compared; ``auto`` looks at data first."""
-        return self._losses is not None
+        return bool(self.pairs)
 
     def _use(self, pairs: list[LayerPair]) -> None:
         if ATTENTION in self.compared and not any(pair.student for pair in pairs):
@@ -113,38 +119,24 @@ class IntermediateDistillation:
                 f"layer_mapping={self._args.layer_mapping!r} has the embedding output alone, which "
                 "has no attention to compare; name a layer, or set attention_loss_weight=0."
             )
-        self._record(pairs)
-        self._losses = IntermediateLosses(
-            self._args,
-            pairs,
-            self.compared,
-            self._projections,
-            self._count,
-            self._sizes["teacher"].heads,
-            self._accelerator.autocast,
-            self._zero,
-        )
+        self.pairs = pairs
+        self._choose_recordings()
         logger.info(describe(pairs, self._args.layer_mapping, **self._depths))
 
-    def _record(self, pairs: Sequence[LayerPair]) -> None:
+    def _choose_recordings(self) -> None:
         writes = any(callback.samples_wanted for callback in self._callbacks())
-        self._recorder.choose(
-            pairs,
-            hidden_states=writes or HIDDEN_STATES in self.compared,
-            attentions=writes or ATTENTION in self.compared,
+        self._of_teacher, self._of_student = (
+            Recording(
+                layers if writes or HIDDEN_STATES in self.compared else frozenset(),
+                layers - {0} if writes or ATTENTION in self.compared else frozenset(),
+            )
+            for layers in (
+                frozenset(pair.teacher for pair in self.pairs),
+                frozenset(pair.student for pair in self.pairs),
+            )
         )
 
-    def _zero(self) -> Tensor:
-        """0, with a gradient of 0."""
-        parameters = sorted(self.student.parameters(), key=lambda p: not p.requires_grad)
-        return parameters[0].flatten()[:0].sum().float()
-
-    @property
-    def pairs(self) -> list[LayerPair]:
-        """Which layers are compared or recorded; none as long as that is not settled."""
-        return list(self._recorder.pairs)
-
-    def choose_pairs(self, batches: Iterable[Mapping[str, Any]], run_teacher: RunTeacher) -> None:
+    def choose_pairs(self, batches: Iterable[Batch], run_teacher: RunTeacher) -> None:
         """``layer_mapping="auto"``: pair the layers that are most alike on these batches.
 
         Args:
@@ -161,7 +153,7 @@ class IntermediateDistillation:
                     theirs: Any = run_teacher(batch, hidden)["hidden_states"]
                     with self._accelerator.autocast():
                         ours = self.student(**batch, **hidden)["hidden_states"]
-                    mask = self._count.mask(batch, ours[0].shape[1])
+                    mask = self._losses.count.mask(batch, ours[0].shape[1])
                     similarity.add(ours, theirs, token_mask=mask)
         finally:
             self.student.train(was_training)
@@ -170,9 +162,6 @@ class IntermediateDistillation:
         if self._accelerator.num_processes > 1:
             broadcast_object_list(pairs)
         self._use(pairs[0])
-
-    similarity: Any = None
-    """``(student layers + 1, teacher layers + 1)``, linear CKA, if ``auto`` chose the layers."""
 
     def join_optimizer(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
         """Let an optimizer that was made without the projections train them.
@@ -205,15 +194,24 @@ class IntermediateDistillation:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Inside, taps are set in both models and projections are a part of the student."""
-        if self._losses is not None:
-            self._record(self._recorder.pairs)  # a callback may have been added
-        with attached(self.student, self._projections), self._recorder.attached():
+        """Tap both models and make the projections a part of the student inside."""
+        if self.pairs:
+            self._choose_recordings()  # a callback may have been added
+        if self._is_attached:
             yield
+            return
+        with attached(self.student, self._projections), tapped(self._teacher, self.student):
+            hook = self.student.register_forward_hook(torch.compiler.disable(self._after_student))
+            self._is_attached = True
+            try:
+                yield
+            finally:
+                self._is_attached = False
+                hook.remove()
 
-    def counters(self) -> dict[str, Callable[[Mapping[str, Any]], int | Tensor]]:
-        """What each loss is a mean over: counts the items of a batch."""
-        return {} if self._losses is None else self._losses.counters()
+    def counters(self) -> dict[str, Callable[[Batch], int | Tensor]]:
+        """Return what counts the items of a batch that each loss is a mean over."""
+        return self._losses.counters() if self.pairs else {}
 
     def is_sample_due(self, step: int) -> bool:
         """Whether the batch of this step is to be written."""
@@ -222,32 +220,51 @@ class IntermediateDistillation:
     def _due(self, step: int) -> Iterator[TeacherRecorderCallback]:
         return (callback for callback in self._callbacks() if callback.is_sample_due(step))
 
-    def run_teacher(
-        self, batch: Mapping[str, Any], run_teacher: RunTeacher
-    ) -> Mapping[str, Tensor]:
-        """The teacher's outputs for a batch, with its layers recorded."""
-        with self._recorder.recording_teacher():
-            outputs = run_teacher(batch, self._recorder.extra_inputs(self._teacher))
-        self._recorder.teacher.take_outputs(outputs, "teacher", self._teacher)
+    def run_teacher(self, batch: Batch, run_teacher: RunTeacher) -> Mapping[str, Tensor]:
+        """Return the teacher's outputs for a batch, and record its layers."""
+        self._of_teacher.clear()
+        with recorded(self._of_teacher):
+            outputs = run_teacher(batch, self._further_inputs(self._teacher))
+        self._of_teacher.record_outputs(outputs, "teacher", self._teacher)
         return outputs
 
     def student_inputs(self) -> dict[str, bool]:
-        """What the student's forward must be asked for."""
-        return self._recorder.extra_inputs(self.student)
+        """Return the further inputs of the student's forward."""
+        return self._further_inputs(self.student)
 
-    def compare(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """The student's forward pass inside is recorded and compared with the teacher's.
+    def _further_inputs(self, model: nn.Module) -> dict[str, bool]:
+        inputs = {}
+        if self._of_teacher.hidden_layers:
+            inputs["output_hidden_states"] = True
+        if self._of_teacher.attention_layers and not has_attention_taps(model):
+            inputs["output_attentions"] = True
+        return inputs
+
+    @contextmanager
+    def compare(self, batch: Batch) -> Iterator[None]:
+        """Record the student's forward pass inside, and compare it with the teacher's recording.
 
         Args:
             batch: as the student gets it.
         """
-        losses = self._losses
-        assert losses is not None
+        self._of_student.clear()
+        self._compared_batch = batch
+        try:
+            with recorded(self._of_student):
+                yield
+        finally:
+            self._compared_batch = None
 
-        def compare(student: Recording, teacher: Recording) -> dict[str, Tensor]:
-            return losses(student, teacher, batch)
+    def _after_student(self, module: nn.Module, args: Any, outputs: Any) -> Any:
+        batch = self._compared_batch
+        if batch is None:
+            return outputs
+        self._of_student.record_outputs(outputs, "student", module)
 
-        return self._recorder.recording_student(compare)
+        def losses() -> dict[str, Tensor]:
+            return self._losses(self.pairs, self._of_student, self._of_teacher, batch)
+
+        return add_losses(outputs, losses, module)
 
     def check_balance(self, losses: Mapping[str, float]) -> None:
         """Warn, at most once, if one of two losses is so large that the other counts for nothing.
@@ -271,37 +288,39 @@ class IntermediateDistillation:
                 *(larger, ratio, smaller, larger, weights[larger] / ratio, weights[larger]),
             )
 
-    def write_sample(self, step: int, batch: Mapping[str, Any]) -> None:
+    def write_sample(self, step: int, batch: Batch) -> None:
         """Write the first row of the batch that was just recorded, for pictures."""
-        states = next(iter(self._recorder.student.hidden_states.values()), None)
+        states = next(iter(self._of_student.hidden_states.values()), None)
         if states is None:
             return  # LayerDrop skipped all of them
-        mask = self._count.mask(batch, states.shape[1])
+        mask = self._losses.count.mask(batch, states.shape[1])
         for callback in self._due(step):
-            callback.write_sample(step, batch, mask, self._recorder)
+            callback.write_sample(step, batch, mask, self.pairs, self._of_teacher, self._of_student)
 
     def forget(self) -> None:
-        """Let go of what was recorded: the losses keep what their backward pass needs."""
-        self._recorder.teacher.clear()
-        self._recorder.student.clear()
+        """Let go of the recordings: the losses keep what their backward pass needs."""
+        self._of_teacher.clear()
+        self._of_student.clear()
 
-    def bad_rows(self, batch: Mapping[str, Any]) -> Tensor:
-        """Bool, ``(rows,)``: where what was recorded of the teacher is not finite."""
-        recording = self._recorder.teacher
+    def bad_rows(self, batch: Batch) -> Tensor:
+        """Bool, ``(rows,)``: where the teacher's recording is not finite."""
+        recording = self._of_teacher
         if recording.hidden_states:
             last = recording.hidden_states[max(recording.hidden_states)]
         else:
-            last = next(iter(_queries(recording)))
+            queries = (call.inputs.query for call in recording.attentions.values())
+            first = next(iter((*queries, *recording.attention_maps.values())))
+            last = first.transpose(1, 2).flatten(2)
         bad = ~torch.isfinite(last.float().sum(-1))
-        mask = self._count.mask(batch, last.shape[1])
+        mask = self._losses.count.mask(batch, last.shape[1])
         return (bad if mask is None else bad & mask).any(-1)
 
     # ---- checkpoints ---------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write projections and layer pairs beside a checkpoint; every process calls it."""
+        """Write projections and layer pairs next to a checkpoint; every process calls it."""
         write = self._accelerator.is_main_process
-        save_projections(folder, self._projections, self._recorder.pairs, write=write)
+        save_projections(folder, self._projections, self.pairs, write=write)
 
     def load(self, folder: str | os.PathLike[str]) -> None:
         """Read them back.
@@ -315,10 +334,3 @@ class IntermediateDistillation:
         """Read those of the best checkpoint, if it has any."""
         if folder is not None and (Path(folder) / PROJECTIONS_FILE).exists():
             self.load(folder)
-
-
-def _queries(recording: Recording) -> Iterator[Tensor]:
-    for call in recording.attentions.values():
-        yield call.inputs.query.transpose(1, 2).flatten(2)
-    for maps in recording.attention_maps.values():
-        yield maps.transpose(1, 2).flatten(2)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_distill.layers.capture import has_attention_taps
+from hf_distill.layers.recording import has_attention_taps
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)

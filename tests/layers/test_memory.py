@@ -11,7 +11,7 @@ from tiny import model_for
 from torch import Tensor
 
 from hf_distill import DistillationTrainer
-from hf_distill.layers.capture import Recording
+from hf_distill.layers.recording import Recording
 
 
 def test_values_and_hidden_states_are_not_kept_for_the_backward_pass(

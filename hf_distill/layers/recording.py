@@ -1,44 +1,31 @@
-"""Taps: what the attention functions and the layers of a model are given, while they run.
+"""Recording: what the layers and the attention functions of a model get and return as it runs.
 
 Queries, keys and values are taken at the entrance of the model's own attention function, which
 then runs as always (SDPA, flash attention, …): no attention map is made for them. transformers'
-``output_attentions=True`` gives nothing under SDPA, and under eager attention probabilities after
+``output_attentions=True`` returns nothing under SDPA, and under eager attention probabilities after
 dropout, which is neither what TinyBERT compares nor the same in two runs.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache, partial
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.utils.generic import ModelOutput
 
 from hf_distill.heads import unwrap_peft
+from hf_distill.heads.base import as_visible
 from hf_distill.losses import AttentionInputs
 
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
-
-
-@dataclass
-class AttentionCall:
-    """What one attention layer was given."""
-
-    inputs: AttentionInputs
-    causal: bool
-    """Whether the layer hides later tokens where its mask does not say otherwise."""
-    mask: Tensor | None = None
-    """``(batch or 1, heads or 1, queries, keys)`` as the attention function got it: bool, True
-    where a query sees a key, or added to the scores; ``None`` if there is none."""
-    beyond: frozenset[str] = frozenset()
-    """What makes its probabilities in addition to queries and keys: keys of ``BEYOND``."""
-    implementation: str = "sdpa"
-    """The name of the attention function."""
-
+_LOSSES = "intermediate_losses"
 
 BEYOND = {
     "position_bias": "a position bias",
@@ -51,6 +38,95 @@ BEYOND = {
 """Options of attention functions that change what queries and keys alone would give."""
 
 
+class Visible(NamedTuple):
+    """Which pairs of tokens, padding apart, see each other."""
+
+    causal: bool
+    """A query sees no later key."""
+    pair_mask: Tensor | None
+    """Bool, ``(batch or 1, heads or 1, length, length)``: True where a query sees a key; ``None``
+    if ``causal`` tells all."""
+    biased: bool = False
+    """Whether the mask adds something to the scores of pairs that see each other."""
+
+
+@dataclass
+class AttentionCall:
+    """The arguments of one attention layer."""
+
+    inputs: AttentionInputs
+    causal: bool
+    """Whether the layer hides later tokens where its mask does not say otherwise."""
+    mask: Tensor | None = None
+    """``(batch or 1, heads or 1, queries, keys)`` as the attention function got it: bool, True
+    where a query sees a key, or added to the scores; ``None`` if there is none."""
+    beyond: frozenset[str] = frozenset()
+    """What makes its probabilities in addition to queries and keys: keys of ``BEYOND``."""
+    implementation: str = "sdpa"
+    """The name of the attention function."""
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        options: Mapping[str, Any],
+        implementation: str,
+    ) -> AttentionCall:
+        """Keep what an attention function was called with.
+
+        Raises:
+            ValueError: attention is local, and its mask is not known.
+        """
+        scaling, causal = options.get("scaling"), options.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
+        # Flash attention has a mask of tokens, flex attention one of blocks.
+        pairs = mask if isinstance(mask, Tensor) and mask.dim() == 4 else None
+        if pairs is not None and pairs.shape[-1] > key.shape[-2]:
+            pairs = pairs[..., : key.shape[-2]]
+        local = options.get("sliding_window")
+        if local is not None and pairs is None and query.shape[-2] > int(local):
+            raise ValueError(
+                f"{type(module).__name__} has local attention, whose mask is only known under the "
+                "attention implementations sdpa and eager; load teacher and student with one of "
+                "them (teacher_attn_implementation='sdpa')."
+            )
+        scaling = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+        return cls(
+            AttentionInputs(query, key, value, scaling),
+            causal=bool(causal),
+            mask=pairs,
+            beyond=frozenset(name for name in BEYOND if options.get(name) is not None),
+            implementation=implementation,
+        )
+
+    def visible_pairs(self, token_mask: Tensor | None) -> Visible:
+        """Return what the mask hides or shows beyond padding and causality.
+
+        Args:
+            token_mask: bool, ``(batch, length)``: False is padding; ``None`` if there is none.
+        """
+        mask = self.mask
+        if mask is None:
+            return Visible(self.causal, None)
+        seen = as_visible(mask)
+        everything = torch.ones(seen.shape[-2:], dtype=torch.bool, device=seen.device)
+        told = everything.tril() if self.causal else everything
+        counts = everything
+        if token_mask is not None:
+            counts = token_mask[:, None, None] & token_mask[:, None, :, None]
+        adds = seen & (mask != 0) if mask.is_floating_point() else ~everything
+        biased = (adds & counts).any()
+        more, less = (seen & ~told & counts).any(), (told & ~seen & counts).any()
+        # One wait for the device; transformers waits for it when it makes the mask.
+        shows_more, shows_less, is_biased = torch.stack([more, less, biased]).tolist()
+        pair_mask = seen if shows_more or shows_less else None
+        return Visible(self.causal and not shows_more, pair_mask, is_biased)
+
+
 @dataclass
 class Recording:
     """Hidden states and attentions of one forward pass, by layer.
@@ -59,8 +135,8 @@ class Recording:
     i the output (and the attention) of layer i.
     """
 
-    hidden_layers: frozenset[int]
-    attention_layers: frozenset[int]
+    hidden_layers: frozenset[int] = frozenset()
+    attention_layers: frozenset[int] = frozenset()
     hidden_states: dict[int, Tensor] = field(default_factory=dict)
     """``(batch, length, width)``."""
     attentions: dict[int, AttentionCall] = field(default_factory=dict)
@@ -72,9 +148,9 @@ class Recording:
     calls: int = 0
     """Attention layers that ran so far."""
     running: int | None = None
-    """The layer that runs at the moment, of a model whose layers ``LayerTaps`` found."""
+    """The layer that runs at the moment, of a model whose layers ``layer_stack`` found."""
     ran: dict[int, Any] = field(default_factory=dict)
-    """What each of these layers returned, ``None`` where its hidden states are not wanted."""
+    """The output of each of these layers, ``None`` where its hidden states are not wanted."""
 
     def clear(self) -> None:
         """Forget the forward pass."""
@@ -82,7 +158,7 @@ class Recording:
             kept.clear()
         self.dropped, self.calls, self.running = frozenset(), 0, None
 
-    def take_outputs(self, outputs: Mapping[str, Any], who: str, model: nn.Module) -> None:
+    def record_outputs(self, outputs: Mapping[str, Any], who: str, model: nn.Module) -> None:
         """Keep the chosen layers of a model's outputs.
 
         Args:
@@ -108,7 +184,7 @@ class Recording:
                     layer: state for layer, state in self.ran.items() if state is not None
                 }
             if places:
-                self.hidden_states |= _taken(outputs, "hidden_states", places, weight, who)
+                self.hidden_states |= _chosen(outputs, "hidden_states", places, weight, who)
         missing = self.attention_layers - self.attentions.keys() - self.dropped
         if missing:
             maps = outputs.get("attentions") or ()
@@ -116,13 +192,13 @@ class Recording:
             order = sorted(self.ran) if shortened else range(1, max(missing) + 1)
             places = {layer: place for place, layer in enumerate(order) if layer in missing}
             weight = "attention_loss_weight"
-            self.attention_maps |= _taken(outputs, "attentions", places, weight, who)
+            self.attention_maps |= _chosen(outputs, "attentions", places, weight, who)
 
     def _find_dropped(self, who: str, model: nn.Module) -> frozenset[int]:
-        """The layers that did not run, if LayerDrop explains it."""
+        """Return the layers that did not run, if LayerDrop explains it."""
         config: Any = getattr(model, "config", None)
         if not self.ran:  # all are dropped, or the model has no layers that can be followed
-            return frozenset(_numbers(layer_stack(model)) if drops_layers(model) else ())
+            return frozenset(range(1, 1 + len(layer_stack(model))) if drops_layers(model) else ())
         missing = frozenset(range(1, config.num_hidden_layers + 1)) - self.ran.keys()
         wanted = missing & (self.hidden_layers | self.attention_layers)
         if wanted and not drops_layers(model):
@@ -147,26 +223,22 @@ def layer_stack(model: nn.Module) -> list[nn.Module]:
     return []
 
 
-def _numbers(layers: Sequence[nn.Module]) -> range:
-    return range(1, len(layers) + 1)
-
-
 def drops_layers(model: nn.Module) -> bool:
     """Whether a model skips layers at random at the moment (LayerDrop)."""
     if not model.training:
         return False
-    configs = [config for config in (getattr(model, "config", None),) if config is not None]
+    config = getattr(model, "config", None)
     return any(
         "layerdrop" in name and isinstance(value, int | float) and value > 0
-        for holder in (*model.modules(), *configs)
+        for holder in (*model.modules(), *([] if config is None else [config]))
         for name, value in vars(holder).items()
     )
 
 
-def _taken(
+def _chosen(
     outputs: Mapping[str, Any], name: str, places: Mapping[int, int], weight: str, who: str
 ) -> dict[int, Tensor]:
-    """What layers gave, from its places in the outputs."""
+    """Return what layers gave, from its places in the outputs."""
     values = outputs.get(name) if isinstance(outputs, Mapping) else None
     if (
         not values
@@ -181,14 +253,14 @@ def _taken(
 
 
 class _Active:
-    """The recording that attention functions write to at the moment."""
+    """The recording that taps write to at the moment."""
 
     recording: Recording | None = None
 
 
 @contextmanager
-def recording_attention(recording: Recording) -> Iterator[None]:
-    """Queries, keys and values of attention layers that run inside go to ``recording``.
+def recorded(recording: Recording) -> Iterator[None]:
+    """Write what tapped models compute inside to ``recording``.
 
     Recomputation by activation checkpointing happens outside, in the backward pass, and is not
     recorded again.
@@ -201,41 +273,33 @@ def recording_attention(recording: Recording) -> Iterator[None]:
         _Active.recording = before
 
 
-class AttentionTaps:
-    """Puts a recording function in front of the attention functions that some models use.
+@contextmanager
+def tapped(*models: nn.Module) -> Iterator[None]:
+    """Tap the attention functions and the layers of models inside.
 
-    Outside ``recording_attention`` they only pass on what they are given.
+    Outside ``recorded`` taps only pass on what they get. Attention calls alone cannot tell which
+    layer runs: LayerDrop skips layers, some have no attention, and attention may run outside them.
     """
-
-    def __init__(self) -> None:
-        self._taps: list[_Tap] = []
-
-    def attach(self, *models: nn.Module) -> None:
-        """Tap the attention functions of ``models``; does nothing if that was done before."""
-        if self._taps:
-            return
-        places = {
-            (id(interface), name): interface
-            for model in models
-            for interface in _interfaces(model)
-            for name in _implementations(model)
-        }
-        for (_, name), interface in places.items():
+    functions = {
+        (id(interface), name): (interface, name)
+        for model in models
+        for interface in _interfaces(model)
+        for name in _implementations(model)
+        if name == "eager" or interface.get(name) is not None
+    }
+    with ExitStack() as stack:
+        for interface, name in functions.values():
             tap = interface.get(name)
             if not isinstance(tap, _Tap):
-                if tap is None and name != "eager":
-                    continue
                 tap = _Tap(interface, name)
             tap.users += 1
-            self._taps.append(tap)
-
-    def detach(self) -> None:
-        """Put everything back as it was, if nobody else uses it."""
-        while self._taps:
-            tap = self._taps.pop()
-            tap.users -= 1
-            if tap.users == 0:
-                tap.remove()
+            stack.callback(tap.release)
+        for model in models:
+            for number, layer in enumerate(layer_stack(model), start=1):
+                hook = layer.register_forward_pre_hook(partial(_enter, number))
+                stack.callback(hook.remove)
+                stack.callback(layer.register_forward_hook(partial(_leave, number)).remove)
+        yield
 
 
 class _Tap:
@@ -249,8 +313,11 @@ class _Tap:
         self._original: Callable[..., Any] | None = interface.get(name)
         interface[name] = self
 
-    def remove(self) -> None:
-        """Put the original back."""
+    def release(self) -> None:
+        """Put the original back after the last user."""
+        self.users -= 1
+        if self.users:
+            return
         if self._own is None:
             del self._interface[self._name]
         else:
@@ -265,77 +332,17 @@ class _Tap:
         attention_mask: Tensor | None,
         **options: Any,
     ) -> Any:
+        inputs = (module, query, key, value, attention_mask)
         recording = _Active.recording
         if recording is not None:
             recording.calls += 1
             followed = recording.running is not None or recording.ran
             layer = recording.running if followed else recording.calls
             if layer in recording.attention_layers and layer not in recording.attentions:
-                inputs = (query, key, value, attention_mask)
-                recording.attentions[layer] = _call(module, *inputs, options, self._name)
-        # Eager attention is no entry of the table but a function beside the model.
+                recording.attentions[layer] = AttentionCall.of(*inputs, options, self._name)
+        # Eager attention is not an entry of the table but a function next to the model.
         original = self._original or sys.modules[type(module).__module__].eager_attention_forward
-        return original(module, query, key, value, attention_mask, **options)
-
-
-def _call(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    options: dict[str, Any],
-    implementation: str,
-) -> AttentionCall:
-    scaling = options.get("scaling")
-    causal = options.get("is_causal")
-    causal = getattr(module, "is_causal", True) if causal is None else causal
-    # Flash attention has a mask of tokens, flex attention one of blocks.
-    pairs = mask if isinstance(mask, Tensor) and mask.dim() == 4 else None
-    if pairs is not None and pairs.shape[-1] > key.shape[-2]:
-        pairs = pairs[..., : key.shape[-2]]
-    local = options.get("sliding_window")
-    if local is not None and pairs is None and query.shape[-2] > int(local):
-        raise ValueError(
-            f"{type(module).__name__} has local attention, whose mask is only known under the "
-            "attention implementations sdpa and eager; load teacher and student with one of "
-            "them (teacher_attn_implementation='sdpa')."
-        )
-    return AttentionCall(
-        AttentionInputs(
-            query, key, value, float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-        ),
-        causal=bool(causal),
-        mask=pairs,
-        beyond=frozenset(name for name in BEYOND if options.get(name) is not None),
-        implementation=implementation,
-    )
-
-
-class LayerTaps:
-    """Lets a recording know which layer of a model runs.
-
-    Attention calls alone cannot tell: LayerDrop skips layers, some have no attention, and attention
-    may run outside them.
-    """
-
-    def __init__(self) -> None:
-        self._hooks: list[Any] = []
-
-    def attach(self, *models: nn.Module) -> None:
-        """Follow the layers of ``models``; does nothing if that was done before."""
-        if self._hooks:
-            return
-        for model in models:
-            layers = layer_stack(model)
-            for number, layer in zip(_numbers(layers), layers, strict=True):
-                self._hooks.append(layer.register_forward_pre_hook(partial(_enter, number)))
-                self._hooks.append(layer.register_forward_hook(partial(_leave, number)))
-
-    def detach(self) -> None:
-        """Take all hooks away."""
-        while self._hooks:
-            self._hooks.pop().remove()
+        return original(*inputs, **options)
 
 
 def _enter(number: int, module: nn.Module, args: Any) -> None:
@@ -355,12 +362,12 @@ def _leave(number: int, module: nn.Module, args: Any, output: Any) -> None:
 
 
 def has_attention_taps(model: nn.Module) -> bool:
-    """Whether a model's attention runs through transformers' table of attention functions."""
+    """Return whether attention runs through transformers' table of attention functions."""
     return bool(_interfaces(model))
 
 
 def _interfaces(model: nn.Module) -> list[AttentionInterface]:
-    """The tables of attention functions of a model's source files; most share one."""
+    """Return the tables of attention functions of a model's source files; most share one."""
     found: dict[int, AttentionInterface] = {}
     for module in unwrap_peft(model).modules():
         interface = getattr(sys.modules.get(type(module).__module__), _INTERFACE, None)
@@ -373,3 +380,44 @@ def _implementations(model: nn.Module) -> set[str]:
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
     names = {getattr(config, "_attn_implementation", None) for config in configs.values()}
     return {name for name in names if isinstance(name, str)}
+
+
+def taken_losses(outputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a student's own outputs, and the losses that ``add_losses`` put there."""
+    return _without(outputs, _LOSSES), outputs[_LOSSES]
+
+
+def add_losses(
+    outputs: Any, losses: Callable[[], dict[str, Tensor]], model: nn.Module
+) -> ModelOutput:
+    """Return a student's outputs with losses, without layers that were only asked for to compare.
+
+    Inside the forward pass: DDP and FSDP see the losses and nothing bigger.
+
+    Raises:
+        ValueError: the student does not return a ``ModelOutput``.
+    """
+    if not isinstance(outputs, ModelOutput):
+        raise ValueError(
+            f"The student returned a {type(outputs).__name__}; intermediate layers need a "
+            "model whose forward returns a ModelOutput (return_dict=True)."
+        )
+    config = getattr(model, "config", None)
+    ours = ("hidden_states", "attentions")
+    kept = _without(outputs, *(n for n in ours if not getattr(config, f"output_{n}", False)))
+    return _with_losses(type(outputs))(**kept, **{_LOSSES: losses()})
+
+
+def _without(outputs: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    left_out = {part + name for name in names for part in ("", "encoder_", "decoder_")}
+    return {name: value for name, value in outputs.items() if name not in left_out}
+
+
+@cache
+def _with_losses(output_class: type[ModelOutput]) -> type[ModelOutput]:
+    """Return the class of a model's outputs with one more entry.
+
+    Declared, because DDP takes outputs apart and puts them together again by their fields.
+    """
+    fields = [(_LOSSES, "dict[str, Tensor] | None", None)]
+    return make_dataclass(f"{output_class.__name__}WithLosses", fields, bases=(output_class,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from zoo import PAIRS, zoo_dataset, zoo_model
 
 from hf_distill.heads.base import as_visible
-from hf_distill.layers.capture import (
+from hf_distill.layers.recording import (
     AttentionCall,
-    AttentionTaps,
     Recording,
     has_attention_taps,
-    recording_attention,
+    recorded,
+    tapped,
 )
 
 LAYERS = 2
@@ -45,13 +46,9 @@ def probabilities(call: AttentionCall, valid: Tensor) -> Tensor:
 
 
 def record(model: Any, batch: dict[str, Tensor], layers: set[int]) -> tuple[Recording, Any]:
-    taps, recording = AttentionTaps(), Recording(frozenset(), frozenset(layers))
-    taps.attach(model)
-    try:
-        with torch.no_grad(), recording_attention(recording):
-            outputs = model(**batch)
-    finally:
-        taps.detach()
+    recording = Recording(attention_layers=frozenset(layers))
+    with tapped(model), torch.no_grad(), recorded(recording):
+        outputs = model(**batch)
     return recording, outputs
 
 
@@ -92,7 +89,7 @@ def test_nothing_is_left_of_the_taps_and_nothing_recorded_without_them() -> None
     recording, _ = record(model, batch_for("bert"), {1})
     assert (dict(ALL_ATTENTION_FUNCTIONS._local_mapping), ALL_ATTENTION_FUNCTIONS["sdpa"]) == before
     recording.clear()
-    with recording_attention(recording):
+    with recorded(recording):
         model(**batch_for("bert"))
     assert recording.calls == 0
 
@@ -122,13 +119,13 @@ def test_who_has_taps(architecture: str) -> None:
 def test_two_users_of_one_table() -> None:
     """One training inside another, or two in threads."""
     models = [zoo_model("question-answering", "bert", seed=seed) for seed in (0, 1)]
-    taps = [AttentionTaps(), AttentionTaps()]
-    taps[0].attach(models[0])
-    taps[1].attach(models[1])
-    taps[0].detach()
-    recording = Recording(frozenset(), frozenset({1}))
-    with recording_attention(recording):
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(tapped(models[0]))
+    second.enter_context(tapped(models[1]))
+    first.close()
+    recording = Recording(attention_layers=frozenset({1}))
+    with recorded(recording):
         models[1](**batch_for("bert"))
     assert recording.calls == 1
-    taps[1].detach()
+    second.close()
     assert "sdpa" not in ALL_ATTENTION_FUNCTIONS._local_mapping

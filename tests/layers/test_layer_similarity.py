@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hf_distill.layers.mapping import LayerPair, LayerSimilarity, linear_cka, suggest_layer_pairs
+from hf_distill.layers.mapping import LayerPair
+from hf_distill.layers.similarity import LayerSimilarity, suggest_layer_pairs
 
 quick = settings(deadline=None, max_examples=60, derandomize=True)
 
@@ -44,43 +45,6 @@ def unbiased_hsic(x: Tensor, y: Tensor) -> float:
     return (
         trace + sums[0] * sums[1] / ((n - 1) * (n - 2)) - 2 / (n - 2) * products
     ) / (n * (n - 3))  # fmt: skip
-
-
-# ---- linear CKA --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("widths", [(3, 3), (5, 2), (20, 4)])
-def test_linear_cka_by_grams(widths: tuple[int, int]) -> None:
-    x = gaussian(12, widths[0]) + 3
-    y = x[:, :2] @ gaussian(2, widths[1], seed=1) + gaussian(12, widths[1], seed=2)
-    assert linear_cka(x, y) == pytest.approx(by_grams(x, y), abs=1e-12)
-
-
-def test_linear_cka_is_blind_to_rotation_scale_and_shift() -> None:
-    x, y = gaussian(50, 6), gaussian(50, 6, seed=1)
-    rotation = torch.linalg.qr(gaussian(6, 6, seed=2)).Q
-    same = linear_cka(x, y)
-    assert linear_cka(7 * x @ rotation + 1000, y) == pytest.approx(same, abs=1e-9)
-    assert linear_cka(x, x @ rotation) == pytest.approx(1.0)
-    stretched = x @ torch.diag(torch.tensor([10.0] + 5 * [1.0], dtype=torch.float64))
-    assert linear_cka(x, stretched) < 0.9
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_linear_cka_of_low_precision_is_that_of_the_rounded_values(dtype: torch.dtype) -> None:
-    """Far from zero a float32 covariance would have lost its digits."""
-    x, y = (gaussian(300, 8, seed=seed).mul(0.5).add(300).to(dtype) for seed in (0, 1))
-    assert linear_cka(x, y) == pytest.approx(by_grams(x.double() - 300, y.double() - 300), abs=1e-9)
-
-
-def test_linear_cka_of_a_constant_is_zero() -> None:
-    assert linear_cka(torch.ones(9, 3), gaussian(9, 3)) == 0.0
-
-
-@pytest.mark.parametrize("shapes", [((4, 2), (5, 2)), ((2, 4, 2), (2, 4, 2))])
-def test_linear_cka_refuses_other_shapes(shapes: tuple[tuple[int, ...], ...]) -> None:
-    with pytest.raises(ValueError, match=r"\(tokens, width\).*\("):
-        linear_cka(*(torch.zeros(shape) for shape in shapes))
 
 
 # ---- over batches ------------------------------------------------------------------------------
@@ -140,7 +104,7 @@ def test_groups_and_batches_agree_with_all_tokens_at_once() -> None:
     assert small.tokens == 6000
     for i, x in enumerate(student):
         for j, y in enumerate(teacher):
-            whole = linear_cka(x[0], y[0])
+            whole = by_grams(x[0], y[0])
             assert float(small.matrix()[i, j]) == pytest.approx(whole, abs=0.02)
 
 
@@ -148,8 +112,32 @@ def test_unrelated_layers_are_near_zero_however_few_the_tokens() -> None:
     x, y = gaussian(1, 400, 300), gaussian(1, 400, 300, seed=1)
     similarity = LayerSimilarity(group_size=100)
     similarity.add([x], [y])
-    assert linear_cka(x[0], y[0]) > 0.4
+    assert by_grams(x[0], y[0]) > 0.4
     assert abs(float(similarity.matrix())) < 0.02
+
+
+def similarity_of(x: Tensor, y: Tensor) -> float:
+    similarity = LayerSimilarity()
+    similarity.add([x[None]], [y[None]])
+    return float(similarity.matrix())
+
+
+def test_blind_to_rotation_scale_and_shift() -> None:
+    x, y = gaussian(50, 6), gaussian(50, 6, seed=1)
+    rotation = torch.linalg.qr(gaussian(6, 6, seed=2)).Q
+    same = similarity_of(x, y)
+    assert similarity_of(7 * x @ rotation + 1000, y) == pytest.approx(same, abs=1e-9)
+    assert similarity_of(x, x @ rotation) == pytest.approx(1.0)
+    stretched = x @ torch.diag(torch.tensor([10.0] + 5 * [1.0], dtype=torch.float64))
+    assert similarity_of(x, stretched) < 0.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_low_precision_is_that_of_the_rounded_values(dtype: torch.dtype) -> None:
+    """Far from zero a float32 covariance would have lost its digits."""
+    x, y = (gaussian(300, 8, seed=seed).mul(0.5).add(300).to(dtype) for seed in (0, 1))
+    exact = similarity_of(x.double() - 300, y.double() - 300)
+    assert similarity_of(x, y) == pytest.approx(exact, abs=1e-9)
 
 
 @pytest.mark.parametrize("content", [0.0, 1e6, math.nan, math.inf])
