@@ -16,15 +16,13 @@ import pyarrow.compute
 import torch
 from accelerate import DistributedType
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
 
-from hf_distill.compatibility import longest_input, vocabulary_size
-from hf_distill.heads import LabelledHead, TaskHead, unwrapped
-from hf_distill.heads.base import IGNORED, MAIN_INPUTS
+from hf_distill.heads import LabelledHead, TaskHead
+from hf_distill.heads.base import IGNORED
 from hf_distill.prediction import AlignedLogits
-from hf_distill.teachers import Teacher
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -212,66 +210,6 @@ def label_out_of_range(dataset: Any, head: TaskHead, label_names: list[str]) -> 
                 "labels train with distillation_loss_weight=1."
             )
     return None
-
-
-def check_inputs(
-    teacher: Teacher, student: nn.Module, head: TaskHead, batch: Mapping[str, Any]
-) -> None:
-    """Check that teachers and student can take the first batch.
-
-    Raises:
-        ValueError: if the teacher's input is missing, an id is outside of a vocabulary, token types
-            are missing, or the inputs are longer than a model has positions for.
-    """
-    taken = [name for name in MAIN_INPUTS if name in teacher.input_names]
-    if taken and not any(batch.get(name) is not None for name in taken):
-        raise ValueError(
-            f"The batches have no input of the teacher ({', '.join(taken)}), only: "
-            f"{', '.join(batch)}. Name the column and the argument of the student's forward as the "
-            "teacher has it."
-        )
-    ids = batch.get("input_ids")
-    for who, model in (*(("teacher", one.model) for one in teacher.members), ("student", student)):
-        if ids is None:
-            break
-        vocabulary, largest = vocabulary_size(model), int(ids.max())
-        if vocabulary is not None and largest >= vocabulary:
-            raise ValueError(
-                f"The first batch has the input id {largest}, but the {who}'s vocabulary has only "
-                f"{vocabulary} entries: it was trained with another tokenizer. Choose a teacher "
-                "and a student that share one, or resize the embeddings "
-                f"({who}.resize_token_embeddings)."
-            )
-        longest = longest_input(model)
-        if longest is not None and ids.shape[-1] > longest:
-            raise ValueError(
-                f"The first batch has rows of {ids.shape[-1]} tokens, but the {who} has positions "
-                f"for {longest} only; truncate the data to that (tokenizer(…, truncation=True, "
-                f"max_length={longest}))."
-            )
-    if (
-        head.needs_token_types
-        and "token_type_ids" not in batch
-        and any(_reads_token_types(one) for one in teacher.members)
-    ):
-        raise ValueError(
-            "The teacher was trained with token_type_ids, which tell question from context, and "
-            "the batches have none, so its predictions would be poor. Prepare the data with the "
-            "teacher's tokenizer and a data collator that keeps token_type_ids; a student that "
-            "does not take them is not given them."
-        )
-    if type(student).__name__ == "PeftModelForQuestionAnswering" and "token_type_ids" in batch:
-        logger.warning(
-            "PEFT's model for task_type='QUESTION_ANS' drops token_type_ids, so the student cannot "
-            "tell question from context. Leave task_type out of the adapter's configuration and "
-            "name the head in modules_to_save (['qa_outputs'])."
-        )
-
-
-def _reads_token_types(teacher: Teacher) -> bool:
-    config = getattr(unwrapped(teacher.model), "config", None)
-    kinds = getattr(config, "type_vocab_size", None) or 0
-    return "token_type_ids" in teacher.input_names and kinds > 1
 
 
 def warn_of_half_precision(student: Any) -> None:

@@ -22,6 +22,8 @@ import transformers
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -143,8 +145,9 @@ def load_fine_tuned(
     source: str,
     *,
     task: str,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     name: str | None = None,
+    new_head: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
     """Load a model that is fine-tuned for a task, in evaluation mode.
@@ -153,32 +156,94 @@ def load_fine_tuned(
         auto_model: the name of an ``AutoModelFor…`` class.
         source: a folder or a Hub id.
         task: what it is to do, for the error.
-        dtype: the precision of its weights.
+        dtype: the precision of its weights; ``auto`` as they were saved.
         name: what the error calls it; by default ``source``.
+        new_head: also load a model whose head is random.
         **options: for ``from_pretrained``.
 
     Raises:
         OSError: there is no such model.
-        ValueError: it is not fine-tuned for the task: its head would be random.
+        ValueError: it cannot be loaded, or is not fine-tuned for the task: its head would be
+            random.
     """
     name = name or repr(str(source))
     try:
         model, new = load_model(auto_model, source, dtype=dtype, **options)
+    except UnusableSourceError as error:
+        raise type(error)(f"{name} cannot be loaded: {error}") from error
     except OSError as error:
         raise OSError(not_found(f"{name} cannot be loaded", error)) from error
-    if new:
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be loaded: {error}") from error
+    if new and not new_head:
         raise ValueError(
-            f"{name} is not fine-tuned for {task}: it lacks {', '.join(new)}, "
-            f"which would be random. Train it first (`hf-distill train --task {task} --baseline`)."
+            f"{name} is not fine-tuned for {task}: its weights lack {', '.join(new)}, "
+            f"which would be random. Train it first (`hf-distill train --task {task} --baseline`), "
+            "or choose another model."
         )
     return model.eval()
+
+
+def load_teacher(
+    source: nn.Module | str | os.PathLike[str],
+    auto_model: str,
+    task: str,
+    *,
+    dtype: str | None = None,
+    attn_implementation: str | None = None,
+    device: torch.device | None = None,
+    new_head: bool = False,
+) -> nn.Module:
+    """Return a teacher: a module as it is, or one loaded by Hub id or directory.
+
+    Args:
+        source: module, Hub id or local directory.
+        auto_model: the name of the ``AutoModelFor…`` class.
+        task: the student's task, for the error.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``. By default as it was saved, and
+            a module as it is; but float32 where it was saved in float16 and runs on a CPU, which
+            is slow in float16 and cannot mix it with bfloat16 autocast.
+        attn_implementation: as in ``from_pretrained``; the model's own choice by default.
+        device: where it will run.
+        new_head: also load one whose head was never trained.
+
+    Raises:
+        ValueError: it cannot be found, has another task, or its head has no trained weights.
+    """
+    if isinstance(source, nn.Module):
+        module: Any = source
+        while isinstance(module, nn.DataParallel | DistributedDataParallel):
+            module = module.module  # it is placed where the student is
+        if dtype not in (None, "auto"):
+            module = module.to(getattr(torch, str(dtype)))
+        if attn_implementation is not None:
+            module.set_attn_implementation(attn_implementation)
+        return module
+    options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    name = os.fspath(source)
+    try:
+        model = load_fine_tuned(
+            auto_model,
+            name,
+            task=task,
+            dtype=dtype or "auto",
+            name=f"teacher_model={name!r}",
+            new_head=new_head,
+            **options,
+        )
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    on_cpu = device is not None and device.type == "cpu"
+    quantised = getattr(model, "is_quantized", False)
+    convert = dtype is None and on_cpu and model.dtype == torch.float16 and not quantised
+    return model.float() if convert else model
 
 
 def not_found(what: str, error: Exception) -> str:
     """Return the message for a source that is neither here nor on the Hub."""
     return (
         f"{what}: it is neither a local model directory nor a Hub model that you can access. "
-        f"({str(error).strip().splitlines()[0]})"
+        f"({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
     )
 
 

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from hf_distill.checkpoints import TeacherIdentity, distillation_settings, identify
+from hf_distill.checkpoints import distillation_settings
 from hf_distill.checks import (
     TeacherGuard,
     check_datasets,
-    check_inputs,
     check_label_names,
     check_labels,
     check_late_inputs,
@@ -29,13 +28,13 @@ from hf_distill.checks import (
     warn_of_half_precision,
     with_renamed_labels,
 )
-from hf_distill.compatibility import TeacherPairing, TeacherSource, enforce, try_teacher
+from hf_distill.compatibility import check_inputs, enforce, input_names, try_teacher
 from hf_distill.heads import TaskHead, find_head
 from hf_distill.hub import PublishingTrainer
 from hf_distill.layers import IntermediateDistillation, TeacherRecorderCallback
 from hf_distill.layers.mapping import LayerPair
 from hf_distill.layers.projections import detached, without_projections
-from hf_distill.teachers import CachedTeacher, Teacher, input_names
+from hf_distill.teachers import Teacher, TeacherIdentity, TeacherSource, create_teacher
 from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator, check_not_lost
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -98,7 +97,7 @@ class TrainerWithTeacher(PublishingTrainer):
         Several are an ``nn.ModuleList``.
         """
         teacher = self._teacher
-        return None if teacher is None or isinstance(teacher, CachedTeacher) else teacher.model
+        return None if teacher is None or teacher.is_cached else teacher.model
 
     @property
     def layer_similarity(self) -> Tensor | None:
@@ -173,26 +172,22 @@ class TrainerWithTeacher(PublishingTrainer):
         if self.args.uses_logits_loss and self._custom_loss is None:
             self._head.check_loss(self.args.distillation_loss)
         student: Any = self.model
-        pair = TeacherPairing(student, self._head, self.args, self.processing_class)
-        if cached is None:
-            self._teacher = pair.live_teacher(
-                self._teacher_source, needs_layers=bool(self._recorders())
-            )
-            self._teacher_identities = self._identities(self._teacher.model)
-        else:
-            self._teacher = pair.cached_teacher(cached, needs_layers=bool(self._recorders()))
-            self._teacher_identities = [identify(cached, self._teacher.model)]
-            self._read_columns(cached, self._head)
+        self._teacher = create_teacher(
+            self._teacher_source if cached is None else cached,
+            student,
+            self._head,
+            self.args,
+            self.processing_class,
+            records_layers=bool(self._recorders()),
+        )
+        self._teacher_identities = list(self._teacher.identities)
+        collator: Any = self.data_collator
+        self.train_dataset, self.data_collator = self._teacher.read_columns(
+            self.train_dataset, collator
+        )
         self._logits_checked = self.args.uses_logits_loss
         self._teacher_only_inputs = self._teacher.input_names - input_names(student)
         self._signature_columns = None
-
-    def _identities(self, model: nn.Module) -> list[TeacherIdentity]:
-        source: Any = self._teacher_source
-        if not isinstance(source, list | tuple):
-            return [identify(source, model)]
-        models: Any = [model] if len(source) == 1 else model
-        return [identify(one, its) for one, its in zip(source, models, strict=True)]
 
     def _distillation_settings(self) -> dict[str, Any]:
         return distillation_settings(
@@ -201,17 +196,6 @@ class TrainerWithTeacher(PublishingTrainer):
             custom_loss=self._custom_loss,
             layer_pairs=self.layer_pairs,
         )
-
-    def _read_columns(self, description: SignalDescription, head: TaskHead) -> None:
-        """Let the batches carry what the data has in its teacher columns."""
-        dataset: Any = self.train_dataset
-        if isinstance(dataset, Dataset) and dataset.format["type"] is None:
-            # As Python's numbers, reading them takes ten times longer.
-            self.train_dataset = dataset.with_format(
-                "numpy", columns=description.columns, output_all_columns=True
-            )
-        collator: Any = self.data_collator
-        self.data_collator = TeacherSignalCollator(collator, head, description)
 
     def _recorders(self) -> list[TeacherRecorderCallback]:
         """Those that are among the callbacks."""
@@ -227,8 +211,7 @@ class TrainerWithTeacher(PublishingTrainer):
         self._intermediate = IntermediateDistillation(
             self.args, self._teacher.model, student, self._recorders, self.accelerator
         )
-        if isinstance(self._teacher, CachedTeacher):
-            self._teacher.check_layers(self.layer_pairs)
+        self._teacher.check_layers(self.layer_pairs)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """As ``Trainer``'s; a new student gets taps and projections of its own."""
@@ -282,7 +265,7 @@ class TrainerWithTeacher(PublishingTrainer):
         late = self._teacher_only_inputs - self._fed_to_teacher
         student: Any = self.model
         if late and self.is_in_train and student.training:
-            is_cached = isinstance(teacher, CachedTeacher)  # no collator has read its columns
+            is_cached = teacher.is_cached  # no collator has read its columns
             if is_cached or self.args.remove_unused_columns:
                 check_late_inputs(late, self.train_dataset, {} if is_cached else batch)
             self._fed_to_teacher = self._teacher_only_inputs
@@ -304,9 +287,7 @@ class TrainerWithTeacher(PublishingTrainer):
 
     def _teaches(self, batch: Mapping[str, Any]) -> bool:
         """Whether the teacher has something to say about a batch: not without its columns."""
-        if isinstance(self._teacher, CachedTeacher):
-            return self._teacher.has_outputs(batch)
-        return True
+        return self._teacher is None or self._teacher.has_outputs(batch)
 
     def _has_labels(self, batch: Mapping[str, Any]) -> bool:
         return bool(self.label_names) and all(batch.get(k) is not None for k in self.label_names)
@@ -376,13 +357,13 @@ class TrainerWithTeacher(PublishingTrainer):
             self._try_teacher(self._head)
 
     def _check_columns(self, dataset: Any, name: str) -> None:
-        if isinstance(self._teacher, CachedTeacher):
+        if self._teacher is not None:
             self._teacher.check_data(dataset, name)
 
     def _try_teacher(self, head: TaskHead) -> None:
         """Every process looks at the same rows, so that all of them raise or none does."""
         self._teacher_tried = True
-        is_cached = isinstance(self._teacher, CachedTeacher)
+        is_cached = self._teacher is not None and self._teacher.is_cached
         batches = sample_batches(
             self.train_dataset if is_cached else self.eval_dataset,
             self.args.teacher_check_samples,
@@ -441,7 +422,7 @@ class TrainerWithTeacher(PublishingTrainer):
             self._intermediate.check_first_batch(None if sharded else self.optimizer)
         if self._teacher is not None:
             student: Any = self.model
-            check_inputs(self._teacher, student, head, batch)
+            check_inputs(self._teacher.members, student, head, batch)
 
 
 def _makes_labels(data_collator: Any) -> bool:

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_distill.checks import check_labels, warn_of_bypassed_loss
-from hf_distill.compatibility import TeacherSource
 from hf_distill.heads import TaskHead, unwrap_peft
 from hf_distill.layers import IntermediateDistillation
 from hf_distill.layers.recorder import taken_losses
@@ -27,6 +26,7 @@ from hf_distill.normalization import (
 )
 from hf_distill.prediction import compared_logits, prediction_loss
 from hf_distill.sharding import ShardingTrainer
+from hf_distill.teachers import TeacherSource
 from hf_distill.teaching import TrainerWithTeacher
 from hf_distill.training_args import DistillationTrainingArguments
 

@@ -23,8 +23,8 @@ from zoo import zoo_dataset, zoo_model
 from hf_distill import DistillationTrainer
 from hf_distill.checks import warn_of_half_precision
 from hf_distill.heads import find_head
-from hf_distill.teachers import load_teacher
-from hf_distill.teachers.caching.fingerprints import weights_hash
+from hf_distill.loading import load_teacher
+from hf_distill.teachers.identity import weights_hash
 
 TASK = "text-classification"
 
@@ -352,10 +352,11 @@ def test_a_quantised_float16_teacher_that_is_loaded_is_not_converted(
     monkeypatch.setattr(BertForQuestionAnswering, "is_quantized", True, raising=False)
     head = find_head(model_for("question-answering", seed=0))
     assert head is not None
-    load = {"device": torch.device("cpu")}
-    assert load_teacher(str(tmp_path / "teacher"), head, **load).dtype == torch.float16
+    teacher: Any = (str(tmp_path / "teacher"), head.auto_model, head.task)
+    device = torch.device("cpu")
+    assert load_teacher(*teacher, device=device).dtype == torch.float16
     monkeypatch.delattr(BertForQuestionAnswering, "is_quantized")
-    assert load_teacher(str(tmp_path / "teacher"), head, **load).dtype == torch.float32
+    assert load_teacher(*teacher, device=device).dtype == torch.float32
 
 
 # ---- half precision ------------------------------------------------------------------------------

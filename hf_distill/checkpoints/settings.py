@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from torch import nn
-
-from hf_distill.files import as_json, differences, display_name
-from hf_distill.heads import unwrapped
-from hf_distill.teachers.caching.fingerprints import weights_hash
-from hf_distill.teachers.columns import SignalDescription
+from hf_distill.files import as_json, differences
+from hf_distill.teachers import TeacherIdentity
 from hf_distill.training_args import DistillationTrainingArguments
 
 _LOGITS = (
@@ -25,46 +20,6 @@ _LAYERS = (
 )  # fmt: skip
 _NOT_COMPARED = ("layer_pairs", "teachers")
 """Pairs are chosen by ``auto``; teachers are compared by their weights."""
-
-
-@dataclass(frozen=True)
-class TeacherIdentity:
-    """Which teacher it is.
-
-    Attributes:
-        name: Hub id, or last part of its folder's path.
-        revision: commit on the Hub, if that is known.
-        weights: SHA-256 of the weights; ``None`` if they are not here as a whole.
-        top_k: of cached outputs, how many classes were stored; ``None`` for all.
-    """
-
-    name: str
-    revision: str | None
-    weights: str | None
-    top_k: int | None = None
-
-
-def identify(source: nn.Module | SignalDescription | Any, model: nn.Module) -> TeacherIdentity:
-    """Tell which teacher it is.
-
-    Args:
-        source: what the user gave: a module, a Hub id or a directory; or what cached outputs say
-            about themselves.
-        model: the loaded teacher, before it is sharded.
-    """
-    if isinstance(source, SignalDescription):
-        return TeacherIdentity(source.teacher, None, source.weights, source.top_k)
-    inner = unwrapped(model)
-    config = getattr(inner, "config", None)
-    if isinstance(source, nn.Module):
-        source = getattr(inner, "name_or_path", None) or type(inner).__name__
-    # Parts of a model that DeepSpeed has shared out while loading say nothing about the rest.
-    whole = not any(hasattr(parameter, "ds_id") for parameter in model.parameters())
-    return TeacherIdentity(
-        display_name(os.fspath(source)),
-        getattr(config, "_commit_hash", None),
-        weights_hash(model) if whole else None,
-    )
 
 
 def distillation_settings(

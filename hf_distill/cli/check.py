@@ -136,7 +136,7 @@ class _Trial:
         from transformers import DataCollatorWithPadding
 
         from hf_distill.cli.loading import load_tokenizer
-        from hf_distill.teachers import input_names
+        from hf_distill.compatibility import input_names
 
         tokenizer = load_tokenizer("student", self._student)
         features, _ = self._task.features(

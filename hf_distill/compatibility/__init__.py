@@ -1,10 +1,10 @@
 """Can this teacher teach this student? What would train quietly and badly is refused here."""
 
-from hf_distill.compatibility.check import PairReport, check_pair
+from hf_distill.compatibility.check import PairReport, check_pair, head_of
 from hf_distill.compatibility.findings import Finding, enforce
+from hf_distill.compatibility.inputs import check_inputs, input_names
 from hf_distill.compatibility.models import check_models, input_limit, longest_input
 from hf_distill.compatibility.processors import check_preparation
-from hf_distill.compatibility.teacher import TeacherPairing, TeacherSource
 from hf_distill.compatibility.tokenizers import TOKENIZER_FILES, vocabulary_size
 from hf_distill.compatibility.trial import try_teacher
 
@@ -12,13 +12,14 @@ __all__ = [
     "TOKENIZER_FILES",
     "Finding",
     "PairReport",
-    "TeacherPairing",
-    "TeacherSource",
+    "check_inputs",
     "check_models",
     "check_pair",
     "check_preparation",
     "enforce",
+    "head_of",
     "input_limit",
+    "input_names",
     "longest_input",
     "try_teacher",
     "vocabulary_size",

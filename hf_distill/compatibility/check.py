@@ -11,12 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from hf_distill.compatibility.findings import Finding, note, refused
+from hf_distill.compatibility.inputs import input_names, inputs_for
 from hf_distill.compatibility.models import check_models
 from hf_distill.compatibility.processors import check_preparation
 from hf_distill.compatibility.trial import try_teacher
-from hf_distill.heads import LabelledHead, TaskHead, find_head, head_of_class, head_of_task
-from hf_distill.loading import load_model, read_config
-from hf_distill.teachers import input_names, inputs_for, load_teacher
+from hf_distill.heads import (
+    LabelledHead,
+    TaskHead,
+    find_head,
+    head_of_class,
+    head_of_task,
+    unwrapped,
+)
+from hf_distill.loading import load_model, load_teacher, read_config
 
 Batches = Iterable[Mapping[str, Tensor]]
 
@@ -90,15 +97,9 @@ def _load(
     student: nn.Module | str | os.PathLike[str],
     task: str | None,
 ) -> tuple[TaskHead, nn.Module, nn.Module]:
-    if task is not None:
-        head = head_of_task(task, _config_of(student, "student"))
-    elif isinstance(student, nn.Module):
-        head = _known(find_head(student), f"the student, a {type(student).__name__},")
-    else:
-        config = _config_of(teacher, "teacher")
-        name = (getattr(config, "architectures", None) or [type(teacher).__name__])[0]
-        head = _known(head_of_class(name, config), f"the teacher, a {name},")
-    teacher_model = load_teacher(teacher, head)
+    of_student = task is not None or isinstance(student, nn.Module)
+    head = head_of(student, task, "student") if of_student else head_of(teacher, None, "teacher")
+    teacher_model = load_teacher(teacher, head.auto_model, head.task)
     if isinstance(student, nn.Module):
         return head, teacher_model, student
     return head, teacher_model, _load_student(student, head, teacher_model)
@@ -109,7 +110,7 @@ def _load_student(source: str | os.PathLike[str], head: TaskHead, teacher: nn.Mo
 
     A new head has the teacher's labels, and its kind of problem.
     """
-    config = _config_of(source, "student")
+    config = read_config(os.fspath(source), "student")
     replaced = type(head_of_class((config.architectures or [""])[0], config)) is not type(head)
     labels: dict[str, Any] = {}
     if isinstance(head, LabelledHead):
@@ -130,17 +131,30 @@ def _load_student(source: str | os.PathLike[str], head: TaskHead, teacher: nn.Mo
     ).model
 
 
-def _config_of(source: Any, who: str) -> Any:
+def head_of(source: nn.Module | str | os.PathLike[str], task: str | None, who: str) -> TaskHead:
+    """Return the head of a model, which need not be loaded.
+
+    Args:
+        source: module, Hub id or directory.
+        task: as the Hub calls it; by default what the model was made for.
+        who: what the error calls it.
+
+    Raises:
+        ValueError: there is no such model or task, or none can be inferred.
+    """
     if isinstance(source, nn.Module):
-        return getattr(source, "config", None)
-    return read_config(os.fspath(source), who)
-
-
-def _known(head: TaskHead | None, who: str) -> TaskHead:
+        source = unwrapped(source)
+        config: Any = getattr(source, "config", None)
+        head, name = find_head(source), type(source).__name__
+    else:
+        config = read_config(os.fspath(source), who)
+        name = (config.architectures or ["unknown"])[0]
+        head = head_of_class(name, config)
+    if task is not None:
+        return head_of_task(task, config)
     if head is None:
         raise ValueError(
-            f"What {who} is for cannot be told from its class, or there is no distillation for it; "
-            "say what it is to do (task)."
+            f"Cannot infer a supported task from the {who}'s class ({name}); name one (task)."
         )
     return head
 

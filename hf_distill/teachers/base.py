@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
-from accelerate import Accelerator
+import torch
+from accelerate import Accelerator, DistributedType
 from torch import nn
 
 from hf_distill.layers.mapping import LayerPair
+from hf_distill.teachers.identity import TeacherIdentity
+
+MIXED_PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class OneProcess:
+    """What a teacher needs of an ``Accelerator``, without the global state that one sets up."""
+
+    device: torch.device
+    mixed_precision: str = "no"
+    distributed_type: DistributedType = DistributedType.NO
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of the mixed precision."""
+        dtype = MIXED_PRECISIONS[self.mixed_precision]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+Runtime: TypeAlias = Accelerator | OneProcess
 
 
 class Teacher:
@@ -19,24 +42,26 @@ class Teacher:
         model: the frozen teacher; an ``nn.ModuleList`` of several; a model without weights if the
             outputs are cached.
         input_names: the entries of a batch that are read.
+        identities: which teachers they are.
         is_cached: whether the outputs come with the data, so that no model runs.
     """
 
     model: nn.Module
     input_names: frozenset[str]
+    identities: Sequence[TeacherIdentity] = ()
     is_cached = False
 
     def __call__(
         self,
         batch: Mapping[str, Any],
-        accelerator: Accelerator,
+        runtime: Runtime,
         further_inputs: Mapping[str, Any] = MappingProxyType({}),
     ) -> Mapping[str, Any]:
         """Return the outputs for a batch, without gradient.
 
         Args:
             batch: the student's batch.
-            accelerator: the student's accelerator.
+            runtime: the student's accelerator: devices and precision.
             further_inputs: inputs that ask for more than logits, such as ``output_attentions``.
         """
         raise NotImplementedError

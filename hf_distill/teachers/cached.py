@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import Accelerator
 from datasets import Dataset
 from torch import Tensor, nn
 
 from hf_distill.heads import TaskHead
 from hf_distill.layers.mapping import LayerPair
-from hf_distill.teachers.base import Teacher
-from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator, densified
+from hf_distill.teachers.base import Runtime, Teacher
+from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator, to_dense
 from hf_distill.teachers.columns.description import HIDDEN_STATES, LOGITS, REST, TOKEN_IDS
+from hf_distill.teachers.identity import TeacherIdentity
 
 
 class CachedTeacher(Teacher):
@@ -31,20 +31,16 @@ class CachedTeacher(Teacher):
 
     def __init__(self, description: SignalDescription, head: TaskHead) -> None:
         self.description = description
-        self.model = stand_in(description)
+        self.model = meta_model(description)
         """The teacher without weights, for everything that its shape tells."""
         self.input_names = frozenset(description.columns)
+        self.identities = [
+            TeacherIdentity(description.teacher, None, description.weights, description.top_k)
+        ]
         self._head = head
 
     def check_layers(self, pairs: Sequence[LayerPair]) -> None:
-        """Check that what is compared was stored.
-
-        Args:
-            pairs: the layers that are compared; none if ``layer_mapping="auto"`` is yet to look.
-
-        Raises:
-            ValueError: names the layer that is missing.
-        """
+        """Check that what is compared was stored; ``auto`` has no pairs yet."""
         stored = self.description.hidden_layers
         listed = ", ".join(map(str, stored))
         if not pairs:
@@ -61,15 +57,7 @@ class CachedTeacher(Teacher):
             )
 
     def check_data(self, dataset: Any, name: str) -> None:
-        """Check that the teacher columns of other data have the same meaning.
-
-        Args:
-            dataset: data without teacher columns passes.
-            name: of the data, for the message.
-
-        Raises:
-            ValueError: they come from another teacher, or were stored with other options.
-        """
+        """Check that the teacher columns of other data, if any, have the same meaning."""
         other = SignalDescription.of(dataset)
         changed = [] if other is None else self.description.differences(other)
         if other is not None and changed:
@@ -96,16 +84,10 @@ class CachedTeacher(Teacher):
     def __call__(
         self,
         batch: Mapping[str, Any],
-        accelerator: Accelerator,
+        runtime: Runtime,
         further_inputs: Mapping[str, Any] = MappingProxyType({}),
     ) -> Mapping[str, Any]:
-        """The teacher's outputs for a batch, in float32.
-
-        Args:
-            batch: what the data collator made, teacher columns included.
-            accelerator: as for ``LiveTeacher``; not used.
-            further_inputs: what a live teacher would be asked for; stored hidden states are always
-                given.
+        """Return the stored outputs of a batch, in float32; hidden states if there are any.
 
         Raises:
             ValueError: the batch has no teacher columns.
@@ -118,7 +100,7 @@ class CachedTeacher(Teacher):
             )
         logits = batch[LOGITS].float()
         if self.description.top_k is not None:
-            logits = densified(logits, batch[TOKEN_IDS], batch[REST], self.description.classes)
+            logits = to_dense(logits, batch[TOKEN_IDS], batch[REST], self.description.classes)
         names = self._head.logit_names
         parts = (logits,) if len(names) == 1 else logits.unbind(dim=-1)
         outputs: dict[str, Any] = dict(zip(names, parts, strict=True))
@@ -132,10 +114,10 @@ class CachedTeacher(Teacher):
         return outputs
 
 
-def stand_in(description: SignalDescription) -> nn.Module:
-    """The teacher as its configuration describes it, on the meta device: no memory, no weights.
+def meta_model(description: SignalDescription) -> nn.Module:
+    """Return the teacher as its configuration describes it, on the meta device: without weights.
 
-    An empty module if it is no model of transformers.
+    An empty module if it is not a model of transformers.
     """
     model_class: Any = getattr(transformers, description.architecture, None)
     if description.config is None or model_class is None:

@@ -8,11 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hf_distill.heads import SequenceClassificationHead, TaskHead
-from hf_distill.teachers.base import Teacher
+from hf_distill.teachers.base import Runtime, Teacher
 from hf_distill.teachers.live import LiveTeacher
 from hf_distill.training_args import TEACHER_COMBINATIONS
 
@@ -61,6 +60,7 @@ class EnsembleTeacher(Teacher):
                 "model has none; set teacher_combination='logits'."
             )
         self._members = list(teachers)
+        self.identities = [identity for one in teachers for identity in one.identities]
         self._heads = list(heads)
         self._combination = combination
         self.model: nn.Module = nn.ModuleList([teacher.model for teacher in teachers])
@@ -74,13 +74,13 @@ class EnsembleTeacher(Teacher):
     def __call__(
         self,
         batch: Mapping[str, Any],
-        accelerator: Accelerator,
+        runtime: Runtime,
         further_inputs: Mapping[str, Any] = MappingProxyType({}),
     ) -> Mapping[str, Tensor]:
         """Return what the teachers predict together."""
         found = []
         for teacher, head in zip(self._members, self._heads, strict=True):
-            own = head.logits(teacher(batch, accelerator, further_inputs), batch)
+            own = head.logits(teacher(batch, runtime, further_inputs), batch)
             found.append(head.align(own, own)[1].float())
         classes = min(logits.shape[-1] for logits in found)
         found = [logits[..., :classes] for logits in found]

@@ -84,7 +84,7 @@ def test_baseline_is_the_same_run_without_a_teacher(
 
     weight_zero = [*train_options, "--output_dir", str(tmp_path / "zero")]
     assert program(*weight_zero, "--distillation_loss_weight", "0").status == 0
-    monkeypatch.setattr("hf_distill.compatibility.teacher.load_teacher", refuse)
+    monkeypatch.setattr("hf_distill.teachers.create.load_teacher", refuse)
     schedule = ("--distillation_loss_weight_schedule", "linear",
                 "--distillation_loss_weight_end", "1")  # fmt: skip
     result = program(*train_options, "--baseline", *schedule, "--teacher_model", "/nowhere")

@@ -17,8 +17,7 @@ from hf_distill import cache_teacher_outputs, check_pair
 from hf_distill import loading as loading_module
 from hf_distill.cli.loading import check_model_source
 from hf_distill.heads import find_head
-from hf_distill.loading import UnsafeSourceError, read_config
-from hf_distill.teachers import load_teacher
+from hf_distill.loading import UnsafeSourceError, load_teacher, read_config
 
 BERT = {"target_modules": ["query", "value"]}
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -98,7 +97,7 @@ def test_what_cannot_be_loaded_is_refused_with_what_to_do(
 
     def message(folder: Path, error: type[Exception] = ValueError) -> str:
         with pytest.raises(error) as raised:
-            load_teacher(folder / "adapter", head)
+            load_teacher(folder / "adapter", head.auto_model, head.task)
         return str(raised.value)
 
     adapter(task, tmp_path / "random", task_type=None)

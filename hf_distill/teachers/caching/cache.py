@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
 
 from hf_distill._version import __version__
+from hf_distill.compatibility import head_of
 from hf_distill.compatibility.tokenizers import tokenizer_hash, tokenizer_of
 from hf_distill.files import in_use
+from hf_distill.heads import TaskHead
+from hf_distill.teachers import EnsembleTeacher, OneProcess, Teacher, create_live_teacher
+from hf_distill.teachers.base import MIXED_PRECISIONS
 from hf_distill.teachers.caching.computing import PartComputer
 from hf_distill.teachers.caching.store import (
     FORMAT,
@@ -40,7 +45,6 @@ from hf_distill.teachers.caching.store import (
     read_manifest,
     write_manifest,
 )
-from hf_distill.teachers.caching.teachers import Teachers
 from hf_distill.teachers.columns import DTYPES, SignalDescription
 
 logger = logging.getLogger(__name__)
@@ -136,25 +140,37 @@ def cache_teacher_outputs(
         OSError: there is no room.
     """
     _check_options(dataset, dtype=dtype, top_k=top_k, batch_size=batch_size)
-    state = PartialState(cpu=use_cpu)
+    if mixed_precision not in MIXED_PRECISIONS:
+        raise ValueError(
+            f"mixed_precision must be one of {', '.join(MIXED_PRECISIONS)}, but it is "
+            f"{mixed_precision!r}."
+        )
     sources: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
-    teachers = Teachers(
+    if hidden_layers and len(sources) > 1:
+        raise ValueError(
+            "hidden_layers: the hidden states of several teachers cannot be averaged; take one."
+        )
+    state = PartialState(cpu=use_cpu)
+    heads = [head_of(sources[0], task, "teacher") for _ in sources]
+    live = create_live_teacher(
         sources,
-        task,
-        weights=teacher_weights,
-        combination=teacher_combination,
+        heads,
+        None,
+        processing_class,
         dtype=teacher_dtype,
         attn_implementation=teacher_attn_implementation,
         device=state.device,
-        mixed_precision=mixed_precision,
+        weights=teacher_weights,
+        combination=teacher_combination,
     )
     if processing_class is None:
-        processing_class = tokenizer_of(teachers.first)
-    teachers.check_preparation(processing_class)
-    given, used = _columns(dataset, teachers)
+        processing_class = tokenizer_of(live.members[0].model)
+    given, used = _columns(dataset, live, heads[0])
     inputs = dataset.select_columns(given)
     computer = PartComputer(
-        teachers,
+        live,
+        heads[0],
+        OneProcess(state.device, mixed_precision),
         inputs,
         data_collator or _default_collator(processing_class),
         dtype=dtype,
@@ -163,13 +179,19 @@ def cache_teacher_outputs(
         batch_size=batch_size,
     )
     computer.check_collator()
-    description = computer.describe(tokenizer_hash(processing_class))
+    hashes = [str(one.weights) for one in live.identities]
+    mixture: dict[str, Any] = {}
+    weights = hashes[0]
+    if isinstance(live, EnsembleTeacher):
+        mixture = {"weights": live.weights, "combination": teacher_combination}
+        weights = sha256(repr((hashes, sorted(mixture.items()))).encode()).hexdigest()
+    description = computer.describe(weights, tokenizer_hash(processing_class))
     computer.check_padding()
     labels = _position_labels(inputs, used) if description.by_position else []
     manifest = _manifest(
         description,
         describe_data(dataset.select_columns([*used, *labels]), labels),
-        teachers,
+        {"names": [one.name for one in live.identities], "weights": hashes, **mixture},
         parts=part_starts(inputs, _bytes_a_token(description)),
         computation={
             "mixed_precision": mixed_precision,
@@ -239,15 +261,15 @@ def _check_options(dataset: Any, *, dtype: str, top_k: int | None, batch_size: i
             raise ValueError(f"{name} must be at least 1, but it is {value!r}.")
 
 
-def _columns(dataset: Dataset, teachers: Teachers) -> tuple[list[str], list[str]]:
-    """What the data collator is given, and what of it the outputs are computed from.
+def _columns(dataset: Dataset, teacher: Teacher, head: TaskHead) -> tuple[list[str], list[str]]:
+    """Return the columns for the data collator, and those that the outputs are computed from.
 
     All columns where a collator or a transform prepares the inputs. The values of labels do not
     matter, unless they are a target that the teacher reads.
     """
-    names = teachers.input_names | set(teachers.head.target_names)
+    names = teacher.input_names | set(head.target_names)
     there = dataset.column_names
-    if dataset.format["type"] == "custom" or not teachers.input_names & set(there):
+    if dataset.format["type"] == "custom" or not teacher.input_names & set(there):
         return there, there
     used = [name for name in there if name in names]
     return [name for name in there if name in (*used, *_LABELS)], used
@@ -281,13 +303,13 @@ def _bytes_a_token(description: SignalDescription) -> int:
 def _manifest(
     description: SignalDescription,
     data: Mapping[str, Any],
-    teachers: Teachers,
+    teachers: Mapping[str, Any],
     **further: Any,
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "signal": {**asdict(description), "hidden_layers": list(description.hidden_layers)},
-        "teachers": teachers.described(),
+        "teachers": dict(teachers),
         "data": data,
         **further,
         "versions": {

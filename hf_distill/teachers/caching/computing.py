@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,21 +14,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.utils import logging
 
+from hf_distill.compatibility import check_inputs
+from hf_distill.heads import TaskHead
 from hf_distill.heads.base import attention_mask
+from hf_distill.restoring import preserve_rng_state
+from hf_distill.teachers.base import OneProcess, Teacher
 from hf_distill.teachers.caching.fingerprints import row_lengths
 from hf_distill.teachers.caching.parts import Part, PartFiles
-from hf_distill.teachers.caching.teachers import Teachers
 from hf_distill.teachers.columns import (
-    EncodedSignal,
     SignalDescription,
     checksum,
+    describe_model,
     encode,
     identities,
     take_hidden_states,
     take_logits,
     to_array,
 )
-from hf_distill.teachers.columns.description import CHECKSUM, HIDDEN_STATES, LOGITS, REST, TOKEN_IDS
+from hf_distill.teachers.columns.description import CHECKSUM, HIDDEN_STATES
 
 Collator = Callable[[list[Any]], Any]
 _PROBED_ROWS = 8
@@ -40,18 +43,22 @@ class PartComputer:
     """Computes what is stored of the rows of a data set.
 
     Args:
-        teachers: what runs.
+        teacher: the teacher.
+        head: its task.
+        runtime: where it runs, and in which precision.
         inputs: the data, with nothing but what the data collator takes.
         data_collator: makes batches of its rows.
         dtype: how numbers are stored.
         top_k: how many classes are stored.
-        hidden_layers: whose hidden states are stored, too.
+        hidden_layers: the layers whose hidden states are stored as well.
         batch_size: rows at a time.
     """
 
     def __init__(
         self,
-        teachers: Teachers,
+        teacher: Teacher,
+        head: TaskHead,
+        runtime: OneProcess,
         inputs: Dataset,
         data_collator: Collator,
         *,
@@ -60,12 +67,15 @@ class PartComputer:
         hidden_layers: Sequence[int],
         batch_size: int,
     ) -> None:
-        self._teachers = teachers
+        self._teacher = teacher
+        self._head = head
+        self._runtime = runtime
         self._inputs = inputs
         self._collator = data_collator
         self._dtype = dtype
         self._top_k = top_k
         self._hidden_layers = tuple(hidden_layers)
+        self._asks = MappingProxyType({"output_hidden_states": True} if hidden_layers else {})
         self._batch_size = batch_size
         self._lengths = row_lengths(inputs)
 
@@ -76,11 +86,8 @@ class PartComputer:
             ValueError: the two differ, so what is stored would belong to another input.
         """
         rows = range(min(self._batch_size, len(self._inputs)))
-        seeds = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-        first, second = self._batch(rows), self._batch(rows)
-        random.setstate(seeds[0])
-        np.random.set_state(seeds[1])
-        torch.random.set_rng_state(seeds[2])
+        with preserve_rng_state():
+            first, second = self._batch(rows), self._batch(rows)
         for name in first:
             values = first[name], second.get(name)
             if isinstance(values[0], Tensor) and not _same(*values):
@@ -117,31 +124,35 @@ class PartComputer:
             )
 
     def _logits(self, batch: Mapping[str, Any]) -> Sequence[Tensor]:
-        """The logits of each row that the loss looks at."""
-        logits = take_logits(self._teachers.head, self._run(batch), batch)
-        positions = self._teachers.head.compared_positions(batch)
+        """Return the logits of each row that the loss looks at."""
+        logits = take_logits(self._head, self._run(batch), batch)
+        positions = self._head.compared_positions(batch)
         return logits.split(1 if positions is None else positions.sum(dim=1).tolist())
 
     def _probed(self) -> list[int]:
         return [*range(min(_PROBED_ROWS, len(self._inputs))), int(self._lengths.argmax())]
 
     def probe(self) -> int:
-        """A checksum of what the data collator makes of the first rows, and of the longest."""
-        found = identities(self._teachers.head, self._batch(self._probed()))
+        """Return a checksum of what the data collator makes of the first rows and the longest."""
+        found = identities(self._head, self._batch(self._probed()))
         return checksum([array for identity in found for array in identity], [])
 
-    def describe(self, tokenizer: str | None) -> SignalDescription:
-        """What the columns will mean, from the outputs for the longest row.
+    def describe(self, weights: str, tokenizer: str | None) -> SignalDescription:
+        """Describe the columns, from the outputs for the longest row.
+
+        Args:
+            weights: a hash of the teacher's weights.
+            tokenizer: a hash of the tokenizer, if there is one.
 
         Raises:
             ValueError: ``top_k`` or ``hidden_layers`` does not fit the teacher.
         """
-        teachers = self._teachers
+        first, *_ = self._teacher.members
         batch = self._on_device(self._batch([int(self._lengths.argmax())]))
-        teachers.check_inputs(batch)
+        check_inputs(self._teacher.members, first.model, self._head, batch)
         outputs = self._run(batch)
-        positions = teachers.head.compared_positions(batch)
-        classes = take_logits(teachers.head, outputs, batch).shape[-1]
+        positions = self._head.compared_positions(batch)
+        classes = take_logits(self._head, outputs, batch).shape[-1]
         if self._top_k is not None and (positions is None or self._top_k > classes):
             what = f"the teacher has {classes} classes"
             if positions is None:
@@ -162,9 +173,9 @@ class PartComputer:
                     f"(the embedding output) to {len(states) - 1}."
                 )
             width = states[0].shape[-1]
-        architecture, config = teachers.architecture
+        architecture, config = describe_model(first.model)
         return SignalDescription(
-            task=teachers.head.task,
+            task=self._head.task,
             architecture=architecture,
             config=config,
             dtype=self._dtype,
@@ -173,8 +184,8 @@ class PartComputer:
             top_k=self._top_k,
             hidden_layers=self._hidden_layers,
             hidden_width=width,
-            teacher=teachers.name,
-            weights=teachers.weights_hash,
+            teacher=" + ".join(one.name for one in self._teacher.identities),
+            weights=weights,
             tokenizer=tokenizer,
         )
 
@@ -187,12 +198,6 @@ class PartComputer:
         show_progress: bool,
     ) -> None:
         """Compute parts and write them.
-
-        Args:
-            parts: which.
-            files: where to.
-            description: the columns.
-            show_progress: with a progress bar, in tokens.
 
         Raises:
             ValueError: the teacher's outputs are NaN, or too large for the number format.
@@ -224,15 +229,15 @@ class PartComputer:
         return self._collator(self._inputs.__getitems__(list(rows)))
 
     def _on_device(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        device = self._teachers.device
+        device = self._runtime.device
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
     def _run(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        return self._teachers(batch, hidden_states=bool(self._hidden_layers))
+        return self._teacher(batch, self._runtime, self._asks)
 
     def _stored(self, rows: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
-        """What is stored of some rows, by column."""
-        head = self._teachers.head
+        """Return what is stored of some rows, by column."""
+        head = self._head
         batch = self._on_device(self._batch(rows))
         outputs = self._run(batch)
         logits = take_logits(head, outputs, batch)
@@ -240,7 +245,7 @@ class PartComputer:
         counts = [1] * len(rows) if positions is None else positions.sum(dim=1).tolist()
         self._check_finite(logits, counts, rows)
         encoded = encode(logits, dtype=self._dtype, top_k=self._top_k)
-        found = [_arrays(row) for row in encoded.rows(counts)]
+        found = [row.columns() for row in encoded.rows(counts)]
         if self._hidden_layers:
             states, counts = take_hidden_states(outputs, self._hidden_layers, batch)
             ends = np.cumsum(counts)[:-1].tolist()
@@ -261,13 +266,6 @@ class PartComputer:
             "teacher's weights, and that its number format does not overflow (try "
             "teacher_dtype='float32', or mixed_precision='bf16' instead of 'fp16')."
         )
-
-
-def _arrays(signal: EncodedSignal) -> dict[str, NDArray[Any]]:
-    columns = {LOGITS: signal.logits}
-    if signal.token_ids is not None and signal.rest is not None:
-        columns |= {TOKEN_IDS: signal.token_ids, REST: signal.rest}
-    return columns
 
 
 def _columns(

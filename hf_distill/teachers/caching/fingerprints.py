@@ -1,4 +1,4 @@
-"""What tells whether stored outputs still fit: hashes of weights and data."""
+"""A hash of the data that outputs are computed from, and the lengths of its rows."""
 
 from __future__ import annotations
 
@@ -9,45 +9,16 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.compute
-import torch
-from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch import nn
 
 from hf_distill.heads.base import IGNORED
 
 _ROWS = 1000
 
 
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all weights and buffers.
-
-    Weights that are not in memory (offloaded by ``device_map``) count by name, type and shape.
-    """
-    digest = sha256()
-    model = extract_model_from_parallel(model, keep_torch_compile=False)
-    for name, value in sorted(model.state_dict().items()):
-        _update_weight(digest, name, value)
-    return digest.hexdigest()
-
-
-def _update_weight(digest: Any, name: str, value: Any) -> None:
-    if isinstance(value, tuple):  # weight and bias of a layer that torch has quantised
-        for place, part in enumerate(value):
-            _update_weight(digest, f"{name}.{place}", part)
-        return
-    if not isinstance(value, torch.Tensor):
-        digest.update(f"{name} {value}\n".encode())
-        return
-    digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-    if not value.is_meta:
-        value = value.detach().dequantize() if value.is_quantized else value.detach()
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
-
-
 def row_lengths(dataset: Dataset) -> NDArray[Any]:
-    """How many tokens each row has; 1 where the data has no ``input_ids``."""
+    """Return how many tokens each row has; 1 where the data has no ``input_ids``."""
     if "input_ids" not in dataset.column_names:
         return np.ones(len(dataset), dtype=np.int64)
     lengths = [
@@ -58,11 +29,9 @@ def row_lengths(dataset: Dataset) -> NDArray[Any]:
 
 
 def data_hash(dataset: Dataset, positions_of: Collection[str] = ()) -> str:
-    """SHA-256 over the values of all columns, row by row; not over how they are stored.
+    """Return the SHA-256 of the values of all columns, row by row; not of how they are stored.
 
-    Args:
-        dataset: the data.
-        positions_of: columns of labels, of which it only matters where they count.
+    Of the columns ``positions_of``, which hold labels, it only matters where they count.
     """
     digest = sha256()
     for name in sorted(dataset.column_names):

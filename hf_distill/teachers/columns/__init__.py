@@ -10,12 +10,12 @@ from hf_distill.teachers.columns.description import (
 from hf_distill.teachers.columns.encoding import (
     EncodedSignal,
     checksum,
-    densified,
     encode,
     identities,
     take_hidden_states,
     take_logits,
     to_array,
+    to_dense,
 )
 
 __all__ = [
@@ -25,11 +25,11 @@ __all__ = [
     "TeacherSignalCollator",
     "check_not_lost",
     "checksum",
-    "densified",
     "describe_model",
     "encode",
     "identities",
     "take_hidden_states",
     "take_logits",
     "to_array",
+    "to_dense",
 ]

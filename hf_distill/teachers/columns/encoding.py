@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hf_distill.heads import Batch, TaskHead
 from hf_distill.heads.base import MASKED_TARGET, main_input, output
+from hf_distill.teachers.columns.description import LOGITS, REST, TOKEN_IDS
 
 # At a time where several rows have ties: the sums over them take four bytes each.
 _TIED_SCORES = 1 << 24
@@ -84,6 +85,13 @@ class EncodedSignal:
     logits: NDArray[Any]
     token_ids: NDArray[Any] | None = None
     rest: NDArray[Any] | None = None
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the numbers by the names of their columns."""
+        columns = {LOGITS: self.logits}
+        if self.token_ids is not None and self.rest is not None:
+            columns |= {TOKEN_IDS: self.token_ids, REST: self.rest}
+        return columns
 
     def rows(self, counts: Sequence[int]) -> Iterator[EncodedSignal]:
         """Split into rows of so many positions each."""
@@ -156,7 +164,7 @@ def decode(values: NDArray[Any], dtype: str) -> Tensor:
     return torch.from_numpy(values)
 
 
-def densified(logits: Tensor, token_ids: Tensor, rest: Tensor, classes: int) -> Tensor:
+def to_dense(logits: Tensor, token_ids: Tensor, rest: Tensor, classes: int) -> Tensor:
     """Logits of all classes, from the largest and what the others add up to.
 
     The rest of the mass is shared out evenly: each class that is not stored has the logit

@@ -74,9 +74,7 @@ def test_data(tmp_path: Path, stored: Dataset) -> None:
 def test_a_teacher_that_is_missing_or_of_no_task(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be loaded"):
         cached(zoo_dataset(QA[0]), str(tmp_path / "nowhere"), tmp_path / "a")
-    with pytest.raises(
-        ValueError, match=r"the teacher, a Linear, .* say what it is to do \(task\)"
-    ):
+    with pytest.raises(ValueError, match=r"teacher's class \(Linear\).* \(task\)"):
         cached(zoo_dataset(QA[0]), torch.nn.Linear(2, 2), tmp_path / "a")
 
 

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zoo import zoo_config
 
-from hf_distill.teachers.cached import stand_in
+from hf_distill.teachers.cached import meta_model
 from hf_distill.teachers.columns import (
     SignalDescription,
-    densified,
     describe_model,
     encode,
     encoding,
+    to_dense,
 )
 from hf_distill.teachers.columns.encoding import decode
 
@@ -40,7 +40,7 @@ def logits(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
 def restored(values: torch.Tensor, top_k: int, dtype: str = "float32") -> torch.Tensor:
     signal = encode(values, dtype=dtype, top_k=top_k)
     assert signal.token_ids is not None and signal.rest is not None
-    return densified(
+    return to_dense(
         decode(signal.logits, dtype),
         torch.from_numpy(signal.token_ids.astype(np.int64)),
         decode(signal.rest, dtype),
@@ -165,11 +165,11 @@ def test_classification_takes_two_bytes_a_label_and_a_checksum() -> None:
     assert rows(description()).data.nbytes == 2 * (3 * 2 + 4)
 
 
-def test_the_stand_in_has_the_teachers_shape_and_no_memory() -> None:
+def test_the_meta_model_has_the_teachers_shape_and_no_memory() -> None:
     config = zoo_config("bert", layers=2, problem_type="multi_label_classification")
     model = transformers.AutoModelForSequenceClassification.from_config(config)
     architecture, content = describe_model(model)
-    found: Any = stand_in(description(architecture=architecture, config=content))
+    found: Any = meta_model(description(architecture=architecture, config=content))
     assert type(found) is type(model)
     assert found.config.id2label == model.config.id2label
     assert found.config.problem_type == "multi_label_classification"
@@ -177,7 +177,7 @@ def test_the_stand_in_has_the_teachers_shape_and_no_memory() -> None:
         n: p.shape for n, p in model.named_parameters()
     }
     assert all(p.is_meta for p in found.parameters())
-    assert not list(stand_in(description(config=None)).parameters())
+    assert not list(meta_model(description(config=None)).parameters())
 
 
 @st.composite

@@ -1,0 +1,180 @@
+"""A teacher for a student: loaded or read from the data, and checked before it is trusted."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_distill.compatibility.findings import Finding, enforce, note, refused
+from hf_distill.compatibility.models import check_models
+from hf_distill.compatibility.processors import check_preparation
+from hf_distill.compatibility.tokenizers import tokenizer_hash
+from hf_distill.heads import TaskHead, find_head
+from hf_distill.loading import load_teacher
+from hf_distill.teachers.base import Teacher
+from hf_distill.teachers.cached import CachedTeacher
+from hf_distill.teachers.columns import SignalDescription
+from hf_distill.teachers.ensemble import EnsembleTeacher
+from hf_distill.teachers.identity import identify
+from hf_distill.teachers.live import LiveTeacher
+from hf_distill.training_args import DistillationTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+OneSource = nn.Module | str | os.PathLike[str]
+TeacherSource = OneSource | Sequence[OneSource] | None
+"""A model, its Hub id or directory, or several of them; ``None`` if the data has their outputs."""
+
+
+def create_teacher(
+    source: TeacherSource | SignalDescription,
+    student: nn.Module,
+    head: TaskHead,
+    args: DistillationTrainingArguments,
+    processing_class: Any,
+    *,
+    records_layers: bool,
+) -> Teacher:
+    """Create the teacher of a run.
+
+    Args:
+        source: what the user gave, or the description of the teacher columns in the data.
+        student: the model that is trained.
+        head: its head. It learns the teacher's order of labels.
+        args: which losses there are, and how the teacher is loaded.
+        processing_class: what the data was prepared with.
+        records_layers: whether the teacher's layers are recorded, whatever the losses are.
+
+    Raises:
+        ValueError: it cannot be loaded, cannot teach this student, or what is compared was not
+            stored.
+    """
+    if isinstance(source, SignalDescription):
+        return _cached_teacher(source, student, head, args, processing_class, records_layers)
+    sources: list[Any] = list(source) if isinstance(source, list | tuple) else [source]
+    if not sources:
+        raise ValueError("teacher_model is an empty list; name at least one teacher.")
+    if len(sources) == 1 and args.teacher_weights is not None and len(args.teacher_weights) > 1:
+        raise ValueError(
+            f"teacher_weights={args.teacher_weights} has {len(args.teacher_weights)} weights for 1 "
+            "teacher; leave them out, or pass a list as teacher_model."
+        )
+    if len(sources) > 1 and (args.uses_layer_losses or records_layers):
+        raise ValueError(
+            f"teacher_model has {len(sources)} teachers, and the intermediate layers of several "
+            "cannot be averaged; take one teacher for them."
+        )
+    # Each teacher has its own order of labels.
+    several = len(sources) > 1
+    heads = [(find_head(student) or head) if several else head for _ in sources]
+    return create_live_teacher(
+        sources,
+        heads,
+        student,
+        processing_class,
+        compare_logits=args.uses_logits_loss,
+        dtype=args.teacher_dtype,
+        attn_implementation=args.teacher_attn_implementation,
+        device=args.device,
+        weights=args.teacher_weights,
+        combination=args.teacher_combination,
+    )
+
+
+def create_live_teacher(
+    sources: Sequence[OneSource],
+    heads: Sequence[TaskHead],
+    student: nn.Module | None,
+    processing_class: Any,
+    *,
+    compare_logits: bool = True,
+    dtype: str | None,
+    attn_implementation: str | None,
+    device: torch.device,
+    weights: Sequence[float] | None,
+    combination: str,
+) -> Teacher:
+    """Load one teacher, or several that are averaged, and check each against the student.
+
+    Args:
+        sources: modules, Hub ids or directories.
+        heads: the student's head once for each.
+        student: the student; without one the others are checked against the first teacher.
+        processing_class: what the data was prepared with.
+        compare_logits: whether they need trained heads for the student's task.
+        dtype: as for ``load_teacher``.
+        attn_implementation: as for ``load_teacher``.
+        device: where they run.
+        weights: as for ``EnsembleTeacher``.
+        combination: as for ``EnsembleTeacher``.
+    """
+    teachers = []
+    for source, head in zip(sources, heads, strict=True):
+        model = load_teacher(
+            source,
+            head.auto_model,
+            head.task,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            device=device,
+            new_head=not compare_logits,
+        )
+        findings = []
+        if student is None:
+            student = model
+        else:
+            findings = check_models(model, student, head, compare_logits=compare_logits)
+        findings.append(check_preparation(model, student, head, processing_class))
+        enforce(findings, logger)
+        teachers.append(LiveTeacher(model, head, identify(source, model)))
+    if len(teachers) == 1:
+        return teachers[0]
+    return EnsembleTeacher(teachers, heads, weights, combination)
+
+
+def _cached_teacher(
+    description: SignalDescription,
+    student: nn.Module,
+    head: TaskHead,
+    args: DistillationTrainingArguments,
+    processing_class: Any,
+    records_layers: bool,
+) -> CachedTeacher:
+    if records_layers:
+        raise ValueError(
+            "TeacherRecorderCallback has no teacher to record: train_dataset carries cached "
+            "outputs. Leave the callback out, or pass teacher_model."
+        )
+    if args.intermediate_weights["attention"] > 0:
+        raise ValueError(
+            "Attentions are not among cached teacher outputs (they take megabytes per row); set "
+            "attention_loss_weight=0, or pass teacher_model."
+        )
+    if args.uses_layer_losses and not description.hidden_layers:
+        raise ValueError(
+            "The cached teacher outputs have no hidden states to compare; cache them with "
+            "hidden_layers, set hidden_states_loss_weight=0, or pass teacher_model."
+        )
+    teacher = CachedTeacher(description, head)
+    found = check_models(teacher.model, student, head, compare_logits=args.uses_logits_loss)
+    enforce([*found, _check_tokenizer(description, processing_class)], logger)
+    return teacher
+
+
+def _check_tokenizer(description: SignalDescription, processing_class: Any) -> Finding:
+    ours = tokenizer_hash(processing_class)
+    if None in (ours, description.tokenizer):
+        return note("tokenizer", "Not compared: there is none here, or none when caching.")
+    if ours != description.tokenizer:
+        return refused(
+            "tokenizer",
+            f"The outputs of {description.teacher!r} in train_dataset were cached with another "
+            "tokenizer (processing_class) than this one: vocabulary, special tokens or the "
+            "encoding of probe texts differ. Use that one, or cache them again.",
+        )
+    return note("tokenizer", "The one that the teacher's outputs were cached with.")
