@@ -299,8 +299,9 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
             self.args.check_distillation_options()  # a callback has set both weights to 0
         if layers is None:
             return None
-        due = model.training and layers.is_sample_due(self.state.global_step)
-        return layers if due else None
+        if not model.training:
+            return layers if layers.compared else None  # a callback has set the weights to 0
+        return layers if layers.is_sample_due(self.state.global_step) else None
 
     def _total(self, losses: Mapping[str, Tensor], weight: float) -> Tensor:
         """The weighted sum of the parts of the loss."""

@@ -81,12 +81,14 @@ class LayerLosses:
             teacher: the recording of the same batch.
             batch: as the student got it.
         """
+        # A callback may have set a weight to 0; evaluations keep all that they had.
         weights = self._args.intermediate_weights
+        wanted = {k for k in self._compared if weights[k] > 0 or not self._student.training}
         pairs = [pair for pair in pairs if pair.student not in student.dropped]
         losses: dict[str, Tensor] = {}
-        if weights[HIDDEN_STATES] > 0 and HIDDEN_STATES in self._compared:
+        if HIDDEN_STATES in wanted:
             losses[HIDDEN_STATES] = self._hidden_states(pairs, student, teacher, batch)
-        if weights[ATTENTION] > 0 and ATTENTION in self._compared:
+        if ATTENTION in wanted:
             pairs = [pair for pair in pairs if pair.student and pair.teacher]
             losses[ATTENTION] = self._attention(pairs, student, teacher, batch)
         return losses

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tiny import dataset_for, model_for
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset as TorchIterableDataset
-from transformers import AutoModelForQuestionAnswering
+from transformers import AutoModelForQuestionAnswering, TrainerCallback
 
 from hf_distill import DistillationTrainer
 from hf_distill.layers import PROJECTIONS_FILE
@@ -74,6 +74,25 @@ def test_a_weight_alone_compares_scores(tmp_path: Path) -> None:
         trained, _ = distil(TASK, tmp_path, student=narrow(), stage="intermediate", **options)
         losses.append(logged(trained, "loss_attention"))
     assert losses[0] == losses[1] != [] == losses[2]
+
+
+@pytest.mark.parametrize("options", [
+    FIRST_STAGE, {"hidden_states_loss_weight": 1.0},
+    {"hidden_states_loss_weight": 1.0, "attention_loss_weight": 1.0},
+], ids=str)  # fmt: skip
+def test_evaluations_keep_a_loss_whose_weight_a_callback_sets_to_0(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    class SetTo0(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            args.hidden_states_loss_weight = 0.0
+
+    trained, _ = distil(
+        TASK, tmp_path, student=narrow(), max_steps=3, eval_strategy="steps", eval_steps=1,
+        trainer_options={"callbacks": [SetTo0()], "eval_dataset": dataset_for(TASK, 8)}, **options,
+    )  # fmt: skip
+    assert len(logged(trained, "loss_hidden_states")) == 1
+    assert len(logged(trained, "eval_loss_hidden_states")) == 3
 
 
 def balance_warnings(path: Path, caplog: pytest.LogCaptureFixture, **options: Any) -> list[str]:
