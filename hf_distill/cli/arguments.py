@@ -1,4 +1,4 @@
-"""What the commands can be asked for, beside the options of ``DistillationTrainingArguments``.
+"""Options of the commands, in addition to those of ``DistillationTrainingArguments``.
 
 The help text of a field is its documentation. Nothing here imports PyTorch.
 """
@@ -49,17 +49,13 @@ class EvaluationDataArguments:
     )
 
     def __post_init__(self) -> None:
-        """Check that there is data.
-
-        Raises:
-            ValueError: names the options.
-        """
+        """Check that there is data."""
         if (self.file is None) == (self.dataset_name is None):
             raise ValueError("say which data: either --file or --dataset_name.")
 
 
 def task_sections() -> list[Section]:
-    """The parts of a help text that list the options of the tasks."""
+    """Return the parts of a help text that list the options of the tasks."""
     return [
         Section("columns and length of the data", names(InputArguments)),
         Section("question answering", names(QuestionAnsweringArguments)),
@@ -71,7 +67,7 @@ def task_sections() -> list[Section]:
 
 @dataclass
 class RuntimeArguments:
-    """On what the models of `evaluate` and `compare` run."""
+    """How `evaluate` and `compare` run their models."""
 
     task: str | None = option(
         help=f"What the models do: {', '.join(TASKS)}. By default what they were made for.",
@@ -86,11 +82,7 @@ class RuntimeArguments:
     use_cpu: bool = option(False, help="Leave an accelerator unused.")
 
     def __post_init__(self) -> None:
-        """Check the batch size.
-
-        Raises:
-            ValueError: it is not above 0.
-        """
+        """Check the batch size."""
         if self.batch_size < 1:
             raise ValueError(f"--batch_size {self.batch_size} must be at least 1.")
 
@@ -142,11 +134,7 @@ class CompareArguments:
     )
 
     def __post_init__(self) -> None:
-        """Check that there is something to compare.
-
-        Raises:
-            ValueError: names the options.
-        """
+        """Check that there is something to compare."""
         if [self.teacher, self.student_alone, self.student_distilled].count(None) > 1:
             raise ValueError(
                 "name at least two models: --teacher, --student_alone, --student_distilled."
@@ -187,26 +175,16 @@ class AnswerArguments:
     )
 
     def __post_init__(self) -> None:
-        """Check that there is one text.
-
-        Raises:
-            ValueError: names the options.
-        """
+        """Check that there is one text."""
         if self.context is not None and self.context_file is not None:
             raise ValueError("pass either --context or --context_file, not both.")
 
 
 def scoring_parser(arguments: type, title: str, **kwargs: Any) -> CommandParser:
-    """The parser of a command that scores models on data.
+    """Create the parser of a command that scores models on data.
 
-    Args:
-        arguments: the command's own options.
-        title: that of their section in the help text.
-        **kwargs: as for ``CommandParser``.
-
-    Returns:
-        It reads ``arguments``, ``EvaluationDataArguments``, ``TaskArguments`` and
-        ``RuntimeArguments``.
+    It reads ``arguments``, whose section in the help text has the given title, and
+    ``EvaluationDataArguments``, ``TaskArguments`` and ``RuntimeArguments``.
     """
     return CommandParser(
         [arguments, EvaluationDataArguments, TaskArguments, RuntimeArguments],

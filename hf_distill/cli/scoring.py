@@ -1,4 +1,4 @@
-"""A fine-tuned model on labelled data: the metrics and predictions of `evaluate` and `compare`."""
+"""Metrics and predictions of a fine-tuned model on labelled data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_distill.tasks.base import Scorer, Task
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model is worth on some data.
+    """Scores of a model on some data.
 
     Attributes:
         metrics: the task's metrics by name, and ``loss``.
@@ -40,16 +40,9 @@ def score_model(
     use_cpu: bool = False,
     num_proc: int | None = None,
 ) -> Scores:
-    """Score a model, on as many processes as were launched.
+    """Score a fine-tuned model on labelled data, on as many processes as were launched.
 
-    Args:
-        task: knows the metrics.
-        model: a fine-tuned model; it is moved to the device.
-        tokenizer: its tokenizer.
-        examples: labelled data, as from ``task.load_data``.
-        batch_size: rows of the features (windows, texts …) at a time.
-        use_cpu: leave an accelerator unused.
-        num_proc: processes that prepare the data.
+    ``batch_size`` counts rows of the features (windows, texts …).
 
     Raises:
         ValueError: an option does not fit the model, or the model gives NaN.

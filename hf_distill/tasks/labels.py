@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from datasets import ClassLabel, Dataset
 
+from hf_distill.console import log_rank_0
 from hf_distill.tasks.cells import folded
 from hf_distill.tasks.columns import describe, is_list, kind_of
 from hf_distill.tasks.errors import TaskDataError
@@ -157,20 +158,30 @@ def choose_labels(labels: DataLabels, student: Any = None, teacher: Any = None) 
     return Choice(labels.names, None)
 
 
-def teacher_labels(student: Any, teacher: Any) -> dict[str, Any]:
-    """Return the options of a student that learns a teacher's labels, without any of the data.
+def student_labels(
+    student: Any, teacher: Any, examples: Dataset | None, column: str
+) -> dict[str, Any]:
+    """Return the labels of a model to train, as options of its configuration.
 
-    A student that has the same labels keeps its own order.
+    Args:
+        student: the configuration of the model to train.
+        teacher: the configuration of its teacher, if there is one.
+        examples: all training data; without labels (``None``) they are the teacher's.
+        column: where the labels are.
 
     Raises:
-        ValueError: the teacher's labels are not known.
+        ValueError: there is neither data with labels nor a teacher that names its own.
     """
-    if teacher is None or not getattr(teacher, "id2label", None):
+    if examples is None and not getattr(teacher, "id2label", None):
         raise ValueError(
             "The training data has no labels, and the teacher's configuration names none; give it "
             "id2label, or label the data."
         )
-    return label_options(choose_labels(DataLabels(model_labels(teacher)), student, teacher).names)
+    found = DataLabels(model_labels(teacher)) if examples is None else data_labels(examples, column)
+    names, why = choose_labels(found, student, teacher)
+    if why is not None and examples is not None:
+        log_rank_0(why)
+    return label_options(names)
 
 
 class LabelMap:

@@ -34,13 +34,11 @@ from hf_distill.tasks.columns import (
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 from hf_distill.tasks.labels import (
     LabelMap,
-    choose_labels,
-    data_labels,
     label_agreement,
     label_options,
     model_labels,
     positive_label,
-    teacher_labels,
+    student_labels,
     unnamed,
 )
 from hf_distill.tasks.metrics import classification_metric, multi_label_metric, regression_metric
@@ -117,22 +115,18 @@ class TextClassificationTask(Task):
     ) -> dict[str, Any]:
         """Return the labels, and whether a text has one, several, or a number."""
         problem_type = self.options.problem_type or configured_problem_type(teacher)
-        if examples is None:
-            labels = teacher_labels(student, teacher)
-            return {**labels, "problem_type": problem_type or SINGLE}
-        problem_type = problem_type or data_problem_type(examples)
-        check_problem_type(problem_type, examples)
-        if problem_type == REGRESSION:
+        if examples is not None:
+            problem_type = problem_type or data_problem_type(examples)
+            check_problem_type(problem_type, examples)
+        if problem_type == REGRESSION and examples is not None:
             named = "write them as text and " * (kind_of(examples.features["label"]) == "float")
             log_rank_0(
                 "The labels are numbers to predict (regression). If they are names of classes, "
                 f"{named}pass --problem_type {SINGLE}."
             )
             return {**label_options(unnamed(1)), "problem_type": problem_type}
-        names, why = choose_labels(data_labels(examples, "label"), student, teacher)
-        if why is not None:
-            log_rank_0(why)
-        return {**label_options(names), "problem_type": problem_type}
+        labels = student_labels(student, teacher, examples, "label")
+        return {**labels, "problem_type": problem_type or SINGLE}
 
     def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
         """Count the labels; of numbers to predict return the range and mean."""

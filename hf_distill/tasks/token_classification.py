@@ -34,12 +34,9 @@ from hf_distill.tasks.columns import (
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 from hf_distill.tasks.labels import (
     LabelMap,
-    choose_labels,
-    data_labels,
     label_agreement,
-    label_options,
     model_labels,
-    teacher_labels,
+    student_labels,
 )
 from hf_distill.tasks.metrics import entity_scheme, tagging_metric
 
@@ -107,12 +104,7 @@ class TokenClassificationTask(Task):
         examples: Dataset | None,
     ) -> dict[str, Any]:
         """Return the tags."""
-        if examples is None:
-            return teacher_labels(student, teacher)
-        tags, why = choose_labels(data_labels(examples, "tags"), student, teacher)
-        if why is not None:
-            log_rank_0(why)
-        return label_options(tags)
+        return student_labels(student, teacher, examples, "tags")
 
     def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
         """Count the tags."""
