@@ -28,7 +28,7 @@ from hf_distill.checks import (
     warn_of_half_precision,
     with_renamed_labels,
 )
-from hf_distill.compatibility import check_inputs, enforce, input_names, try_teacher
+from hf_distill.compatibility import check_inputs, check_teacher, input_names, raise_on_errors
 from hf_distill.heads import TaskHead, find_head
 from hf_distill.hub import PublishingTrainer
 from hf_distill.layers import IntermediateDistillation, TeacherRecorderCallback
@@ -272,7 +272,7 @@ class TrainerWithTeacher(PublishingTrainer):
         if layers is None:
             return teacher(batch, self.accelerator)
         outputs = layers.run_teacher(batch, lambda *inputs: self._ask(teacher, *inputs))
-        self._teacher_guard.check(layers.bad_rows(batch), self._step_of_batch)
+        self._teacher_guard.check(layers.nonfinite_rows(batch), self._step_of_batch)
         return outputs
 
     def _ask(
@@ -373,8 +373,8 @@ class TrainerWithTeacher(PublishingTrainer):
         inputs: Iterator[Any] = (self._prepare_inputs(batch) for batch in batches)
         with preserve_rng_state():
             data = "the training data" if is_cached else "the evaluation data"
-            finding = try_teacher(head, self._run_teacher, inputs, data)
-        enforce([] if finding is None else [finding], logger)
+            finding = check_teacher(head, self._run_teacher, inputs, data)
+        raise_on_errors([] if finding is None else [finding], logger)
 
     def _choose_layers(self, dataset: Any) -> None:
         """``layer_mapping="auto"``: look at how alike the layers are, where that is not known."""

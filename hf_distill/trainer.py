@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_distill.checks import check_labels, warn_of_bypassed_loss
 from hf_distill.heads import TaskHead, unwrap_peft
 from hf_distill.layers import IntermediateDistillation
-from hf_distill.layers.recorder import taken_losses
+from hf_distill.layers.recording import pop_losses
 from hf_distill.loss_log import LossLog
 from hf_distill.losses import get_logits_loss
 from hf_distill.normalization import (
@@ -229,11 +229,11 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
                     **{k: v for k, v in student_inputs.items() if k not in self.label_names}
                 )
         if layers is not None:
-            outputs, of_layers = taken_losses(outputs)
+            outputs, of_layers = pop_losses(outputs)
             losses |= of_layers
             if model.training and layers.is_sample_due(self.state.global_step):
                 layers.write_sample(self.state.global_step, inputs)
-            layers.forget()
+            layers.clear()
         if teacher_outputs is not None and compares_logits:
             losses["prediction"] = self._prediction_loss(head, outputs, teacher_outputs, inputs)
 

@@ -23,7 +23,7 @@ examples:
 """
 REFUSED = 1
 LABELS = ("labels", "start_positions", "end_positions")
-_STYLES = {"ok": "green", "warning": "yellow", "refused": "bold red"}
+_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
 @dataclass
@@ -177,7 +177,7 @@ def _show(report: PairReport, teacher: str) -> None:
     console.print(table)
     verdict = "The teacher can teach the student." if report.ok else "The pair is refused."
     console.print(Text(verdict, style="bold"))
-    if any(f.about == "tokenizer" and f.status == "refused" for f in report.findings):
+    if any(f.about == "tokenizer" and f.status == "error" for f in report.findings):
         _suggest_students(teacher)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_distill.compatibility.findings import Finding, note, refused
+from hf_distill.compatibility.findings import Finding, error, info
 from hf_distill.compatibility.inputs import input_names, inputs_for
 from hf_distill.compatibility.models import check_models
 from hf_distill.compatibility.processors import check_preparation
-from hf_distill.compatibility.trial import try_teacher
+from hf_distill.compatibility.teacher_check import check_teacher
 from hf_distill.heads import (
     LabelledHead,
     TaskHead,
@@ -43,10 +43,10 @@ class PairReport:
     @property
     def ok(self) -> bool:
         """Whether nothing is refused."""
-        return all(finding.status != "refused" for finding in self.findings)
+        return all(finding.status != "error" for finding in self.findings)
 
     def __str__(self) -> str:
-        return "\n".join(f"{f.status:8} {f.about}: {f.message}" for f in self.findings)
+        return "\n".join(f"{f.status:7} {f.about}: {f.message}" for f in self.findings)
 
 
 def check_pair(
@@ -78,17 +78,17 @@ def check_pair(
     """
     try:
         head, teacher_model, student_model = _load(teacher, student, task)
-    except ValueError as error:
-        return PairReport(task, (refused("models", str(error)),))
+    except ValueError as problem:
+        return PairReport(task, (error("models", str(problem)),))
     findings = [
         *check_models(teacher_model, student_model, head),
         check_preparation(teacher_model, student_model, head, processing_class),
     ]
-    if all(finding.status != "refused" for finding in findings):
+    if all(finding.status != "error" for finding in findings):
         if callable(batches):
             batches = batches(student_model)
-        tried = _try_teacher(teacher_model, head, batches)
-        findings.append(tried or note("quality", "Not tried: there is no labelled data."))
+        tried = _check_teacher(teacher_model, head, batches)
+        findings.append(tried or info("quality", "Not tried: there is no labelled data."))
     return PairReport(head.task if task is None else task, tuple(findings))
 
 
@@ -159,12 +159,12 @@ def head_of(source: nn.Module | str | os.PathLike[str], task: str | None, who: s
     return head
 
 
-def _try_teacher(model: nn.Module, head: TaskHead, batches: Batches) -> Finding | None:
+def _check_teacher(model: nn.Module, head: TaskHead, batches: Batches) -> Finding | None:
     names, was_training = input_names(model), model.training
     model.eval()
     try:
         with torch.no_grad():
-            return try_teacher(
+            return check_teacher(
                 head, lambda batch: model(**inputs_for(model, names, head, batch)), batches
             )
     finally:

@@ -1,4 +1,4 @@
-"""What a check found out, said in one sentence, with what to change."""
+"""Findings of a check: one sentence each, with what to change."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Status = Literal["ok", "warning", "refused"]
+Status = Literal["ok", "warning", "error"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Finding:
 
     Attributes:
         about: what was looked at: tokenizer, labels, vocabulary, …
-        status: ``ok``; ``warning``: it may be right, look at it; ``refused``: it would train
-            something wrong.
+        status: ``ok``; ``warning``: it may be right, look at it; ``error``: the student
+            would learn something wrong.
         message: what was found; unless it is ``ok``, with what to change.
     """
 
@@ -26,29 +26,29 @@ class Finding:
     message: str
 
 
-def note(about: str, message: str) -> Finding:
-    """Something that is all right and worth saying."""
+def info(about: str, message: str) -> Finding:
+    """Return that something is all right."""
     return Finding(about, "ok", message)
 
 
 def warning(about: str, message: str) -> Finding:
-    """Something that nobody but the user can know to be right."""
+    """Return a finding that nobody but the user can know to be right."""
     return Finding(about, "warning", message)
 
 
-def refused(about: str, message: str) -> Finding:
-    """Something that would train a student quietly and badly."""
-    return Finding(about, "refused", message)
+def error(about: str, message: str) -> Finding:
+    """Return a finding that would train a student quietly and badly."""
+    return Finding(about, "error", message)
 
 
-def enforce(findings: Iterable[Finding], logger: logging.Logger) -> None:
-    """Log warnings and notes.
+def raise_on_errors(findings: Iterable[Finding], logger: logging.Logger) -> None:
+    """Log warnings and what is all right.
 
     Raises:
-        ValueError: something is refused; the message has all that is.
+        ValueError: there are errors; the message has all of them.
     """
     findings = list(findings)
-    problems = [finding.message for finding in findings if finding.status == "refused"]
+    problems = [finding.message for finding in findings if finding.status == "error"]
     if problems:
         raise ValueError("\n".join(problems))
     for finding in findings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_distill.compatibility.findings import Finding, note, refused, warning
+from hf_distill.compatibility.findings import Finding, error, info, warning
 
 
 def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Finding]]:
@@ -34,7 +34,7 @@ def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Fin
         ]
     if student.num_labels != teacher.num_labels:
         return None, [
-            refused(
+            error(
                 "labels",
                 f"The teacher has {teacher.num_labels} labels and the student "
                 f"{student.num_labels}; load the student with num_labels={teacher.num_labels}, or "
@@ -49,7 +49,7 @@ def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Fin
             shown.append(_shown(_names(config)))
         except (AttributeError, KeyError, ValueError):
             return None, [
-                refused(
+                error(
                     "labels",
                     f"The {who}'s id2label={getattr(config, 'id2label', None)} does not name the "
                     f"labels 0 to {config.num_labels - 1}; set it to {{0: …, 1: …}}, and label2id.",
@@ -58,7 +58,7 @@ def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Fin
     ours, theirs = ([n.strip().lower() for n in _names(c)] for c in (student, teacher))
     unnamed = [who for who, names in (("teacher", theirs), ("student", ours)) if _made_up(names)]
     if ours == theirs and not unnamed:
-        return None, [note("labels", f"The same {len(ours)} labels in the same order.")]
+        return None, [info("labels", f"The same {len(ours)} labels in the same order.")]
     if unnamed:
         return None, [
             warning(
@@ -71,14 +71,14 @@ def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Fin
     if len(set(theirs)) == len(theirs) and sorted(ours) == sorted(theirs):
         order = [theirs.index(name) for name in ours]
         return order, [
-            note(
+            info(
                 "labels",
                 f"The teacher has the student's labels in another order ({shown[1]} "
                 f"instead of {shown[0]}); its logits are reordered by name.",
             )
         ]
     return None, [
-        refused(
+        error(
             "labels",
             f"The labels differ: the student's are {shown[0]} and the teacher's "
             f"{shown[1]}. A teacher whose labels have another meaning teaches the wrong "

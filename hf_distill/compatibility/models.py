@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedModel
 
-from hf_distill.compatibility.findings import Finding, note, refused, warning
+from hf_distill.compatibility.findings import Finding, error, info, warning
 from hf_distill.compatibility.labels import align_labels
 from hf_distill.heads import (
     LabelledHead,
@@ -41,7 +41,7 @@ def check_models(
     if not compare_logits:
         return [_check_weights(teacher, student), *_check_lengths(teacher, student)]
     findings = [_check_weights(teacher, student), _check_task(teacher, student, head)]
-    if any(finding.status == "refused" for finding in findings):
+    if any(finding.status == "error" for finding in findings):
         return findings
     teacher_config, student_config = (
         getattr(unwrapped(m), "config", None) for m in (teacher, student)
@@ -103,14 +103,14 @@ def _check_weights(teacher: nn.Module, student: nn.Module) -> Finding:
         )
     ]
     if shared:
-        return refused(
+        return error(
             "weights",
             f"teacher_model and model share {len(shared)} weights (the first is {shared[0]!r}), so "
             "that either the student could not learn or the teacher would change with it. Give "
             "the student its own weights (copy.deepcopy).",
         )
     sizes = [sum(p.numel() for p in model.parameters()) for model in (teacher, student)]
-    return note("weights", f"Teacher {sizes[0]:,} parameters, student {sizes[1]:,}.")
+    return info("weights", f"Teacher {sizes[0]:,} parameters, student {sizes[1]:,}.")
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -142,12 +142,12 @@ def _check_task(teacher: nn.Module, student: nn.Module, head: TaskHead) -> Findi
     theirs = find_head(teacher)
     known = theirs is not None or isinstance(teacher, PreTrainedModel)
     if known and type(theirs) is not type(head):
-        return refused(
+        return error(
             "task",
             f"teacher_model is a {type(teacher).__name__} and model a {type(student).__name__}; "
             "both must have the same task.",
         )
-    return note("task", f"Both are models for {head.task}.")
+    return info("task", f"Both are models for {head.task}.")
 
 
 def _check_problem_types(student: str, teacher: Any) -> list[Finding]:
@@ -155,7 +155,7 @@ def _check_problem_types(student: str, teacher: Any) -> list[Finding]:
     if theirs in (None, student):
         return []
     return [
-        refused(
+        error(
             "problem type",
             f"The student's problem_type is {student!r} and the teacher's {theirs!r}; load the "
             f"student with problem_type={theirs!r}.",
@@ -171,7 +171,7 @@ def _check_vocabularies(student: Any, teacher: Any) -> list[Finding]:
     if ours is None or theirs is None or ours == theirs:
         return []
     return [
-        note(
+        info(
             "vocabulary",
             f"The student gives logits for {ours} tokens and the teacher for {theirs}; the first "
             f"{min(ours, theirs)} are compared.",
@@ -196,7 +196,7 @@ def _check_lengths(teacher: nn.Module, student: nn.Module) -> list[Finding]:
     theirs, ours = longest_input(teacher), longest_input(student)
     if theirs is None or theirs >= (math.inf if ours is None else ours):
         shown = "as long as the student likes" if theirs is None else f"up to {theirs} tokens"
-        return [note("length", f"The teacher takes inputs {shown}.")]
+        return [info("length", f"The teacher takes inputs {shown}.")]
     return [
         warning(
             "length",

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from transformers.utils.hub import cached_file
 
-from hf_distill.compatibility.findings import Finding, note, refused
+from hf_distill.compatibility.findings import Finding, error, info
 from hf_distill.compatibility.tokenizers import check_tokenizers
 from hf_distill.heads import (
     AudioClassificationHead,
@@ -49,17 +49,17 @@ def check_preparation(
         return check_tokenizers(teacher, student, head, processing_class)
     ours, theirs = _settings_of(processing_class), _saved_settings(teacher)
     if ours is None or theirs is None:
-        return note("processor", "Not compared: the teacher's or the data's is not at hand.")
+        return info("processor", "Not compared: the teacher's or the data's is not at hand.")
     for name in _MEANING:
         values = theirs.get(name), ours.get(name)
         if None not in values and values[0] != values[1]:
-            return refused(
+            return error(
                 "processor",
                 f"The data is prepared with {name}={values[1]} and the teacher was trained with "
                 f"{values[0]}, so it would misread it. Prepare the data with the teacher's "
                 "processor (processing_class), or choose another teacher.",
             )
-    return note("processor", "The same scale and normalisation of the inputs.")
+    return info("processor", "The same scale and normalisation of the inputs.")
 
 
 def _settings_of(processing_class: Any) -> dict[str, Any] | None:

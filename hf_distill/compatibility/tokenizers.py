@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from hf_distill.compatibility.findings import Finding, note, refused, warning
+from hf_distill.compatibility.findings import Finding, error, info, warning
 from hf_distill.files import json_hash
 from hf_distill.heads import CausalLMHead, TaskHead, unwrapped
 from hf_distill.loading import load_tokenizer
@@ -69,17 +69,17 @@ def check_tokenizers(
             teacher_size=sizes["teacher"],
             special_ids=_CAUSAL_SPECIAL_IDS if isinstance(head, CausalLMHead) else SPECIAL_IDS,
         )
-        if finding.status == "refused":
+        if finding.status == "error":
             return finding
     if tokenizer is not None:
         try:
             check_vocabulary(tokenizer, student, "teacher" if student is teacher else "student")
-        except ValueError as error:
-            return refused("tokenizer", str(error))
+        except ValueError as problem:
+            return error("tokenizer", str(problem))
     if finding is not None:
         return finding
     if tokenizer is not None and len(tokenizer) > (sizes["teacher"] or math.inf):
-        return refused(
+        return error(
             "tokenizer",
             f"The tokenizer (processing_class) has {len(tokenizer)} tokens and the teacher knows "
             f"only {sizes['teacher']}: it was trained with another tokenizer. {_REMEDY}",
@@ -92,7 +92,7 @@ def check_tokenizers(
             "that both use the same one, or pass teacher_model as a directory that holds its "
             "tokenizer, too.",
         )
-    return note("tokenizer", "Not compared: the teacher's tokenizer is not at hand.")
+    return info("tokenizer", "Not compared: the teacher's tokenizer is not at hand.")
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module, who: str) -> None:
@@ -146,19 +146,19 @@ def compare_tokenizers(
         special_ids: the special tokens that must be the same, where both have them.
     """
     found = _compare_vocabularies(teacher, student, teacher_size or len(teacher))
-    if found.status == "refused":
+    if found.status == "error":
         return found
     for name in special_ids:
         ids = getattr(teacher, name, None), getattr(student, name, None)
         if None not in ids and ids[0] != ids[1]:
-            return refused(
+            return error(
                 "tokenizer",
                 f"Teacher and student have different tokenizers: {name} is {ids[0]} for the "
                 f"teacher and {ids[1]} for the student. {_REMEDY}",
             )
     for probe in PROBES:
         if teacher(probe)["input_ids"] != student(probe)["input_ids"]:
-            return refused(
+            return error(
                 "tokenizer",
                 "Teacher and student have the same vocabulary, but encode the text "
                 f"{probe!r} differently (lower-casing or accents, often). {_REMEDY}",
@@ -176,21 +176,21 @@ def _compare_vocabularies(
     )
     if not only_ours:
         more = f"; the teacher has {len(only_theirs)} more" if only_theirs else ""
-        return note(
+        return info(
             "tokenizer",
             f"The same: {len(ours)} tokens{more}, special tokens and the encoding of "
             f"{len(PROBES)} probe texts.",
         )
     token, token_id = min(only_ours + only_theirs, key=_by_id)
     if only_theirs or len(only_ours) > max(10, len(ours) // 100):
-        return refused(
+        return error(
             "tokenizer",
             f"Teacher and student have different tokenizers: {len(theirs)} and {len(ours)} tokens, "
             f"and {token!r} (id {token_id}) is only in one of them. {_REMEDY}",
         )
     token, token_id = only_ours[-1]
     if token_id >= teacher_size:
-        return refused(
+        return error(
             "tokenizer",
             f"The student's tokenizer has the added token {token!r} (id {token_id}), for which the "
             f"teacher, with {teacher_size} entries, has no embedding. Take a token that both have "

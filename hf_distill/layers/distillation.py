@@ -297,12 +297,12 @@ class IntermediateDistillation:
         for callback in self._due(step):
             callback.write_sample(step, batch, mask, self.pairs, self._of_teacher, self._of_student)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let go of the recordings: the losses keep what their backward pass needs."""
         self._of_teacher.clear()
         self._of_student.clear()
 
-    def bad_rows(self, batch: Batch) -> Tensor:
+    def nonfinite_rows(self, batch: Batch) -> Tensor:
         """Bool, ``(rows,)``: where the teacher's recording is not finite."""
         recording = self._of_teacher
         if recording.hidden_states:
@@ -334,3 +334,6 @@ class IntermediateDistillation:
         """Read those of the best checkpoint, if it has any."""
         if folder is not None and (Path(folder) / PROJECTIONS_FILE).exists():
             self.load(folder)
+
+    # Until the trainer is rewritten.
+    forget, bad_rows = clear, nonfinite_rows

@@ -382,7 +382,7 @@ def _implementations(model: nn.Module) -> set[str]:
     return {name for name in names if isinstance(name, str)}
 
 
-def taken_losses(outputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def pop_losses(outputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a student's own outputs, and the losses that ``add_losses`` put there."""
     return _without(outputs, _LOSSES), outputs[_LOSSES]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_distill.compatibility.findings import Finding, enforce, note, refused
+from hf_distill.compatibility.findings import Finding, error, info, raise_on_errors
 from hf_distill.compatibility.models import check_models
 from hf_distill.compatibility.processors import check_preparation
 from hf_distill.compatibility.tokenizers import tokenizer_hash
@@ -130,7 +130,7 @@ def create_live_teacher(
         else:
             findings = check_models(model, student, head, compare_logits=compare_logits)
         findings.append(check_preparation(model, student, head, processing_class))
-        enforce(findings, logger)
+        raise_on_errors(findings, logger)
         teachers.append(LiveTeacher(model, head, identify(source, model)))
     if len(teachers) == 1:
         return teachers[0]
@@ -162,19 +162,19 @@ def _cached_teacher(
         )
     teacher = CachedTeacher(description, head)
     found = check_models(teacher.model, student, head, compare_logits=args.uses_logits_loss)
-    enforce([*found, _check_tokenizer(description, processing_class)], logger)
+    raise_on_errors([*found, _check_tokenizer(description, processing_class)], logger)
     return teacher
 
 
 def _check_tokenizer(description: SignalDescription, processing_class: Any) -> Finding:
     ours = tokenizer_hash(processing_class)
     if None in (ours, description.tokenizer):
-        return note("tokenizer", "Not compared: there is none here, or none when caching.")
+        return info("tokenizer", "Not compared: there is none here, or none when caching.")
     if ours != description.tokenizer:
-        return refused(
+        return error(
             "tokenizer",
             f"The outputs of {description.teacher!r} in train_dataset were cached with another "
             "tokenizer (processing_class) than this one: vocabulary, special tokens or the "
             "encoding of probe texts differ. Use that one, or cache them again.",
         )
-    return note("tokenizer", "The one that the teacher's outputs were cached with.")
+    return info("tokenizer", "The one that the teacher's outputs were cached with.")

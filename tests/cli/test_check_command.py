@@ -83,7 +83,7 @@ def test_a_new_head_solves_the_teachers_problem(
         tokenizer().save_pretrained(folder)
     assert main(["check", str(big), str(encoder), "--json"]) == 0
     found = findings(capsys.readouterr().out)
-    assert all(status != "refused" for status, _ in found.values()), found
+    assert all(status != "error" for status, _ in found.values()), found
 
 
 def test_a_teacher_is_tried_on_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_a_teacher_is_tried_on_data(tmp_path: Path, capsys: pytest.CaptureFixtur
         main(["check", teacher(tmp_path / "n", finds="no"), *options, str(tmp_path / "a.csv")])
     assert bad.value.code == 1
     status, message = findings(capsys.readouterr().out)["quality"]
-    assert status == "refused"
+    assert status == "error"
     assert "gets 10.0% right" in message
 
 
@@ -114,7 +114,7 @@ def test_a_refused_pair_ends_with_status_1(
         main(["check", teacher(tmp_path / "t", words=other), student(tmp_path / "s")])
     assert ended.value.code == 1
     printed = capsys.readouterr().out
-    assert "refused" in printed and "have different tokenizers: 97 and 97 tokens" in printed
+    assert "error" in printed and "have different tokenizers: 97 and 97 tokens" in printed
     assert "The pair is refused." in printed
 
 

@@ -285,6 +285,6 @@ def test_bad_pairs_are_refused_with_what_to_change(name: str, tmp_path: Path) ->
     teacher, student, options = pair(tmp_path)
     report = check_pair(teacher, student, **options)
     assert not report.ok
-    assert status(report)[about] == "refused"
+    assert status(report)[about] == "error"
     assert_says(message(report, about), expected)
-    assert f"refused  {about}: " in str(report)
+    assert f"error   {about}: " in str(report)

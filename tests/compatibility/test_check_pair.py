@@ -270,5 +270,5 @@ def test_inputs_that_the_teacher_would_misread(
     assert check_pair(teacher, student, processing_class=theirs).ok
     assert check_pair(teacher, student).ok  # nothing to compare with
     report = check_pair(teacher, student, processing_class=ours)
-    assert status(report)["processor"] == "refused"
+    assert status(report)["processor"] == "error"
     assert_says(message(report, "processor"), expected)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_distill.compatibility.findings import Finding, note, refused, warning
+from hf_distill.compatibility.findings import Finding, error, info, warning
 from hf_distill.heads import TaskHead
 
 _CLEARLY = 4.0
 """Standard errors: the probability of being that far off by chance is 3 in 100,000."""
 
 
-def try_teacher(
+def check_teacher(
     head: TaskHead,
     run_teacher: Callable[[Mapping[str, Any]], Mapping[str, Tensor]],
     batches: Iterable[Mapping[str, Any]],
@@ -61,9 +61,9 @@ def _judge(labels: Tensor, answers: Tensor, data: str) -> Finding:
         f"of {len(labels)} labels the teacher gets {accuracy:.1%} right, and the most frequent "
         f"label alone would get {majority:.1%}"
     )
-    error = float((right - usual).std(correction=0)) / math.sqrt(len(labels))
-    if accuracy < majority - _CLEARLY * error:
-        return refused(
+    deviation = float((right - usual).std(correction=0)) / math.sqrt(len(labels))
+    if accuracy < majority - _CLEARLY * deviation:
+        return error(
             "quality",
             f"On {data}, {found}: it is worse than no teacher. Its labels may have "
             "another order than the data's (compare id2label with the data), the inputs may be "
@@ -76,4 +76,4 @@ def _judge(labels: Tensor, answers: Tensor, data: str) -> Finding:
             f"On {data}, {found}. A teacher that is no better than that has little to "
             "teach; check that it is fine-tuned for this task and data.",
         )
-    return note("quality", f"On {data}, {found}.")
+    return info("quality", f"On {data}, {found}.")
