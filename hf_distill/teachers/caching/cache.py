@@ -30,26 +30,21 @@ from hf_distill.heads import TaskHead
 from hf_distill.teachers import EnsembleTeacher, OneProcess, Teacher, create_live_teacher
 from hf_distill.teachers.base import MIXED_PRECISIONS
 from hf_distill.teachers.caching.computing import PartComputer
-from hf_distill.teachers.caching.store import (
+from hf_distill.teachers.caching.fingerprints import row_lengths
+from hf_distill.teachers.caching.folder import (
     FORMAT,
+    LOCK,
     MANIFEST,
+    CacheFolder,
     DamagedManifestError,
-    cache_key,
     changes,
     describe_data,
-    description_of,
-    join,
-    part_files,
-    part_starts,
-    parts_of,
-    read_manifest,
-    write_manifest,
 )
+from hf_distill.teachers.caching.parts import part_starts
 from hf_distill.teachers.columns import DTYPES, SignalDescription
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
 _BUSY = (
     "output_dir {}: another process is computing teacher outputs in this folder; wait for it, or "
     "name another folder."
@@ -187,57 +182,116 @@ def cache_teacher_outputs(
         weights = sha256(repr((hashes, sorted(mixture.items()))).encode()).hexdigest()
     description = computer.describe(weights, tokenizer_hash(processing_class))
     computer.check_padding()
-    labels = _position_labels(inputs, used) if description.by_position else []
-    manifest = _manifest(
-        description,
-        describe_data(dataset.select_columns([*used, *labels]), labels),
-        {"names": [one.name for one in live.identities], "weights": hashes, **mixture},
-        parts=part_starts(inputs, _bytes_a_token(description)),
-        computation={
+    labels = []
+    if description.by_position:  # the loss looks where labels are not -100
+        labels = [
+            name
+            for name in inputs.column_names
+            if name in _LABELS
+            and name not in used
+            and not isinstance(inputs.features[name], Value | ClassLabel)
+        ]
+    manifest = {
+        "format": FORMAT,
+        "signal": {**asdict(description), "hidden_layers": list(description.hidden_layers)},
+        "teachers": {"names": [one.name for one in live.identities], "weights": hashes, **mixture},
+        "data": describe_data(dataset.select_columns([*used, *labels]), labels),
+        "parts": part_starts(row_lengths(inputs), _bytes_per_token(description)),
+        "computation": {
             "mixed_precision": mixed_precision,
             "attn_implementation": teacher_attn_implementation,
             "device": state.device.type,
         },
-        data_collator={"inputs": computer.probe()},
-        batch_size=batch_size,
-        preprocessing=dict(preprocessing or {}),
-    )
-    folder = _default_folder(manifest) if output_dir is None else Path(output_dir).expanduser()
+        "data_collator": {"inputs": computer.probe()},
+        "batch_size": batch_size,
+        "preprocessing": dict(preprocessing or {}),
+        "versions": {
+            "hf_distill": __version__,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "datasets": datasets.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    if output_dir is None:
+        key = CacheFolder(Path(), manifest).key
+        output_dir = Path(datasets.config.HF_DATASETS_CACHE) / "teacher_outputs" / key[:32]
+    folder = CacheFolder(Path(output_dir).expanduser(), manifest)
     with ExitStack() as stack:
-        if state.is_main_process and not _is_finished(folder, manifest):
-            if not (folder / MANIFEST).exists():
-                _check_place(folder, manifest)
-            stack.enter_context(in_use(folder / LOCK, _BUSY.format(folder.name)))
-            _prepare(folder, manifest)
-        _compute_missing(computer, folder, manifest, description, state)
-    return join(dataset, folder, read_manifest(folder) or manifest)
+        if state.is_main_process and not _is_finished(folder):
+            if not (folder.path / MANIFEST).exists():
+                _check_place(folder)
+            stack.enter_context(in_use(folder.path / LOCK, _BUSY.format(folder.path.name)))
+            _prepare(folder)
+        state.wait_for_everyone()
+        folder = CacheFolder.open(folder.path) or folder
+        missing = folder.missing()
+        # All look before any adds a file: they share out the same list.
+        state.wait_for_everyone()
+        computer.compute(
+            missing[state.process_index :: state.num_processes],
+            folder.files,
+            description,
+            show_progress=state.is_main_process,
+        )
+        # Not a barrier of the process group alone: that gives up after half an hour.
+        while any(folder.files.find(part) is None for part in missing):
+            time.sleep(_POLL_SECONDS)
+        state.wait_for_everyone()
+    return folder.join(dataset)
 
 
-def _compute_missing(
-    computer: PartComputer,
-    folder: Path,
-    manifest: dict[str, Any],
-    description: SignalDescription,
-    state: PartialState,
-) -> None:
-    """Compute what is not there yet, this process its share."""
-    state.wait_for_everyone()
-    manifest = read_manifest(folder) or manifest
-    parts = parts_of(manifest)
-    files = part_files(folder, manifest)
-    missing = [part for part in parts if files.find(part) is None]
-    # All look before any adds a file: they share out the same list.
-    state.wait_for_everyone()
-    computer.compute(
-        missing[state.process_index :: state.num_processes],
-        files,
-        description,
-        show_progress=state.is_main_process,
-    )
-    # Not a barrier of the process group alone: that gives up after half an hour.
-    while any(files.find(part) is None for part in missing):
-        time.sleep(_POLL_SECONDS)
-    state.wait_for_everyone()
+def load_teacher_outputs(
+    dataset: Dataset,
+    output_dir: str | os.PathLike[str],
+    *,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """A data set with the outputs that ``cache_teacher_outputs`` computed for it before.
+
+    The teacher is not needed. Every file is compared with its checksum, and the data set with the
+    one that the outputs were computed for.
+
+    Args:
+        dataset: the data, as it was then.
+        output_dir: the folder.
+        preprocessing: as for ``cache_teacher_outputs``, to say what changed if something did.
+
+    Returns:
+        ``dataset`` with the teacher columns.
+
+    Raises:
+        ValueError: there is no (finished) cache in the folder, it is of other data, or a file is
+            damaged.
+    """
+    folder = CacheFolder.open_finished(Path(output_dir).expanduser())
+    before, prepared = folder.manifest["data"], folder.manifest["preprocessing"]
+    missing = [name for name in before["columns"] if name not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"The teacher outputs in {folder.path.name} were computed from the column "
+            f"{missing[0]!r}, which the data lacks (it has: {', '.join(dataset.column_names)})."
+        )
+    now = describe_data(dataset.select_columns(before["columns"]), before["positions_of"])
+    if before != now:
+        found = changes(
+            {"data": before, "preprocessing": prepared},
+            {"data": now, "preprocessing": prepared if preprocessing is None else preprocessing},
+        )
+        raise ValueError(
+            f"The teacher outputs in {folder.path.name} are of other data: {'; '.join(found)}. "
+            "Cache them again, into another folder."
+        )
+    return folder.join(dataset)
+
+
+def cached_teacher(output_dir: str | os.PathLike[str]) -> SignalDescription:
+    """Describe the teacher whose outputs are in a folder.
+
+    Raises:
+        ValueError: there are none.
+    """
+    return CacheFolder.open_finished(Path(output_dir).expanduser()).description
 
 
 def _check_options(dataset: Any, *, dtype: str, top_k: int | None, batch_size: int) -> None:
@@ -275,24 +329,13 @@ def _columns(dataset: Dataset, teacher: Teacher, head: TaskHead) -> tuple[list[s
     return [name for name in there if name in (*used, *_LABELS)], used
 
 
-def _position_labels(inputs: Dataset, used: Sequence[str]) -> list[str]:
-    """Columns with a label for each token: the loss looks where they are not -100."""
-    return [
-        name
-        for name in inputs.column_names
-        if name in _LABELS
-        and name not in used
-        and not isinstance(inputs.features[name], Value | ClassLabel)
-    ]
-
-
 def _default_collator(processing_class: Any) -> Callable[[list[Any]], Any]:
     if isinstance(processing_class, PreTrainedTokenizerBase):
         return DataCollatorWithPadding(processing_class)
     return default_data_collator
 
 
-def _bytes_a_token(description: SignalDescription) -> int:
+def _bytes_per_token(description: SignalDescription) -> int:
     size = _ITEM_BYTES[description.dtype]
     stored = description.stored * size
     if description.top_k is not None:
@@ -300,95 +343,55 @@ def _bytes_a_token(description: SignalDescription) -> int:
     return stored + len(description.hidden_layers) * description.hidden_width * size
 
 
-def _manifest(
-    description: SignalDescription,
-    data: Mapping[str, Any],
-    teachers: Mapping[str, Any],
-    **further: Any,
-) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "signal": {**asdict(description), "hidden_layers": list(description.hidden_layers)},
-        "teachers": dict(teachers),
-        "data": data,
-        **further,
-        "versions": {
-            "hf_distill": __version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-            "datasets": datasets.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _default_folder(manifest: Mapping[str, Any]) -> Path:
-    return Path(datasets.config.HF_DATASETS_CACHE) / "teacher_outputs" / cache_key(manifest)[:32]
-
-
-def _is_finished(folder: Path, manifest: Mapping[str, Any]) -> bool:
-    """Whether all is there and whole: then nothing is written, and many may look at once."""
+def _is_finished(folder: CacheFolder) -> bool:
+    """Return whether all is there and whole: nothing is then written, and many may look at once."""
     try:
-        before = read_manifest(folder)
+        before = CacheFolder.open(folder.path)
     except DamagedManifestError:
         return False
-    if before is None or changes(before, manifest):
+    if before is None or changes(before.manifest, folder.manifest):
         return False
-    files, parts = part_files(folder, before), parts_of(before)
-    return all(files.find(part) for part in parts) and not files.faults(parts)
+    return not before.missing() and not before.faults()
 
 
-def _prepare(folder: Path, manifest: dict[str, Any]) -> None:
-    """Begin a cache, or see to it that the one that is there is the same one."""
-    damage = None
+def _prepare(folder: CacheFolder) -> None:
+    """Begin a cache, or check that the one that is there is the same one."""
+    name = folder.path.name
     try:
-        before = read_manifest(folder)
+        before = CacheFolder.open(folder.path)
     except DamagedManifestError as error:
-        before, damage = None, error
+        before, unknown = None, folder.unknown_files()
+        if unknown:
+            raise ValueError(
+                f"{MANIFEST} in {name} is damaged, and {unknown[0].name} is damaged as well or of "
+                "another run; name another folder."
+            ) from error
+        logger.warning("%s was damaged; it is written again, and whole parts are kept.", MANIFEST)
     if before is None:
-        if damage is not None:
-            _check_damage(folder, manifest, damage)
-        write_manifest(folder, manifest)
-        before = manifest
-    changed = changes(before, manifest)
+        folder.write_manifest()
+        before = folder
+    changed = changes(before.manifest, folder.manifest)
     if changed:
         raise ValueError(
-            f"output_dir {folder.name} holds the outputs of another run: {'; '.join(changed)}. "
-            "Name another folder, or delete this one."
+            f"output_dir {name} holds the outputs of another run: {'; '.join(changed)}. Name "
+            "another folder, or delete this one."
         )
-    files = part_files(folder, before)
-    files.remove_unfinished()
-    for path, fault in files.faults(parts_of(before)).items():
+    before.files.remove_unfinished()
+    for path, fault in before.faults().items():
         logger.warning("%s is computed again: %s.", path.name, fault)
         path.unlink()
 
 
-def _check_damage(folder: Path, manifest: Mapping[str, Any], damage: DamagedManifestError) -> None:
-    """Check that the parts belong to the cache whose manifest is damaged."""
-    strangers = _strangers(folder, manifest)
-    if strangers:
-        raise ValueError(
-            f"{MANIFEST} in {folder.name} is damaged, and {strangers[0].name} is, too, or of "
-            "another run; name another folder."
-        ) from damage
-    logger.warning("%s was damaged; it is written again, and whole parts are kept.", MANIFEST)
-
-
-def _strangers(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    return part_files(folder, manifest).strangers(parts_of(manifest), (MANIFEST, LOCK))
-
-
-def _check_place(folder: Path, manifest: Mapping[str, Any]) -> None:
+def _check_place(folder: CacheFolder) -> None:
     """Check that a new cache has a folder for itself, and room."""
-    if _strangers(folder, manifest):
+    name, description, data = folder.path.name, folder.description, folder.manifest["data"]
+    if folder.unknown_files():
         raise ValueError(
-            f"output_dir {folder.name} holds other files and no {MANIFEST}; name a new folder."
+            f"output_dir {name} holds other files and no {MANIFEST}; name a new folder."
         )
-    description = description_of(manifest)
     by_token = description.by_position or description.hidden_layers
-    units = manifest["data"]["tokens"] if by_token else manifest["data"]["rows"]
-    needed = units * _bytes_a_token(description)
-    there = folder.absolute()
+    needed = (data["tokens"] if by_token else data["rows"]) * _bytes_per_token(description)
+    there = folder.path.absolute()
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
@@ -396,7 +399,7 @@ def _check_place(folder: Path, manifest: Mapping[str, Any]) -> None:
         remedy = "set top_k, " if description.top_k is None and description.classes > 1000 else ""
         raise OSError(
             f"The teacher's outputs need up to {_size(needed)}, and there are {_size(free)} free "
-            f"for {folder.name}; {remedy}take fewer rows or another output_dir."
+            f"for {name}; {remedy}take fewer rows or another output_dir."
         )
 
 

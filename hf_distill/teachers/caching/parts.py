@@ -27,22 +27,25 @@ class Part(NamedTuple):
     stop: int
 
 
-def plan_parts(lengths: NDArray[Any], bytes_a_token: int) -> list[Part]:
+def part_starts(lengths: NDArray[Any], bytes_per_token: int) -> list[int]:
     """Cut a data set into parts that one process can hold.
 
     Args:
-        lengths: tokens of each row.
-        bytes_a_token: what is stored of one.
+        lengths: tokens per row.
+        bytes_per_token: how much is stored per token.
+
+    Returns:
+        The first row of each part.
     """
-    parts: list[Part] = []
-    sizes = np.cumsum(lengths * bytes_a_token)
+    starts: list[int] = []
+    sizes = np.cumsum(lengths * bytes_per_token)
     start, before = 0, 0
     while start < len(lengths):
+        starts.append(start)
         stop = int(np.searchsorted(sizes, before + _MOST_BYTES, side="right"))
         stop = min(max(stop, start + 1), start + _MOST_ROWS)
-        parts.append(Part(len(parts), start, stop))
         before, start = int(sizes[stop - 1]), stop
-    return parts
+    return starts
 
 
 class PartFiles:
@@ -61,7 +64,7 @@ class PartFiles:
         self._key = key
 
     def find(self, part: Part) -> Path | None:
-        """The file of a part, if it is there; its content is not looked at."""
+        """Return the file of a part, if it is there; its content is not looked at."""
         found = self._files(part)
         return found[0] if found else None
 
@@ -88,11 +91,11 @@ class PartFiles:
                 error.errno,
                 f"The teacher's outputs for rows {part.start} to {part.stop - 1} cannot be written "
                 f"to {self._folder.name} ({error.strerror or error}). The parts before are kept: "
-                "make room, and run the same again to go on",
+                "make room, and run the same again to continue",
             ) from error
 
     def read(self, part: Part) -> Dataset:
-        """The rows of a part, memory-mapped.
+        """Return the rows of a part, memory-mapped.
 
         Raises:
             ValueError: the file is missing, cut short, altered, or of another cache.
@@ -108,12 +111,12 @@ class PartFiles:
             if fault is not None:
                 raise ValueError(
                     f"{path.name} in {self._folder.name} cannot be used: {fault}. Run the caching "
-                    "again: it computes this part anew and keeps the others."
+                    "again: it computes this part again and keeps the others."
                 )
         return Dataset.from_file(str(paths[0]))
 
     def faults(self, parts: Sequence[Part]) -> dict[Path, str]:
-        """The files that cannot be used, and why not."""
+        """Return the files that cannot be used, and why not."""
         found = {path: self._fault(part, path) for part in parts for path in self._files(part)}
         return {path: fault for path, fault in found.items() if fault is not None}
 
@@ -123,8 +126,8 @@ class PartFiles:
             if is_temporary(path):
                 path.unlink(missing_ok=True)
 
-    def strangers(self, parts: Sequence[Part], known: Collection[str]) -> list[Path]:
-        """What is in the folder and neither a whole part, nor unfinished, nor of a known name."""
+    def unknown_files(self, parts: Sequence[Part], known: Collection[str]) -> list[Path]:
+        """Return what is neither a whole part, nor unfinished, nor of a known name."""
         ours = {path for part in parts for path in self._files(part)} - set(self.faults(parts))
         if not self._folder.is_dir():
             return []

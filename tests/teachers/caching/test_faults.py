@@ -20,7 +20,7 @@ from transformers import default_data_collator
 from zoo import zoo_dataset, zoo_model
 
 from hf_distill.teachers.caching import cache, cached_teacher, load_teacher_outputs, parts
-from hf_distill.teachers.caching.store import MANIFEST, read_manifest, write_manifest
+from hf_distill.teachers.caching.folder import MANIFEST, CacheFolder
 
 TOP_K = ("text-generation", "gpt2")
 COLUMNS = (
@@ -178,9 +178,8 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_cache_of_another_version_is_refused(made: Path) -> None:
-    content = read_manifest(made / "cache")
-    assert content is not None
-    write_manifest(made / "cache", {**content, "format": 99})
+    folder = CacheFolder.open_finished(made / "cache")
+    CacheFolder(folder.path, {**folder.manifest, "format": 99}).write_manifest()
     with pytest.raises(ValueError, match="written with format 99"):
         top_k_cache(made / "cache")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 import hf_distill.teachers.caching.parts as parts_module
 from hf_distill.files import file_hash
-from hf_distill.teachers.caching.parts import Part, PartFiles, plan_parts
+from hf_distill.teachers.caching.parts import Part, PartFiles, part_starts
 
 FEATURES = Features({"numbers": List(Value("float32")), "sums": Value("uint32")})
 FIRST, SECOND = Part(0, 0, 3), Part(1, 3, 5)
@@ -50,12 +51,9 @@ def test_parts_are_all_rows_in_order(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts_module, "_MOST_ROWS", rows)
         patch.setattr(parts_module, "_MOST_BYTES", most_bytes)
-        plan = plan_parts(np.array(lengths), bytes_a_token)
-    assert [part.number for part in plan] == list(range(len(plan)))
-    assert [plan[0].start, *(part.stop for part in plan)] == [
-        *(p.start for p in plan),
-        len(lengths),
-    ]
+        starts = part_starts(np.array(lengths), bytes_a_token)
+    assert starts[0] == 0 and starts[-1] < len(lengths)
+    plan = [Part(0, *rows) for rows in pairwise([*starts, len(lengths)])]
     for part in plan:
         size = sum(lengths[part.start : part.stop]) * bytes_a_token
         assert 1 <= part.stop - part.start <= rows
@@ -75,7 +73,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         expected = columns(part, seed)
         assert rows["sums"][:] == expected["sums"].to_pylist()
         assert rows["numbers"][:] == expected["numbers"].to_pylist()
-    assert not cache.faults([FIRST, SECOND]) and not cache.strangers([FIRST, SECOND], ())
+    assert not cache.faults([FIRST, SECOND]) and not cache.unknown_files([FIRST, SECOND], ())
 
 
 def test_the_same_content_has_the_same_name(tmp_path: Path) -> None:
@@ -138,7 +136,7 @@ def test_a_file_that_was_cut_is_named(length: int, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{path.name} in .* cut short or altered"):
         cache.read(FIRST)
     assert list(cache.faults([FIRST, SECOND])) == [path]
-    assert cache.strangers([FIRST, SECOND], ()) == [path]
+    assert cache.unknown_files([FIRST, SECOND], ()) == [path]
     assert len(cache.read(SECOND)) == 2
 
 
