@@ -31,10 +31,6 @@ class TokenCount:
     def mask(self, batch: Mapping[str, Any], length: int) -> Tensor | None:
         """Bool, ``(rows, length)``: False is padding; ``None`` if there is none.
 
-        Args:
-            batch: as the student gets it.
-            length: of its hidden states.
-
         Raises:
             ValueError: the attention mask is of another length.
         """

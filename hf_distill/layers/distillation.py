@@ -179,9 +179,6 @@ class IntermediateDistillation:
     def check_first_batch(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Check what is only known once training has begun.
 
-        Args:
-            optimizer: that of the training, if it has the parameters as they are.
-
         Raises:
             ValueError: it was made without the projections, or checkpointing hides attentions.
         """
@@ -242,11 +239,7 @@ class IntermediateDistillation:
 
     @contextmanager
     def compare(self, batch: Batch) -> Iterator[None]:
-        """Record the student's forward pass inside, and compare it with the teacher's recording.
-
-        Args:
-            batch: as the student gets it.
-        """
+        """Record the student's forward pass inside, and compare it with the teacher's recording."""
         self._of_student.clear()
         self._compared_batch = batch
         try:
@@ -267,11 +260,7 @@ class IntermediateDistillation:
         return add_losses(outputs, losses, module)
 
     def check_balance(self, losses: Mapping[str, float]) -> None:
-        """Warn, at most once, if one of two losses is so large that the other counts for nothing.
-
-        Args:
-            losses: means of the first steps, by their names in the log.
-        """
+        """Warn, at most once, if one loss is so large that the other counts for nothing."""
         if self._balance_checked or not losses or not self._accelerator.is_main_process:
             return
         self._balance_checked = True

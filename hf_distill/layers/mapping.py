@@ -91,14 +91,7 @@ def describe(
     student_layers: int,
     teacher_layers: int,
 ) -> str:
-    """One line for the log: the pairs, and whether ``uniform`` had to round.
-
-    Args:
-        pairs: from ``layer_pairs``.
-        mapping: what they were made from.
-        student_layers: M, without the embeddings.
-        teacher_layers: N, without the embeddings.
-    """
+    """Return a line for the log: the pairs, and whether ``uniform`` had to round."""
     listed = ", ".join(f"{pair.student} from {pair.teacher}" for pair in pairs)
     text = f"Student layers learn from teacher layers (0 is the embedding output): {listed}."
     if mapping == "uniform" and teacher_layers % student_layers:

@@ -85,12 +85,6 @@ def join_optimizer(
 ) -> None:
     """Add projections that an optimizer lacks, as a group with its default options.
 
-    Args:
-        projections: of the student that it trains.
-        optimizer: made by the caller, who could not know them.
-        scheduler: of its learning rates: ``None``, or a ``LambdaLR``, which gets its last function
-            for them.
-
     Raises:
         ValueError: the scheduler is another one, which cannot be extended.
     """
@@ -159,13 +153,9 @@ def save_projections(
     *,
     write: bool,
 ) -> None:
-    """Write the projections and the layer pairs they belong to beside a checkpoint.
+    """Write projections and layer pairs next to a checkpoint.
 
-    Args:
-        folder: the checkpoint.
-        projections: ``None`` where the widths are equal; the pairs are kept all the same.
-        pairs: which layers are compared; ``auto`` must not choose others when it goes on.
-        write: whether this process writes. All must call: sharded weights are put together.
+    All processes must call it, since sharded weights are put together; ``write`` is for one.
     """
     weights = {} if projections is None else projections.state_dict()
     full = {name: _whole(tensor).contiguous() for name, tensor in weights.items()}

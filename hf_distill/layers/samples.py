@@ -58,13 +58,7 @@ class RecordedLayers:
 
     @classmethod
     def from_recording(cls, recording: Recording, row: int, valid: Tensor) -> RecordedLayers:
-        """One sentence of a recorded batch, without its padding.
-
-        Args:
-            recording: of one forward pass.
-            row: the sentence's place in the batch.
-            valid: ``(length,)`` bool, True for its tokens, False for padding.
-        """
+        """Return one sentence of a recorded batch, without its padding."""
         layers = cls()
         for layer, states in recording.hidden_states.items():
             layers.hidden_states[layer] = states[row][valid]
@@ -261,16 +255,7 @@ class TeacherRecorderCallback(TrainerCallback):
         teacher: Recording,
         student: Recording,
     ) -> None:
-        """Write the first row of the batch that was just recorded.
-
-        Args:
-            step: optimizer steps done before it.
-            batch: as the student got it.
-            token_mask: bool, ``(batch, length)``; padding is not written.
-            pairs: layers of student and teacher.
-            teacher: its recording.
-            student: its recording.
-        """
+        """Write the first row of the batch that was just recorded."""
         assert self._samples is not None
         self._written_step = step
         states = next(iter(student.hidden_states.values()))
