@@ -10,6 +10,7 @@ from pathlib import Path
 from hf_distill.cli.arguments import AnswerArguments
 from hf_distill.cli.output import print_json
 from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.tasks.options import AnswerSpanArguments
 
 EXAMPLES = """\
 examples:
@@ -29,7 +30,7 @@ def build_parser() -> CommandParser:
         "no_answer_threshold",
     )  # fmt: skip
     return CommandParser(
-        [AnswerArguments],
+        [AnswerArguments, AnswerSpanArguments],
         prog="hf-distill answer",
         usage="hf-distill answer --model MODEL --question TEXT "
         "[--context TEXT | --context_file FILE] [options]",
@@ -49,7 +50,7 @@ def run(argv: Sequence[str]) -> None:
         ValueError: an option, the model or the text cannot be used.
         OSError: a file or a download failed.
     """
-    (arguments,) = build_parser().parse(argv)
+    arguments, spans = build_parser().parse(argv)
     context = _read_context(arguments)
 
     from hf_distill.cli.loading import check_model_source, load_tokenizer, load_trained_model
@@ -73,9 +74,9 @@ def run(argv: Sequence[str]) -> None:
         context=context,
         top_k=arguments.top_k,
         max_length=arguments.max_length,
-        doc_stride=arguments.doc_stride,
-        max_answer_length=arguments.max_answer_length,
-        no_answer_threshold=None if arguments.always_answer else arguments.no_answer_threshold,
+        doc_stride=spans.doc_stride,
+        max_answer_length=spans.max_answer_length,
+        no_answer_threshold=None if arguments.always_answer else spans.no_answer_threshold,
     )
     if arguments.json:
         rows = [

@@ -162,14 +162,7 @@ class AnswerArguments:
     always_answer: bool = option(
         False, help="Leave out the possibility that the text does not answer the question."
     )
-    no_answer_threshold: float = option(
-        0.0,
-        help="Say `no answer` if it scores better than the best answer by more than this (in "
-        "logits).",
-    )
     max_length: int = option(384, help="Most tokens in a window, question included.")
-    doc_stride: int = option(128, help="Tokens that two windows of the text share.")
-    max_answer_length: int = option(30, help="Most tokens in an answer.")
     device: str | None = option(
         help="Where to compute (cpu, cuda:0, …); an accelerator if there is one."
     )

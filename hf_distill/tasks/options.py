@@ -52,18 +52,23 @@ class InputArguments:
 
 
 @dataclass
-class QuestionAnsweringArguments:
+class AnswerSpanArguments:
     """How contexts are cut and answers are read."""
 
     doc_stride: int = option(128, help="Tokens that two windows of one context share.")
-    n_best: int = option(20, help="Answers a question to keep in nbest_predictions.json.")
     max_answer_length: int = option(30, help="Most tokens in an answer.")
     no_answer_threshold: float = option(
         0.0,
-        help="For data with unanswerable questions: say `no answer` if it scores better than the "
-        "best answer by more than this (in logits). Without such questions there is always an "
-        "answer.",
+        help="Say `no answer` if it scores better than the best answer by more than this (in "
+        "logits). Data in which every question has an answer always gets one.",
     )
+
+
+@dataclass
+class QuestionAnsweringArguments(AnswerSpanArguments):
+    """How contexts are cut, answers are read and how many of them are kept."""
+
+    n_best: int = option(20, help="Answers per question to keep in nbest_predictions.json.")
 
 
 @dataclass

@@ -37,21 +37,7 @@ class Record:
 
 
 def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """Return `record[name]`, checked.
-
-    Args:
-        record: A JSON object.
-        name: The field.
-        kind: The type or types that the value may have; `bool` never counts as `int`.
-        where: The place of `record` in its source.
-
-    Returns:
-        The value.
-
-    Raises:
-        QuestionAnsweringDataError: `record` is no object, lacks the field, or has a value of
-            another type.
-    """
+    """Return `record[name]` if it is of the kind; `bool` never counts as `int`."""
     if not isinstance(record, Mapping):
         raise QuestionAnsweringDataError(f"{where} must be an object, not {_shown(record)}")
     if name not in record:
@@ -71,68 +57,44 @@ def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> 
     return value
 
 
-def row_record(row: Mapping[str, Any], where: str, *, answers: bool = True) -> Record:
-    """Turn a row of a `datasets.Dataset` into a record.
+def row_record(
+    row: Mapping[str, Any],
+    where: str,
+    *,
+    title: str | None = None,
+    context: str | None = None,
+    answers: bool = True,
+) -> Record:
+    """Turn a row of the Hub's `squad` into a record, types checked.
 
-    Args:
-        row: `id`, `context`, `question`, `answers` and possibly `title` and `is_impossible`.
-            `answers` is an object of lists, as in the Hub's `squad`, or a list of objects.
-        where: The place of the row in its source.
-        answers: Whether to read them; otherwise the record has none.
-
-    Returns:
-        The record, types checked.
-
-    Raises:
-        QuestionAnsweringDataError: A field is missing or has the wrong type, or `is_impossible`
-            contradicts the answers.
+    `title` and `context` replace those of the row. Without `answers` these are not read.
     """
     texts, starts = row_answers(row, where) if answers else ([], [])
     if answers and row.get("is_impossible") is not None:
-        check_impossible(row, texts, where)
+        impossible = field(row, "is_impossible", bool, where)
+        if impossible == bool(texts):
+            raise QuestionAnsweringDataError(
+                f"{where} (id {str(row.get('id'))!r}) says is_impossible={str(impossible).lower()} "
+                f"but has {len(texts)} answers; change one of the two"
+            )
     return Record(
         where=where,
         id=str(field(row, "id", (str, int), where)),
-        title=article_title(row, where),
-        context=field(row, "context", str, where),
+        title=article_title(row, where) if title is None else title,
+        context=field(row, "context", str, where) if context is None else context,
         question=field(row, "question", str, where),
         texts=texts,
         starts=starts,
     )
 
 
-def check_impossible(record: Mapping[str, Any], texts: Sequence[str], where: str) -> None:
-    """Check that `record["is_impossible"]` says the same as the answers.
-
-    Args:
-        record: A question.
-        texts: Its answers.
-        where: The place of `record` in its source.
-
-    Raises:
-        QuestionAnsweringDataError: It does not, or is not a truth value.
-    """
-    impossible = field(record, "is_impossible", bool, where)
-    if impossible == bool(texts):
-        raise QuestionAnsweringDataError(
-            f"{where} (id {str(record.get('id'))!r}) says is_impossible={str(impossible).lower()} "
-            f"but has {len(texts)} answers; change one of the two"
-        )
+def article_title(record: Mapping[str, Any], where: str) -> str:
+    """Return the title of an article or a row, or "" if there is none."""
+    return field(record, "title", str, where) if record.get("title") is not None else ""
 
 
 def row_answers(row: Mapping[str, Any], where: str) -> tuple[list[str], list[int]]:
-    """Read the answers of a row.
-
-    Args:
-        row: `answers` is an object of lists, as in the Hub's `squad`, or a list of objects.
-        where: The place of the row in its source.
-
-    Returns:
-        The texts and the starts, types checked.
-
-    Raises:
-        QuestionAnsweringDataError: A field is missing or has the wrong type, or a text is blank.
-    """
+    """Return the texts and starts of a row's answers, an object of lists or a list of objects."""
     answers = field(row, "answers", (dict, list), where)
     if isinstance(answers, dict):
         texts = field(answers, "text", list, f"{where}.answers")
@@ -147,35 +109,8 @@ def row_answers(row: Mapping[str, Any], where: str) -> tuple[list[str], list[int
     return answer_lists(answers, f"{where}.answers")
 
 
-def article_title(record: Mapping[str, Any], where: str) -> str:
-    """Return `record["title"]`, or "" if there is none.
-
-    Args:
-        record: An article or a row.
-        where: The place of `record` in its source.
-
-    Returns:
-        The title.
-
-    Raises:
-        QuestionAnsweringDataError: The title is not text.
-    """
-    return field(record, "title", str, where) if record.get("title") is not None else ""
-
-
 def answer_lists(answers: Sequence[Any], where: str) -> tuple[list[str], list[int]]:
-    """Split a list of answers into texts and starts.
-
-    Args:
-        answers: Objects with `text` and `answer_start`.
-        where: The place of the list in its source.
-
-    Returns:
-        The texts and the starts, types checked.
-
-    Raises:
-        QuestionAnsweringDataError: A field is missing or has the wrong type, or a text is blank.
-    """
+    """Split a list of objects with `text` and `answer_start`, types checked; no text is blank."""
     texts, starts = [], []
     for index, answer in enumerate(answers):
         place = f"{where}[{index}]"
@@ -190,69 +125,42 @@ def answer_lists(answers: Sequence[Any], where: str) -> tuple[list[str], list[in
 
 
 def check_records(records: Iterable[Record], source: str) -> list[Record]:
-    """Check what can only be seen with the values at hand: answers, ids, emptiness.
+    """Check answers, ids and that there are any records.
 
-    Args:
-        records: The records of one source.
-        source: The name of the source, for messages.
-
-    Returns:
-        The records, as a list.
-
-    Raises:
-        QuestionAnsweringDataError: There is no record, an id occurs twice, or an answer is not
-            at its place. Misplaced answers are counted before the first is named.
+    Misplaced answers are counted before the first is named.
     """
     try:
         checked = list(records)
     except QuestionAnsweringDataError as error:
-        text = str(error)
-        raise type(error)(text if text.startswith(source) else f"{source}: {text}") from None
+        raise type(error)(f"{source}: {error}") from None
     if not checked:
         raise QuestionAnsweringDataError(f"{source} is empty: it has no question")
     places: dict[str, str] = {}
     for record in checked:
-        _check_characters(record, source)
+        for name in ("id", "title", "context", "question", "texts"):
+            value = getattr(record, name)
+            half = half_character("\n".join(value) if name == "texts" else value)
+            if half:
+                raise QuestionAnsweringDataError(
+                    f"{source}: {record.where} (id {record.id!r}): the {name.removesuffix('s')} "
+                    f"holds {half}; write the whole character (in JSON as a pair, such as "
+                    "\\ud83d\\ude00), or leave it out"
+                )
         if record.id in places:
             raise QuestionAnsweringDataError(
                 f"{source}: the id {record.id!r} of {record.where} is also that of "
                 f"{places[record.id]}; ids must be unique"
             )
         places[record.id] = record.where
-    _check_places(checked, source)
-    return checked
-
-
-def _check_characters(record: Record, source: str) -> None:
-    parts = {
-        "id": record.id,
-        "title": record.title,
-        "context": record.context,
-        "question": record.question,
-        "text": "\n".join(record.texts),
-    }
-    for name, text in parts.items():
-        half = half_character(text)
-        if half:
-            raise QuestionAnsweringDataError(
-                f"{source}: {record.where} (id {record.id!r}): the {name} holds {half}; write the "
-                "whole character (in JSON as a pair, such as \\ud83d\\ude00), or leave it out"
-            )
-
-
-def _check_places(records: list[Record], source: str) -> None:
-    wrong = [
-        (record, message)
-        for record in records
-        if (message := _misplaced_answer(record)) is not None
-    ]
+    wrong = [(record, message) for record in checked if (message := _misplaced_answer(record))]
     if wrong:
         record, message = wrong[0]
         raise QuestionAnsweringDataError(
             f"{source}: {record.where} (id {record.id!r}): {message}. Answers do not match their "
-            f"context in {len(wrong)} of {len(records)} rows; correct answer_start, which counts "
+            f"context in {len(wrong)} of {len(checked)} rows; correct answer_start, which counts "
             "characters from 0"
         )
+    return checked
 
 
 def _misplaced_answer(record: Record) -> str | None:

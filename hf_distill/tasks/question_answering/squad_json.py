@@ -11,9 +11,8 @@ from hf_distill.tasks.question_answering.errors import QuestionAnsweringDataErro
 from hf_distill.tasks.question_answering.records import (
     Record,
     article_title,
-    check_impossible,
     field,
-    row_answers,
+    row_record,
 )
 from hf_distill.tasks.tables import read_text
 
@@ -27,18 +26,6 @@ def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
     GermanQuAD has numbers as ids. `data` may also hold the rows of the Hub's `squad` (`id`,
     `context`, `question`, `answers`), as the example scripts of transformers read them. Other
     fields (`plausible_answers`, `answer_id`, `document_id`, `version` …) are not read.
-
-    Args:
-        path: A `.json` file, or `.json.gz`.
-        answers: Whether to read the answers, and whether a question has any.
-
-    Yields:
-        The records, types checked.
-
-    Raises:
-        QuestionAnsweringDataError: The file is truncated, is no JSON (with line and column),
-            misses a field, has a value of another type (with the path of the record), or says
-            `is_impossible` of a question with answers, or the reverse.
     """
     document = _parse(path)
     if not isinstance(document, dict) or "data" not in document:
@@ -60,31 +47,13 @@ def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
                 yield _question(question, f"{place}.qas[{q}]", name, context, answers)
 
 
-def _question(question: Any, where: str, article: str, context: str, with_answers: bool) -> Record:
-    key = field(question, "id", (str, int), where)
-    texts, starts = _answers(question, where) if with_answers else ([], [])
-    return Record(
-        where=where,
-        id=str(key),
-        title=article,
-        context=context,
-        question=field(question, "question", str, where),
-        texts=texts,
-        starts=starts,
-    )
-
-
-def _answers(question: Any, where: str) -> tuple[list[str], list[int]]:
-    impossible = None
-    if "is_impossible" in question:
+def _question(question: Any, where: str, title: str, context: str, answers: bool) -> Record:
+    field(question, "id", (str, int), where)
+    if answers and "is_impossible" in question:
         impossible = field(question, "is_impossible", bool, where)
-    texts: list[str] = []
-    starts: list[int] = []
-    if not impossible or question.get("answers") is not None:
-        texts, starts = row_answers(question, where)
-    if impossible is not None:
-        check_impossible(question, texts, where)
-    return texts, starts
+        if impossible and question.get("answers") is None:
+            question = {**question, "answers": []}
+    return row_record(question, where, title=title, context=context, answers=answers)
 
 
 def _parse(path: Path) -> Any:

@@ -13,6 +13,9 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import evaluate
+from datasets import Features, List, Value
+
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -130,3 +133,23 @@ def match_ids(predictions: Sequence[Mapping], references: Sequence[Mapping]) -> 
             "one prediction for each reference"
         )
     return [by_id[reference["id"]] for reference in references]
+
+
+def metric_info(
+    description: str, citation: str, inputs: str, **prediction_features: Value
+) -> evaluate.MetricInfo:
+    """Describe a metric; predictions have the further features."""
+    text = Value("string")
+    answers = {"text": List(text), "answer_start": List(Value("int32"))}
+    return evaluate.MetricInfo(
+        description=description,
+        citation=citation,
+        inputs_description=inputs,
+        features=Features(
+            {
+                "predictions": {"id": text, "prediction_text": text, **prediction_features},
+                "references": {"id": text, "answers": answers},
+            }
+        ),
+        reference_urls=["https://rajpurkar.github.io/SQuAD-explorer/"],
+    )

@@ -5,10 +5,14 @@ from __future__ import annotations
 from statistics import fmean
 from typing import Any
 
-import datasets
 import evaluate
 
-from hf_distill.tasks.question_answering.metrics.scoring import exact_match, match_ids, token_f1
+from hf_distill.tasks.question_answering.metrics.scoring import (
+    exact_match,
+    match_ids,
+    metric_info,
+    token_f1,
+)
 
 _DESCRIPTION = """
 Exact match and F1 for extractive question answering where every question has an answer, as the
@@ -43,27 +47,7 @@ class Squad(evaluate.Metric):
     """The metric of SQuAD v1.1; see `load_metric`."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features(
-                {
-                    "predictions": {
-                        "id": datasets.Value("string"),
-                        "prediction_text": datasets.Value("string"),
-                    },
-                    "references": {
-                        "id": datasets.Value("string"),
-                        "answers": {
-                            "text": datasets.List(datasets.Value("string")),
-                            "answer_start": datasets.List(datasets.Value("int32")),
-                        },
-                    },
-                }
-            ),
-            reference_urls=["https://rajpurkar.github.io/SQuAD-explorer/"],
-        )
+        return metric_info(_DESCRIPTION, _CITATION, _INPUTS)
 
     def _compute(
         self, predictions: list[dict[str, Any]], references: list[dict[str, Any]]

@@ -12,6 +12,7 @@ from hf_distill.tasks.question_answering.metrics.scoring import (
     best_threshold,
     exact_match,
     match_ids,
+    metric_info,
     normalize,
     token_f1_v2,
 )
@@ -55,27 +56,11 @@ class SquadV2(evaluate.Metric):
     """The metric of SQuAD v2.0; see `load_metric`."""
 
     def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS,
-            features=datasets.Features(
-                {
-                    "predictions": {
-                        "id": datasets.Value("string"),
-                        "prediction_text": datasets.Value("string"),
-                        "no_answer_probability": datasets.Value("float64"),
-                    },
-                    "references": {
-                        "id": datasets.Value("string"),
-                        "answers": {
-                            "text": datasets.List(datasets.Value("string")),
-                            "answer_start": datasets.List(datasets.Value("int32")),
-                        },
-                    },
-                }
-            ),
-            reference_urls=["https://rajpurkar.github.io/SQuAD-explorer/"],
+        return metric_info(
+            _DESCRIPTION,
+            _CITATION,
+            _INPUTS,
+            no_answer_probability=datasets.Value("float64"),
         )
 
     def _compute(
