@@ -272,6 +272,6 @@ def test_home_folder_in_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert found["train_file"] == f"{tmp_path}/train.json"
     assert found["run_name"] == "x~/y"
     ask = ["--model=~/m", "--question=~/?"]
-    (asked,) = answer.build_parser().parse([*ask, "--context", "~/ is a folder"])
+    asked, _ = answer.build_parser().parse([*ask, "--context", "~/ is a folder"])
     assert asked.model == f"{tmp_path}/m"
     assert asked.question == "~/?" and asked.context == "~/ is a folder"
