@@ -204,7 +204,7 @@ def child(marks: str, options: list[str]) -> None:
         self.add_callback(Mark(marks))
         return untouched(self, *args, **kwargs)
 
-    DistillationTrainer.train = train  # type: ignore[method-assign, assignment]
+    DistillationTrainer.train = train  # type: ignore[method-assign]
     status = command(["train", *options])
     os._exit(status or 0)  # gloo aborts at exit now and then
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import pyarrow
 import pyarrow.compute
 import torch
@@ -22,7 +19,7 @@ from transformers.trainer_utils import has_length
 
 from hf_distill.heads import LabelledHead, TaskHead
 from hf_distill.heads.base import IGNORED
-from hf_distill.prediction import AlignedLogits
+from hf_distill.step import AlignedLogits
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -283,16 +280,6 @@ def sample_batches(
     rows = [dataset[i * length // size] for i in range(size)]
     for start in range(0, size, batch_size):
         yield collator(rows[start : start + batch_size])
-
-
-@contextmanager
-def preserve_rng_state() -> Iterator[None]:
-    """What is drawn inside does not change what is drawn afterwards."""
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(python)
-    np.random.set_state(arrays)
 
 
 class TeacherGuard:

@@ -42,5 +42,5 @@ class Seq2SeqDistillationTrainer(DistillationTrainer, Seq2SeqTrainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """As ``Seq2SeqTrainer``'s: texts are written from what the student reads, and no more."""
         if self.args.predict_with_generate and not prediction_loss_only:
-            inputs = {k: v for k, v in inputs.items() if k not in self._teacher_only_inputs}
+            inputs = self.distiller.student_inputs(inputs)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput
-
-from hf_distill.checks import check_labels, warn_of_bypassed_loss
-from hf_distill.heads import TaskHead, unwrap_peft
-from hf_distill.layers import IntermediateDistillation
-from hf_distill.layers.recording import pop_losses
-from hf_distill.loss_log import LossLog
-from hf_distill.losses import get_logits_loss
-from hf_distill.normalization import (
-    ItemCounter,
-    count_step,
-    count_what_can_be,
-    mixed,
-    weighted_mean,
+from transformers import Trainer
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    HubStrategy,
+    rotate_checkpoints,
 )
-from hf_distill.prediction import compared_logits, prediction_loss
-from hf_distill.sharding import ShardingTrainer
+from transformers.utils.hub import PushInProgress
+
+from hf_distill.checkpoints import CheckpointKeeper, Terminated, distillation_settings
+from hf_distill.checks import (
+    check_launch,
+    sample_batches,
+    warn_of_bypassed_loss,
+    warn_of_half_precision,
+)
+from hf_distill.distiller import Distiller
+from hf_distill.hub import HubPublisher
+from hf_distill.hub.facts import stage_facts
+from hf_distill.layers import TeacherRecorderCallback
+from hf_distill.layers.mapping import LayerPair
+from hf_distill.layers.projections import detached, without_projections
+from hf_distill.restoring import temporarily_set
+from hf_distill.sharding import (
+    complete_state,
+    forget_deepspeed_configuration,
+    gather_weights_on_save,
+    name_fsdp_blocks,
+    saves_shards,
+)
 from hf_distill.teachers import TeacherSource
-from hf_distill.teaching import TrainerWithTeacher
 from hf_distill.training_args import DistillationTrainingArguments
 
 
-class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
+class DistillationTrainer(Trainer):
     r"""A drop-in ``Trainer`` whose student also learns from a teacher.
 
     The loss of an optimizer step, over all its micro-batches and processes, is
@@ -103,6 +117,13 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
 
     args: DistillationTrainingArguments
     current_gradient_accumulation_steps = 1
+    distiller: Distiller
+    """Teacher, head, layers and guards of this run."""
+    push_in_progress: Any = None
+    _attachments: ExitStack | None = None
+    _first_batch_checked = False
+    _loss_was_computed: bool | None = None
+    _warned_of_bypass = False
 
     def __init__(
         self,
@@ -120,48 +141,206 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
                 f"args is a {type(args).__name__}; DistillationTrainer needs "
                 "DistillationTrainingArguments (the same options, and those of distillation)."
             )
-        self._train_losses = LossLog()
-        self._eval_losses = LossLog()
-        self._loss_was_computed: bool | None = None
-        self._warned_of_bypass = False
-        super().__init__(
-            model,
+        check_launch(args)
+        self.checkpoints = CheckpointKeeper()
+        self.publisher = HubPublisher(args)
+        super().__init__(model, args, *trainer_args, **kwargs)
+        student: Any = self.model
+        self.distiller = Distiller(
+            student,
             args,
-            *trainer_args,
-            teacher_model=teacher_model,
-            distillation_loss=distillation_loss,
-            **kwargs,
+            teacher_model,
+            custom_loss=distillation_loss,
+            processing_class=self.processing_class,
+            label_names=self.label_names,
+            own_label_loss=self.compute_loss_func is not None,
+            recorders=self._recorders,
+            accelerator=self.accelerator,
+        )
+        if self.is_fsdp_enabled:
+            name_fsdp_blocks(self.accelerator, student)
+        self._accepts_loss_kwargs = self.model_accepts_loss_kwargs
+        if self.distiller.head is not None:
+            self._take_means_over_steps(True)
+        self._prepare()
+
+    # ---- teacher -------------------------------------------------------------------------------
+
+    @property
+    def teacher_model(self) -> nn.Module | None:
+        """The frozen teacher; ``None`` as long as none is needed, or if its outputs are cached.
+
+        Several are an ``nn.ModuleList``.
+        """
+        teacher = self.distiller.teacher
+        return None if teacher is None or teacher.is_cached else teacher.model
+
+    @property
+    def layer_similarity(self) -> Tensor | None:
+        """Linear CKA between the layers, if ``layer_mapping="auto"`` compared them.
+
+        ``(student layers + 1, teacher layers + 1)``, the embedding output first.
+        """
+        return None if self.distiller.layers is None else self.distiller.layers.similarity
+
+    @property
+    def layer_pairs(self) -> list[LayerPair]:
+        """The layers that are compared or recorded; none as long as that is not settled."""
+        return self.distiller.layer_pairs
+
+    def check(self) -> None:
+        """Check everything that can be checked before training; ``train`` does it first.
+
+        Raises:
+            ValueError: teacher, student, data and arguments do not fit together.
+        """
+        # DeepSpeed keeps a copy in float32; a search has no model before its first trial.
+        if not self.is_deepspeed_enabled and self.model is not None:
+            warn_of_half_precision(self.model)
+        self._prepare()
+        self.distiller.check(
+            self.train_dataset,
+            self.eval_dataset,
+            self.data_collator,
+            self._sample_batches,
+            # DeepSpeed knows the sizes of a run only later, in `train`.
+            tries_teacher=not self.is_deepspeed_enabled,
         )
 
-    # ---- one step ------------------------------------------------------------------------------
+    def _recorders(self) -> list[TeacherRecorderCallback]:
+        callbacks = self.callback_handler.callbacks
+        return [c for c in callbacks if isinstance(c, TeacherRecorderCallback)]
+
+    def _prepare(self) -> None:
+        """Load and check the teacher, if the arguments call for one and it is not there yet."""
+        student: Any = self.model
+        if self.distiller.prepare(student, self.train_dataset, self.eval_dataset):
+            teacher, collator = self.distiller.teacher, self.data_collator
+            assert teacher is not None
+            columns = teacher.read_columns(self.train_dataset, collator)
+            self.train_dataset, self.data_collator = columns
+            self._signature_columns = None
+
+    def _sample_batches(self, dataset: Any, rows: int) -> Iterator[Any]:
+        collator = self._get_collator_with_removed_columns(self.data_collator)
+        size = self.args.eval_batch_size
+        for batch in sample_batches(dataset, rows, batch_size=size, collator=collator):
+            yield self._prepare_inputs(batch)
+
+    @property
+    def _is_sharded(self) -> bool:
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
+    def _choose_layers(self, dataset: Any) -> None:
+        self.distiller.choose_layers(dataset, self._sample_batches, sharded=self._is_sharded)
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """As ``Trainer``'s; a new student gets its own taps and projections."""
+        model: nn.Module = super().call_model_init(trial)
+        if self._attachments is not None:
+            self._attachments.close()
+            self.model = model
+            self._prepare()
+            self._choose_layers(self.train_dataset)
+            self._attachments.enter_context(self.distiller.attached())
+        return model
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns that only the teacher reads, which may be needed since the last time."""
+        distiller = self.distiller
+        if distiller.head is not None and distiller.teacher is None:
+            self._prepare()
+        missing = self._signature_columns is None
+        super()._set_signature_columns_if_needed()
+        if missing and self._signature_columns is not None:
+            self._signature_columns += sorted(distiller.teacher_only_inputs)
+
+    def _take_means_over_steps(self, ours: bool) -> None:
+        """Let losses be means that are weighted here, or what ``Trainer`` makes of this model's."""
+        averages = ours and self.compute_loss_func is None
+        scaled = getattr(type(self), "loss_is_scaled_for_ga", None)
+        self.model_accepts_loss_kwargs = not ours and self._accepts_loss_kwargs
+        self.loss_is_scaled_for_ga = False if averages else scaled
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As ``Trainer``'s, also for a second trainer under DeepSpeed."""
+        forget_deepspeed_configuration()
+        super().create_accelerator_and_postprocess()
+        gather_weights_on_save(self.accelerator)
+        if hasattr(self, "distiller"):
+            self.distiller.accelerator = self.accelerator
+
+    # ---- training ------------------------------------------------------------------------------
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """As ``Trainer.train``, from a complete checkpoint of the same distillation.
+
+        Raises:
+            ValueError: teacher, student, data and arguments do not fit together; or there is no
+                such checkpoint, or it is incomplete or of another run.
+            SystemExit: after a SIGTERM, when a checkpoint is saved.
+        """
+        self.check()
+        self._choose_layers(self.train_dataset)
+        self._first_batch_checked = False
+        self.distiller.join_optimizer(self.optimizer, self.lr_scheduler)
+        keeper = self.checkpoints
+        with ExitStack() as self._attachments:
+            self._attachments.enter_context(self.distiller.attached())
+            checkpoint = keeper.begin(
+                resume_from_checkpoint,
+                str(self.args.output_dir),
+                self.distillation_settings(),
+                self.accelerator,
+                evaluate=partial(self._make_up_evaluation, trial, *args, **kwargs),
+            )
+            train = partial(super().train, checkpoint, trial, *args, **kwargs)
+            self.add_callback(keeper)
+            try:
+                # transformers' own answer to SIGTERM, if it was asked for, is left alone.
+                return train() if self.args.enable_jit_checkpoint else keeper.run(train)
+            except Terminated:
+                step = self.state.global_step
+                keeper.end(step, lambda: self._save_checkpoint(self.model_wrapped, trial))
+            finally:
+                self.remove_callback(keeper)
+                self._attachments = None
+                self.distiller.end_training()
 
     def get_train_dataloader(self) -> DataLoader:
-        """As ``Trainer``'s. Training begins with it, also anew with a smaller batch size."""
-        self._train_losses = LossLog()
-        self._fed_to_teacher = self._teacher_only_inputs
+        """As ``Trainer``'s. A training begins with it, also again with a smaller batch size."""
+        self.distiller.begin_training()
         return super().get_train_dataloader()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
-        """Count, over micro-batches and processes, what the losses of this step are means of."""
-        if self.state.global_step >= self.state.max_steps:
+        """Count, over micro-batches and processes, the items that the losses are means of."""
+        distiller, step = self.distiller, self.state.global_step
+        if step >= self.state.max_steps:
             # Resumed from the last step, in the middle of an epoch: Trainer would make another.
+            self.checkpoints.make_up_evaluation()
             self.control.should_training_stop = True
             return [], None
-        if self.state.global_step % self._teacher_guard.steps_between == 0:
-            self._teacher_guard.raise_if_bad()
+        if step % distiller.guard.steps_between == 0:
+            distiller.guard.raise_if_bad()
         self._warn_if_loss_was_bypassed()
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        head = self._head
-        if head is None or not batches:
+        if distiller.head is None or not batches:
             return batches, num_items
         if not self._first_batch_checked:
-            self._check_first_batch(head, batches[0])
-            self._take_means_over_steps("task" in self._count(head, batches[0]))
+            self._first_batch_checked = True
+            # Sharding puts other tensors in the optimizer.
+            distiller.check_first_batch(batches[0], None if self._is_sharded else self.optimizer)
+            self._take_means_over_steps("task" in distiller.count(batches[0]))
             num_items = self._get_num_items_in_batch(batches, device)
-        counts = [self._count(head, batch) for batch in batches]
-        self._step_counts = count_step(counts, self.accelerator)
+        distiller.begin_step(batches)
         self._loss_was_computed = False
         return batches, num_items
 
@@ -172,211 +351,46 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of a micro-batch; see the class for the formula.
+        """Compute the loss of a micro-batch; see the class for the formula.
 
         In training the means of the micro-batch are weighted by its share of the step, so that
         what ``Trainer`` (which averages over micro-batches) and DDP (which averages over
         processes) make of them is the mean over the step. In evaluation it is the task loss, or
         the prediction loss where there are no labels.
         """
-        head = self._head
-        if head is None:
-            return super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
+        distiller, state, training = self.distiller, self.state, model.training
+        task_loss: Any = partial(
+            super().compute_loss, model, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        if distiller.head is None:
+            loss, outputs = task_loss(inputs)
+            return (loss, outputs) if return_outputs else loss
+        self._loss_was_computed = training or self._loss_was_computed
         # Before the forward pass: Trainer takes the labels out of the batch for label smoothing.
-        counts = self._count(head, inputs)
-        weight = self._distillation_loss_weight
-        only_layers = self.args.stage == "intermediate"
-        if model.training:
-            self._loss_was_computed = True
-            if self.args.needs_teacher and weight < 1 and not only_layers:
-                present = [name for name, value in inputs.items() if value is not None]
-                step = f"a batch of training step {self.state.global_step + 1}"
-                check_labels(present, self.label_names, self.args, step)
-                if self._unusable_labels is not None:
-                    raise ValueError(self._unusable_labels)
-        compares_logits = self._compares_logits(model)
-        uses_teacher = model.training or (self._evaluates_with_teacher and self._teaches(inputs))
-        layers = self._layers_to_compare(model) if uses_teacher else None
+        counts = distiller.count(inputs)
         teacher_outputs = None
-        if uses_teacher and (compares_logits or layers is not None):
-            teacher_outputs = self._run_teacher(inputs, layers)
-        student_inputs = {k: v for k, v in inputs.items() if k not in self._teacher_only_inputs}
-        if self._teacher is not None:
-            # Not left to the model, which label smoothing hides the labels from.
-            student: Any = self.model
-            student_inputs |= head.target_inputs(inputs, unwrap_peft(student))
-        comparison: AbstractContextManager[None] = nullcontext()
-        if layers is not None:
-            comparison = layers.compare(inputs)
-            student_inputs |= layers.student_inputs()
-        has_labels = self._has_labels(inputs)
-        if model.training and self._unusable_labels is not None:
-            has_labels = False
-        losses: dict[str, Tensor] = {}
-        outputs: Any
-        with comparison:
-            if not only_layers and (has_labels or teacher_outputs is None):
-                losses["task"], outputs = super().compute_loss(
-                    model,
-                    student_inputs,
-                    return_outputs=True,
-                    num_items_in_batch=num_items_in_batch,
-                )
-            else:
-                outputs = model(
-                    **{k: v for k, v in student_inputs.items() if k not in self.label_names}
-                )
-        if layers is not None:
-            outputs, of_layers = pop_losses(outputs)
-            losses |= of_layers
-            if model.training and layers.is_sample_due(self.state.global_step):
-                layers.write_sample(self.state.global_step, inputs)
-            layers.clear()
-        if teacher_outputs is not None and compares_logits:
-            losses["prediction"] = self._prediction_loss(head, outputs, teacher_outputs, inputs)
-
-        loss: Tensor | None
+        if distiller.uses_teacher(inputs, state, training=training):
+            if distiller.needs_preparation:
+                self._prepare()  # a callback has raised the weight
+            if training and self.is_in_train:
+                distiller.check_fed_inputs(inputs, self.train_dataset)
+            teacher_outputs = distiller.teacher_outputs(inputs, state, training=training)
+        losses, outputs = distiller.student_losses(model, inputs, teacher_outputs, state, task_loss)
         over_items = None if self.compute_loss_func is None else num_items_in_batch
-        if model.training:
-            losses = self._shares_of_step(losses, counts, over_items)
-            loss = self._total(losses, weight)
+        if training:
+            micro_batches = self.current_gradient_accumulation_steps
+            loss = distiller.loss_of_step(
+                losses, counts, state, micro_batches=micro_batches, over_items=over_items
+            )
         else:
-            if over_items is not None and "task" in counts:
-                # What the function divided by, of which Trainer gives each process its share.
-                averages = self.args.average_tokens_across_devices
-                processes: Any = self.accelerator.num_processes if averages else 1
-                counts["task"] = over_items / processes
-            for name, value in losses.items():
-                if name in counts:
-                    self._eval_losses.add(name, weighted_mean(value, counts[name]), counts[name])
-            first = [losses[name] for name in ("task", "prediction") if name in losses]
-            loss = first[0] if first else self._total(losses, weight)
+            loss = distiller.loss_of_evaluation(losses, counts, state, over_items=over_items)
         return (loss, outputs) if return_outputs else loss
 
-    def _count(self, head: TaskHead, batch: Mapping[str, Any]) -> dict[str, int | Tensor]:
-        """Count, by loss, the items of a batch that it is the mean of.
-
-        Without distillation what cannot be counted is left out: ``Trainer`` does not need it.
-        """
-        counters: dict[str, ItemCounter] = {
-            "task": head.count_labelled,
-            "prediction": head.count_rows,
-        }
-        if self._intermediate is not None:
-            counters |= self._intermediate.counters()
-        if self.args.needs_teacher:
-            if self.args.stage == "prediction" and self.compute_loss_func is None:
-                head.check_labels(batch)
-            return {name: counter(batch) for name, counter in counters.items()}
-        return count_what_can_be(counters, head.label_names, batch)
-
     def _warn_if_loss_was_bypassed(self) -> None:
-        if (
-            self._loss_was_computed is False
-            and self.args.needs_teacher
-            and not self._warned_of_bypass
-        ):
+        bypassed = self._loss_was_computed is False and self.args.needs_teacher
+        if bypassed and not self._warned_of_bypass:
             self._warned_of_bypass = True
             warn_of_bypassed_loss(type(self))
-
-    def _layers_to_compare(self, model: nn.Module) -> IntermediateDistillation | None:
-        layers = self._intermediate
-        if self.args.uses_layer_losses:
-            recorded = () if layers is None else layers.compared
-            raised = [
-                k for k, w in self.args.intermediate_weights.items() if w and k not in recorded
-            ]
-            if raised:
-                raise ValueError(
-                    f"{raised[0]}_loss_weight was 0 when this trainer was made, so nothing is "
-                    "recorded that it could weigh. Make the trainer with a weight above 0, however "
-                    "small, and change it then."
-                )
-            return layers
-        if self.args.stage == "intermediate":
-            self.args.check_distillation_options()  # a callback has set both weights to 0
-        if layers is None:
-            return None
-        if not model.training:
-            return layers if layers.compared else None  # a callback has set the weights to 0
-        return layers if layers.is_sample_due(self.state.global_step) else None
-
-    def _total(self, losses: Mapping[str, Tensor], weight: float) -> Tensor:
-        """The weighted sum of the parts of the loss."""
-        parts = [
-            losses[name] * factor
-            for name, factor in self.args.intermediate_weights.items()
-            if name in losses
-        ]
-        if self.args.stage == "prediction":
-            parts.insert(0, mixed(losses.get("task"), losses.get("prediction"), weight))
-        total: Any = sum(parts[1:], start=parts[0])
-        return total
-
-    def _prediction_loss(
-        self,
-        head: TaskHead,
-        outputs: Mapping[str, Tensor],
-        teacher_outputs: Mapping[str, Tensor],
-        batch: Mapping[str, Any],
-    ) -> Tensor:
-        pair = compared_logits(head, outputs, teacher_outputs, batch)
-        self._teacher_guard.check_logits(pair, self._step_of_batch)
-        return prediction_loss(
-            pair,
-            self._custom_loss or get_logits_loss(self.args.distillation_loss),
-            temperature=self.args.temperature_at(self._progress),
-        )
-
-    def _shares_of_step(
-        self, losses: Mapping[str, Tensor], counts: Mapping[str, Any], over_items: Any
-    ) -> dict[str, Tensor]:
-        """Weight the means of a micro-batch by its share of the step, and log them.
-
-        Outside of a step, when ``compute_loss`` is called by itself, the means are what they are.
-        """
-        processes = self.accelerator.num_processes
-        micro_batches = self.current_gradient_accumulation_steps
-        averages = self.compute_loss_func is None  # else `training_step` leaves it to the function
-        shares: dict[str, Tensor] = {}
-        for name, loss in losses.items():
-            if name not in self._step_counts:
-                shares[name] = loss
-                continue
-            share = loss  # of the step already, where the function was told its size
-            if name != "task" or over_items is None:
-                # Exactly 1 when all shares are equal: bit for bit the loss of Trainer.
-                total = self._step_counts[name]
-                loss = weighted_mean(loss, counts[name], processes * micro_batches, total)
-                share = loss / micro_batches
-            self._train_losses.add(name, share, 1 / micro_batches)
-            shares[name] = loss if averages else share
-        return shares
-
-    @property
-    def _evaluates_with_teacher(self) -> bool:
-        return self.args.eval_with_teacher or self.args.stage == "intermediate"
-
-    @property
-    def _distillation_loss_weight(self) -> float:
-        """That of the logits at this step."""
-        if self.args.stage == "intermediate":
-            return 0.0
-        return self.args.distillation_loss_weight_at(self._progress)
-
-    def _compares_logits(self, model: nn.Module) -> bool:
-        """Whether the prediction loss is computed: in training where it has a weight.
-
-        In evaluation also where a schedule or a callback has reached 0, so that a metric by which
-        checkpoints are compared is there from the first to the last.
-        """
-        return self._distillation_loss_weight > 0 or (self._logits_checked and not model.training)
-
-    @property
-    def _progress(self) -> float:
-        return self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
 
     # ---- evaluation and logging ----------------------------------------------------------------
 
@@ -388,46 +402,32 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
         """As ``Trainer``'s; where there are no labels, with a distillation loss as the loss."""
-        compares = self._logits_checked or self.args.uses_layer_losses
-        has_labels = self._has_labels(inputs)
-        if has_labels and self.args.stage == "intermediate" and not self._teaches(inputs):
+        distiller = self.distiller
+        has_labels, can_teach = distiller.has_labels(inputs), distiller.can_teach(inputs)
+        options = (prediction_loss_only, ignore_keys)
+        if has_labels and self.args.stage == "intermediate" and not can_teach:
             # There is no loss, for there is nothing to compare the layers with.
             inputs = self._prepare_inputs(inputs)
             labels = tuple(inputs.pop(name) for name in self.label_names)
-            _, logits, _ = self.prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+            _, logits, _ = self.prediction_step(model, inputs, *options)
             found = labels[0] if len(labels) == 1 else labels
             return None, logits, None if prediction_loss_only else found
-        if (
-            has_labels
-            or self._teacher is None
-            or not self._evaluates_with_teacher
-            or not compares
-            or not self._teaches(inputs)
-        ):
-            if not has_labels:  # Trainer gives the model all of it
-                inputs = {k: v for k, v in inputs.items() if k not in self._teacher_only_inputs}
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        label_names, can_return_loss = self.label_names, self.can_return_loss
-        self.label_names, self.can_return_loss = [], True
-        try:
-            loss, logits, _ = super().prediction_step(
-                model, inputs, prediction_loss_only, ignore_keys
-            )
-        finally:
-            self.label_names, self.can_return_loss = label_names, can_return_loss
+        if has_labels:
+            return super().prediction_step(model, inputs, *options)
+        if not (can_teach and distiller.evaluates_with_teacher):
+            # Trainer gives the model all of a batch without labels.
+            return super().prediction_step(model, distiller.student_inputs(inputs), *options)
+        with temporarily_set(self, label_names=[], can_return_loss=True):
+            loss, logits, _ = super().prediction_step(model, inputs, *options)
         return loss, logits, None
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """Evaluate in the data's order; under ``group_by_length`` Trainer would shuffle.
 
-        Predictions could then not be told apart by whoever scores them, such as EM and F1.
+        Whoever scores the predictions, such as EM and F1, could then not tell them apart.
         """
-        strategy = self.args.train_sampling_strategy
-        self.args.train_sampling_strategy = "sequential"
-        try:
+        with temporarily_set(self.args, train_sampling_strategy="sequential"):
             return super()._get_eval_sampler(eval_dataset)
-        finally:
-            self.args.train_sampling_strategy = strategy
 
     def evaluation_loop(
         self,
@@ -438,34 +438,203 @@ class DistillationTrainer(ShardingTrainer, TrainerWithTeacher):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """As ``Trainer``'s, with ``loss_task`` and ``loss_prediction`` among the metrics."""
-        self._teacher_guard.raise_if_bad()  # for what was trained before
-        self._eval_losses = LossLog()
-        self._check_columns(getattr(dataloader, "dataset", None), "The evaluation data")
+        distiller = self.distiller
+        distiller.begin_evaluation()
         dataset = getattr(dataloader, "dataset", None)
+        distiller.check_columns(dataset, "The evaluation data")
         self._choose_layers(dataset if self.train_dataset is None else self.train_dataset)
-        layers = self._intermediate
-        with nullcontext() if layers is None else layers.attached():
+        with distiller.attached():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
-        self._teacher_guard.raise_if_bad()
-        losses = self._eval_losses.pop(self.accelerator)
+        losses = distiller.end_evaluation()
         named = {f"{metric_key_prefix}_{name}": value for name, value in losses.items()}
         return output._replace(metrics={**(output.metrics or {}), **named})
 
+    def _make_up_evaluation(self, trial: Any, ignore_keys_for_eval: Any = None) -> None:
+        """Evaluate what a run left out when a SIGTERM ended it, as it would have done."""
+        metrics = self._evaluate(trial, ignore_keys_for_eval)
+        if self._determine_best_metric(metrics, trial):
+            folder = self._checkpoint_folder(trial)
+            self.state.best_model_checkpoint = str(folder) if folder.exists() else None
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As ``Trainer``'s, with the parts of the training loss and what a schedule changes."""
-        self._teacher_guard.raise_if_bad()
+        self.distiller.guard.raise_if_bad()
         self._warn_if_loss_was_bypassed()
         if "loss" in logs:
-            losses = self._train_losses.pop(self.accelerator)
-            if self._intermediate is not None:
-                self._intermediate.check_balance(losses)
-            logs.update(losses)
-            for name, value_at in (
-                ("temperature", self.args.temperature_at),
-                ("distillation_loss_weight", self.args.distillation_loss_weight_at),
-            ):
-                if getattr(self.args, f"{name}_schedule") != "constant":
-                    logs[name] = value_at(self._progress)
+            logs.update(self.distiller.log_entries(self.state))
         super().log(logs, *args, **kwargs)
+
+    # ---- checkpoints ---------------------------------------------------------------------------
+
+    def distillation_settings(self) -> dict[str, Any]:
+        """Return all that the distillation depends on, ready for JSON and without paths."""
+        distiller = self.distiller
+        teacher = distiller.teacher
+        return distillation_settings(
+            self.args,
+            () if teacher is None else teacher.identities,
+            custom_loss=distiller.custom_loss,
+            layer_pairs=distiller.layer_pairs,
+        )
+
+    def _checkpoint_folder(self, trial: Any) -> Path:
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        return Path(self._get_output_dir(trial=trial)) / name
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.distiller.guard.raise_if_bad()  # a run must not resume from weights that are NaN
+        folder, writes = self._checkpoint_folder(trial), self.args.should_save
+        # Trainer would delete older ones before all processes have written the new one.
+        with (
+            temporarily_set(self.args, save_total_limit=None),
+            self.checkpoints.writing(folder, self.state, writes=writes),
+        ):
+            super()._save_checkpoint(model, trial)
+            self.distiller.save(folder)
+        if writes:
+            limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
+            rotate_checkpoints(
+                str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True
+            )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As ``Trainer``'s, which writes no student under FSDP with SHARDED_STATE_DICT."""
+        if self.is_fsdp_enabled and saves_shards(self.accelerator):
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        super().save_model(output_dir, _internal_call)
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        student: Any = self.model
+        if state_dict is not None:
+            state_dict = without_projections(state_dict)
+        with detached(student):
+            super()._save(output_dir, state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled and self.optimizer is not None:
+            complete_state(self.optimizer)
+        super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        student: Any = self.model
+        # Shards have the projections, and the files of a student have not.
+        with nullcontext() if self._is_sharded else detached(student):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.distiller.load(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        student: Any = self.model
+        with nullcontext() if self._is_sharded else detached(student):
+            super()._load_best_model()
+        self.distiller.load(self.state.best_model_checkpoint, is_best=True)
+
+    # ---- Hub -----------------------------------------------------------------------------------
+
+    def add_facts(self, **facts: Any) -> None:
+        """Add what the model card is to say of how the student was made, by its name there."""
+        self.publisher.add_facts(**facts)
+
+    def stage_facts(self) -> dict[str, Any]:
+        """Return how this stage was trained, as ``distillation.json`` has it."""
+        return stage_facts(self.args, self.state, self.distillation_settings())
+
+    def distillation_facts(self) -> dict[str, Any]:
+        """Return how the student was made, as ``distillation.json`` has it."""
+        model = self.accelerator.unwrap_model(self.model)
+        head = self.distiller.head
+        task = None if head is None else head.task
+        return self.publisher.facts(model, task, self.state, self.stage_facts())
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository, if it is not there yet.
+
+        Raises:
+            ValueError: ``hub_strategy`` would publish whole checkpoints.
+            PublishingError: the Hub cannot be reached, or does not allow it.
+        """
+        self.publisher.check_strategy()
+        if self.is_world_process_zero():
+            # Not Trainer's: up to 5.17 it takes no `private`.
+            created = self.publisher.create_repository(token, private)
+            self.hub_model_id = created  # type: ignore[assignment]
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write ``README.md``, ``distillation.json`` and the plot of the losses.
+
+        A card that a person wrote is kept; what was measured is put below it.
+
+        Args:
+            *args: as for ``Trainer``: ``language``, ``license``, ``tags`` (in addition to those of
+                distillation), ``model_name`` (the title).
+            **kwargs: the same, ``dataset`` and ``dataset_tags`` name the data, ``finetuned_from``
+                the model that the student was made from.
+        """
+        if self.is_world_process_zero():
+            self.publisher.write_report(self.distillation_facts(), self.state, *args, **kwargs)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Push the plain student with its card, ``distillation.json`` and pictures, in one commit.
+
+        Args:
+            commit_message: the message of the commit.
+            blocking: wait for it.
+            token: by default ``hub_token``, or that of the environment.
+            revision: the branch; by default ``hub_revision``, or ``main``.
+            private: make a new repository private; by default ``hub_private_repo``.
+            **kwargs: as for ``create_model_card``.
+
+        Returns:
+            The address of the commit; a future if not ``blocking``.
+
+        Raises:
+            PublishingError: the Hub cannot be reached, or does not take it. The student is
+                complete in ``output_dir``.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        name = self.hub_model_id or self.publisher.default_name
+        kwargs.setdefault("model_name", name.rpartition("/")[2])
+        self.create_model_card(**kwargs)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self._finish_current_push()
+        return self.publisher.push(
+            str(self.hub_model_id),
+            commit_message=commit_message,
+            blocking=blocking,
+            token=token,
+            revision=revision,
+        )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push the student of a checkpoint while training continues (``every_save``)."""
+        args, running = self.args, self.push_in_progress
+        if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
+            return
+        busy = running is not None and not running.is_done()
+        if busy and not args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(args, self.state, self.control)
+        name = str(self.hub_model_id)
+        write_report = partial(self.create_model_card, model_name=name.rpartition("/")[2])
+        step, folder = self.state.global_step, Path(checkpoint_folder)
+        push = self.publisher.push_checkpoint(folder, name, step, write_report, busy=busy)
+        if push is not None:
+            jobs: Any = [push]
+            self.push_in_progress = PushInProgress(jobs)

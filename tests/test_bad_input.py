@@ -121,7 +121,7 @@ def test_a_float16_teacher_runs_on_a_cpu(asked: Any, expected: Any, tmp_path: Pa
 
 
 def test_a_task_without_distillation(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="What BertForNextSentencePrediction is for"):
+    with pytest.raises(ValueError, match="from the class BertForNextSentencePrediction"):
         trainer(tmp_path, model=BertForNextSentencePrediction(bert_config()))
 
 
@@ -304,7 +304,7 @@ def test_a_gpu_is_only_asked_about_nan_when_something_is_logged(tmp_path: Path) 
     run = trainer(
         tmp_path, teacher_model=Broken(math.nan), args={"max_steps": 6, "logging_steps": 5}
     )
-    run._teacher_guard = TeacherGuard(at_once=False)
+    run.distiller.guard = TeacherGuard(at_once=False)
     with pytest.raises(ValueError, match=r"NaN or \+inf in a batch of training step 3\."):
         run.train()
     assert run.state.global_step == 5
@@ -330,7 +330,7 @@ def test_without_a_log_nan_is_found_before_it_does_harm(
         eval_dataset=dataset_for(QA),
         args={"max_steps": 6, "logging_strategy": "no", "teacher_check_samples": 0, **options},
     )
-    run._teacher_guard = guard
+    run.distiller.guard = guard
     with pytest.raises(ValueError, match=r"NaN or \+inf in a batch of training step 3\."):
         run.train()
     assert run.state.global_step == steps
@@ -372,7 +372,7 @@ def test_a_loss_of_ones_own_with_another_shape(tmp_path: Path) -> None:
     def loss(student: Tensor, teacher: Tensor, *, temperature: float, mask: Any) -> Tensor:
         return (student - teacher).square().mean()
 
-    with pytest.raises(ValueError, match=r"one loss a row, shape \(4, 2\), but it returned \(\)"):
+    with pytest.raises(ValueError, match=r"one loss per row, shape \(4, 2\), but it returned \(\)"):
         distil(QA, tmp_path, trainer_options={"distillation_loss": loss})
 
 

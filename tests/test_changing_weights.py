@@ -104,7 +104,7 @@ def test_at_weight_0_in_the_end_the_last_evaluation_has_every_metric(
         **options,
     )
     trainer.train()
-    assert trainer._distillation_loss_weight == 0
+    assert trainer.args.distillation_loss_weight_at(1.0) == 0
     values = logged(trainer, "eval_loss_prediction")
     assert len(values) == 4
     expected = hinton(trainer.model, teacher.wrapped, evaluation)

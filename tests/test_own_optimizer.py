@@ -55,7 +55,7 @@ def warmed_up(student: Any) -> tuple[torch.optim.Optimizer, LambdaLR]:
 
 
 def weights(trainer: Any) -> dict[str, torch.Tensor]:
-    projections = trainer._intermediate._projections.state_dict()
+    projections = trainer.distiller.layers._projections.state_dict()
     found = {**trainer.model.state_dict(), **{f"p.{k}": v for k, v in projections.items()}}
     return {name: value.clone() for name, value in found.items()}
 

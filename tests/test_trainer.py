@@ -266,7 +266,7 @@ def test_no_step_waits_for_the_device(task: str, tmp_path: Path) -> None:
         train_dataset=dataset_for(task),
         teacher_model=model_for(task, seed=1),
     )
-    trainer._teacher_guard = TeacherGuard(at_once=False)
+    trainer.distiller.guard = TeacherGuard(at_once=False)
     steps: list[int] = []
     compute_loss, get_batch_samples = trainer.compute_loss, trainer.get_batch_samples
 

@@ -309,7 +309,7 @@ def test_a_batch_size_that_is_found(stage: str, at: int, tmp_path: Path) -> None
         assert trainer.state.global_step == 3 and trap.calls == 6 + (at if automatic else 0)
         if stage == "prediction":
             assert teacher.calls == trap.calls
-        layers = trainer._intermediate
+        layers = trainer.distiller.layers
         found[automatic] = (
             every_loss(trainer),
             {k: v.clone() for k, v in student.state_dict().items()},

@@ -31,12 +31,15 @@ _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _INDEX = "model.safetensors.index.json"
 
 
-def write_record(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Say that a checkpoint is whole, when everything else in it is written.
+def write_record(
+    folder: Path, settings: Mapping[str, Any], *, evaluation_left_out: bool = False
+) -> None:
+    """Mark a checkpoint as complete, when everything else in it is written.
 
     Args:
         folder: the checkpoint.
         settings: ``distillation_settings`` of the run.
+        evaluation_left_out: whether the run that resumes has an evaluation to make up for.
     """
     files = {
         str(path.relative_to(folder)): path.stat().st_size
@@ -47,6 +50,7 @@ def write_record(folder: Path, settings: Mapping[str, Any]) -> None:
         "format": _FORMAT,
         "hf_distill_version": __version__,
         "settings": dict(settings),
+        "evaluation_left_out": evaluation_left_out,
         "files": files,
     }
     write_json(folder / RECORD_FILE, content)
@@ -143,13 +147,16 @@ def last_complete_checkpoint(
 
 def check_checkpoint(
     folder: str | os.PathLike[str], settings: Mapping[str, Any] | None = None
-) -> None:
-    """Check that a run can go on from a checkpoint.
+) -> dict[str, Any]:
+    """Check that a run can resume from a checkpoint.
 
     Args:
         folder: the checkpoint.
         settings: ``distillation_settings`` of the run; not compared if ``None``. A run without a
-            teacher also goes on from what a plain ``Trainer`` saved, which has no record.
+            teacher also resumes from what a plain ``Trainer`` saved, which has no record.
+
+    Returns:
+        The record; empty without one.
 
     Raises:
         ValueError: it is incomplete, or of a run with other settings.
@@ -159,7 +166,7 @@ def check_checkpoint(
     if settings is not None and not settings and not ours:
         if is_of_plain_trainer(path):
             logger.warning(f"{path} was saved by a plain Trainer; without a teacher it is resumed.")
-        return  # whatever else it is, Trainer says
+        return {}  # Trainer reports whatever else is wrong with it
     record = read_record(path)
     if isinstance(record, str):
         whole = last_complete_checkpoint(path.parent) if path.is_dir() else None
@@ -167,9 +174,7 @@ def check_checkpoint(
         if whole is not None:
             instead = f"The last complete one is {whole}: set resume_from_checkpoint=True"
         raise ValueError(f"resume_from_checkpoint={os.fspath(folder)!r}: {record}. {instead}.")
-    if settings is None:
-        return
-    changed = changes(record["settings"], settings)
+    changed = [] if settings is None else changes(record["settings"], settings)
     if changed:
         listed = "\n".join(f"  - {line}" for line in changed)
         raise ValueError(
@@ -177,3 +182,4 @@ def check_checkpoint(
             "Change these back to go on with it, or start a new run, in another output_dir, with "
             "the checkpoint as the student."
         )
+    return record

@@ -24,7 +24,6 @@ from hf_distill.cli.run_folder import (
 from hf_distill.cli.training_run import Request, prepare, prepare_first_stage, summary
 from hf_distill.console import log_rank_0
 from hf_distill.files import write_json
-from hf_distill.hub.facts import stage_facts
 from hf_distill.trainer import DistillationTrainer
 
 
@@ -85,7 +84,7 @@ def run_first_stage(
         assert done is not None
         return done
     trial = prepare(replace(second, begins_with=None))
-    trial._check_before_training()
+    trial.check()
     steps = _steps(trial)
     student: Any = trial.model
     tokenizer: Any = trial.processing_class
@@ -102,7 +101,7 @@ def run_first_stage(
         metrics = train(first, trainer, start.first_stage_checkpoint)
         content = {
             **summary(first, trainer, metrics),
-            "stage": stage_facts(trainer),
+            "stage": trainer.stage_facts(),
             "log": trainer.state.log_history[-2:],
         }
         if trainer.is_world_process_zero():

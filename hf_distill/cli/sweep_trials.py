@@ -54,7 +54,7 @@ def choose_metric(plan: SweepPlan, parser: TrialParser) -> Judge:
     request = parser.request(options, trial_folder(plan, 0), overwrite_output_dir=True)
     check_request(request)
     trainer = prepare(request)
-    trainer._check_before_training()
+    trainer.check()
     scorer: Any = trainer.compute_metrics
     measures: Measures = scorer.measures
     trainer.accelerator.free_memory()

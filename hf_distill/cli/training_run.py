@@ -355,17 +355,17 @@ def report(
     content["baseline"] = None if scorer is None else scorer.baseline
     content["intervals"] = {name: interval(values) for name, values in replicates.items()}
     content["intermediate_stage"] = intermediate_stage
-    trainer.further_facts = {
-        "recipe": request.run.recipe,
+    trainer.add_facts(
+        recipe=request.run.recipe,
         # The second of two stages begins with a folder.
-        "base_model": hub_id(request.run.student_model),
-        "train_data": content["train_data"],
-        "train_data_id": hub_id(data.dataset_name),
-        "validation_data": validation,
-        "validation_data_id": hub_id(data.dataset_name) if validation else None,
-        "scores": scores_of([eval_metrics]),
-        "stages": [] if intermediate_stage is None else [intermediate_stage["stage"]],
-    }
+        base_model=hub_id(request.run.student_model),
+        train_data=content["train_data"],
+        train_data_id=hub_id(data.dataset_name),
+        validation_data=validation,
+        validation_data_id=hub_id(data.dataset_name) if validation else None,
+        scores=scores_of([eval_metrics]),
+        stages=[] if intermediate_stage is None else [intermediate_stage["stage"]],
+    )
     write_facts(folder, trainer.distillation_facts())
     write_json(folder / REPLICATES, {name: row.tolist() for name, row in replicates.items()})
     write_json(folder / "metrics.json", content)

@@ -9,15 +9,12 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from transformers import TrainingArguments
+from transformers import TrainerState, TrainingArguments
 
 from hf_distill._version import __version__
 from hf_distill.files import write_json
-
-if TYPE_CHECKING:
-    from hf_distill.hub.trainer import PublishingTrainer
 
 FACTS_FILE = "distillation.json"
 _FORMAT = 1
@@ -38,37 +35,39 @@ def hub_id(name: str | os.PathLike[str] | None) -> str | None:
     return text if is_id else None
 
 
-def stage_facts(trainer: PublishingTrainer) -> dict[str, Any]:
-    """How one stage was trained."""
-    args: TrainingArguments = trainer.args
+def stage_facts(
+    args: TrainingArguments, state: TrainerState, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return how one stage was trained.
+
+    Args:
+        args: its arguments.
+        state: how far it came.
+        settings: ``distillation_settings``.
+    """
     training = {name: _plain(getattr(args, name)) for name in _TRAINING}
-    return {
-        "settings": dict(trainer._distillation_settings()),
-        "training": {
-            **training,
-            "processes": args.world_size,
-            "steps": trainer.state.global_step,
-            "epochs": trainer.state.epoch,
-        },
+    progress = {
+        "processes": args.world_size,
+        "steps": state.global_step,
+        "epochs": state.epoch,
     }
+    return {"settings": dict(settings), "training": {**training, **progress}}
 
 
-def student_facts(trainer: PublishingTrainer) -> dict[str, Any]:
-    """What the student is, and what it was measured to be."""
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+def student_facts(model: Any, task: str | None, state: TrainerState) -> dict[str, Any]:
+    """Return what the student is, and its scores."""
     config = getattr(model, "config", None)
-    head = getattr(trainer, "_head", None)
     return {
         "format": _FORMAT,
         "hf_distill_version": __version__,
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "task": None if head is None else head.task,
+        "task": task,
         "student": {
             "architecture": type(model).__name__,
             "base_model": hub_id(getattr(config, "_name_or_path", None)),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
-        "scores": scores_of(trainer.state.log_history, trainer.state.best_global_step),
+        "scores": scores_of(state.log_history, state.best_global_step),
     }
 
 

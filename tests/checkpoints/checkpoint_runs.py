@@ -51,7 +51,7 @@ def trainer_for(folder: Path | str, **options: Any) -> DistillationTrainer:
 def weights(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
     """Those of the student and of the projections."""
     student: Any = trainer.model
-    projections = trainer._intermediate._projections
+    projections = trainer.distiller.layers._projections
     own = {k: v for k, v in student.state_dict().items() if "projections" not in k}
     return {**own, **{f"p.{k}": v for k, v in projections.state_dict().items()}}
 

@@ -41,7 +41,7 @@ if __name__ == "__main__":
     try:
         trainer.train(resume_from_checkpoint=any(Path(folder).glob("checkpoint-*")) or None)
         trainer.save_model(str(Path(folder) / "final"))
-        trainer._intermediate.save(Path(folder) / "final")
+        trainer.distiller.layers.save(Path(folder) / "final")
     except SystemExit as exit:
         (Path(folder) / f"exit-{trainer.args.process_index}").write_text(str(exit.code))
     trainer.accelerator.wait_for_everyone()

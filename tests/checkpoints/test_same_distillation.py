@@ -82,7 +82,7 @@ def test_a_teacher_that_has_moved_is_the_same(begun: Path, tmp_path: Path) -> No
     )
     trainer.train(resume_from_checkpoint=True)
     assert trainer.state.global_step == 3
-    assert trainer._teacher_identities[0].name == "elsewhere"
+    assert trainer.distiller.teacher.identities[0].name == "elsewhere"
 
 
 def test_a_teacher_that_is_gone_is_named_and_nothing_is_lost(begun: Path, tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from tiny import dataset_for
 from transformers import Trainer, TrainerCallback
 
-from hf_distill.checkpoints import RECORD_FILE, last_complete_checkpoint
-from hf_distill.checkpoints import trainer as checkpointing_trainer
+from hf_distill.checkpoints import RECORD_FILE, keeper, last_complete_checkpoint
 
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
          "config.json", "training_args.bin", "distillation_projections.safetensors")  # fmt: skip
@@ -161,12 +160,12 @@ def test_an_older_checkpoint_is_deleted_only_when_the_new_one_is_whole(
 ) -> None:
     found: list[list[str]] = []
 
-    def write_record(folder: Path, settings: Any) -> None:
+    def write_record(folder: Path, settings: Any, **options: Any) -> None:
         found.append(sorted(p.name for p in tmp_path.glob("checkpoint-*")))
-        untouched(folder, settings)
+        untouched(folder, settings, **options)
 
-    untouched = checkpointing_trainer.write_record
-    monkeypatch.setattr(checkpointing_trainer, "write_record", write_record)
+    untouched = keeper.write_record
+    monkeypatch.setattr(keeper, "write_record", write_record)
     trainer = trainer_for(tmp_path, save_total_limit=1)
     trainer.train()
     numbers = [["checkpoint-1"], ["checkpoint-1", "checkpoint-2"], ["checkpoint-2", "checkpoint-3"]]

@@ -174,7 +174,7 @@ def test_the_teacher_is_tried_before_the_first_stage(
     def refuse(*args: Any) -> None:
         raise ValueError("worse than the most frequent label")
 
-    monkeypatch.setattr("hf_distill.teaching.check_teacher", refuse)
+    monkeypatch.setattr("hf_distill.distiller.check_teacher", refuse)
     monkeypatch.setattr("transformers.Trainer.train", lambda *a, **k: pytest.fail("it trains"))
     with pytest.raises(ValueError, match="most frequent label"):
         program(*two_stages)

@@ -72,7 +72,7 @@ if __name__ == "__main__":
             **case,
         )
         student = trainer.accelerator.unwrap_model(trainer.model)
-        layers = trainer._intermediate
+        layers = trainer.distiller.layers
         projections = None if layers is None else layers._projections
         results[name] = {
             **{loss: logged(trainer, loss) for loss in LOSSES},

@@ -12,7 +12,7 @@ from hub.test_push import MARK, PUSHED, hub, trainer_for
 from hub.writable import Hub, WritingHandler
 from huggingface_hub import ModelCard
 
-import hf_distill.hub.trainer as publishing_trainer
+import hf_distill.hub.publisher as publisher
 from hf_distill.hub import PublishingError, published_files, read_facts, write_card
 from hf_distill.hub.card import merged_cards
 from hf_distill.hub.facts import scores_of
@@ -77,7 +77,7 @@ def test_whatever_goes_wrong_with_a_push_in_between_the_checkpoint_stays(
 
     trainer = trainer_for(tmp_path / "run", push_to_hub=True, hub_strategy="every_save")
     with monkeypatch.context() as patch:
-        patch.setattr(publishing_trainer, "published_files", fail)
+        patch.setattr(publisher, "published_files", fail)
         trainer.train()
     assert trainer.state.global_step == 3
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} >= {"checkpoint-2"}
@@ -116,7 +116,7 @@ def test_folders_that_a_script_passes_on_are_not_published(tmp_path: Path) -> No
 def test_of_two_stages_the_first_knows_what_the_student_began_as(tmp_path: Path) -> None:
     trainer = trainer_for(tmp_path / "run")
     earlier = trainer.distillation_facts()["stages"][0]
-    trainer.further_facts = {"base_model": "acme/base", "stages": [earlier]}
+    trainer.add_facts(base_model="acme/base", stages=[earlier])
     facts = trainer.distillation_facts()
     assert facts["student"]["base_model"] == "acme/base" and "base_model" not in facts
     assert len(facts["stages"]) == 2

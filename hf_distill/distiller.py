@@ -1,0 +1,707 @@
+"""Teacher, head, layers and guards of one run: everything that a step needs, without a ``Trainer``.
+
+One way, no loops back::
+
+    batch ─┬─> teacher_outputs ─┐
+           └─> student_losses <─┴─> {name: loss} ─> loss_of_step ─> backward
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from datasets import IterableDataset
+from torch import Tensor, nn
+from transformers import DataCollatorWithPadding, TrainerState, default_data_collator
+
+from hf_distill.checks import (
+    TeacherGuard,
+    check_datasets,
+    check_label_names,
+    check_labels,
+    check_late_inputs,
+    label_out_of_range,
+    named_datasets,
+    with_renamed_labels,
+)
+from hf_distill.compatibility import check_inputs, check_teacher, input_names, raise_on_errors
+from hf_distill.heads import find_head, unwrap_peft
+from hf_distill.layers import IntermediateDistillation, TeacherRecorderCallback
+from hf_distill.layers.mapping import LayerPair
+from hf_distill.layers.recording import pop_losses
+from hf_distill.losses import get_logits_loss
+from hf_distill.restoring import preserve_rng_state
+from hf_distill.step import (
+    AlignedLogits,
+    ItemCounter,
+    LossLog,
+    count_items,
+    count_step,
+    prediction_loss,
+    weighted_mean,
+)
+from hf_distill.teachers import Teacher, TeacherSource, create_teacher
+from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator, check_not_lost
+from hf_distill.training_args import DistillationTrainingArguments
+
+logger = logging.getLogger(__name__)
+
+_AUTO_MAPPING_ROWS = 64
+
+Batch = Mapping[str, Any]
+SampleBatches = Callable[[Any, int], Iterable[Batch]]
+"""(data set, most rows) -> batches on the device."""
+
+
+class Distiller:
+    """What one run compares a student with, and how.
+
+    Args:
+        student: the model that is trained, not yet wrapped.
+        args: the options, read at every step.
+        teacher_source: a module, a Hub id or directory, or a list of them; ``None`` if the data has
+            the teacher's outputs in columns, or if no teacher is needed.
+        custom_loss: a function that replaces ``args.distillation_loss``.
+        processing_class: the tokenizer or processor that the data was prepared with.
+        label_names: the entries of a batch that the student's own loss is computed from.
+        own_label_loss: whether the caller replaces the student's own loss by a function, which then
+            defines its labels and its mean.
+        recorders: returns the ``TeacherRecorderCallback``s of the run.
+        accelerator: precision and processes; it may be replaced.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        args: DistillationTrainingArguments,
+        teacher_source: TeacherSource,
+        *,
+        custom_loss: Callable[..., Tensor] | None,
+        processing_class: Any,
+        label_names: Sequence[str],
+        own_label_loss: bool,
+        recorders: Callable[[], list[TeacherRecorderCallback]],
+        accelerator: Accelerator,
+    ) -> None:
+        self.student: Any = student
+        self.args = args
+        self.accelerator = accelerator
+        self.custom_loss = custom_loss
+        self.head = find_head(student)
+        self.teacher: Teacher | None = None
+        self.layers: IntermediateDistillation | None = None
+        self.guard = TeacherGuard(at_once=args.device.type == "cpu")
+        self.teacher_only_inputs: frozenset[str] = frozenset()
+        """The entries of a batch that the teacher reads and the student does not."""
+        self._source = teacher_source
+        self._processing_class = processing_class
+        self._label_names = list(label_names)
+        self._own_label_loss = own_label_loss
+        self._recorders = recorders
+        self._fed_inputs: frozenset[str] = frozenset()
+        self._logits_checked = False
+        self._teacher_tried = False
+        self._unusable_labels: str | None = None
+        self._step_counts: dict[str, Any] = {}
+        self._train_losses = LossLog()
+        self._eval_losses = LossLog()
+
+    @property
+    def layer_pairs(self) -> list[LayerPair]:
+        """The layers that are compared or recorded; none as long as that is not settled."""
+        return [] if self.layers is None else self.layers.pairs
+
+    @property
+    def evaluates_with_teacher(self) -> bool:
+        """Whether evaluations have a distillation loss."""
+        compares = self._logits_checked or self.args.uses_layer_losses
+        return self.teacher is not None and compares and self._runs_teacher_in_evaluation
+
+    @property
+    def _runs_teacher_in_evaluation(self) -> bool:
+        return self.args.eval_with_teacher or self.args.stage == "intermediate"
+
+    @property
+    def needs_preparation(self) -> bool:
+        """Whether a teacher is needed that is not loaded, or not checked for its logits."""
+        return self.teacher is None or (self.args.uses_logits_loss and not self._logits_checked)
+
+    # ---- before training -----------------------------------------------------------------------
+
+    def prepare(self, student: nn.Module, train_dataset: Any, eval_dataset: Any) -> bool:
+        """Load and check the teacher, if the arguments call for one and it is not there yet.
+
+        Args:
+            student: the model that is trained, which may be another one than before.
+            train_dataset: may have the teacher's outputs in columns.
+            eval_dataset: one data set, or several by name.
+
+        Returns:
+            True if the teacher was loaded: the batches may have other columns then.
+
+        Raises:
+            ValueError: teacher, student, data and arguments do not fit together.
+        """
+        self.student = student
+        self.args.check_distillation_options()
+        if not self.args.needs_teacher:
+            if self._recorders():
+                raise ValueError(
+                    "TeacherRecorderCallback has no teacher to record, as every weight of a "
+                    "distillation loss is 0; leave the callback out, or set "
+                    "distillation_loss_weight above 0."
+                )
+            return False
+        check_datasets(train_dataset, eval_dataset)
+        loads = self.teacher is None
+        if loads:
+            self._load_teacher(train_dataset, eval_dataset)
+        if self.args.uses_logits_loss and not self._logits_checked:
+            raise ValueError(
+                "distillation_loss_weight was 0 when the teacher was loaded for its layers, so its "
+                "labels and vocabulary were not compared with the student's. Make the trainer with "
+                "a weight above 0, however small, and change it then."
+            )
+        if self.args.uses_layer_losses or self._recorders():
+            self._prepare_layers()
+        return loads
+
+    def _load_teacher(self, train_dataset: Any, eval_dataset: Any) -> None:
+        args, head = self.args, self.head
+        cached = SignalDescription.of(train_dataset)
+        if train_dataset is None:
+            found = map(SignalDescription.of, named_datasets(None, eval_dataset).values())
+            cached = next((description for description in found if description), None)
+        if self._source is None and cached is None:
+            check_not_lost(train_dataset)
+            what = f"distillation_loss_weight={args.distillation_loss_weight}"
+            if not args.uses_logits_loss:
+                what = f"stage={args.stage!r} with a loss between intermediate layers"
+            data = type(train_dataset)
+            unknown = train_dataset is not None and not data.__module__.startswith("datasets")
+            raise ValueError(
+                f"{what} needs a teacher; pass teacher_model, or data with the columns of "
+                "cache_teacher_outputs"
+                + f" (as an attribute of the {data.__name__}, if it hands them on)"
+                * unknown
+                + ", or set distillation_loss_weight=0 (in stage 'prediction') "
+                "to train without one."
+            )
+        if self._source is not None and cached is not None:
+            raise ValueError(
+                "There are two teachers: teacher_model, and the cached outputs of "
+                f"{cached.teacher!r} in train_dataset. Leave teacher_model out to learn from the "
+                "columns, or remove the teacher_… columns."
+            )
+        if head is None:
+            raise ValueError(
+                f"Cannot infer a supported task from the class {type(self.student).__name__} of "
+                "the student; use one of transformers' models for a task (AutoModelFor…), or name "
+                "yours after theirs (…ForSequenceClassification)."
+            )
+        if args.uses_logits_loss and self.custom_loss is None:
+            head.check_loss(args.distillation_loss)
+        self.teacher = create_teacher(
+            self._source if cached is None else cached,
+            self.student,
+            head,
+            args,
+            self._processing_class,
+            records_layers=bool(self._recorders()),
+        )
+        self._logits_checked = args.uses_logits_loss
+        self.teacher_only_inputs = self.teacher.input_names - input_names(self.student)
+
+    def _prepare_layers(self) -> None:
+        if self.layers is not None and self.layers.student is self.student:
+            return
+        assert self.teacher is not None
+        self.layers = IntermediateDistillation(
+            self.args, self.teacher.model, self.student, self._recorders, self.accelerator
+        )
+        self.teacher.check_layers(self.layer_pairs)
+
+    def check(
+        self,
+        train_dataset: Any,
+        eval_dataset: Any,
+        collator: Any,
+        sample_batches: SampleBatches,
+        *,
+        tries_teacher: bool,
+    ) -> None:
+        """Check everything else that can be checked before training.
+
+        Args:
+            train_dataset: may have the teacher's outputs in columns.
+            eval_dataset: one data set, or several by name.
+            collator: makes the batches.
+            sample_batches: gives some batches of a data set.
+            tries_teacher: whether the teacher can be run already.
+
+        Raises:
+            ValueError: teacher, student, data and arguments do not fit together.
+        """
+        self._unusable_labels = None
+        if self.head is None or not self.args.needs_teacher:
+            return
+        for name, dataset in named_datasets(train_dataset, eval_dataset).items():
+            self.check_columns(dataset, name)
+        if not _makes_labels(collator):
+            columns = getattr(train_dataset, "column_names", None)
+            check_labels(with_renamed_labels(columns), self._label_names, self.args)
+        if not self._own_label_loss:
+            found = label_out_of_range(train_dataset, self.head, self._label_names)
+            if found is not None and self.args.needs_labels:
+                raise ValueError(found)
+            self._unusable_labels = found
+        if self.args.uses_logits_loss and tries_teacher and not self._teacher_tried:
+            self._teacher_tried = True
+            cached = self.teacher is not None and self.teacher.is_cached
+            # Every process looks at the same rows, so that all of them raise or none does.
+            batches = sample_batches(
+                train_dataset if cached else eval_dataset, self.args.teacher_check_samples
+            )
+            data = "the training data" if cached else "the evaluation data"
+            with preserve_rng_state():
+                finding = check_teacher(self.head, self._run_teacher, batches, data)
+            raise_on_errors([] if finding is None else [finding], logger)
+
+    def check_columns(self, dataset: Any, name: str) -> None:
+        """Check that teacher columns of other data mean the same.
+
+        Raises:
+            ValueError: names the data set and what differs.
+        """
+        if self.teacher is not None:
+            self.teacher.check_data(dataset, name)
+
+    def choose_layers(self, dataset: Any, sample_batches: SampleBatches, *, sharded: bool) -> None:
+        """Compare the similarity of layers for ``layer_mapping="auto"``, unless they are chosen.
+
+        Raises:
+            ValueError: the student is sharded, or the data cannot be read twice.
+        """
+        layers = self.layers
+        if layers is None or layers.pairs_are_known:
+            return
+        if sharded:
+            raise ValueError(
+                "layer_mapping='auto' looks at the whole student before it is sharded, which FSDP "
+                "and DeepSpeed do not allow; choose uniform, last, first or a list."
+            )
+        if isinstance(dataset, IterableDataset):
+            dataset = list(dataset.take(_AUTO_MAPPING_ROWS))
+        elif not isinstance(dataset, dict) and not hasattr(dataset, "__len__"):
+            raise ValueError(
+                "layer_mapping='auto' looks at some rows before training, and a "
+                f"{type(dataset).__name__} cannot be read twice; pass a Dataset or a streamed "
+                "datasets.IterableDataset, or choose uniform, last, first or a list."
+            )
+        left_out = {*self._label_names, *self.teacher_only_inputs}
+        batches = (
+            {name: value for name, value in batch.items() if name not in left_out}
+            for batch in sample_batches(dataset, _AUTO_MAPPING_ROWS)
+        )
+        with preserve_rng_state():
+            layers.choose_pairs(batches, self._ask_teacher)
+
+    def attached(self) -> AbstractContextManager[None]:
+        """Record layers inside, with the projections as a part of the student."""
+        return nullcontext() if self.layers is None else self.layers.attached()
+
+    def join_optimizer(self, optimizer: torch.optim.Optimizer | None, scheduler: Any) -> None:
+        """Let a caller's own optimizer train the projections, which it could not know."""
+        if self.layers is not None and optimizer is not None:
+            self.layers.join_optimizer(optimizer, scheduler)
+
+    # ---- one step ------------------------------------------------------------------------------
+
+    def begin_training(self) -> None:
+        """Forget what an earlier training has left."""
+        self._train_losses = LossLog()
+        self._fed_inputs = self.teacher_only_inputs
+
+    def check_first_batch(self, batch: Batch, optimizer: torch.optim.Optimizer | None) -> None:
+        """Check what is only known once training has begun.
+
+        Args:
+            batch: the first one.
+            optimizer: that of the training, unless it has other tensors than the model.
+
+        Raises:
+            ValueError: the batch lacks something, or does not fit one of the models.
+        """
+        assert self.head is not None
+        if self.args.needs_teacher:
+            present = [name for name, value in batch.items() if value is not None]
+            check_labels(present, self._label_names, self.args)
+            check_label_names(self.head, present, self._label_names, self.args)
+        if self.layers is not None:
+            self.layers.check_first_batch(optimizer)
+        if self.teacher is not None:
+            check_inputs(self.teacher.members, self.student, self.head, batch)
+
+    def count(self, batch: Batch) -> dict[str, int | Tensor]:
+        """Count, by loss, the items of a batch that it is the mean of.
+
+        Without distillation those that cannot be counted are left out: nothing needs them then.
+        """
+        assert self.head is not None
+        counters: dict[str, ItemCounter] = {
+            "task": self.head.count_labelled,
+            "prediction": self.head.count_rows,
+        }
+        if self.layers is not None:
+            counters |= self.layers.counters()
+        if not self.args.needs_teacher:
+            return count_items(counters, self.head.label_names, batch)
+        if self.args.stage == "prediction" and not self._own_label_loss:
+            self.head.check_labels(batch)
+        return {name: counter(batch) for name, counter in counters.items()}
+
+    def begin_step(self, batches: Sequence[Batch]) -> None:
+        """Count, over micro-batches and processes, the items that the losses are means of."""
+        self._step_counts = count_step([self.count(batch) for batch in batches], self.accelerator)
+
+    def end_training(self) -> None:
+        """Take no further batch for a part of a step."""
+        self._step_counts = {}
+
+    def has_labels(self, batch: Batch) -> bool:
+        """Return whether a batch has all labels of the student."""
+        names = self._label_names
+        return bool(names) and all(batch.get(name) is not None for name in names)
+
+    def can_teach(self, batch: Batch) -> bool:
+        """Return whether the teacher has outputs for a batch: a cached one needs its columns."""
+        return self.teacher is None or self.teacher.has_outputs(batch)
+
+    def student_inputs(self, batch: Batch) -> dict[str, Any]:
+        """Return a batch without what the teacher alone reads."""
+        return {k: v for k, v in batch.items() if k not in self.teacher_only_inputs}
+
+    def uses_teacher(self, batch: Batch, state: TrainerState, *, training: bool) -> bool:
+        """Return whether the loss of a batch has a part that needs the teacher.
+
+        Raises:
+            ValueError: a batch of a training lacks labels that are mixed in, or a weight was
+                raised whose layers are not recorded.
+        """
+        if training:
+            weight = self._logits_weight(state)
+            if self.args.needs_teacher and weight < 1 and self.args.stage == "prediction":
+                present = [name for name, value in batch.items() if value is not None]
+                step = f"a batch of training step {state.global_step + 1}"
+                check_labels(present, self._label_names, self.args, step)
+                if self._unusable_labels is not None:
+                    raise ValueError(self._unusable_labels)
+        elif not (self._runs_teacher_in_evaluation and self.can_teach(batch)):
+            return False
+        layers = self._layers_in_use(state, training=training)
+        return layers is not None or self._uses_logits(state, training=training)
+
+    def teacher_outputs(
+        self, batch: Batch, state: TrainerState, *, training: bool
+    ) -> Mapping[str, Tensor]:
+        """Run the teacher, or read its outputs from the batch.
+
+        Raises:
+            ValueError: they contain NaN or +inf.
+        """
+        layers = self._layers_in_use(state, training=training)
+        if layers is None:
+            return self._run_teacher(batch)
+        outputs = layers.run_teacher(batch, self._ask_teacher)
+        self.guard.check(layers.nonfinite_rows(batch), _step_of_batch(state))
+        return outputs
+
+    def check_fed_inputs(self, batch: Batch, train_dataset: Any) -> None:
+        """Refuse a teacher that is first needed in the middle of a training and lacks inputs there.
+
+        Raises:
+            ValueError: names what the batches of this training lack.
+        """
+        late = self.teacher_only_inputs - self._fed_inputs
+        if late:
+            assert self.teacher is not None
+            is_cached = self.teacher.is_cached  # no collator has read its columns
+            if is_cached or self.args.remove_unused_columns:
+                check_late_inputs(late, train_dataset, {} if is_cached else batch)
+            self._fed_inputs = self.teacher_only_inputs
+
+    def _run_teacher(self, batch: Batch) -> Mapping[str, Tensor]:
+        return self._ask_teacher(batch, {})
+
+    def _ask_teacher(self, batch: Batch, further_inputs: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        assert self.teacher is not None
+        return self.teacher(batch, self.accelerator, further_inputs)
+
+    def student_losses(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        teacher_outputs: Mapping[str, Tensor] | None,
+        state: TrainerState,
+        task_loss: Callable[[dict[str, Any]], tuple[Tensor, Any]],
+    ) -> tuple[dict[str, Tensor], Any]:
+        """Run the student, and compare it with the teacher.
+
+        Args:
+            model: the student, possibly wrapped.
+            batch: on the device.
+            teacher_outputs: those for this batch; ``None`` if it is not compared.
+            state: steps done and steps to do.
+            task_loss: student inputs -> (mean of the label loss, outputs).
+
+        Returns:
+            The losses by name, each a mean over the items of this batch, and the outputs.
+        """
+        assert self.head is not None
+        training = model.training
+        layers = None
+        if teacher_outputs is not None:
+            layers = self._layers_in_use(state, training=training)
+        inputs = self.student_inputs(batch)
+        if self.teacher is not None:
+            # Not left to the model, which label smoothing hides the labels from.
+            inputs |= self.head.target_inputs(batch, unwrap_peft(self.student))
+        if layers is not None:
+            inputs |= layers.student_inputs()
+        uses_labels = self.has_labels(batch) and not (training and self._unusable_labels)
+        losses: dict[str, Tensor] = {}
+        outputs: Any
+        with nullcontext() if layers is None else layers.compare(batch):
+            if self.args.stage == "prediction" and (uses_labels or teacher_outputs is None):
+                losses["task"], outputs = task_loss(inputs)
+            else:
+                outputs = model(**{k: v for k, v in inputs.items() if k not in self._label_names})
+        if layers is not None:
+            outputs, of_layers = pop_losses(outputs)
+            losses |= of_layers
+            if training and layers.is_sample_due(state.global_step):
+                layers.write_sample(state.global_step, batch)
+            layers.clear()
+        if teacher_outputs is not None and self._uses_logits(state, training=training):
+            losses["prediction"] = self._prediction_loss(batch, outputs, teacher_outputs, state)
+        return losses, outputs
+
+    def _prediction_loss(
+        self,
+        batch: Batch,
+        outputs: Mapping[str, Tensor],
+        teacher_outputs: Mapping[str, Tensor],
+        state: TrainerState,
+    ) -> Tensor:
+        head = self.head
+        assert head is not None
+        student = head.logits(outputs, batch)
+        student, teacher = head.align(student, head.logits(teacher_outputs, batch))
+        if student.shape != teacher.shape:
+            raise ValueError(
+                f"The student's logits have the shape {tuple(student.shape)} and the teacher's "
+                f"{tuple(teacher.shape)} for the same batch; choose a teacher and a student of "
+                "the same task, with the same labels."
+            )
+        logits = AlignedLogits(
+            student, teacher, head.class_mask(batch), head.row_mask(batch), head.count_rows(batch)
+        )
+        self.guard.check_logits(logits, _step_of_batch(state))
+        return prediction_loss(
+            logits,
+            self.custom_loss or get_logits_loss(self.args.distillation_loss),
+            temperature=self.args.temperature_at(_progress(state)),
+        )
+
+    def _layers_in_use(
+        self, state: TrainerState, *, training: bool
+    ) -> IntermediateDistillation | None:
+        layers = self.layers
+        if self.args.uses_layer_losses:
+            recorded = () if layers is None else layers.compared
+            raised = [
+                k for k, w in self.args.intermediate_weights.items() if w and k not in recorded
+            ]
+            if raised:
+                raise ValueError(
+                    f"{raised[0]}_loss_weight was 0 when this trainer was made, so nothing is "
+                    "recorded that it could weigh. Make the trainer with a weight above 0, however "
+                    "small, and change it then."
+                )
+            return layers
+        if self.args.stage == "intermediate":
+            self.args.check_distillation_options()  # a callback has set both weights to 0
+        if layers is None:
+            return None
+        if not training:
+            return layers if layers.compared else None  # a callback has set the weights to 0
+        return layers if layers.is_sample_due(state.global_step) else None
+
+    def _logits_weight(self, state: TrainerState) -> float:
+        if self.args.stage == "intermediate":
+            return 0.0
+        return self.args.distillation_loss_weight_at(_progress(state))
+
+    def _uses_logits(self, state: TrainerState, *, training: bool) -> bool:
+        """Return whether the prediction loss is computed: in training where it has a weight.
+
+        In evaluation also where a schedule or a callback has reached 0, so that a metric by which
+        checkpoints are compared is there from the first to the last.
+        """
+        return self._logits_weight(state) > 0 or (self._logits_checked and not training)
+
+    # ---- losses --------------------------------------------------------------------------------
+
+    def loss_of_step(
+        self,
+        losses: Mapping[str, Tensor],
+        counts: Mapping[str, Any],
+        state: TrainerState,
+        *,
+        micro_batches: int,
+        over_items: Any = None,
+    ) -> Tensor:
+        """Weight the means of a micro-batch by its share of the step, log them, and add them up.
+
+        The caller divides by the number of micro-batches (unless ``own_label_loss``) and DDP by the
+        number of processes; what they make of it is the mean over the step. Outside of a step the
+        means stay as they are.
+
+        Args:
+            losses: the means over this micro-batch.
+            counts: the items that they are means of.
+            state: steps done and steps to do.
+            micro_batches: how many the step has.
+            over_items: the number of items of the step that the label loss is divided by already.
+        """
+        processes = self.accelerator.num_processes
+        shares: dict[str, Tensor] = {}
+        for name, loss in losses.items():
+            if name not in self._step_counts:
+                shares[name] = loss
+                continue
+            share = loss
+            if name != "task" or over_items is None:
+                # Exactly 1 when all shares are equal: bit for bit the loss of Trainer.
+                total = self._step_counts[name]
+                loss = weighted_mean(loss, counts[name], processes * micro_batches, total)
+                share = loss / micro_batches
+            self._train_losses.add(name, share, 1 / micro_batches)
+            shares[name] = share if self._own_label_loss else loss
+        return self._weighted_sum(shares, state)
+
+    def loss_of_evaluation(
+        self,
+        losses: Mapping[str, Tensor],
+        counts: dict[str, Any],
+        state: TrainerState,
+        *,
+        over_items: Any = None,
+    ) -> Tensor:
+        """Log the losses of a batch, and return the first of task, prediction and layers."""
+        if over_items is not None and "task" in counts:
+            # The number that the function divided by, of which Trainer gives each process its part.
+            averages = self.args.average_tokens_across_devices
+            counts["task"] = over_items / (self.accelerator.num_processes if averages else 1)
+        for name, value in losses.items():
+            if name in counts:
+                self._eval_losses.add(name, weighted_mean(value, counts[name]), counts[name])
+        for name in ("task", "prediction"):
+            if name in losses:
+                return losses[name]
+        return self._weighted_sum(losses, state)
+
+    def _weighted_sum(self, losses: Mapping[str, Tensor], state: TrainerState) -> Tensor:
+        parts = [
+            losses[name] * factor
+            for name, factor in self.args.intermediate_weights.items()
+            if name in losses
+        ]
+        if self.args.stage == "prediction":
+            task: Any = losses.get("task")
+            prediction: Any = losses.get("prediction")
+            weight = self._logits_weight(state)
+            if weight == 0 and task is not None:
+                mixed = task
+            elif weight == 1 and prediction is not None:
+                mixed = prediction
+            else:
+                mixed = (1 - weight) * task + weight * prediction
+            parts.insert(0, mixed)
+        total: Any = sum(parts[1:], start=parts[0])
+        return total
+
+    def begin_evaluation(self) -> None:
+        """Forget the losses of an earlier evaluation.
+
+        Raises:
+            ValueError: the teacher's outputs of a training step contain NaN or +inf.
+        """
+        self.guard.raise_if_bad()
+        self._eval_losses = LossLog()
+
+    def end_evaluation(self) -> dict[str, float]:
+        """Return the means of the losses over an evaluation.
+
+        Raises:
+            ValueError: the teacher's outputs contain NaN or +inf.
+        """
+        self.guard.raise_if_bad()
+        return self._eval_losses.pop(self.accelerator)
+
+    def log_entries(self, state: TrainerState) -> dict[str, float]:
+        """Return the means of the losses since the last call, and what a schedule changes."""
+        entries = self._train_losses.pop(self.accelerator)
+        if self.layers is not None:
+            self.layers.check_balance(entries)
+        for name, value_at in (
+            ("temperature", self.args.temperature_at),
+            ("distillation_loss_weight", self.args.distillation_loss_weight_at),
+        ):
+            if getattr(self.args, f"{name}_schedule") != "constant":
+                entries[name] = value_at(_progress(state))
+        return entries
+
+    # ---- checkpoints ---------------------------------------------------------------------------
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write projections and layer pairs next to a checkpoint; every process calls it."""
+        if self.layers is not None and self.layers.compared:
+            self.layers.save(folder)
+
+    def load(self, folder: str | os.PathLike[str] | None, *, is_best: bool = False) -> None:
+        """Read what ``save`` wrote; of the best checkpoint, if it has any.
+
+        Raises:
+            ValueError: they are missing, damaged, or of another pair of models.
+        """
+        if self.layers is None or not self.layers.compared:
+            return
+        if is_best:
+            self.layers.load_best(folder)
+        else:
+            assert folder is not None
+            self.layers.load(folder)
+
+
+def _progress(state: TrainerState) -> float:
+    return state.global_step / state.max_steps if state.max_steps > 0 else 0.0
+
+
+def _step_of_batch(state: TrainerState) -> int:
+    """Return the training step that a batch belongs to, from 1; 0 in an evaluation."""
+    return state.global_step + 1 if torch.is_grad_enabled() else 0
+
+
+def _makes_labels(data_collator: Any) -> bool:
+    """Return whether batches may have labels that the data lacks, such as masked tokens."""
+    if isinstance(data_collator, TeacherSignalCollator):
+        data_collator = data_collator.inner
+    plain = isinstance(data_collator, DataCollatorWithPadding)
+    return not plain and data_collator is not default_data_collator

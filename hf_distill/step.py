@@ -1,0 +1,151 @@
+"""One optimizer step: the logits that are compared, means over the whole step, the loss log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+Batch = Mapping[str, Any]
+
+ItemCounter = Callable[[Batch], int | Tensor]
+"""Counts the items of a batch that a loss is the mean of."""
+
+
+class AlignedLogits(NamedTuple):
+    """The logits of student and teacher for a batch, with the same classes in the same order."""
+
+    student: Tensor
+    """``(*rows, classes)``."""
+    teacher: Tensor
+    """``(*rows, classes)``."""
+    class_mask: Tensor | None
+    """Bool, broadcastable to the logits: False where a class of a row is padding."""
+    row_mask: Tensor | None
+    """Bool, ``(*rows)``: False where a row does not count."""
+    rows: int | Tensor
+    """The number of rows that count."""
+
+
+def prediction_loss(
+    logits: AlignedLogits, loss_function: Callable[..., Any], *, temperature: float
+) -> Tensor:
+    """Compute the mean of a loss function over the rows of a batch that count; 0 if none does.
+
+    Args:
+        logits: those of student and teacher.
+        loss_function: as in ``hf_distill.losses``.
+        temperature: T > 0.
+
+    Raises:
+        ValueError: the function does not return one loss per row.
+    """
+    mask = logits.class_mask
+    if logits.row_mask is not None:
+        counts = logits.row_mask[..., None]
+        mask = counts if mask is None else counts & mask
+    losses = loss_function(logits.student, logits.teacher, temperature=temperature, mask=mask)
+    shape = logits.student.shape[:-1]
+    if not isinstance(losses, Tensor) or losses.shape != shape:
+        found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(
+            f"distillation_loss must return one loss per row, shape {tuple(shape)}, but it "
+            f"returned {found}."
+        )
+    if logits.row_mask is None:
+        return losses.sum() / logits.rows
+    total = losses.masked_fill(~logits.row_mask, 0.0).sum()
+    return total / (logits.rows.clamp(min=1) if isinstance(logits.rows, Tensor) else logits.rows)
+
+
+def count_items(
+    counters: Mapping[str, ItemCounter], label_names: Sequence[str], batch: Batch
+) -> dict[str, int | Tensor]:
+    """Count the items of a batch of any model, and leave out those that cannot be counted.
+
+    Args:
+        counters: one per loss, by its name.
+        label_names: the entries of a batch that the label loss is computed from.
+        batch: a batch.
+    """
+    counts: dict[str, int | Tensor] = {}
+    for name, counter in counters.items():
+        if name == "task" and any(batch.get(label) is None for label in label_names):
+            continue
+        # Any error: a model of one's own may have other inputs or labels, or no configuration.
+        with suppress(Exception):
+            counts[name] = counter(batch)
+    return counts
+
+
+def count_step(
+    counts: Sequence[Mapping[str, int | Tensor]], accelerator: Accelerator
+) -> dict[str, int | Tensor]:
+    """Add up the counts of a step over its micro-batches (of this process) and all processes."""
+    names = [name for name in counts[0] if all(name in batch for batch in counts)]
+    totals: dict[str, int | Tensor] = {name: sum(batch[name] for batch in counts) for name in names}
+    if accelerator.num_processes > 1:
+        # In double precision, because some heads count halves.
+        sums = torch.zeros(len(totals), device=accelerator.device, dtype=torch.double)
+        for i, count in enumerate(totals.values()):
+            sums[i] = count
+        totals = dict(zip(totals, accelerator.reduce(sums, reduction="sum").float(), strict=True))
+    return totals
+
+
+def weighted_mean(loss: Tensor, count: Any, factor: int = 1, total: Any = 1) -> Tensor:
+    """Return ``loss * count * factor / total``; 0 if nothing counts, for a mean over none is NaN.
+
+    Args:
+        loss: the mean over ``count`` items.
+        count: the number of items.
+        factor: the sum over micro-batches and processes is divided by it later.
+        total: the items of the whole step.
+    """
+    if not isinstance(count, Tensor):
+        return loss * (count * factor / total)
+    total = total.clamp(min=1) if isinstance(total, Tensor) else max(total, 1)
+    loss = torch.where(count > 0, loss, torch.zeros_like(loss))
+    return loss * (count * factor / total)
+
+
+class LossLog:
+    """Adds up the parts of the loss by name, without waiting for the device.
+
+    Every process must add the same names between two ``pop``s.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor | float] = {}
+
+    def add(self, name: str, value: Tensor, count: Tensor | float) -> None:
+        """Add ``value``, a sum over ``count`` items of this process."""
+        value = value.detach().float()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._counts[name] = self._counts.get(name, 0.0) + count
+
+    def pop(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the means over everything that all processes added since the last call.
+
+        One reduction and one wait for the device, whatever the number of parts.
+        """
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        first = self._sums[names[0]]
+        pairs = first.new_tensor([[0.0, 0.0]] * len(names))
+        for row, name in zip(pairs, names, strict=True):
+            row[0] = self._sums[name]
+            row[1] = self._counts[name]
+        self._sums, self._counts = {}, {}
+        pairs = accelerator.reduce(pairs, reduction="sum")
+        return {
+            f"loss_{name}": total / count
+            for name, (total, count) in zip(names, pairs.tolist(), strict=True)
+            if count
+        }
