@@ -10,17 +10,24 @@ of its own.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 
 from transformers import HfArgumentParser
 
-from hf_distill.augmentation import augment_squad
-from hf_distill.cli.augment_arguments import SquadAugmentationArguments
+from hf_distill.augmentation import SquadAugmentationOptions, augment_squad
+
+
+@dataclass(kw_only=True)
+class Arguments(SquadAugmentationOptions):
+    """The options of ``augment_squad``, and the files."""
+
+    squad_path: str = field(metadata={"help": "A SQuAD v1.1 or v2.0 file, .json or .json.gz."})
+    output_path: str = field(metadata={"help": "The file to write, .json or .json.gz."})
 
 
 def main() -> None:
     """Augment the file that the command line names."""
-    (arguments,) = HfArgumentParser(SquadAugmentationArguments).parse_args_into_dataclasses()
+    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     options = asdict(arguments)
     options["max_words"] = options["max_words"] or None
     summary = augment_squad(**options)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from datasets.fingerprint import get_temporary_cache_files_directory
 
-from hf_distill.augmentation.drawing import Replacement, apply, copy_marker, draw, moved
+from hf_distill.augmentation.drawing import Copy, copy_marker, distinct_copies, moved
+from hf_distill.augmentation.options import AugmentationOptions, CandidateOptions
 from hf_distill.augmentation.parts import Item, StoredCandidates
 from hf_distill.augmentation.processes import Rank, computed_candidates
-from hf_distill.augmentation.substitution import WordSubstituter, check_probability
+from hf_distill.augmentation.substitution import WordSubstituter
 from hf_distill.augmentation.words import Span, word_spans
 from hf_distill.files import write_atomically
 from hf_distill.tasks.columns import describe, is_list, is_text
@@ -28,20 +31,18 @@ _ROWS = 1000
 
 
 class _Text(NamedTuple):
-    """What is replaced in a column of a row: a text, and where its words must stay."""
+    """A text of a row, places where its words must stay, and where the words of a list begin."""
 
     item: Item
-    keep: list[tuple[int, int]]
-    words: int | None
-    """How many words it has, if the column holds lists of them."""
+    keep: Sequence[tuple[int, int]] = ()
+    starts: Sequence[int] | None = None
 
 
 class _Version(NamedTuple):
-    """A row, or a copy of it."""
+    """A row or a copy of it, and by column what is not as in the row."""
 
     row: int
     changes: Mapping[str, Any]
-    """By column, what is not as in the row."""
 
 
 def augment_dataset(
@@ -51,13 +52,7 @@ def augment_dataset(
     tag_column: str | None = None,
     answer_column: str | None = None,
     id_column: str | None = None,
-    multiplication_factor: int = 20,
-    replace_probability: float = 0.4,
-    include_original: bool = True,
-    seed: int = 42,
     substituter: WordSubstituter | None = None,
-    num_proc: int = 1,
-    resume: bool = False,
     work_folder: str | Path | None = None,
     cache_file_name: str | Path | None = None,
     **options: Any,
@@ -75,22 +70,15 @@ def augment_dataset(
             kept: another name is often of another kind.
         answer_column: answers as in SQuAD (``text`` and ``answer_start``) in the first of
             ``text_columns``. They are kept and their places follow.
-        id_column: a column of strings that names the rows: copy 3 of ``q`` is ``q-aug3``, or
-            ``q-aug2.3`` where some rows are copies already. By default ``id``, if there is such a
-            column.
-        multiplication_factor: how many versions of each row there are, original included. There
-            are fewer where copies come out the same.
-        replace_probability: that of a word to be replaced.
-        include_original: keep the rows themselves, too.
-        seed: another one gives other copies.
+        id_column: a column that names the rows: copy 3 of ``q`` is ``q-aug3``, or ``q-aug2.3``
+            where some rows are copies already; copies of rows with whole numbers get the numbers
+            after the largest. By default ``id``, if there is such a column.
         substituter: finds the candidates. By default it is made from ``options``.
-        num_proc: processes to compute in. Under ``accelerate launch`` its processes share the
-            work instead.
-        resume: go on with what an interrupted run in the same ``work_folder`` had computed.
-        work_folder: holds what was computed until all is; by default a temporary folder.
+        work_folder: holds what was computed until all is; by default a temporary folder. A run
+            with ``resume=True`` in the same folder resumes from it.
         cache_file_name: the Arrow file to write; by default a temporary one of ``datasets``,
             which is deleted when Python ends.
-        **options: as for ``WordSubstituter.from_pretrained``.
+        **options: those of ``AugmentationOptions``.
 
     Returns:
         The rows and their copies, memory-mapped; ``None`` in all processes of ``accelerate
@@ -108,26 +96,22 @@ def augment_dataset(
             f"dataset is a {type(dataset).__name__}; pass one datasets.Dataset, such as the "
             "training split."
         )
-    check_probability(replace_probability)
-    if multiplication_factor < 1:
-        raise ValueError(f"multiplication_factor={multiplication_factor} must be at least 1.")
-    if substituter is not None and (options or resume):
-        given = ", ".join([*options, *["resume"] * resume])
+    settings = AugmentationOptions(**options)
+    fixed = {*(f.name for f in fields(CandidateOptions)), "device", "resume"}
+    if substituter is not None and not fixed.isdisjoint(options):
+        given = ", ".join(name for name in options if name in fixed)
         raise ValueError(
             f"{given}: a substituter is passed, which cannot be changed or compared with that of "
             "an earlier run; pass either, not both."
         )
-    if work_folder is None and (resume or Rank.here().of > 1):
+    if work_folder is None and (settings.resume or Rank.here().of > 1):
         raise ValueError(
             "work_folder=None: a run to resume, or of several processes, needs a folder that is "
             "known to all; name one."
         )
-    if options.get("stop_words") is not None:
-        options["stop_words"] = sorted(options["stop_words"])
     table = dataset.with_format(None)
     columns = _Columns.of(table, text_columns, tag_column, answer_column, id_column)
     needed = table.select_columns(columns.names)
-    device = options.pop("device", None)
     with ExitStack() as stack:
         if work_folder is None:
             work_folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hf-distill-"))
@@ -135,23 +119,13 @@ def augment_dataset(
             computed_candidates(
                 Path(work_folder).expanduser() / "candidates",
                 lambda: (text.item for row in needed for text in columns.texts(row) if text),
-                options,
-                substituter=substituter,
-                device=device,
-                num_proc=num_proc,
-                resume=resume,
+                settings,
+                substituter,
             )
         )
         if candidates is None:
             return None
-        rows = columns.versions(
-            needed,
-            candidates,
-            copies=multiplication_factor - bool(include_original),
-            include_original=include_original,
-            replace_probability=replace_probability,
-            seed=seed,
-        )
+        rows = columns.versions(needed, candidates, settings)
         if cache_file_name is None:
             folder = tempfile.mkdtemp(dir=get_temporary_cache_files_directory())
             cache_file_name = Path(folder) / "augmented.arrow"
@@ -181,7 +155,7 @@ def _write(path: Path, table: Dataset, versions: Iterator[_Version]) -> None:
 
 
 class _Columns(NamedTuple):
-    """Which column is what, checked."""
+    """The role of each column, checked."""
 
     texts_in: tuple[str, ...]
     tags: str | None
@@ -229,12 +203,16 @@ class _Columns(NamedTuple):
             raise TaskDataError(
                 f"tag_column={tag_column!r} needs a column with lists of words in text_columns."
             )
-        if id_column is None and features.get("id") == Value("string"):
+        if id_column is None and (
+            features.get("id") == Value("string") or _is_whole_number(features.get("id"))
+        ):
             id_column = "id"
-        if id_column is not None and not is_text(features[id_column]):
+        if id_column is not None and not (
+            is_text(features[id_column]) or _is_whole_number(features[id_column])
+        ):
             raise TaskDataError(
-                f"id_column={id_column!r} holds {describe(features[id_column])}; copies have "
-                "names such as 'q-aug3', so it must hold text."
+                f"id_column={id_column!r} holds {describe(features[id_column])}; it must hold "
+                "text or whole numbers, for copies have names such as 'q-aug3' or new numbers."
             )
         return cls(
             tuple(dict.fromkeys(text_columns)),
@@ -246,12 +224,12 @@ class _Columns(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """The columns that decide what changes, or that do."""
+        """The columns that change, or that decide what changes."""
         names = (*self.texts_in, self.tags, self.answers, self.ids)
         return list(dict.fromkeys(name for name in names if name is not None))
 
     def texts(self, row: Mapping[str, Any]) -> list[_Text | None]:
-        """The texts of a row; ``None`` for one that is missing."""
+        """Return the texts of a row; ``None`` for one that is missing."""
         found: list[_Text | None] = []
         for index, column in enumerate(self.texts_in):
             value = row[column]
@@ -260,15 +238,15 @@ class _Columns(NamedTuple):
             elif isinstance(value, str):
                 kept = self.answers is not None and index == 0
                 places = self._answer_places(row, str(self.answers)) if kept else []
-                found.append(_Text(Item(value), places, None))
+                found.append(_Text(Item(value), places))
             else:
                 found.append(self._words(row, column))
         return found
 
     def _words(self, row: Mapping[str, Any], column: str) -> _Text:
         words = [word or "" for word in row[column]]
-        ends = list(accumulate((len(word) + 1 for word in words), initial=0))
-        spans = [Span(start, start + len(word)) for start, word in zip(ends, words, strict=False)]
+        starts = list(accumulate((len(word) + 1 for word in words), initial=0))[:-1]
+        spans = [Span(start, start + len(word)) for start, word in zip(starts, words, strict=True)]
         keep: list[Span] = []
         if self.tags is not None:
             tags = row[self.tags]
@@ -279,7 +257,7 @@ class _Columns(NamedTuple):
                 )
             keep = [s for s, tag in zip(spans, tags, strict=True) if tag != self.outside]
         whole = [s for s, w in zip(spans, words, strict=True) if word_spans(w) == [(0, len(w))]]
-        return _Text(Item(" ".join(words), whole), [(s.start, s.end) for s in keep], len(words))
+        return _Text(Item(" ".join(words), whole), keep, starts)
 
     def _answer_places(self, row: Mapping[str, Any], column: str) -> list[tuple[int, int]]:
         answers = row[column]
@@ -297,76 +275,70 @@ class _Columns(NamedTuple):
         return places
 
     def versions(
-        self,
-        table: Iterable[Mapping[str, Any]],
-        candidates: StoredCandidates,
-        *,
-        copies: int,
-        include_original: bool,
-        replace_probability: float,
-        seed: int,
+        self, table: Dataset, candidates: StoredCandidates, settings: AugmentationOptions
     ) -> Iterator[_Version]:
-        """The rows and their copies."""
-        marker = "" if self.ids is None else copy_marker(row[self.ids] for row in table)
+        """Make the rows and their copies."""
+        name = self._copy_names(table, settings.copies)
         for number, row in enumerate(table):
-            if include_original:
+            if settings.include_original:
                 yield _Version(number, {})
             texts = self.texts(row)
-            words = [candidates(text.item) if text else [] for text in texts]
-            seen = {tuple(text.item.text if text else None for text in texts)}
-            for copy in range(1, copies + 1):
-                drawn = [
-                    draw(
-                        text.item.text,
-                        found,
-                        replace_probability=replace_probability,
-                        seed=seed,
-                        copy=copy,
-                        keep=text.keep,
-                    )
-                    if text
-                    else []
-                    for text, found in zip(texts, words, strict=True)
-                ]
-                new = tuple(
-                    apply(text.item.text, one) if text else None
-                    for text, one in zip(texts, drawn, strict=True)
-                )
-                if new not in seen:
-                    seen.add(new)
-                    yield _Version(number, self._changes(row, f"-{marker}{copy}", texts, drawn))
+            copies = distinct_copies(
+                [text.item.text if text else "" for text in texts],
+                [candidates(text.item) if text else [] for text in texts],
+                [text.keep if text else [] for text in texts],
+                copies=settings.copies,
+                replace_probability=settings.replace_probability,
+                seed=settings.seed,
+            )
+            for copy in copies:
+                changes = self._changes(row, texts, copy)
+                if self.ids is not None and row[self.ids] is not None:
+                    changes[self.ids] = name(row[self.ids], number, copy.number)
+                yield _Version(number, changes)
+
+    def _copy_names(self, table: Dataset, copies: int) -> Callable[[Any, int, int], Any]:
+        """Return what maps the id of a row, its number and a copy's to the id of the copy."""
+        if self.ids is None or not _is_whole_number(table.features[self.ids]):
+            marker = "" if self.ids is None else copy_marker(row[self.ids] for row in table)
+            return lambda name, row, copy: f"{name}-{marker}{copy}"
+        kind = table.features[self.ids].dtype
+        largest = max((row[self.ids] for row in table if row[self.ids] is not None), default=0)
+        if largest + copies * len(table) > np.iinfo(kind).max:
+            raise TaskDataError(
+                f"id_column={self.ids!r} holds {kind}, which is too small for the ids of the "
+                f"copies, the {copies * len(table):,} numbers after {largest}; make it text, or "
+                "int64."
+            )
+        return lambda name, row, copy: largest + 1 + (copy - 1) * len(table) + row
 
     def _changes(
-        self,
-        row: Mapping[str, Any],
-        suffix: str,
-        texts: Sequence[_Text | None],
-        drawn: Sequence[Sequence[Replacement]],
+        self, row: Mapping[str, Any], texts: Sequence[_Text | None], copy: Copy
     ) -> dict[str, Any]:
         changed: dict[str, Any] = {}
-        for column, text, replacements in zip(self.texts_in, texts, drawn, strict=True):
+        for column, text, new, replacements in zip(
+            self.texts_in, texts, copy.texts, copy.replacements, strict=True
+        ):
             if text is None:
                 continue
-            if text.words is None:
-                changed[column] = apply(text.item.text, replacements)
-                continue
-            words = list(row[column])
-            places = list(accumulate((len(word or "") + 1 for word in words), initial=0))
-            by_start = {one.start: one.word for one in replacements}
-            changed[column] = [
-                by_start.get(place, word) for place, word in zip(places, words, strict=False)
-            ]
+            changed[column] = new
+            if text.starts is not None:
+                words = {one.start: one.word for one in replacements}
+                old = zip(text.starts, row[column], strict=True)
+                changed[column] = [words.get(start, word) for start, word in old]
         if self.answers is not None and row[self.answers] is not None:
             answers = row[self.answers]
-            starts = [moved(start, drawn[0]) for start in answers["answer_start"]]
+            starts = [moved(start, copy.replacements[0]) for start in answers["answer_start"]]
             changed[self.answers] = {**answers, "answer_start": starts}
-        if self.ids is not None and row[self.ids] is not None:
-            changed[self.ids] = f"{row[self.ids]}{suffix}"
         return changed
 
 
+def _is_whole_number(feature: Any) -> bool:
+    return isinstance(feature, Value) and "int" in feature.dtype
+
+
 def _outside(features: Features, tag_column: str | None) -> Any:
-    """The tag of words that are part of nothing."""
+    """Find the tag of words that are not part of an entity."""
     if tag_column is None:
         return None
     feature = features[tag_column]

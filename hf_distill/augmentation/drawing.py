@@ -1,10 +1,10 @@
-"""Drawing the replacements of a copy: by a number of its own, the same wherever it is computed."""
+"""Draw the copies of texts: each by its own number, the same wherever it is computed."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ _COPY = re.compile(r"-aug(?:([0-9]{1,9})\.)?[0-9]+\Z")
 
 
 class WordCandidates(NamedTuple):
-    """The word ``text[start:end]`` and what may stand in its place, best first."""
+    """The word ``text[start:end]`` and what may stand there instead, best first."""
 
     start: int
     end: int
@@ -25,6 +25,52 @@ class Replacement(NamedTuple):
     start: int
     end: int
     word: str
+
+
+class Copy(NamedTuple):
+    """A copy of texts that belong together, and what was replaced in each."""
+
+    number: int
+    texts: list[str]
+    replacements: list[list[Replacement]]
+
+
+def distinct_copies(
+    texts: Sequence[str],
+    candidates: Sequence[Sequence[WordCandidates]],
+    keep: Sequence[Sequence[tuple[int, int]]],
+    *,
+    copies: int,
+    replace_probability: float,
+    seed: int,
+) -> Iterator[Copy]:
+    """Draw copies of texts that belong together; those like the texts or each other are left out.
+
+    Args:
+        texts: the texts.
+        candidates: the words of each, as for ``draw``.
+        keep: places of each where no character may change.
+        copies: how many to draw.
+        replace_probability: between 0 and 1.
+        seed: another one gives other copies.
+    """
+    seen = {tuple(texts)}
+    for number in range(1, copies + 1):
+        drawn = [
+            draw(
+                text,
+                words,
+                replace_probability=replace_probability,
+                seed=seed,
+                copy=number,
+                keep=kept,
+            )
+            for text, words, kept in zip(texts, candidates, keep, strict=True)
+        ]
+        new = [apply(text, replacements) for text, replacements in zip(texts, drawn, strict=True)]
+        if tuple(new) not in seen:
+            seen.add(tuple(new))
+            yield Copy(number, new, drawn)
 
 
 def draw(
@@ -41,7 +87,7 @@ def draw(
     Each word is replaced with the probability ``replace_probability``, independently, by one of
     its candidates, all equally likely (Jiao et al. 2020, algorithm 1). The draw depends on the
     seed, the text and the number of the copy and on nothing else: not on the order of the texts,
-    nor on which process it happens in. That a word is kept changes no other word.
+    nor on which process it happens in. Keeping a word changes no other word.
 
     Args:
         text: the text.
@@ -50,9 +96,6 @@ def draw(
         seed: another one gives other copies.
         copy: the number of the copy.
         keep: places where no character may change.
-
-    Returns:
-        The replacements, in order.
     """
     content = text.encode("utf-8", errors="surrogatepass")
     key = blake2b(b"%d|%d|" % (seed, copy) + content, digest_size=16).digest()
@@ -61,7 +104,8 @@ def draw(
     for start, end, words in candidates:
         # Both are drawn for every word, so that the next word's are the same in any case.
         replaced, choice = generator.random(), generator.random()
-        if replaced < replace_probability and words and not _overlaps(start, end, keep):
+        kept = any(start < last and first < end for first, last in keep)
+        if replaced < replace_probability and words and not kept:
             replacements.append(Replacement(start, end, words[int(choice * len(words))]))
     return replacements
 
@@ -77,12 +121,7 @@ def apply(text: str, replacements: Iterable[Replacement]) -> str:
 
 
 def moved(place: int, replacements: Iterable[Replacement]) -> int:
-    """Where a character that was not replaced is afterwards.
-
-    Args:
-        place: its place before, or the end of the text.
-        replacements: as for ``apply``.
-    """
+    """Return the new place of a character that was not replaced, or of the end of the text."""
     return place + sum(
         len(word) - (end - start) for start, end, word in replacements if end <= place
     )
@@ -91,16 +130,8 @@ def moved(place: int, replacements: Iterable[Replacement]) -> int:
 def copy_marker(ids: Iterable[object]) -> str:
     """Find what to put between ``q-`` and 3 to name copy 3 of ``q``, so that no name occurs twice.
 
-    Args:
-        ids: all names that there are.
-
-    Returns:
-        ``aug``; where names end in ``-aug1`` already, ``aug2.``, and so on.
+    It is ``aug``; where some of ``ids`` end in ``-aug1`` already, ``aug2.``, and so on.
     """
     found = (_COPY.search(str(one)) for one in ids)
     last = max((int(copy[1] or 1) for copy in found if copy), default=0)
     return f"aug{last + 1}." if last else "aug"
-
-
-def _overlaps(start: int, end: int, keep: Sequence[tuple[int, int]]) -> bool:
-    return any(start < last and first < end for first, last in keep)

@@ -1,6 +1,6 @@
 """The candidates of all texts of a data set, computed in parts that survive a kill.
 
-A folder beside the output holds the distinct texts and, part by part, their candidates. A part is
+A folder next to the output holds the distinct texts and, part by part, their candidates. A part is
 always made of the same texts in the same batches, whichever process computes it; it is written
 whole or not at all.
 """
@@ -8,12 +8,11 @@ whole or not at all.
 from __future__ import annotations
 
 import json
-import shutil
-from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from hf_distill.augmentation.drawing import WordCandidates
 from hf_distill.augmentation.substitution import Places, WordSubstituter
@@ -29,7 +28,8 @@ from hf_distill.files import (
 # A part has no more characters than this, unless it is one text.
 PART_CHARACTERS = 32_768
 PART_TEXTS = 256
-_FORMAT = 1
+_PLACE_BITS = 40
+_FORMAT = 2
 _MANIFEST, _TEXTS = "manifest.json", "texts.jsonl"
 _REMEDY = "leave resume out to begin again"
 
@@ -41,22 +41,18 @@ class Item(NamedTuple):
     spans: Places | None = None
 
     @property
-    def key(self) -> bytes:
-        """Identifies the text and the places."""
-        return blake2b(self.line.encode(), digest_size=16).digest()
-
-    @property
-    def line(self) -> str:
+    def line(self) -> bytes:
         """The text and the places as a line of JSON, in ASCII."""
-        return json.dumps([self.text, self.spans and [list(span) for span in self.spans]])
+        content: list[Any] = [self.text, self.spans and [list(span) for span in self.spans]]
+        return json.dumps(content).encode() + b"\n"
+
+
+def _key(line: bytes) -> bytes:
+    return blake2b(line, digest_size=16).digest()
 
 
 class Parts:
-    """A folder of texts and their candidates.
-
-    Args:
-        folder: written by ``Parts.create``.
-    """
+    """A folder of texts and their candidates, written by ``Parts.create``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,16 +61,16 @@ class Parts:
         self._starts: list[int] = manifest["starts"]
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._starts) - 1
 
     @classmethod
     def create(
         cls, folder: Path, items: Iterable[Item], options: Mapping[str, Any], *, resume: bool
     ) -> Parts:
-        """Write the distinct texts into a folder.
+        """Write the distinct texts into a folder, which is made if need be.
 
         Args:
-            folder: the folder to make.
+            folder: the folder.
             items: the texts.
             options: everything that the candidates depend on.
             resume: keep the parts of an earlier run with the same texts and options.
@@ -101,88 +97,84 @@ class Parts:
         write_json(folder / _MANIFEST, {**manifest, "starts": starts})
         return cls(folder)
 
-    def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder)
-
     def missing(self) -> list[int]:
-        """The parts that are not there yet."""
-        return [part for part in range(len(self)) if not self._path(part).is_file()]
+        """Return the numbers of the parts that are not there yet."""
+        return [part for part in range(len(self)) if not self.path(part).is_file()]
 
     def compute(self, part: int, substituter: WordSubstituter) -> None:
         """Compute the candidates of a part and write them."""
-        items = list(self._items(part))
-        found = substituter.candidates([i.text for i in items], [i.spans for i in items])
+        texts, spans = zip(*map(json.loads, self.lines(part)), strict=True)
+        found = substituter.candidates(texts, spans)
         lines = (json.dumps([[s, e, list(w)] for s, e, w in one]) + "\n" for one in found)
-        write_text(self._path(part), "".join(lines))
+        write_text(self.path(part), "".join(lines))
 
-    def _path(self, part: int) -> Path:
+    def path(self, part: int) -> Path:
+        """Return the file of a part's candidates."""
         return self.folder / f"part-{part:05d}.jsonl"
 
-    def _items(self, part: int) -> Iterator[Item]:
+    def lines(self, part: int) -> list[bytes]:
+        """Read the lines of a part's texts."""
+        start, end = self._starts[part : part + 2]
         with (self.folder / _TEXTS).open("rb") as file:
-            file.seek(self._starts[part])
-            end = self._starts[part + 1] if part + 1 < len(self) else None
-            while end is None or file.tell() < end:
-                line = file.readline()
-                if not line:
-                    return
-                text, spans = json.loads(line)
-                yield Item(text, None if spans is None else [tuple(span) for span in spans])
+            file.seek(start)
+            return file.read(end - start).splitlines(keepends=True)
 
 
 class StoredCandidates:
-    """The candidates of texts by text, read when asked for.
-
-    Args:
-        parts: a folder with all of its parts.
-    """
+    """Candidates by text, read from the parts when asked for."""
 
     def __init__(self, parts: Parts) -> None:
-        self._files = [parts._path(part).open("rb") for part in range(len(parts))]
-        self._index: dict[bytes, int] = {}
-        self._places = array("Q")
-        for part, file in enumerate(self._files):
+        self._parts = parts
+        self._part = -1
+        self._file: BinaryIO = BytesIO()
+        self._places: dict[bytes, int] = {}
+        for part in range(len(parts)):
+            self._open(part)
             place = 0
-            for item, line in zip(parts._items(part), file, strict=True):
-                self._index[item.key] = len(self._places) // 2
-                self._places.extend((part, place))
+            for text, line in zip(parts.lines(part), self._file, strict=True):
+                self._places[_key(text)] = part << _PLACE_BITS | place
                 place += len(line)
 
     def __call__(self, item: Item) -> list[WordCandidates]:
-        """Those of a text.
+        """Read the candidates of a text.
 
         Raises:
-            KeyError: it is none of the texts.
+            KeyError: it is not one of the texts.
         """
-        index = self._index[item.key]
-        part, place = self._places[2 * index : 2 * index + 2]
-        file = self._files[part]
-        file.seek(place)
-        return [WordCandidates(*word) for word in json.loads(file.readline())]
+        part, place = divmod(self._places[_key(item.line)], 1 << _PLACE_BITS)
+        if part != self._part:
+            self._open(part)
+        self._file.seek(place)
+        return [WordCandidates(*word) for word in json.loads(self._file.readline())]
 
     def close(self) -> None:
-        """Close the files."""
-        for file in self._files:
-            file.close()
+        """Close the file that is open."""
+        self._file.close()
+
+    def _open(self, part: int) -> None:
+        """Open the file of a part, and no other: there may be more than a process may open."""
+        self.close()
+        self._part = part
+        self._file = self._parts.path(part).open("rb")
 
 
 def _write_texts(path: Path, items: Iterable[Item]) -> list[int]:
+    """Write each text once; return where each part starts, and where the last one ends."""
     starts: list[int] = []
     seen: set[bytes] = set()
-    place = texts = characters = 0
+    texts = characters = 0
     with path.open("wb") as file:
         for item in items:
-            if item.key in seen:
+            line = item.line
+            key = _key(line)
+            if key in seen:
                 continue
-            seen.add(item.key)
+            seen.add(key)
             size = len(item.text)
             if not starts or texts == PART_TEXTS or characters + size > PART_CHARACTERS:
-                starts.append(place)
+                starts.append(file.tell())
                 texts = characters = 0
-            line = (item.line + "\n").encode()
             file.write(line)
-            place += len(line)
             texts += 1
             characters += size
-    return starts
+        return [*starts, file.tell()]

@@ -1,38 +1,35 @@
-"""Who computes which parts: this process, several of ours, or the ranks of a launcher."""
+"""Who computes which parts: this process, several that it starts, or the ranks of a launcher."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
-import sys
-import tempfile
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from transformers.utils import logging
 
+from hf_distill.augmentation.options import AugmentationOptions
 from hf_distill.augmentation.parts import Item, Parts, StoredCandidates
-from hf_distill.augmentation.substitution import MAX_WORDS, WordSubstituter, find_word_vectors
+from hf_distill.augmentation.substitution import WordSubstituter, find_word_vectors
 from hf_distill.files import in_use
-
-logger = logging.get_logger(__name__)
 
 _POLL_SECONDS = 0.2
 
 
 class Rank(NamedTuple):
-    """This process among those of a launcher such as ``accelerate launch``."""
+    """This process among those that share the work."""
 
     number: int
     of: int
 
     @classmethod
     def here(cls) -> Rank:
-        """That of this process; 0 of 1 without a launcher."""
+        """Return the rank that a launcher gave this process; 0 of 1 without a launcher."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
@@ -40,23 +37,16 @@ class Rank(NamedTuple):
 def computed_candidates(
     folder: Path,
     items: Callable[[], Iterable[Item]],
-    options: Mapping[str, Any],
-    *,
+    options: AugmentationOptions,
     substituter: WordSubstituter | None = None,
-    device: str | None = None,
-    num_proc: int = 1,
-    resume: bool = False,
 ) -> Iterator[StoredCandidates | None]:
     """Compute the candidates of texts in parts, with as many processes as there are.
 
     Args:
         folder: where the parts are kept until the block is left without an error.
         items: gives the texts.
-        options: those of ``WordSubstituter.from_pretrained``, all of them.
+        options: those of the run.
         substituter: one that is loaded already, for this process.
-        device: where to compute; the accelerators are shared out by default.
-        num_proc: processes to start; under a launcher its own processes do the work.
-        resume: use the parts that are there.
 
     Yields:
         The candidates; ``None`` in all processes of a launcher but the first.
@@ -64,66 +54,57 @@ def computed_candidates(
     Raises:
         ValueError: an option is wrong, or is not that of the run to resume, or another process is
             at work in the folder.
-        RuntimeError: a process failed.
+        RuntimeError: a process was killed.
     """
-    if num_proc < 1:
-        raise ValueError(f"num_proc={num_proc} must be at least 1.")
-    if substituter is not None and num_proc > 1:
+    if substituter is not None and options.num_proc > 1:
         raise ValueError(
-            f"num_proc={num_proc}: other processes cannot use the WordSubstituter that is in this "
-            "one; pass model='…' instead, or num_proc=1."
+            f"num_proc={options.num_proc}: other processes cannot use the WordSubstituter that is "
+            "in this one; pass model='…' instead, or num_proc=1."
         )
     rank = Rank.here()
+    state = None
     if rank.of > 1:
         from accelerate import PartialState
 
-        state: PartialState | None = PartialState()
-    else:
-        state = None
+        state = PartialState()
     if state is not None and rank.number:
         state.wait_for_everyone()
-        compute_share(Parts(folder), rank, substituter, device)
+        compute_share(Parts(folder), rank, options.device, substituter)
         yield None
         return
+    described = options.for_manifest() if substituter is None else {}
     busy = (
         f"{folder}: another process is augmenting into the same file; wait for it, or name another."
     )
     with in_use(folder / ".lock", busy):
-        parts = Parts.create(folder, items(), options, resume=resume)
+        parts = Parts.create(folder, items(), described, resume=options.resume)
         if state is not None:
             state.wait_for_everyone()
         try:
-            if num_proc > 1 and rank.of == 1 and len(parts.missing()) > 1:
-                _run_workers(parts, min(num_proc, len(parts.missing())), device)
+            count = min(options.num_proc, len(parts.missing()))
+            if count > 1 and rank.of == 1:
+                _compute_in_processes(parts, count, options.device)
             else:
-                compute_share(parts, rank, substituter, device)
+                compute_share(parts, rank, options.device, substituter)
             while parts.missing():
                 time.sleep(_POLL_SECONDS)
         except BaseException:
             if len(parts.missing()) == len(parts):
-                parts.remove()
+                shutil.rmtree(folder)
             raise
         with contextlib.closing(StoredCandidates(parts)) as stored:
             yield stored
-        parts.remove()
+        shutil.rmtree(folder)
 
 
 def compute_share(
     parts: Parts,
     rank: Rank,
-    substituter: WordSubstituter | None,
-    device: str | None,
-    is_wanted: Callable[[], bool] = lambda: True,
+    device: str | None = None,
+    substituter: WordSubstituter | None = None,
+    parent: int | None = None,
 ) -> None:
-    """Compute every ``rank.of``-th part that is missing.
-
-    Args:
-        parts: the folder.
-        rank: which ones.
-        substituter: one that is loaded already.
-        device: where to compute.
-        is_wanted: asked before each part.
-    """
+    """Compute every ``rank.of``-th part that is missing, while the process ``parent`` lives."""
     mine = [part for part in parts.missing() if part % rank.of == rank.number]
     if not mine:
         return
@@ -131,13 +112,13 @@ def compute_share(
         device = device or share_of_accelerators(rank)
         substituter = WordSubstituter.from_pretrained(**parts.options, device=device)
     for part in logging.tqdm(mine, desc="candidates", disable=rank.number > 0 or None):
-        if not is_wanted():
+        if parent not in (None, os.getppid()):
             return
         parts.compute(part, substituter)
 
 
 def share_of_accelerators(rank: Rank) -> str | None:
-    """The accelerator of one of several processes on this machine, if there are any."""
+    """Return the accelerator of one of several processes on this machine, if there are any."""
     import torch
 
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
@@ -149,46 +130,20 @@ def share_of_accelerators(rank: Rank) -> str | None:
     return f"{accelerator.type}:{local % torch.accelerator.device_count()}"
 
 
-def _run_workers(parts: Parts, count: int, device: str | None) -> None:
-    # Once, and not in every worker: they would all write the index, and their words are not shown.
-    find_word_vectors(parts.options.get("glove_path"), parts.options.get("max_words", MAX_WORDS))
-    environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
-    with contextlib.ExitStack() as stack:
-        workers = []
-        for index in range(count):
-            errors = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
-            task = json.dumps([str(parts.folder), index, count, device, os.getpid()])
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "hf_distill.augmentation.worker", task],
-                stderr=errors,
-                env=environment,
+def _compute_in_processes(parts: Parts, count: int, device: str | None) -> None:
+    # Not Dataset.map: a process of it that is killed leaves nothing of its share to resume from.
+    import joblib
+
+    # Once, and not in every process: they would all write the index, and all warn without vectors.
+    find_word_vectors(parts.options["glove_path"], parts.options["max_words"])
+    share = joblib.delayed(compute_share)
+    try:
+        with joblib.parallel_config("loky", idle_worker_timeout=1):
+            joblib.Parallel(n_jobs=count)(
+                share(parts, Rank(number, count), device, parent=os.getpid())
+                for number in range(count)
             )
-            stack.callback(_stop, worker)
-            workers.append((worker, errors))
-        left = len(parts.missing())
-        with logging.tqdm(total=left, desc="candidates") as bar:
-            while any(worker.poll() is None for worker, _ in workers):
-                for worker, errors in workers:
-                    if worker.poll():
-                        raise _failure(worker.returncode, errors)
-                before, left = left, len(parts.missing())
-                bar.update(before - left)
-                time.sleep(_POLL_SECONDS)
-        for worker, errors in workers:
-            if worker.returncode:
-                raise _failure(worker.returncode, errors)
-
-
-def _failure(status: int, errors: Any) -> RuntimeError:
-    errors.seek(0)
-    lines = errors.read().strip().splitlines() or ["no message"]
-    hint = "; is there enough memory for num_proc models?" if status < 0 else ""
-    return RuntimeError(f"a process of num_proc ended with status {status}{hint}: {lines[-1]}")
-
-
-def _stop(worker: subprocess.Popen[bytes]) -> None:
-    if worker.poll() is None:
-        worker.terminate()
-        worker.wait()
+    except BrokenExecutor as error:
+        raise RuntimeError(
+            f"a process of num_proc was killed; is there enough memory for {count} models?"
+        ) from error

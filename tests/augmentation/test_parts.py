@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -68,6 +69,26 @@ def test_texts_are_computed_once_and_found_by_text(
     stored.close()
 
 
+def test_more_parts_than_a_process_may_open(
+    substituter: WordSubstituter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(parts, "PART_TEXTS", 1)
+    made = Parts.create(
+        tmp_path / "work", items([f"{n} river" for n in range(80)]), {}, resume=False
+    )
+    for part in made.missing():
+        made.compute(part, substituter)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 64
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 40, limits[1]))
+    try:
+        with contextlib.closing(StoredCandidates(made)) as stored:
+            assert all(stored(item) for item in items(["79 river", "0 river", "79 river"]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def test_resume_keeps_whole_parts(substituter: WordSubstituter, tmp_path: Path) -> None:
     folder = tmp_path / "work"
     first = Parts.create(folder, items(), {"model": "a"}, resume=False)
@@ -95,11 +116,12 @@ def test_processes_share_the_parts(
     shares = []
     for number in range(count):
         computed.clear()
-        compute_share(made, Rank(number, count), substituter, None)
+        compute_share(made, Rank(number, count), None, substituter)
         shares.append(list(computed))
     assert sorted(part for share in shares for part in share) == [0, 1, 2]
     assert sum(map(bool, shares)) == min(count, 3)
-    compute_share(made, Rank(0, 1), substituter, None, is_wanted=lambda: False)
+    # Whoever asked for it does not live any more.
+    compute_share(made, Rank(0, 1), None, substituter, parent=-1)
     assert computed == shares[-1]
 
 
@@ -126,12 +148,15 @@ def squad_command(source: Path, target: Path, model: str, *options: str) -> list
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
-    # Small parts in the other processes, too.
+    # Small parts in the other processes as well.
     (tmp_path / "sitecustomize.py").write_text(
         "import os\n"
         "if os.environ.get('SMALL_PARTS'):\n"
         "    import hf_distill.augmentation.parts as parts\n"
         "    parts.PART_TEXTS = 4\n"
+        "if os.environ.get('KILLED'):\n"
+        "    import hf_distill.augmentation.parts as parts\n"
+        "    parts.Parts.compute = lambda *_: os.kill(os.getpid(), 9)\n"
     )
     return {
         **os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "SMALL_PARTS": "1",
@@ -159,10 +184,12 @@ def test_the_same_bytes_from_any_number_of_processes(saved_model: str, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_killed_run_is_resumed(saved_model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_killed_run_is_resumed(processes: str, saved_model: str, tmp_path: Path) -> None:
     source = write(tmp_path / "in.json", big_document(repeat=30))
     target = tmp_path / "out.json"
     command = squad_command(source, target, saved_model, "--masking", "single")
+    command += ["--num_proc", processes]
     process = subprocess.Popen(
         command, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -173,9 +200,14 @@ def test_a_killed_run_is_resumed(saved_model: str, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not target.exists()
+    if processes == "2":
+        # What it had started ends after the part that it is at.
+        left = len(Parts(folder).missing())
+        time.sleep(3)
+        assert len(Parts(folder).missing()) >= left - 2
     assert 0 < len(Parts(folder).missing()) < len(Parts(folder))
     options: dict[str, Any] = {"model": saved_model, "device": "cpu", "multiplication_factor": 3}
-    with pytest.raises(ValueError, match="masking='single' [(]now 'grouped'[)]"):
+    with pytest.raises(ValueError, match="masking was .single. and is now .grouped."):
         augment_squad(source, target, resume=True, **options)
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("part-*.jsonl")}
     computed: list[int] = []
@@ -198,10 +230,19 @@ def test_a_killed_run_is_resumed(saved_model: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_fails_is_told(saved_model: str, tmp_path: Path) -> None:
+def test_a_process_that_fails_is_told(
+    saved_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = write(tmp_path / "in.json", big_document())
-    with pytest.raises(RuntimeError, match="status 1: .*masking='double'"):
-        augment_squad(
-            source, tmp_path / "out.json", model=saved_model, num_proc=2, masking="double"
-        )
+    options: dict[str, Any] = {"model": saved_model, "num_proc": 2}
+    with pytest.raises(ValueError, match="masking='double'"):
+        augment_squad(source, tmp_path / "out.json", masking="double", **options)
+    with pytest.raises(OSError, match="nowhere"):
+        augment_squad(source, tmp_path / "out.json", **{**options, "model": "nowhere"})
+    for name, value in {**environment(tmp_path), "KILLED": "1"}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "sitecustomize.py").rename(tmp_path.parent / "sitecustomize.py")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path.parent}{os.pathsep}{ROOT}")
+    with pytest.raises(RuntimeError, match="num_proc was killed.*memory for 2 models"):
+        augment_squad(source, tmp_path / "out.json", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["in.json"]

@@ -12,8 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from squad_files import CONTEXTS, check_answers, document, paragraphs, questions, write
 
-from hf_distill.augmentation import AugmentationSummary, WordSubstituter, augment_squad
-from hf_distill.augmentation import squad as module
+from hf_distill.augmentation import (
+    AugmentationSummary,
+    SquadAugmentationOptions,
+    WordSubstituter,
+    augment_squad,
+)
+from hf_distill.augmentation.squad import SquadCopier
 from hf_distill.tasks.question_answering import load_question_answering_dataset
 
 QAS = [{"id": "q", "question": "?", "answers": [{"text": "half", "answer_start": 12}]}]
@@ -294,13 +299,13 @@ def test_a_full_disk_leaves_what_was_there(
     augment: Augment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = augment()
-    complete = module._Copier._versions
+    complete = SquadCopier.versions
 
     def full(self: Any, *args: Any) -> Any:
         yield from complete(self, *args)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module._Copier, "_versions", full)
+    monkeypatch.setattr(SquadCopier, "versions", full)
     with pytest.raises(OSError, match="No space left"):
         augment(seed=7)
     assert json.loads((tmp_path / "out.json").read_text()) == before
@@ -359,15 +364,10 @@ def test_answers_of_any_text_survive(
         }
         for index, (start, end) in enumerate(spans)
     ]
-    copier = module._Copier(
-        replace_probability=0.8,
-        seed=seed,
-        copies=3,
-        include_original=True,
-        augment_questions=False,
-        drop_answers=False,
+    copier = SquadCopier(
+        SquadAugmentationOptions(replace_probability=0.8, seed=seed, multiplication_factor=4)
     )
-    versions = list(copier._versions({"context": text, "qas": qas}, _Stored(substituter)))
+    versions = list(copier.versions({"context": text, "qas": qas}, _Stored(substituter)))
     assert versions[0]["context"] == text
     assert len({one["context"] for one in versions}) == len(versions)
     check_answers({"data": [{"paragraphs": versions}]})

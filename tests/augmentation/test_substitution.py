@@ -7,8 +7,8 @@ from masked_lms import VECTORS, WORDS, masked_lm
 
 from hf_distill.augmentation import WordSubstituter
 from hf_distill.augmentation.masked_lm import MaskedLanguageModel
-from hf_distill.augmentation.stop_words import ENGLISH, load_stop_words
 from hf_distill.augmentation.word_vectors import open_word_vectors
+from hf_distill.augmentation.words import ENGLISH_STOP_WORDS, read_stop_words
 
 TEXT = "Paris is the big capital; the RIVER and castles, a green lake."
 
@@ -57,21 +57,24 @@ def test_the_number_of_candidates(vectors_file: Path) -> None:
 def test_stop_words_are_neither_replaced_nor_put_in(vectors_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "stop.txt"
     path.write_text("\ufeff# mine\nPARIS\n\nriver\nbig\n", encoding="utf-8")
-    stop = load_stop_words(path)
+    stop = read_stop_words(path)
     assert stop == {"paris", "river", "big"}
     found = by_word(with_vectors(vectors_file, stop_words=stop, word_possibilities=80))
     assert list(found) == ["is", "the", "capital", "green", "lake"]
     assert not stop & {word for words in found.values() for word in words}
+    assert by_word(with_vectors(vectors_file, stop_words=path, word_possibilities=80)) == found
     free = by_word(with_vectors(vectors_file, stop_words=[], word_possibilities=80))
     assert {"the", "is"} <= {*free["big"]} and "is" in free
     (tmp_path / "latin").write_bytes(b"gr\xf6\xdfe")
     with pytest.raises(ValueError, match="not a text in UTF-8"):
-        load_stop_words(tmp_path / "latin")
+        read_stop_words(tmp_path / "latin")
 
 
 def test_the_english_list() -> None:
-    assert {"the", "can't", "ourselves"} <= ENGLISH
-    assert not {"not only", "house", "paris"} & ENGLISH
+    assert {"the", "can't", "ourselves"} <= ENGLISH_STOP_WORDS
+    assert not {"not only", "house", "paris"} & ENGLISH_STOP_WORDS
+    # Which scikit-learn's has.
+    assert not {"fire", "system", "cry", "bill", "thick"} & ENGLISH_STOP_WORDS
 
 
 def test_a_splitter_of_ones_own() -> None:

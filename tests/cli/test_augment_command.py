@@ -4,8 +4,7 @@ import json
 import runpy
 import sys
 from collections.abc import Callable
-from dataclasses import fields
-from inspect import signature
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from cli_runs import Files, Result
 from tiny import bert_config, tokenizer
 from transformers import BertForMaskedLM
 
-from hf_distill.augmentation import augment_squad
-from hf_distill.cli.augment_arguments import SquadAugmentationArguments
+from hf_distill.augmentation import SquadAugmentationOptions
+from hf_distill.cli.augment import build_parser
 from hf_distill.tasks.tables import load_table
 
 NAMES = ("paris", "rome", "river", "france", "italy", "england", "seine", "tiber", "town", "city")
@@ -74,12 +73,12 @@ def test_the_example_writes_the_same(
 
 
 def test_the_options_and_their_defaults_are_those_of_the_function() -> None:
-    parameters = signature(augment_squad).parameters
-    options = {field.name: field.default for field in fields(SquadAugmentationArguments)}
-    assert set(options) == set(parameters)
-    for name, parameter in parameters.items():
-        if name not in ("squad_path", "output_path"):
-            assert options[name] == parameter.default, name
+    data = ["--squad_path", "in.json", "--output_path", "out.json"]
+    (arguments,) = build_parser().parse(data)
+    assert arguments.of(SquadAugmentationOptions) == asdict(SquadAugmentationOptions())
+    assert len(fields(SquadAugmentationOptions)) == 18
+    (arguments,) = build_parser().parse([*data, "--max_words", "0"])
+    assert arguments.max_words is None
 
 
 @pytest.mark.parametrize("name", ["out.tsv", "out.jsonl.gz", "out.parquet"])
@@ -96,6 +95,18 @@ def test_tables(name: str, augment: Callable[..., Result], tmp_path: Path) -> No
     assert table["text"][0] == "the big city river in rome" and table["text"][3] == "no."
     assert "4 rows" in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tsv", name]
+
+
+def test_number_ids_of_a_file(augment: Callable[..., Result], tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    text = "the big city river in rome"
+    source.write_text("".join(json.dumps({"id": n, "text": text}) + "\n" for n in (5, 2)))
+    result = augment(
+        "--train_file", source, "--text_columns", "text", "--output_path", tmp_path / "out.jsonl",
+        "--multiplication_factor", 3, "--replace_probability", 0.9,
+    )  # fmt: skip
+    assert result.status == 0, result.stderr
+    assert load_table(tmp_path / "out.jsonl")["id"] == [5, 6, 8, 2, 7, 9]
 
 
 def test_tags(augment: Callable[..., Result], tmp_path: Path) -> None:
