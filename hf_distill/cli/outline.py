@@ -139,7 +139,13 @@ def _defined(statement: ast.stmt) -> Iterator[str]:
 
 @cache
 def _source(module: str) -> list[ast.stmt]:
-    spec = importlib.util.find_spec(module)
+    package, *parts = module.split(".")
+    # Of the package alone: to find a module, the packages around it would be imported.
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise OSError(f"{module} has no source.")
-    return ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
+        raise OSError(f"{package} has no source.")
+    path = Path(spec.origin)
+    if parts:
+        path = path.parent.joinpath(*parts)
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8")).body
