@@ -5,6 +5,8 @@ A table stands between two comments, ``<!-- generated: NAME -->`` and ``<!-- end
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
@@ -112,12 +114,112 @@ def _family_parts() -> Iterator[str]:
             yield "\n".join(f"- {remark}" for remark in remarks)
 
 
+def api() -> str:
+    """Every public name with its signature and docstring."""
+    return "\n\n".join(part for home in API for part in _api_of(home))
+
+
+def _api_of(home: str) -> Iterator[str]:
+    module = importlib.import_module(home)
+    yield f"## `{home}`"
+    for name in sorted(n for n in module.__all__ if not n.startswith("__")):
+        member = getattr(module, name)
+        yield f"### `{name}`"
+        if not (inspect.isclass(member) and issubclass(member, Exception)):
+            yield _signature(name, member)
+        yield markdown(inspect.getdoc(member) or "")
+        if inspect.isclass(member):
+            yield from _methods(member)
+
+
+def _methods(member: type) -> Iterator[str]:
+    """Those that the class adds to its bases; what it overrides is documented there."""
+    inherited = {name for base in member.__mro__[1:] for name in vars(base)}
+    for name, method in vars(member).items():
+        if name in inherited or (name.startswith("_") and name != "__call__"):
+            continue
+        method = getattr(method, "__func__", method)
+        if isinstance(method, property):
+            yield f"#### `{member.__name__}.{name}`"
+            yield markdown(inspect.getdoc(method) or "")
+        elif inspect.isfunction(method):
+            yield f"#### `{member.__name__}.{name}`" if name != "__call__" else "#### call"
+            yield _signature(name, method)
+            yield markdown(inspect.getdoc(method) or "")
+
+
+def _signature(name: str, member: Callable[..., object]) -> str:
+    signature = inspect.signature(member)
+    own = [p for p in signature.parameters.values() if p.name != "self"]
+    if len(own) > _MOST_PARAMETERS:  # those of TrainingArguments; its own are on another page
+        return f"```py\n{name}(output_dir=None, …)\n```"
+    shown = [re.sub(r"'([\w\[\], .|]+)'", r"\1", str(p)) for p in own]
+    kinds = [p.kind for p in own]
+    if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
+        shown.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
+    inside = "".join(f"    {one},\n" for one in shown)
+    return f"```py\n{name}(\n{inside})\n```" if shown else f"```py\n{name}()\n```"
+
+
+def markdown(docstring: str) -> str:
+    """A docstring in Google's style as Markdown."""
+    docstring = re.sub(r"``([^`]+)``", r"`\1`", docstring)
+    out: list[str] = []
+    for block in re.split(r"\n(?=\S)", docstring):
+        first, _, rest = block.partition("\n")
+        body = inspect.cleandoc(rest) if rest.strip() else ""
+        if first.rstrip(":") in _SECTIONS and body:
+            title = _SECTIONS[first.rstrip(":")]
+            items = re.split(r"\n(?=\S)", body)
+            if title in ("Returns", "Example"):
+                shown = _code(body) if title == "Example" else body
+                out.append(f"\n**{title}**\n\n{shown}")
+            else:
+                out.append(f"\n**{title}**\n\n" + "\n".join(map(_item, items)))
+        elif first.startswith(".. math::"):
+            out.append(f"\n$${first.removeprefix('.. math::').strip()}{body}$$\n")
+        elif first.endswith("::") and body:
+            out.append(f"{first[:-1]}\n\n{_code(body)}\n")
+        else:
+            out.append(block)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip()
+
+
+def _item(text: str) -> str:
+    name, colon, rest = text.partition(":")
+    rest = " ".join(line.strip() for line in rest.splitlines())
+    return (
+        f"- `{name}`: {rest.strip()}"
+        if colon and " " not in name
+        else "- " + " ".join(text.split())
+    )
+
+
+def _code(text: str) -> str:
+    return f"```py\n{text}\n```"
+
+
+_MOST_PARAMETERS = 40
+_SECTIONS = {
+    "Args": "Arguments",
+    "Attributes": "Attributes",
+    "Returns": "Returns",
+    "Raises": "Raises",
+    "Yields": "Yields",
+    "Example": "Example",
+    "Example:": "Example",
+    "Examples": "Example",
+}
+API = ("hf_distill", "hf_distill.augmentation", "hf_distill.tasks.question_answering")
+
+
 def link(name: str, kind: str = "") -> str:
     """A link to a repository of the Hub."""
     return f"[{name}]({HUB}{kind}{name})"
 
 
 PARTS: dict[str, Callable[[], str]] = {
+    "api": api,
     "arguments": arguments,
     "recipes": recipes,
     "recipe-remarks": recipe_remarks,
