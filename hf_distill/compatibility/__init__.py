@@ -24,6 +24,3 @@ __all__ = [
     "raise_on_errors",
     "vocabulary_size",
 ]
-
-# Until the trainer is rewritten.
-enforce, try_teacher = raise_on_errors, check_teacher

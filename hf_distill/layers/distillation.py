@@ -323,6 +323,3 @@ class IntermediateDistillation:
         """Read those of the best checkpoint, if it has any."""
         if folder is not None and (Path(folder) / PROJECTIONS_FILE).exists():
             self.load(folder)
-
-    # Until the trainer is rewritten.
-    forget, bad_rows = clear, nonfinite_rows
