@@ -98,7 +98,7 @@ def test_what_a_training_would_refuse_is_refused_before(
         raise ValueError("this teacher cannot teach")
 
     begun = trainings(monkeypatch)
-    monkeypatch.setattr(DistillationTrainer, "_check_before_training", refuse)
+    monkeypatch.setattr(DistillationTrainer, "check", refuse)
     result = program("sweep", "--config", config_of(options, tmp_path))
     assert result.status == 1 and "ValueError: this teacher cannot teach" in result.stderr
     assert begun == [] and not (tmp_path / "sweep" / "sweep.json").exists()
