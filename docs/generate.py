@@ -153,7 +153,8 @@ def _signature(name: str, member: Callable[..., object]) -> str:
     own = [p for p in signature.parameters.values() if p.name != "self"]
     if len(own) > _MOST_PARAMETERS:  # those of TrainingArguments; its own are on another page
         return f"```py\n{name}(output_dir=None, …)\n```"
-    shown = [re.sub(r"'([\w\[\], .|]+)'", r"\1", str(p)) for p in own]
+    shown = [re.sub(r"<function (\w+) at 0x\w+>", r"\1", str(p)) for p in own]
+    shown = [re.sub(r"'([\w\[\], .|]+)'", r"\1", one) for one in shown]
     kinds = [p.kind for p in own]
     if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
         shown.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
