@@ -231,3 +231,68 @@ def test_transformers_own_way_is_left_alone(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "jit" in found[0].__module__
+
+
+class TerminateAt(TrainerCallback):
+    """Sends a SIGTERM at the first event of a kind at a step."""
+
+    def __init__(self, event: str, step: int) -> None:
+        def at(args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step and not self.sent:
+                self.sent = True
+                signal.raise_signal(signal.SIGTERM)
+
+        self.sent = False
+        setattr(self, event, at)
+
+
+def _entries(trainer: DistillationTrainer) -> list[dict[str, Any]]:
+    noise = ("runtime", "per_second", "flos", "train_loss")
+    return [
+        {k: v for k, v in entry.items() if not any(n in k for n in noise)}
+        for entry in trainer.state.log_history
+    ]
+
+
+@pytest.mark.parametrize("event", ["on_pre_optimizer_step", "on_prediction_step"])
+@pytest.mark.parametrize(
+    ("strategy", "options", "step", "steps"),
+    [
+        ("steps", {"eval_steps": 2, "save_steps": 2}, 2, 5),
+        ("epoch", {}, 4, 8),  # at the end of an epoch
+        ("steps", {"eval_steps": 2, "save_steps": 2}, 6, 6),  # at the end of the training
+    ],
+)
+def test_an_evaluation_that_was_left_out_is_made_up_for(
+    strategy: str, options: dict[str, Any], step: int, steps: int, event: str, tmp_path: Path
+) -> None:
+    """Weights, log and the choice of the best are those of a run that was not told to end."""
+
+    def run(name: str, **extra: Any) -> DistillationTrainer:
+        return trainer_for(
+            tmp_path / name,
+            max_steps=steps,
+            eval_strategy=strategy,
+            save_strategy=strategy,
+            eval_dataset={"one": dataset_for(TASK, 4), "two": dataset_for(TASK, 6, seed=3)},
+            metric_for_best_model="one_loss_prediction",
+            greater_is_better=False,
+            teacher_check_samples=0,
+            **{**options, **extra},
+        )
+
+    whole = run("whole")
+    whole.train()
+    # An event before the optimizer's step belongs to the step that it ends.
+    at = step - 1 if event == "on_pre_optimizer_step" else step
+    with pytest.raises(SystemExit):
+        run("told", callbacks=[TerminateAt(event, at)]).train()
+    assert last_complete_checkpoint(tmp_path / "told") == str(tmp_path / f"told/checkpoint-{step}")
+    resumed = run("told")
+    resumed.train(resume_from_checkpoint=True)
+    assert same(weights(resumed), weights(whole))
+    assert _entries(resumed)[:-1] == _entries(whole)[:-1]
+    assert resumed.state.best_global_step == whole.state.best_global_step
+    assert resumed.state.best_metric == whole.state.best_metric
+    best = [Path(str(t.state.best_model_checkpoint)).name for t in (resumed, whole)]
+    assert best[0] == best[1]
