@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,8 @@ from transformers import (
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_peft_available
+
+from hf_distill.restoring import temporarily_set
 
 TRANSPORT_ERROR: Any = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 """The Hub client's error without an answer; its class depends on the version of the client."""
@@ -107,7 +109,7 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
         **options: for ``from_pretrained``.
 
     Raises:
-        OSError: there is no such model.
+        OSError: the model does not exist.
         UnsafeSourceError: its weights are pickled, or it needs its own code.
         UnusableSourceError: an adapter cannot be merged into its base, or PEFT is missing.
         ValueError: there is no such model for the task of ``auto_model``, or its file is damaged.
@@ -162,7 +164,7 @@ def load_fine_tuned(
         **options: for ``from_pretrained``.
 
     Raises:
-        OSError: there is no such model.
+        OSError: the model does not exist.
         ValueError: it cannot be loaded, or is not fine-tuned for the task: its head would be
             random.
     """
@@ -309,19 +311,6 @@ def _file(source: str, name: str) -> str | None:
 
 
 @contextmanager
-def replaced(variables: MutableMapping[str, Any], **values: Any) -> Iterator[None]:
-    """Give variables of ``os.environ`` or of ``vars(object)`` other values for a while."""
-    before = {name: variables[name] for name in values if name in variables}
-    variables.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            variables.pop(name, None)
-        variables.update(before)
-
-
-@contextmanager
 def _code_refused(source: str) -> Iterator[None]:
     """Refuse code that comes with a model, where transformers asks on the terminal to run it."""
     try:
@@ -343,7 +332,7 @@ def _pickles_refused(source: str) -> Iterator[None]:
     transformers would let a service convert those of a repository and take what that offers.
     """
     try:
-        with replaced(os.environ, DISABLE_SAFETENSORS_CONVERSION="1"):
+        with temporarily_set(os.environ, DISABLE_SAFETENSORS_CONVERSION="1"):
             yield
     except OSError as error:
         if "model.safetensors" not in str(error):
@@ -371,7 +360,7 @@ def hub_tried_once(source: str | os.PathLike[str]) -> Iterator[None]:
         if not (is_local or constants.HF_HUB_OFFLINE or _hub_answers()):
             # datasets has its own copy of the switch.
             for module in filter(None, [constants, sys.modules.get("datasets.config")]):
-                stack.enter_context(replaced(vars(module), HF_HUB_OFFLINE=True))
+                stack.enter_context(temporarily_set(module, HF_HUB_OFFLINE=True))
         yield
 
 

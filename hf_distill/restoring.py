@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,15 +13,21 @@ import torch
 
 @contextmanager
 def temporarily_set(target: Any, **values: Any) -> Iterator[None]:
-    """Set attributes of ``target`` inside, and put them back at the end, also after an error."""
-    before = {name: getattr(target, name) for name in values}
+    """Set attributes of an object or module inside, and put them back, also after an error.
+
+    Args:
+        target: the object, or a mapping such as ``os.environ``, whose entries are set instead.
+        values: by name; a name that was not set before is not set afterwards.
+    """
+    variables = target if isinstance(target, MutableMapping) else vars(target)
+    before = {name: variables[name] for name in values if name in variables}
+    variables.update(values)
     try:
-        for name, value in values.items():
-            setattr(target, name, value)
         yield
     finally:
-        for name, value in before.items():
-            setattr(target, name, value)
+        for name in values:
+            variables.pop(name, None)
+        variables.update(before)
 
 
 def rng_states() -> dict[str, Any]:

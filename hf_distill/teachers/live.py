@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_distill.compatibility.inputs import PACKED_ROWS, input_names, inputs_for, weight_dtype
 from hf_distill.heads import TaskHead
-from hf_distill.loading import replaced
+from hf_distill.restoring import temporarily_set
 from hf_distill.teachers.base import MIXED_PRECISIONS, Runtime, Teacher
 from hf_distill.teachers.identity import TeacherIdentity
 
@@ -114,7 +114,7 @@ def _shard(model: nn.Module, accelerator: Accelerator) -> nn.Module:
 
     # The blocks that the configuration names are the student's.
     plugin = accelerator.state.fsdp_plugin
-    with replaced(vars(plugin), transformer_cls_names_to_wrap=block_classes(model)):
+    with temporarily_set(plugin, transformer_cls_names_to_wrap=block_classes(model)):
         # Not accelerator.prepare_model: it would record the teacher as a model of the run, and
         # `evaluate` before `train` would then leave the student unprepared.
         return fsdp2_prepare_model(accelerator, model).eval()
