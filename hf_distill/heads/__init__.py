@@ -139,11 +139,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     while True:
         model = unwrap_peft(model)
-        parameters = inspect.signature(model.forward).parameters.values()
         children = list(model.children())
-        if len(children) != 1 or any(
-            p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters
-        ):
+        if len(children) != 1:  # most models: asked first, as a signature takes longer
+            return model
+        parameters = inspect.signature(model.forward).parameters.values()
+        if any(p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
             return model
         model = children[0]
 
