@@ -122,7 +122,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         remedy: what the user can do if it is damaged, for the error message.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is not a JSON object.
     """
     try:

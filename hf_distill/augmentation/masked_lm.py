@@ -104,7 +104,7 @@ class MaskedLanguageModel:
             **options: as for the class.
 
         Raises:
-            OSError: there is no such model.
+            OSError: the model does not exist.
             ValueError: it is no masked language model, or an option is wrong.
         """
         if dtype not in DTYPES:

@@ -74,7 +74,7 @@ def augment_squad(
 
     Raises:
         QuestionAnsweringDataError: the input is not such a file, or an answer is not in its place.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: an option is wrong, or is not that of the run to resume.
         OSError: the model or a file cannot be read, or the output not be written; what stood at
             ``output_path`` is then still there.

@@ -87,7 +87,7 @@ class WordSubstituter:
             **options: those of ``CandidateOptions``.
 
         Raises:
-            OSError: there is no such model or file.
+            OSError: a model or file does not exist.
             ValueError: it is not what it should be, or an option is wrong.
         """
         from hf_distill.augmentation.masked_lm import MaskedLanguageModel

@@ -116,7 +116,7 @@ def run(argv: Sequence[str]) -> None:
     Raises:
         ValueError: an option, the teacher or the data cannot be used, or the folder holds the
             outputs of another run.
-        OSError: a file or a download failed, or there is no room.
+        OSError: a file or a download failed, or the disk is full.
     """
     parser = build_parser()
     arguments, data, options = parser.parse(argv)

@@ -156,7 +156,7 @@ def load_student(source: str, task: Task, **options: Any) -> tuple[PreTrainedMod
         they start out random.
 
     Raises:
-        OSError: there is no such model.
+        OSError: the model does not exist.
         ValueError: there is none for the task.
     """
     model, new = load_model(
@@ -175,7 +175,7 @@ def load_trained_model(
     """Load a model that is fine-tuned for a task.
 
     Raises:
-        OSError: there is no such model.
+        OSError: the model does not exist.
         ValueError: it is not fine-tuned for the task: its head would be random.
     """
     return load_fine_tuned(

@@ -57,7 +57,7 @@ class Sweep:
 
         Raises:
             ValueError: models, data and options do not fit together.
-            OSError: a file or a download failed, or there is no room.
+            OSError: a file or a download failed, or the disk is full.
             RuntimeError: several trials in a row failed.
         """
         plan, judge = self._plan, self._judge

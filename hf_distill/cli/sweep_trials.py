@@ -79,7 +79,7 @@ def run_trial(
 
     Raises:
         ValueError: there is no such metric.
-        OSError: there is no room, or the folder cannot be written.
+        OSError: the disk is full, or the folder cannot be written.
     """
     folder = trial_folder(plan, trial.number)
     done = read_result(folder, trial, judge.metric)

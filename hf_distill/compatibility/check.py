@@ -140,7 +140,7 @@ def head_of(source: nn.Module | str | os.PathLike[str], task: str | None, who: s
         who: what the error calls it.
 
     Raises:
-        ValueError: there is no such model or task, or none can be inferred.
+        ValueError: the model or task does not exist, or no task can be inferred.
     """
     if isinstance(source, nn.Module):
         source = unwrapped(source)

@@ -103,9 +103,9 @@ class QuestionAnswerer:
             Ready to be called.
 
         Raises:
-            OSError: There is no such model.
+            OSError: The model does not exist.
             ValueError: The model has no trained question-answering head.
-            TypeError: There is no fast tokenizer for the model.
+            TypeError: The model has no fast tokenizer.
         """
         model = load_fine_tuned(
             "AutoModelForQuestionAnswering",

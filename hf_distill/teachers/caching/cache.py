@@ -79,18 +79,18 @@ def cache_teacher_outputs(
     ``DistillationTrainer(teacher_model=None, train_dataset=…)`` then learns from the columns. A row
     keeps its own through ``select``, ``shuffle``, ``filter``, ``save_to_disk`` and ``push_to_hub``,
     and a checksum in each row tells whether they belong to the input that a data collator makes of
-    it. Only what the loss looks at is stored, without padding: bytes a row, with ``float16``,
+    it. Only what the loss uses is stored, without padding; in bytes, with ``float16``,
 
-    - question answering: 4 a token (start and end);
-    - classification of texts, images, sounds: 2 a label;
-    - token classification: 2 a label and token that counts;
-    - language models: 2 a token that counts and entry of the vocabulary, or 4 to 6 a token and
+    - question answering: 4 per token (start and end);
+    - classification of texts, images, sounds: 2 per label;
+    - token classification: 2 per label and token that counts;
+    - language models: 2 per token that counts and entry of the vocabulary, or 4 to 6 per token and
       ``top_k``, and 2 for the rest;
 
-    and 8 a row for checksum and length. Hidden states take 2 bytes a token, layer and unit.
+    and 8 per row for checksum and length. Hidden states take 2 bytes per token, layer and unit.
 
-    The work is done in parts, of which each is written whole or not at all; the same call goes on
-    where an earlier one was interrupted, with the same result. Under ``accelerate launch`` the
+    The work is done in parts, of which each is written whole or not at all; the same call resumes
+    an earlier one that was interrupted, with the same result. Under ``accelerate launch`` the
     processes share the parts. A finished cache is checked and returned at once.
 
     Args:
@@ -132,7 +132,7 @@ def cache_teacher_outputs(
         ValueError: the teacher, the data or an option cannot be used; the folder holds outputs of
             another teacher, other data or other options (the message says what changed), or
             another process is computing in it.
-        OSError: there is no room.
+        OSError: the disk is full.
     """
     _check_options(dataset, dtype=dtype, top_k=top_k, batch_size=batch_size)
     if mixed_precision not in MIXED_PRECISIONS:

@@ -201,7 +201,7 @@ class PartComputer:
 
         Raises:
             ValueError: the teacher's outputs are NaN, or too large for the number format.
-            OSError: there is no room; the parts before are kept.
+            OSError: the disk is full; the parts before are kept.
         """
         total = sum(int(self._lengths[part.start : part.stop].sum()) for part in parts)
         with logging.tqdm(

@@ -26,7 +26,7 @@ def load_metric(name: str) -> evaluate.Metric:
         A fresh metric that keeps what it is given in memory.
 
     Raises:
-        ValueError: There is no metric of that name.
+        ValueError: No metric has that name.
 
     Example:
         >>> metric = load_metric("squad")
