@@ -8,25 +8,18 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 from transformers import TrainingArguments
 
 from hf_distill import DistillationTrainingArguments
+from hf_distill.markdown import markdown_table
 from hf_distill.recipes import families, list_recipes, load_recipe
 
 DOCS = Path(__file__).parent
 HUB = "https://huggingface.co/"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
 
 
 def arguments() -> str:
@@ -43,7 +36,7 @@ def arguments() -> str:
             default = field.default_factory()
         text = str(field.metadata["help"])
         rows.append((f"`{field.name}`", f"`{types[field.name]}`", f"`{default!r}`", text))
-    return table(("argument", "type", "default", "what it does"), rows)
+    return markdown_table(("argument", "type", "default", "what it does"), rows)
 
 
 def recipes() -> str:
@@ -77,7 +70,7 @@ def recipes() -> str:
         *("recipe", "student", "teacher", "data", "T", "w as published", "w here"),
         *("alone, F1", "distilled, F1", "teacher, F1", "gap closed", "source"),
     )
-    return table(header, rows)
+    return markdown_table(header, rows)
 
 
 def recipe_remarks() -> str:
@@ -105,7 +98,7 @@ def _family_parts() -> Iterator[str]:
             (link(one.id), str(one.layers), str(one.width), f"{one.millions:.1f}", one.remark)
             for one in family.students
         ]
-        yield table(("student", "layers", "width", "parameters, millions", "remark"), rows)
+        yield markdown_table(("student", "layers", "width", "parameters, millions", "remark"), rows)
         remarks = list(family.remarks)
         if family.shares_with:
             others = " and ".join(families()[name].title for name in family.shares_with)
