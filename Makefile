@@ -27,11 +27,13 @@ shell: $(VENV)/.installed
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
 
-FAST := tests/losses tests/heads tests/layers tests/teachers tests/compatibility tests/tasks \
-	tests/test_trainer.py tests/test_layers_of_the_house.py
+FAST := tests/losses tests/heads tests/layers tests/compatibility tests/teachers \
+	tests/test_trainer.py tests/test_layers_of_the_house.py --ignore tests/teachers/caching
 
+# Without compilation and caching in processes, which make it twice as long.
 test-fast: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -q -m "not slow" $(FAST) $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -q -m "not slow" -k "not compile" $(FAST) \
+		$(PYTEST_FLAGS)
 
 # `pytest`, not `python -m pytest`: the package must come from the wheel, not from this folder.
 test-oldest: $(OLDEST)/.installed
