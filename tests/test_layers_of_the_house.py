@@ -17,7 +17,7 @@ PACKAGE = Path(hf_distill.__file__).parent
 FLOORS = (
     ("cli", "demo", "__main__"),
     ("sweeping", "reports", "recipes"),
-    ("seq2seq", "trainer", "sharding"),
+    ("scoring", "seq2seq", "trainer", "sharding"),
     ("hub", "checkpoints"),
     ("distiller", "checks"),
     ("augmentation",),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from hf_distill.cli.scoring import Scores
+    from hf_distill.scoring import Scores
     from hf_distill.tasks.base import Task
     from hf_distill.tasks.bootstrap import Replicates
 
@@ -116,7 +116,6 @@ def compare_models(
         load_tokenizer,
         load_trained_model,
     )
-    from hf_distill.cli.scoring import score_model
     from hf_distill.files import display_name
     from hf_distill.reports.measurements import (
         WARM_UP,
@@ -124,6 +123,7 @@ def compare_models(
         stored_as,
         weight_files,
     )
+    from hf_distill.scoring import score_model
 
     examples = load_evaluation_data(task, data)
     ordered = {role: models[role] for role in ROLES if role in models}

@@ -54,9 +54,9 @@ def run(argv: Sequence[str]) -> None:
         task_of,
     )
     from hf_distill.cli.run_folder import make_output_folder
-    from hf_distill.cli.scoring import score_model
     from hf_distill.files import display_name, write_json
     from hf_distill.reports.terminal import in_words, print_figures
+    from hf_distill.scoring import score_model
     from hf_distill.tasks import create_task
 
     source = check_model_source("model", arguments.model)

@@ -21,7 +21,7 @@ from cli_runs import (
 )
 from safetensors import safe_open
 
-from hf_distill.cli import scoring
+from hf_distill import scoring
 from hf_distill.tasks.metrics import Metric
 
 FAST = ["--use_cpu", "--latency_samples", "3", "--throughput_samples", "4", *WINDOWS]
