@@ -28,7 +28,7 @@ FLOORS = (
     ("heads",),
     ("training_args",),
     ("losses", "step", "schedules"),
-    ("loading",),
+    ("loading", "least_squares"),
     ("files", "extras", "console", "plotting", "markdown", "restoring", "_version"),
 )
 """Rooms from top to bottom. Those of one floor may import each other, but not in a circle."""

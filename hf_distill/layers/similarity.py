@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_distill.layers.mapping import LayerPair
+from hf_distill.least_squares import as_float64
 
 # Similarities that differ by less are equal: the last digits of a sum depend on the machine.
 _ROUNDING = 1e-9
@@ -143,11 +144,6 @@ def suggest_layer_pairs(similarity: Tensor) -> list[LayerPair]:
     return [LayerPair(0, 0), *(LayerPair(i, g) for i, g in enumerate(best[-1][1], start=1))]
 
 
-def _double(values: Tensor) -> Tensor:
-    """In float64, on the CPU where the device has none."""
-    return (values.cpu() if values.device.type == "mps" else values).detach().double()
-
-
 def _centred_products(layers: Sequence[Tensor], group: Tensor) -> Tensor:
     """``X Xᵀ`` of some tokens, U-centred: ``(layers, tokens²)``.
 
@@ -157,7 +153,7 @@ def _centred_products(layers: Sequence[Tensor], group: Tensor) -> Tensor:
     size = len(group)
     products = []
     for states in layers:
-        x = _double(states.flatten(0, -2)[group.to(states.device)])
+        x = as_float64(states.flatten(0, -2)[group.to(states.device)])
         x = x - x.mean(0)
         gram = x @ x.mT
         gram.fill_diagonal_(0.0)
