@@ -54,6 +54,19 @@ class EvaluationDataArguments:
             raise ValueError("say which data: either --file or --dataset_name.")
 
 
+def config_option() -> Any:
+    """Return the option that names a file with options."""
+    return option(
+        help="A YAML file with options, one `name: value` per line, named as they are here. "
+        "Options on the command line override it."
+    )
+
+
+def use_cpu_option() -> Any:
+    """Return the option that keeps an accelerator unused."""
+    return option(False, help="Leave an accelerator unused.")
+
+
 def task_sections() -> list[Section]:
     """Return the parts of a help text that list the options of the tasks."""
     return [
@@ -79,7 +92,7 @@ class RuntimeArguments:
         help="Number format to compute in.",
         choices=["float32", "bfloat16", "float16"],
     )
-    use_cpu: bool = option(False, help="Leave an accelerator unused.")
+    use_cpu: bool = use_cpu_option()
 
     def __post_init__(self) -> None:
         """Check the batch size."""

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.cli.arguments import task_sections
+from hf_distill.cli.arguments import config_option, task_sections, use_cpu_option
+from hf_distill.cli.outline import outline
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.cli.train_arguments import TrainingFileArguments
 from hf_distill.tasks import TASKS
@@ -32,7 +33,7 @@ examples:
   on several GPUs
     accelerate launch --num_processes 4 -m hf_distill cache …
 
-  go on after an interruption: the same command again
+  continue after an interruption: the same command again
 """
 
 
@@ -50,15 +51,6 @@ class CacheArguments:
         help=f"What the teacher does: {', '.join(TASKS)}. By default what it was made for.",
         choices=list(TASKS),
     )
-    teacher_weights: list[float] | None = option(
-        help="How much each teacher counts, in their order. By default all count the same."
-    )
-    teacher_combination: str = option(
-        "probabilities",
-        help="How several teachers are averaged: probabilities (the mean of what they predict) or "
-        "logits (the geometric mean).",
-        choices=["probabilities", "logits"],
-    )
     dtype: str = option(
         "float16",
         help="How the numbers are stored: float16 (a relative error of up to 1/2,048), bfloat16 "
@@ -70,28 +62,27 @@ class CacheArguments:
         "what all the others add up to. By default all."
     )
     batch_size: int = option(32, help="Inputs at a time, of about the same length.")
-    teacher_dtype: str = option(
-        "float32",
-        help="The number format of the teacher's weights.",
-        choices=["float32", "bfloat16", "float16"],
-    )
     mixed_precision: str = option(
         "no",
         help="Compute in bf16 or fp16 (autocast), as a teacher does in a training with --bf16 or "
         "--fp16.",
         choices=["no", "bf16", "fp16"],
     )
-    use_cpu: bool = option(False, help="Leave an accelerator unused.")
-    config: str | None = option(
-        help="A YAML file with options, one `name: value` a line, named as they are here. Options "
-        "on the command line override it."
-    )
+    use_cpu: bool = use_cpu_option()
+    config: str | None = config_option()
+
+
+# Those of a training, without importing PyTorch.
+TeacherArguments = outline(
+    "hf_distill.training_args:DistillationTrainingArguments",
+    only=("teacher_dtype", "teacher_weights", "teacher_combination"),
+)
 
 
 def build_parser() -> CommandParser:
-    """The parser of the command."""
+    """Build the parser of the command."""
     return CommandParser(
-        [CacheArguments, TrainingFileArguments, TaskArguments],
+        [CacheArguments, TeacherArguments, TrainingFileArguments, TaskArguments],
         prog="hf-distill cache",
         usage="hf-distill cache --teacher_model MODEL --train_file FILE --output_dir FOLDER "
         "[options]",
@@ -99,7 +90,7 @@ def build_parser() -> CommandParser:
         "number of\ntrainings: `hf-distill train --teacher_outputs FOLDER` with the same data "
         "options.",
         sections=[
-            Section("teacher and outputs", names(CacheArguments)),
+            Section("teacher and outputs", names(CacheArguments, TeacherArguments)),
             Section("data", names(TrainingFileArguments)),
             *task_sections(),
         ],
@@ -108,30 +99,23 @@ def build_parser() -> CommandParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Cache a teacher's outputs.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: an option, the teacher or the data cannot be used, or the folder holds the
-            outputs of another run.
-        OSError: a file or a download failed, or the disk is full.
-    """
+    """Cache a teacher's outputs."""
     parser = build_parser()
-    arguments, data, options = parser.parse(argv)
+    arguments, averaging, data, options = parser.parse(argv)
     if (data.train_file is None) == (data.dataset_name is None):
         parser.error("say which data: either --train_file or --dataset_name.")
+
+    from accelerate import PartialState
 
     from hf_distill.cli.loading import (
         check_model_source,
         check_paths,
         load_labelled_or_not,
         load_tokenizer,
-        load_trained_model,
         show_data,
         task_of,
     )
+    from hf_distill.loading import load_teacher
     from hf_distill.tasks import create_task
     from hf_distill.teachers.caching import cache_teacher_outputs
 
@@ -149,10 +133,17 @@ def run(argv: Sequence[str]) -> None:
             "train --distillation_loss_weight 1 --teacher_model …` lets the teacher write them."
         )
     tokenizer = load_tokenizer("teacher_model", source)
-    teacher = load_trained_model("teacher_model", source, task, arguments.teacher_dtype)
-    workers = data.preprocessing_num_workers
+    state = PartialState(cpu=arguments.use_cpu)
+    teacher: Any = load_teacher(
+        source, task.head.auto_model, task.name, dtype=averaging.teacher_dtype, device=state.device
+    )
     encoded = task.features(
-        examples, tokenizer, teacher, training=True, labelled=labelled, num_proc=workers
+        examples,
+        tokenizer,
+        teacher,
+        training=True,
+        labelled=labelled,
+        num_proc=data.preprocessing_num_workers,
     )
     show_data(task, {"train": (examples, encoded, labelled)}, teacher)
     stored = cache_teacher_outputs(
@@ -161,18 +152,16 @@ def run(argv: Sequence[str]) -> None:
         task=task.name,
         processing_class=tokenizer,
         data_collator=task.data_collator(tokenizer, teacher),
+        output_dir=arguments.output_dir,
+        dtype=arguments.dtype,
+        top_k=arguments.top_k,
+        batch_size=arguments.batch_size,
+        mixed_precision=arguments.mixed_precision,
+        use_cpu=arguments.use_cpu,
         preprocessing=preprocessing_of(task),
-        **{
-            name: getattr(arguments, name)
-            for name in (
-                "output_dir", "dtype", "top_k", "batch_size", "teacher_weights",
-                "teacher_combination", "teacher_dtype", "mixed_precision", "use_cpu",
-            )
-        },
-    )  # fmt: skip
-    from accelerate import PartialState
-
-    if PartialState().is_main_process:
+        **vars(averaging),
+    )
+    if state.is_main_process:
         sys.stdout.write(
             f"The teacher's outputs for {len(stored):,} rows are in {arguments.output_dir}; train "
             "with --teacher_outputs and the same data options.\n"
@@ -180,5 +169,5 @@ def run(argv: Sequence[str]) -> None:
 
 
 def preprocessing_of(task: Task) -> dict[str, Any]:
-    """The options that the inputs of a task are prepared with."""
+    """Return the options that the inputs of a task are prepared with."""
     return {k: v for k, v in asdict(task.options).items() if k not in SCORING_OPTIONS}

@@ -10,7 +10,7 @@ import ast
 import dataclasses
 import enum
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ _MODULES = {"transformers": "transformers.training_args"}
 _FUNCTIONS: dict[str, Any] = {"list": list, "sorted": sorted, "tuple": tuple, "dict": dict}
 
 
-def outline(*classes: str) -> type:
+def outline(*classes: str, only: Collection[str] | None = None) -> type:
     """Make a dataclass with the fields of others, from their source.
 
     A default or a choice that is not written out there is left out, and such a type is text.
 
     Args:
         *classes: ``module:name``, base classes first.
+        only: the names of the fields; all by default.
 
     Raises:
         OSError: there is no source.
@@ -34,8 +35,11 @@ def outline(*classes: str) -> type:
     for name in classes:
         module, _, class_name = name.partition(":")
         for statement in _statement(module, class_name).body:
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                made[statement.target.id] = _field(module, statement)
+            if not isinstance(statement, ast.AnnAssign):
+                continue
+            target = statement.target
+            if isinstance(target, ast.Name) and (only is None or target.id in only):
+                made[target.id] = _field(module, statement)
     return dataclasses.make_dataclass(classes[-1].partition(":")[2], made.values())
 
 

@@ -129,12 +129,11 @@ class Sweep:
     def _cache(self) -> None:
         options = self._plan.options
         shared = (
-            "task", "teacher_model", "teacher_weights", "teacher_combination", "use_cpu",
+            "task", "teacher_model", "teacher_weights", "teacher_combination", "teacher_dtype",
+            "use_cpu",
             *names(TrainingFileArguments, TaskArguments),
         )  # fmt: skip
         wanted = {name: options[name] for name in shared if name in options}
-        if options.get("teacher_dtype", "auto") != "auto":
-            wanted["teacher_dtype"] = options["teacher_dtype"]
         for precision in ("bf16", "fp16"):
             if options.get(precision):
                 wanted["mixed_precision"] = precision

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-from hf_distill.cli.arguments import FORMATS
+from hf_distill.cli.arguments import FORMATS, config_option
 from hf_distill.tasks import TASKS
 from hf_distill.tasks.options import option
 
@@ -61,10 +61,7 @@ class TrainArguments:
         "lists them. It sets --task and the options that it is made of; those of --config and of "
         "the command line override it, and --train_file or --dataset_name replaces its data."
     )
-    config: str | None = option(
-        help="A YAML file with options, one `name: value` a line, named as they are here. Options "
-        "on the command line override it."
-    )
+    config: str | None = config_option()
 
 
 @dataclass

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
 from task_runs import LABELS, OPTIONS, save_model, write_data
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 Program = Callable[..., Result]
 
@@ -160,6 +162,27 @@ def test_the_baseline_does_not_look_at_them(train: Callable[..., Any], outputs: 
         path.unlink()
     alone = train("--teacher_outputs", outputs, "--baseline")
     assert alone["teacher_model"] is None
+
+
+def test_by_default_the_teacher_has_the_number_format_it_was_saved_in(
+    program: Program, train: Callable[..., Any], data: list[str], files: Files, tmp_path: Path
+) -> None:
+    saved = AutoModelForQuestionAnswering.from_pretrained(
+        files.models["teacher"], dtype=torch.bfloat16
+    )
+    saved.save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(files.models["teacher"]).save_pretrained(tmp_path / "half")
+    losses = {"live": train("--teacher_model", tmp_path / "half", out="live")["train"]["loss"]}
+    for name, options in (("auto", []), ("wide", ["--teacher_dtype", "float32"])):
+        result = program(
+            "cache", *data, "--teacher_model", tmp_path / "half", "--output_dir", tmp_path / name,
+            "--dtype", "float32", *options,
+        )  # fmt: skip
+        assert result.status == 0, result.stderr
+        cached = train("--teacher_outputs", tmp_path / name, out=f"from_{name}")
+        losses[name] = cached["train"]["loss"]
+    assert losses["auto"] == pytest.approx(losses["live"], rel=1e-6)
+    assert losses["wide"] != pytest.approx(losses["live"], rel=1e-6)
 
 
 def test_several_teachers(
