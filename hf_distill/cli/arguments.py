@@ -6,9 +6,10 @@ The help text of a field is its documentation. Nothing here imports PyTorch.
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.files import display_name
 from hf_distill.tasks import TASKS
 from hf_distill.tasks.options import (
     ClassificationArguments,
@@ -26,6 +27,24 @@ FORMATS = (
     "also with .gz; for question answering .json in the layout of SQuAD; or a folder written by "
     "`Dataset.save_to_disk`"
 )
+
+
+class DataSource(NamedTuple):
+    """One split of data: a file or folder, or a data set on the Hub."""
+
+    file: str | None
+    dataset_name: str | None
+    config_name: str | None
+    revision: str | None
+    split: str
+    max_samples: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the data in reports."""
+        if self.file is not None:
+            return display_name(self.file)
+        return f"{self.dataset_name} ({self.split})"
 
 
 @dataclass
@@ -51,7 +70,18 @@ class EvaluationDataArguments:
     def __post_init__(self) -> None:
         """Check that there is data."""
         if (self.file is None) == (self.dataset_name is None):
-            raise ValueError("say which data: either --file or --dataset_name.")
+            raise ValueError("name the data: either --file or --dataset_name.")
+
+    @property
+    def source(self) -> DataSource:
+        return DataSource(
+            self.file,
+            self.dataset_name,
+            self.dataset_config_name,
+            self.dataset_revision,
+            self.split,
+            self.max_eval_samples,
+        )
 
 
 def config_option() -> Any:

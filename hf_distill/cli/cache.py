@@ -103,14 +103,14 @@ def run(argv: Sequence[str]) -> None:
     parser = build_parser()
     arguments, averaging, data, options = parser.parse(argv)
     if (data.train_file is None) == (data.dataset_name is None):
-        parser.error("say which data: either --train_file or --dataset_name.")
+        parser.error("name the data: either --train_file or --dataset_name.")
 
     from accelerate import PartialState
 
     from hf_distill.cli.loading import (
         check_model_source,
         check_paths,
-        load_labelled_or_not,
+        load_examples,
         load_tokenizer,
         show_data,
         task_of,
@@ -124,8 +124,8 @@ def run(argv: Sequence[str]) -> None:
     )
     check_paths({"train_file": data.train_file})
     task = create_task(arguments.task or task_of({"teacher_model": source}), options)
-    examples, labelled = load_labelled_or_not(
-        task, data.train_file, split=data.train_split, most=data.max_train_samples, **data.source
+    examples, labelled = load_examples(
+        task, data.training._replace(max_samples=data.max_train_samples), or_unlabelled=True
     )
     if not labelled and task.reads_targets:
         raise ValueError(

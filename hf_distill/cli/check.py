@@ -123,11 +123,11 @@ class _Trial:
     """Batches of labelled data, made once the student, whose labels they have, is known."""
 
     def __init__(self, arguments: CheckArguments, task_options: Any, student: str) -> None:
-        from hf_distill.cli.loading import load_evaluation_data
+        from hf_distill.cli.loading import load_examples
         from hf_distill.tasks import create_task
 
         self._task = create_task(str(arguments.task), task_options)
-        self._examples = load_evaluation_data(self._task, arguments)
+        self._examples, _ = load_examples(self._task, arguments.source)
         self._student = student
         self._workers = arguments.preprocessing_num_workers
 

@@ -111,8 +111,7 @@ def compare_models(
         OSError: a file or a download failed.
     """
     from hf_distill.cli.loading import (
-        data_name,
-        load_evaluation_data,
+        load_examples,
         load_tokenizer,
         load_trained_model,
     )
@@ -125,7 +124,7 @@ def compare_models(
     )
     from hf_distill.scoring import score_model
 
-    examples = load_evaluation_data(task, data)
+    examples, _ = load_examples(task, data.source)
     ordered = {role: models[role] for role in ROLES if role in models}
     loaded = {
         role: [
@@ -176,7 +175,7 @@ def compare_models(
     scorer = next(iter(scores.values()))[0].scorer
     comparison = Comparison(
         task=task.name,
-        data=data_name(data.file, data.dataset_name, data.split),
+        data=data.source.name,
         examples=len(examples),
         models=reports,
         # A model whose labels have other names may be scored by fewer.
@@ -240,7 +239,7 @@ def _measure_speed(
     measurements: CompareArguments,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Return latency and throughput by role; an empty dict for what is not to be measured."""
-    from hf_distill.cli.loading import spread
+    from hf_distill.cli.loading import evenly_spaced
     from hf_distill.reports.measurements import measure_latencies, measure_throughputs
 
     predictors = {
@@ -250,9 +249,9 @@ def _measure_speed(
     latencies: dict[str, Any] = {}
     throughputs: dict[str, float] = {}
     if measurements.latency_samples > 0:
-        rows = list(spread(examples, measurements.latency_samples))
+        rows = list(evenly_spaced(examples, measurements.latency_samples))
         latencies = measure_latencies(predictors, rows)
     if measurements.throughput_samples > 0:
-        rows = list(spread(examples, measurements.throughput_samples))
+        rows = list(evenly_spaced(examples, measurements.throughput_samples))
         throughputs = measure_throughputs(predictors, rows)
     return latencies, throughputs

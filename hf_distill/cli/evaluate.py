@@ -47,8 +47,7 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.cli.loading import (
         check_model_source,
         check_paths,
-        data_name,
-        load_evaluation_data,
+        load_examples,
         load_tokenizer,
         load_trained_model,
         task_of,
@@ -62,7 +61,7 @@ def run(argv: Sequence[str]) -> None:
     source = check_model_source("model", arguments.model)
     check_paths({"file": data.file})
     task = create_task(runtime.task or task_of({"model": source}), options)
-    examples = load_evaluation_data(task, data)
+    examples, _ = load_examples(task, data.source)
     if arguments.output_dir is not None:
         make_output_folder(arguments.output_dir)
     tokenizer = load_tokenizer("model", source)
@@ -77,7 +76,7 @@ def run(argv: Sequence[str]) -> None:
     )
     if not scores.is_main_process:
         return
-    name = data_name(data.file, data.dataset_name, data.split)
+    name = data.source.name
     if arguments.output_dir is not None:
         content = {
             "hf_distill_version": __version__,

@@ -1,4 +1,4 @@
-"""Models and data that the user names: found, checked and loaded, or a clear error."""
+"""Models and data that options name: checked and loaded, or refused by the name of the option."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from transformers import (
 from hf_distill import loading
 from hf_distill.compatibility import TOKENIZER_FILES
 from hf_distill.console import log_rank_0
-from hf_distill.files import display_name
 from hf_distill.heads import head_of_class
-from hf_distill.loading import load_fine_tuned, load_model
 from hf_distill.tasks import TASKS
 from hf_distill.tasks.encoding import Encoded
 from hf_distill.tasks.errors import MissingLabelsError
@@ -27,7 +25,7 @@ from hf_distill.tasks.overview import look_at, overview_table
 from hf_distill.teachers.caching import cached_teacher
 
 if TYPE_CHECKING:
-    from hf_distill.cli.arguments import EvaluationDataArguments
+    from hf_distill.cli.arguments import DataSource
     from hf_distill.tasks.base import Task
 
 
@@ -42,7 +40,7 @@ def check_model_source(option: str, source: str) -> str:
         ``source``, with a leading ``~`` replaced.
 
     Raises:
-        ValueError: a folder is missing or holds no model.
+        ValueError: a folder is missing or has no model in it.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -123,10 +121,7 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = loading.load_tokenizer(source)
     except OSError as error:
-        raise ValueError(
-            f"--{option} {source}: it is neither a local model directory nor a Hub model that "
-            f"you can access. ({str(error).strip().splitlines()[0]})"
-        ) from error
+        raise ValueError(loading.not_found(f"--{option} {source}", error)) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
             f"--{option} {source}: its tokenizer ({type(tokenizer).__name__}) is a slow one, which "
@@ -136,37 +131,11 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
 
 
 def load_config(source: str) -> PreTrainedConfig | None:
-    """The configuration of a model; ``None`` if it cannot be read."""
+    """Read the configuration of a model; ``None`` if that fails."""
     try:
         return loading.read_config(source, "model")
     except ValueError:
         return None
-
-
-def load_student(source: str, task: Task, **options: Any) -> tuple[PreTrainedModel, list[str]]:
-    """Load a model to train, in float32.
-
-    Args:
-        source: a folder or a Hub id.
-        task: what it is to do.
-        **options: what its configuration is to say.
-
-    Returns:
-        The model, and the names of its parts that were not saved with it, such as a new head:
-        they start out random.
-
-    Raises:
-        OSError: the model does not exist.
-        ValueError: there is none for the task.
-    """
-    model, new = load_model(
-        task.head.auto_model,
-        source,
-        dtype=torch.float32,
-        ignore_mismatched_sizes="num_labels" in options,
-        **options,
-    )
-    return model, sorted({name.rpartition(".")[0] for name in new})
 
 
 def load_trained_model(
@@ -178,7 +147,7 @@ def load_trained_model(
         OSError: the model does not exist.
         ValueError: it is not fine-tuned for the task: its head would be random.
     """
-    return load_fine_tuned(
+    return loading.load_fine_tuned(
         task.head.auto_model,
         source,
         task=task.name,
@@ -188,76 +157,54 @@ def load_trained_model(
 
 
 def load_examples(
-    task: Task,
-    file: str | None,
-    dataset_name: str | None,
-    *,
-    config_name: str | None = None,
-    revision: str | None = None,
-    split: str | None = None,
-    most: int | None = None,
-    labelled: bool = True,
-) -> Dataset:
-    """Load data from a file or the Hub, all of it or ``most`` examples from all over it.
-
-    Raises:
-        OSError: it is not there.
-        ValueError: it is not data of the task (without labels unless ``labelled``), or ``most`` is
-            not above 0.
-    """
-    if file is not None:
-        path = Path(file).expanduser()
-        has_splits = (path / "dataset_dict.json").is_file()
-        examples = task.load_data(str(path), split=split if has_splits else None, labelled=labelled)
-    else:
-        examples = task.load_data(
-            str(dataset_name),
-            split=split,
-            config_name=config_name,
-            revision=revision,
-            labelled=labelled,
-        )
-    return examples if most is None else spread(examples, most)
-
-
-def load_labelled_or_not(
-    task: Task, file: str | None, dataset_name: str | None, *, needed: bool = False, **options: Any
+    task: Task, source: DataSource, *, labelled: bool = True, or_unlabelled: bool = False
 ) -> tuple[Dataset, bool]:
-    """Load data with its labels, or without any where they are not complete.
+    """Load data, with its labels or without.
 
     Args:
-        task: as for ``load_examples``.
-        file: as for ``load_examples``.
-        dataset_name: as for ``load_examples``.
-        needed: refuse data whose labels are not complete.
-        **options: as for ``load_examples``.
+        task: checks the data.
+        source: where it is; of more than ``max_samples`` rows it is so many from all over the data.
+        labelled: read the labels.
+        or_unlabelled: leave labels out where they are not complete.
 
     Returns:
         The examples, and whether they have labels.
 
     Raises:
         OSError: it is not there.
-        ValueError: it is not data of the task.
+        ValueError: it is not data of the task, or ``max_samples`` is not above 0.
     """
+    options: dict[str, Any] = {"split": source.split}
+    if source.file is not None:
+        path = Path(source.file).expanduser()
+        if not (path / "dataset_dict.json").is_file():
+            options["split"] = None
+        place = str(path)
+    else:
+        place = str(source.dataset_name)
+        options |= {"config_name": source.config_name, "revision": source.revision}
     try:
-        return load_examples(task, file, dataset_name, **options), True
+        examples = task.load_data(place, labelled=labelled, **options)
     except MissingLabelsError as error:
-        if needed:
+        if not or_unlabelled:
             raise
-        examples = load_examples(task, file, dataset_name, labelled=False, **options)
+        labelled = False
+        examples = task.load_data(place, labelled=False, **options)
         log_rank_0(
             f"The data is used without labels, which the teacher's outputs do not need. {error}"
         )
-        return examples, False
+    if source.max_samples is not None:
+        examples = evenly_spaced(examples, source.max_samples)
+    return examples, labelled
 
 
 def show_data(task: Task, splits: Mapping[str, tuple[Dataset, Encoded, bool]], model: Any) -> None:
-    """Show what data is like.
+    """Show an overview of data.
 
     Args:
-        task: knows the labels.
-        splits: examples, what was made of them, and whether they have labels, by name.
-        model: which the inputs are for.
+        task: counts the labels.
+        splits: examples, their features, and whether they have labels, by name.
+        model: which the features are for.
     """
     looks = {
         name: look_at(
@@ -271,26 +218,8 @@ def show_data(task: Task, splits: Mapping[str, tuple[Dataset, Encoded, bool]], m
     log_rank_0(overview_table(looks, task.limit))
 
 
-def load_evaluation_data(task: Task, data: EvaluationDataArguments) -> Dataset:
-    """Load the data of `evaluate` and `compare`; see ``load_examples``."""
-    return load_examples(
-        task,
-        data.file,
-        data.dataset_name,
-        config_name=data.dataset_config_name,
-        revision=data.dataset_revision,
-        split=data.split,
-        most=data.max_eval_samples,
-    )
-
-
-def data_name(file: str | None, dataset_name: str | None, split: str) -> str:
-    """What reports call the data."""
-    return display_name(file) if file is not None else f"{dataset_name} ({split})"
-
-
-def spread(examples: Dataset, most: int) -> Dataset:
-    """At most ``most`` examples, at even distances: no seed, and no topic is left out.
+def evenly_spaced(examples: Dataset, most: int) -> Dataset:
+    """Select at most ``most`` examples at even distances: no seed, and no topic is left out.
 
     Data sets are often ordered by article; their first rows would all be about one thing.
 
@@ -303,11 +232,8 @@ def spread(examples: Dataset, most: int) -> Dataset:
     return examples if most >= total else examples.select([i * total // most for i in range(most)])
 
 
-def check_paths(files: dict[str, str | None]) -> None:
-    """Check that files exist, before anything else is done.
-
-    Args:
-        files: paths (or ``None``) by the name of the option.
+def check_paths(files: Mapping[str, str | None]) -> None:
+    """Check that files exist, by the name of the option; ``None`` is not given.
 
     Raises:
         ValueError: names the first that does not exist.

@@ -29,14 +29,14 @@ def bfloat16_pays() -> bool:
     return torch.accelerator.is_available() or _bfloat16_slowness() < _CLEARLY_FASTER
 
 
-def say_if_bfloat16_is_slow(args: TrainingArguments) -> None:
+def warn_if_bfloat16_is_slow(args: TrainingArguments) -> None:
     """Tell who trains in bfloat16 on a CPU that multiplies it more slowly; once in a process."""
     if args.bf16 and args.device.type == "cpu" and args.process_index == 0:
-        _say_if_bfloat16_is_slow()
+        _warn_if_bfloat16_is_slow()
 
 
 @functools.cache
-def _say_if_bfloat16_is_slow() -> None:
+def _warn_if_bfloat16_is_slow() -> None:
     slowness = _bfloat16_slowness()
     if slowness > _CLEARLY_SLOWER:
         log_rank_0(

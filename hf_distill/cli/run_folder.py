@@ -1,4 +1,4 @@
-"""What a training run keeps in its folder, and where a run that was stopped can go on."""
+"""Contents of a training run's folder, and where an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ _RUN_FILES = (
     "config.json", "*.safetensors", "checkpoint-*", "metrics.json", "predictions.json",
     REPLICATES, f"{INTERMEDIATE}/*", f"{SAMPLES}/*",
 )  # fmt: skip
-_CHECKPOINT = "checkpoint-"
 _STATE = "trainer_state.json"
-_STUDENT_FILES = ("config.json", "*.safetensors")
 _DONE = "metrics.json"
 
 
@@ -53,7 +51,7 @@ def check_unused(folder: Path, names: Sequence[str] = _RUN_FILES) -> None:
         shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
         raise ValueError(
             f"--output_dir {folder} holds an earlier run ({shown}). Choose another folder, "
-            "go on with that run (--resume), or replace it (--overwrite_output_dir)."
+            "resume that run (--resume), or replace it (--overwrite_output_dir)."
         )
 
 
@@ -70,16 +68,16 @@ def make_output_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def find_start(folder: Path, wanted: str | None, *, two_stages: bool) -> Start:
-    """Where ``--resume_from_checkpoint`` or ``--resume`` says that a run goes on.
+    """Find where a run resumes.
 
     Args:
         folder: of the run.
-        wanted: ``last``, ``true`` or a checkpoint's folder; ``None`` to go on from the last one if
-            there is one, and otherwise to begin.
-        two_stages: the run has a first stage, in a folder of its own.
+        wanted: ``last``, ``true`` or a checkpoint's folder (``--resume_from_checkpoint``); ``None``
+            to resume from the last one if there is one, and to begin otherwise (``--resume``).
+        two_stages: the run has a first stage, in its own folder.
 
     Raises:
-        ValueError: there is nothing to go on from, or it is another run's.
+        ValueError: there is nothing to resume from, or it is another run's.
     """
     from hf_distill.checkpoints import check_checkpoint, last_complete_checkpoint
 
@@ -89,8 +87,8 @@ def find_start(folder: Path, wanted: str | None, *, two_stages: bool) -> Start:
         path = Path(wanted).expanduser()
         if not (path / _STATE).is_file():
             raise ValueError(
-                f"--resume_from_checkpoint {wanted}: this is no checkpoint (no {_STATE}); name a "
-                f"folder {_CHECKPOINT}…, or `last` for the last one in --output_dir."
+                f"--resume_from_checkpoint {wanted}: this is not a checkpoint (no {_STATE}); name "
+                "a folder checkpoint-…, or `last` for the last one in --output_dir."
             )
         check_checkpoint(path)
         if two_stages and path.resolve().parent == first.resolve():
@@ -98,47 +96,43 @@ def find_start(folder: Path, wanted: str | None, *, two_stages: bool) -> Start:
         start = Start(str(path), done)
     else:
         start = Start(last_complete_checkpoint(folder), done)
-        if two_stages and start.checkpoint is None and first.is_dir():
-            return start if done else Start(first_stage_checkpoint=last_complete_checkpoint(first))
-        if start.checkpoint is None and wanted is None:
-            check_unused(folder, _STUDENT_FILES)
-            return start
         if start.checkpoint is None:
+            if two_stages and first.is_dir():
+                checkpoint = None if done else last_complete_checkpoint(first)
+                return Start(first_stage_done=done, first_stage_checkpoint=checkpoint)
+            if wanted is None:
+                check_unused(folder, ("config.json", "*.safetensors"))
+                return start
             raise ValueError(
                 f"--resume_from_checkpoint {wanted}: there is no complete checkpoint in "
-                f"--output_dir {folder}; leave the option out to begin anew."
+                f"--output_dir {folder}; leave the option out to begin again."
             )
     if two_stages and not done:
         raise ValueError(
             f"--output_dir {folder}: {start.checkpoint} is of a run whose "
             f"intermediate stage is not in {first}. Leave out --intermediate_epochs (and "
-            "--intermediate_max_steps) to go on with it, or choose another --output_dir."
+            "--intermediate_max_steps) to resume it, or choose another --output_dir."
         )
     return start
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has written its report, which it does last."""
+    """Return whether a run has written its report, which it does last."""
     return (folder / _DONE).is_file()
 
 
 def first_stage_summary(folder: Path) -> dict[str, Any] | None:
-    """What the first of two stages wrote when it was done; ``None`` before.
-
-    Args:
-        folder: of the run.
-    """
-    try:
-        content: dict[str, Any] = json.loads((folder / INTERMEDIATE / _DONE).read_text("utf-8"))
-    except FileNotFoundError:
+    """Read the figures of a run's first stage; ``None`` before it is done."""
+    if not is_finished(folder / INTERMEDIATE):
         return None
+    content: dict[str, Any] = json.loads((folder / INTERMEDIATE / _DONE).read_text("utf-8"))
     return content
 
 
-def forget_steps(folder: Path) -> None:
+def delete_steps(folder: Path) -> None:
     """Delete the steps of an earlier run: checkpoints, samples, losses. Another one begins."""
     (folder / _DONE).unlink(missing_ok=True)
-    for earlier in folder.glob(f"{_CHECKPOINT}*"):
+    for earlier in folder.glob("checkpoint-*"):
         if earlier.is_dir():
             shutil.rmtree(earlier)
     for sample in (folder / SAMPLES).glob("step-*.safetensors"):
@@ -146,13 +140,8 @@ def forget_steps(folder: Path) -> None:
     (folder / _STATE).unlink(missing_ok=True)
 
 
-def forget_first_stage(folder: Path, *, steps: bool) -> None:
-    """Delete what says that the first stage is done.
-
-    Args:
-        folder: of the run.
-        steps: its checkpoints and samples, too.
-    """
+def delete_first_stage(folder: Path, *, steps: bool) -> None:
+    """Make the first stage of a run count as not done; with ``steps``, delete its steps as well."""
     (folder / INTERMEDIATE / _DONE).unlink(missing_ok=True)
     if steps:
-        forget_steps(folder / INTERMEDIATE)
+        delete_steps(folder / INTERMEDIATE)

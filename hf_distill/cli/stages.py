@@ -1,4 +1,4 @@
-"""Two stages in one command: intermediate layers first, then the prediction layer."""
+"""Runs ``hf-distill train``: one training, or intermediate layers first and then predictions."""
 
 from __future__ import annotations
 
@@ -12,23 +12,75 @@ from typing import Any
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_distill.checkpoints import deferring_sigterm, last_complete_checkpoint
-from hf_distill.cli.progress import WholeRun
+from hf_distill.cli.precision import warn_if_bfloat16_is_slow
+from hf_distill.cli.progress import WholeRun, whole_run
 from hf_distill.cli.run_folder import (
     INTERMEDIATE,
     Start,
+    delete_first_stage,
+    delete_steps,
     first_stage_summary,
-    forget_first_stage,
-    forget_steps,
     is_finished,
 )
-from hf_distill.cli.training_run import Request, prepare, prepare_first_stage, summary
+from hf_distill.cli.train_request import Request, check_request
+from hf_distill.cli.training_run import prepare, report, summary
 from hf_distill.console import log_rank_0
 from hf_distill.files import write_json
+from hf_distill.recipes import load_recipe
 from hf_distill.trainer import DistillationTrainer
 
 
-def split(request: Request) -> tuple[Request, Request]:
-    """The requests of the two stages.
+def run_request(request: Request) -> None:
+    """Train, save, score and report.
+
+    Raises:
+        ValueError: an option, a model or the data cannot be used; nothing was trained then.
+        OSError: a file or a download failed.
+        RuntimeError: the processes were launched in a way that cannot train one model.
+    """
+    if request.run.resume and is_finished(request.output_dir):
+        rest = "nothing is left to do"
+        if request.args.push_to_hub:
+            rest = f"if it was not pushed, `hf-distill push {request.output_dir} …` does it"
+        log_rank_0(f"The run in {request.output_dir} is finished; {rest}.")
+        return
+    request, start = check_request(request)
+    warn_if_bfloat16_is_slow(request.args)
+    if request.run.recipe is not None and request.args.process_index == 0:
+        sys.stderr.write(load_recipe(request.run.recipe).in_words())
+    first_stage: dict[str, Any] | None = None
+    with whole_run() as whole:
+        if request.has_two_stages:
+            first, request = _split(request)
+            first_stage = _run_first_stage(first, request, start, whole)
+            shows_data = request.shows_data and start.first_stage_done
+            request = replace(request, shows_data=shows_data)
+        trainer = prepare(request)
+        if start == Start() and not request.has_two_stages and trainer.is_world_process_zero():
+            delete_first_stage(request.output_dir, steps=True)
+        with _finishing(request):
+            train_metrics = _train(request, trainer, start.checkpoint)
+    try:
+        metrics: dict[str, Any] = {}
+        if request.data.validation is not None:
+            metrics = trainer.evaluate()
+            scorer: Any = trainer.compute_metrics
+            metrics |= {} if scorer is None else scorer.finish(trainer)
+        if trainer.is_world_process_zero():
+            report(request, trainer, train_metrics, metrics, first_stage)
+    except BaseException:
+        folder = request.output_dir
+        log_rank_0(
+            f"The student is trained and saved in {folder}, but its scores failed; "
+            f"`hf-distill evaluate --model {folder} …` makes them without training again."
+        )
+        raise
+    if request.args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def _split(request: Request) -> tuple[Request, Request]:
+    """Return the requests of the two stages.
 
     Raises:
         ValueError: the first has nothing to learn.
@@ -53,16 +105,15 @@ def split(request: Request) -> tuple[Request, Request]:
     second = copy.copy(request.args)
     # Options of intermediate layers are the first stage's.
     second.hidden_states_loss_weight = second.attention_loss_weight = None
+    # The second stage's data is shown before the first stage begins.
+    shows_data = stage.intermediate_train_file is not None
     return (
-        # The second stage's data is shown before the first stage begins.
-        replace(
-            request, args=args, data=data, shows_data=stage.intermediate_train_file is not None
-        ),
+        replace(request, args=args, data=data, shows_data=shows_data),
         replace(request, args=second, begins_with=args.output_dir),
     )
 
 
-def run_first_stage(
+def _run_first_stage(
     first: Request, second: Request, start: Start, whole: WholeRun
 ) -> dict[str, Any]:
     """Train the first stage, as far as that was not done before.
@@ -70,9 +121,9 @@ def run_first_stage(
     Args:
         first: its request.
         second: that of the next one. Before anything is trained its models and data are loaded,
-            so that what is wrong with them is found now.
+            so that faults of theirs are found now.
         start: where to begin.
-        whole: is told how long the two are.
+        whole: estimates the time of the two.
 
     Returns:
         The stage in figures.
@@ -83,22 +134,22 @@ def run_first_stage(
         done = first_stage_summary(folder)
         assert done is not None
         return done
-    trial = prepare(replace(second, begins_with=None))
-    trial.check()
-    steps = _steps(trial)
-    student: Any = trial.model
-    tokenizer: Any = trial.processing_class
-    del trial
+    dry_run = prepare(replace(second, begins_with=None))
+    dry_run.check()
+    steps = _steps(dry_run)
+    student: Any = dry_run.model
+    tokenizer: Any = dry_run.processing_class
+    del dry_run
     log_rank_0("Stage 1 of 2: intermediate layers.")
-    trainer = prepare_first_stage(first, student, tokenizer)
+    trainer = prepare(first, student, tokenizer)
     whole.expect([_steps(trainer), steps])
     del student
     trainer.accelerator.wait_for_everyone()  # all of them know where to begin
     if trainer.is_world_process_zero():
-        forget_first_stage(folder, steps=start.first_stage_checkpoint is None)
-        forget_steps(folder)
-    with finishing(first):
-        metrics = train(first, trainer, start.first_stage_checkpoint)
+        delete_first_stage(folder, steps=start.first_stage_checkpoint is None)
+        delete_steps(folder)
+    with _finishing(first):
+        metrics = _train(first, trainer, start.first_stage_checkpoint)
         content = {
             **summary(first, trainer, metrics),
             "stage": trainer.stage_facts(),
@@ -122,29 +173,16 @@ def _steps(trainer: DistillationTrainer) -> float:
     return args.num_train_epochs * len(trainer.train_dataset) / batch  # type: ignore[arg-type]
 
 
-@contextmanager
-def finishing(request: Request) -> Iterator[None]:
-    """Let a SIGTERM between a training and the end of what is written of it wait for that end.
-
-    Say after any interruption how to resume.
-    """
-    try:
-        with deferring_sigterm():
-            yield
-    except (KeyboardInterrupt, SystemExit):
-        if request.args.process_index == 0:
-            sys.stderr.write(f"\n{_how_to_go_on(request)}\n")
-        raise
-
-
-def train(request: Request, trainer: DistillationTrainer, checkpoint: str | None) -> dict[str, Any]:
-    """Train, from a checkpoint or anew; what an earlier run left is deleted then.
+def _train(
+    request: Request, trainer: DistillationTrainer, checkpoint: str | None
+) -> dict[str, Any]:
+    """Train, from a checkpoint or from the beginning, which deletes what an earlier run left.
 
     Returns:
         The training metrics.
     """
     if checkpoint is None and trainer.is_world_process_zero():
-        forget_steps(request.output_dir)
+        delete_steps(request.output_dir)
     trainer.accelerator.wait_for_everyone()
     output = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(_internal_call=True)  # which pushes nothing: the report is to come first
@@ -153,13 +191,25 @@ def train(request: Request, trainer: DistillationTrainer, checkpoint: str | None
     return metrics
 
 
-def _how_to_go_on(request: Request) -> str:
+@contextmanager
+def _finishing(request: Request) -> Iterator[None]:
+    """Let a SIGTERM wait until a finished training is written, and explain how to resume."""
+    try:
+        with deferring_sigterm():
+            yield
+    except (KeyboardInterrupt, SystemExit):
+        if request.args.process_index == 0:
+            sys.stderr.write(f"\n{_how_to_resume(request)}\n")
+        raise
+
+
+def _how_to_resume(request: Request) -> str:
     again = "repeat the command with --resume"
     if is_finished(request.output_dir):
         return f"The training is done and its student saved. To go on after it, {again}"
     last = last_complete_checkpoint(request.output_dir)
     if last is not None:
-        return f"The last checkpoint is {last}. To go on from it, {again}"
+        return f"The last checkpoint is {last}. To resume from it, {again}"
     message = "No checkpoint had been saved yet (see --save_strategy and --save_steps)."
     if request.begins_with is None:
         return message

@@ -19,8 +19,7 @@ from hf_distill.cli.sweep_arguments import (
     why_not_searched,
 )
 from hf_distill.cli.train import training_parser
-from hf_distill.cli.train_request import read_request
-from hf_distill.cli.training_run import Request
+from hf_distill.cli.train_request import Request, read_request
 from hf_distill.files import display_name, file_hash, folder_hash
 from hf_distill.sweeping import SearchSpace, Value, read_search_space
 

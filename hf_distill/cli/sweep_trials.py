@@ -17,8 +17,9 @@ from optuna.trial import FrozenTrial
 
 from hf_distill.checkpoints import last_complete_checkpoint
 from hf_distill.cli.run_folder import INTERMEDIATE, REPLICATES
+from hf_distill.cli.stages import run_request
 from hf_distill.cli.sweep_plan import SweepPlan, TrialParser
-from hf_distill.cli.train_request import check_request, run_request
+from hf_distill.cli.train_request import check_request
 from hf_distill.cli.training_run import prepare
 from hf_distill.console import log_rank_0
 from hf_distill.files import write_json, write_text
@@ -52,7 +53,7 @@ def choose_metric(plan: SweepPlan, parser: TrialParser) -> Judge:
     """
     options = plan.trial_options(next(plan.space.corners()), plan.seeds[0])
     request = parser.request(options, trial_folder(plan, 0), overwrite_output_dir=True)
-    check_request(request)
+    request, _ = check_request(request)
     trainer = prepare(request)
     trainer.check()
     scorer: Any = trainer.compute_metrics

@@ -80,7 +80,8 @@ def run(argv: Sequence[str]) -> None:
     # Help, and most mistakes, before PyTorch is imported.
     build_parser(outlined=True).given(argv)
 
-    from hf_distill.cli.train_request import read_request, run_request
+    from hf_distill.cli.stages import run_request
+    from hf_distill.cli.train_request import read_request
 
     run_request(read_request(build_parser(), argv))
 

@@ -6,9 +6,8 @@ The help text of a field is its documentation. Nothing here imports PyTorch.
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
-from typing import Any
 
-from hf_distill.cli.arguments import FORMATS, config_option
+from hf_distill.cli.arguments import FORMATS, DataSource, config_option
 from hf_distill.tasks import TASKS
 from hf_distill.tasks.options import option
 
@@ -63,6 +62,15 @@ class TrainArguments:
     )
     config: str | None = config_option()
 
+    def __post_init__(self) -> None:
+        """Check that there is one kind of teacher, and how often it is recorded."""
+        if self.teacher_outputs is not None and self.teacher_model is not None:
+            raise ValueError(
+                "pass either --teacher_model or --teacher_outputs, which has its outputs already."
+            )
+        if self.record_steps is not None and self.record_steps < 1:
+            raise ValueError(f"--record_steps {self.record_steps} must be at least 1.")
+
 
 @dataclass
 class TrainingFileArguments:
@@ -85,13 +93,15 @@ class TrainingFileArguments:
     )
 
     @property
-    def source(self) -> dict[str, Any]:
-        """Which data set of the Hub, as ``load_examples`` takes it."""
-        return {
-            "dataset_name": self.dataset_name,
-            "config_name": self.dataset_config_name,
-            "revision": self.dataset_revision,
-        }
+    def training(self) -> DataSource:
+        """The data to train on, all of it."""
+        return DataSource(
+            self.train_file,
+            self.dataset_name,
+            self.dataset_config_name,
+            self.dataset_revision,
+            self.train_split,
+        )
 
 
 @dataclass
@@ -110,10 +120,16 @@ class TrainDataArguments(TrainingFileArguments):
     )
 
     @property
-    def validates(self) -> bool:
-        """Whether there is data to score on."""
+    def validation(self) -> DataSource | None:
+        """The data to score on, if there is any."""
         on_hub = self.dataset_name is not None and self.validation_split != "none"
-        return self.validation_file is not None or on_hub
+        if self.validation_file is None and not on_hub:
+            return None
+        return self.training._replace(
+            file=self.validation_file,
+            split=self.validation_split,
+            max_samples=self.max_eval_samples,
+        )
 
 
 @dataclass
@@ -137,6 +153,15 @@ class IntermediateStageArguments:
     intermediate_learning_rate: float | None = option(
         help="The learning rate of the first stage. By default that of the second."
     )
+
+    def __post_init__(self) -> None:
+        """Check that the values are in range, and that none is without effect."""
+        for name, value in vars(self).items():
+            if isinstance(value, int | float) and not value > 0:
+                raise ValueError(f"--{name} {value} must be above 0.")
+        for name in ("intermediate_train_file", "intermediate_learning_rate"):
+            if getattr(self, name) is not None and not self.wanted:
+                raise ValueError(f"--{name} needs --intermediate_epochs.")
 
     @property
     def wanted(self) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
-from functools import cached_property
-from pathlib import Path
+from dataclasses import fields
+from functools import partial
 from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import (
@@ -23,162 +23,131 @@ from hf_distill._version import __version__
 from hf_distill.cli.cache import preprocessing_of
 from hf_distill.cli.layers import ChosenLayers
 from hf_distill.cli.loading import (
-    data_name,
+    evenly_spaced,
     load_config,
     load_examples,
-    load_labelled_or_not,
-    load_student,
     load_tokenizer,
     load_trained_model,
     show_data,
-    spread,
-    task_of,
 )
 from hf_distill.cli.progress import StageProgress
 from hf_distill.cli.run_folder import REPLICATES, SAMPLES
-from hf_distill.cli.train_arguments import (
-    IntermediateStageArguments,
-    TrainArguments,
-    TrainDataArguments,
-)
+from hf_distill.cli.train_request import Request
 from hf_distill.console import log_rank_0
 from hf_distill.files import display_name, write_json
 from hf_distill.hub import write_facts
 from hf_distill.hub.facts import hub_id, scores_of
 from hf_distill.layers import TeacherRecorderCallback
+from hf_distill.loading import load_model
 from hf_distill.reports.terminal import in_words, print_figures
-from hf_distill.tasks import create_task
-from hf_distill.tasks.base import Scorer, Task
 from hf_distill.tasks.bootstrap import interval
-from hf_distill.tasks.options import TaskArguments
 from hf_distill.teachers.caching import cached_teacher, load_teacher_outputs
 from hf_distill.trainer import DistillationTrainer
-from hf_distill.training_args import DistillationTrainingArguments
 
 
-@dataclass(frozen=True)
-class Request:
-    """The options of one call, or of one of its stages."""
+def prepare(
+    request: Request,
+    student: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> DistillationTrainer:
+    """Load data and models; whatever does not fit together is refused here.
 
-    run: TrainArguments
-    data: TrainDataArguments
-    first_stage: IntermediateStageArguments
-    options: TaskArguments
-    args: DistillationTrainingArguments
-    begins_with: str | None = None
-    """The folder of the student of the stage before, if there was one."""
-    shows_data: bool = True
-    """Whether to show what the data is like; it may have been shown before."""
+    Stage ``intermediate`` reads no labels, and does not score a head that learns nothing.
 
-    @cached_property
-    def task(self) -> Task:
-        """What the model is to do: as the option says, or as the teacher does."""
-        run = self.run
-        taught = {"teacher_model": run.teacher_model}
-        name = run.task or task_of(taught, teacher_outputs=run.teacher_outputs)
-        return create_task(name, self.options)
-
-    @property
-    def has_two_stages(self) -> bool:
-        """Whether intermediate layers come first; not without a teacher."""
-        return self.first_stage.wanted and not self.run.baseline
-
-    @property
-    def title(self) -> str:
-        """What the training, or the stage, is called while it runs."""
-        if not self.has_two_stages:
-            return "Training"
-        return f"Stage {1 if self.args.stage == 'intermediate' else 2}"
-
-    @property
-    def trained(self) -> str:
-        """What messages call the model that is trained: without a teacher it may become one."""
-        return "model" if self.teacher_name is None else "student"
-
-    @property
-    def output_dir(self) -> Path:
-        """Where the run writes."""
-        return Path(str(self.args.output_dir))
-
-    @property
-    def teacher(self) -> list[str] | str | None:
-        """What teaches beside the student; ``None`` if nothing does."""
-        run = self.run
-        if run.baseline or run.teacher_model is None:
-            return None
-        return run.teacher_model[0] if len(run.teacher_model) == 1 else run.teacher_model
-
-    @property
-    def teacher_name(self) -> str | None:
-        """What reports call the teacher."""
-        run = self.run
-        if run.baseline:
-            return None
-        if run.teacher_outputs is not None:
-            return cached_teacher(run.teacher_outputs).teacher
-        return " + ".join(map(display_name, run.teacher_model or ())) or None
-
-
-def prepare(request: Request) -> DistillationTrainer:
-    """Load data and models; whatever does not fit together is refused here."""
+    Args:
+        request: of the run or stage.
+        student: to train instead of the one that is named.
+        tokenizer: the student's, if it is loaded.
+    """
     run, data, task, args = request.run, request.data, request.task, request.args
-    if args.stage == "intermediate":
-        return _prepare_without_labels(request)
-    train, labelled = load_labelled_or_not(
-        task,
-        data.train_file,
-        split=data.train_split,
-        needed=args.needs_labels or not args.needs_teacher,
-        **request.data.source,
+    has_scores = args.stage == "prediction"
+    needs_labels = args.needs_labels or not args.needs_teacher
+    train, labelled = load_examples(
+        task, data.training, labelled=has_scores, or_unlabelled=not needs_labels
     )
     validation = None
-    if request.data.validates:
-        validation = load_examples(
-            task,
-            data.validation_file,
-            split=data.validation_split,
-            most=data.max_eval_samples,
-            **request.data.source,
-        )
-    tokenizer = load_tokenizer("student_model", run.student_model)
-    begins_with = request.begins_with or run.student_model
-    # From all of the data, and alike with and without --baseline: a label may be rare.
-    teacher_config = None if run.teacher_model is None else load_config(run.teacher_model[0])
-    if run.teacher_outputs is not None:
-        teacher_config = cached_teacher(run.teacher_outputs).read_config()
-    options = task.model_options(
-        load_config(begins_with), teacher_config, train if labelled else None
-    )
+    if data.validation is not None:
+        validation, _ = load_examples(task, data.validation, labelled=has_scores)
+    if tokenizer is None:
+        tokenizer = load_tokenizer("student_model", run.student_model)
+    options = _model_options(request, train if labelled else None) if has_scores else {}
     if data.max_train_samples is not None:
-        train = spread(train, data.max_train_samples)
-    if not labelled and task.reads_targets:
+        train = evenly_spaced(train, data.max_train_samples)
+    if not labelled and has_scores and task.reads_targets:
         train, labelled = _with_targets(request, train), True
-    student = _load_student(request, begins_with, **options)
-    workers = data.preprocessing_num_workers
-    encoded = task.features(
-        train, tokenizer, student, training=True, labelled=labelled, num_proc=workers
+    if student is None:
+        student = _load_student(request, **options)
+    encode = partial(
+        task.features, tokenizer=tokenizer, model=student, num_proc=data.preprocessing_num_workers
     )
-    splits, train_features = {"train": (train, encoded, labelled)}, encoded.features
+    encoded = encode(train, training=True, labelled=labelled)
+    splits = {"train": (train, encoded, labelled)}
+    train_features, features, scorer = encoded.features, None, None
     if run.teacher_outputs is not None and not run.baseline:
         train_features = load_teacher_outputs(
             train_features, run.teacher_outputs, preprocessing=preprocessing_of(task)
         )
-    features = scorer = None
     if validation is not None:
-        encoded = task.features(validation, tokenizer, student, training=False, num_proc=workers)
-        splits["validation"], features = (validation, encoded, True), encoded.features
-        scorer = task.scorer(validation, features, tokenizer, student)
+        encoded = encode(validation, training=not has_scores, labelled=has_scores)
+        splits["validation"], features = (validation, encoded, has_scores), encoded.features
+        if has_scores:
+            scorer = task.scorer(validation, features, tokenizer, student)
     if request.shows_data:
         show_data(task, splits, student)
-    return _trainer(
-        request,
-        student,
-        tokenizer,
+    layers = ChosenLayers(request.output_dir)
+    callbacks: list[Any] = [layers]
+    if run.record_steps is not None:
+        folder = request.output_dir / SAMPLES
+        callbacks.append(TeacherRecorderCallback(folder, every_steps=run.record_steps))
+    trainer = DistillationTrainer(
+        model=student,
+        teacher_model=request.teacher,
+        args=args,
         train_dataset=train_features,
         eval_dataset=features,
+        data_collator=task.data_collator(tokenizer, student),
+        processing_class=tokenizer,
         compute_metrics=scorer,
         preprocess_logits_for_metrics=None if scorer is None else scorer.preprocess_logits,
+        callbacks=callbacks,
     )
+    layers.trainer = trainer
+    for shown in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(shown)
+    quality = {} if scorer is None else scorer.measures.quality
+    trainer.add_callback(StageProgress(request.title, quality))
+    return trainer
+
+
+def _model_options(request: Request, examples: Dataset | None) -> dict[str, Any]:
+    """Return what the student's configuration needs.
+
+    It is read from all of the data, because a label may be rare, and does not depend on --baseline.
+    """
+    run = request.run
+    teacher = None if run.teacher_model is None else load_config(run.teacher_model[0])
+    if run.teacher_outputs is not None:
+        teacher = cached_teacher(run.teacher_outputs).read_config()
+    student = load_config(request.begins_with or run.student_model)
+    return request.task.model_options(student, teacher, examples)
+
+
+def _load_student(request: Request, **options: Any) -> PreTrainedModel:
+    # Before the student: its new head begins the same with and without a teacher.
+    set_seed(request.args.seed)
+    student, new = load_model(
+        request.task.head.auto_model,
+        request.begins_with or request.run.student_model,
+        dtype=torch.float32,
+        ignore_mismatched_sizes="num_labels" in options,
+        **options,
+    )
+    if new:
+        learns = request.args.stage == "prediction"
+        what = "so trained from scratch" if learns else "random, and this stage leaves it so"
+        parts = sorted({name.rpartition(".")[0] for name in new})
+        log_rank_0(f"New in the {request.trained}, {what}: {', '.join(parts)}")
+    return student
 
 
 def _with_targets(request: Request, examples: Dataset) -> Dataset:
@@ -204,109 +173,11 @@ def _with_targets(request: Request, examples: Dataset) -> Dataset:
     return examples.add_column("target", [text for _, text in written])
 
 
-def prepare_first_stage(
-    request: Request, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> DistillationTrainer:
-    """The first of two stages, with the student as the second one has it, head included."""
-    return _trainer(
-        request, student, tokenizer, train_dataset=_unlabelled(request, student, tokenizer)
-    )
-
-
-def _prepare_without_labels(request: Request) -> DistillationTrainer:
-    """Stage ``intermediate`` alone: no labels, and no scores of a head that learns nothing."""
-    run = request.run
-    tokenizer = load_tokenizer("student_model", run.student_model)
-    student = _load_student(request, run.student_model)
-    features = None
-    if request.data.validates:
-        features = _unlabelled(request, student, tokenizer, validation=True)
-    return _trainer(
-        request,
-        student,
-        tokenizer,
-        train_dataset=_unlabelled(request, student, tokenizer),
-        eval_dataset=features,
-    )
-
-
-def _load_student(request: Request, source: str, **options: Any) -> PreTrainedModel:
-    # Before the student: its new head begins the same with and without a teacher.
-    set_seed(request.args.seed)
-    student, new_parts = load_student(source, request.task, **options)
-    if new_parts:
-        learns = request.args.stage == "prediction"
-        what = "so trained from scratch" if learns else "random, and this stage leaves it so"
-        log_rank_0(f"New in the {request.trained}, {what}: {', '.join(new_parts)}")
-    return student
-
-
-def _unlabelled(
-    request: Request,
-    student: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    validation: bool = False,
-) -> Any:
-    data, task = request.data, request.task
-    examples = load_examples(
-        task,
-        data.validation_file if validation else data.train_file,
-        split=data.validation_split if validation else data.train_split,
-        most=data.max_eval_samples if validation else data.max_train_samples,
-        labelled=False,
-        **request.data.source,
-    )
-    encoded = task.features(
-        examples,
-        tokenizer,
-        student,
-        training=True,
-        labelled=False,
-        num_proc=data.preprocessing_num_workers,
-    )
-    split = "validation" if validation else "train"
-    if request.shows_data:
-        show_data(task, {split: (examples, encoded, False)}, student)
-    return encoded.features
-
-
-def _trainer(
-    request: Request,
-    student: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    **options: Any,
-) -> DistillationTrainer:
-    run, task = request.run, request.task
-    layers = ChosenLayers(request.output_dir)
-    callbacks: list[Any] = [layers]
-    if run.record_steps is not None:
-        folder = request.output_dir / SAMPLES
-        callbacks.append(TeacherRecorderCallback(folder, every_steps=run.record_steps))
-    trainer = DistillationTrainer(
-        model=student,
-        teacher_model=request.teacher,
-        args=request.args,
-        data_collator=task.data_collator(tokenizer, student),
-        processing_class=tokenizer,
-        callbacks=callbacks,
-        **options,
-    )
-    layers.trainer = trainer
-    scorer = options.get("compute_metrics")
-    for shown in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(shown)
-    trainer.add_callback(
-        StageProgress(request.title, {} if scorer is None else scorer.measures.quality)
-    )
-    return trainer
-
-
 def summary(
     request: Request, trainer: DistillationTrainer, train_metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """What ``metrics.json`` says of a run or of one of its stages, scores apart."""
-    run, data, args = request.run, request.data, request.args
+    """Return the content of ``metrics.json`` of a run or of one of its stages, scores apart."""
+    run, args = request.run, request.args
     inherited = {f.name for f in fields(TrainingArguments)}
     content: dict[str, Any] = {
         "hf_distill_version": __version__,
@@ -314,7 +185,7 @@ def summary(
         "recipe": run.recipe,
         "student_model": display_name(run.student_model),
         "teacher_model": request.teacher_name,
-        "train_data": data_name(data.train_file, data.dataset_name, data.train_split),
+        "train_data": request.data.training.name,
         "distillation": {
             f.name: getattr(args, f.name) for f in fields(args) if f.name not in inherited
         },
@@ -329,7 +200,6 @@ def summary(
 def report(
     request: Request,
     trainer: DistillationTrainer,
-    scorer: Scorer | None,
     train_metrics: dict[str, Any],
     eval_metrics: dict[str, Any],
     intermediate_stage: dict[str, Any] | None,
@@ -338,46 +208,43 @@ def report(
 
     Args:
         request: of the run, or of the last of its stages.
-        trainer: the trained one.
-        scorer: with its predictions.
+        trainer: the trained one; its ``compute_metrics`` has the predictions.
         train_metrics: of the training.
         eval_metrics: of the evaluation; may be empty.
         intermediate_stage: the summary of the stage before, if there was one.
     """
-    data, args, folder = request.data, request.args, request.output_dir
+    data, folder = request.data, request.output_dir
+    scorer: Any = trainer.compute_metrics
     scores = {name.removeprefix("eval_"): value for name, value in eval_metrics.items()}
-    validation = None
-    if request.data.validates:
-        validation = data_name(data.validation_file, data.dataset_name, data.validation_split)
-    content = summary(request, trainer, train_metrics)
     replicates = {} if scorer is None else scorer.replicates()
-    content |= {"validation_data": validation, "eval": scores}
-    content["baseline"] = None if scorer is None else scorer.baseline
-    content["intervals"] = {name: interval(values) for name, values in replicates.items()}
-    content["intermediate_stage"] = intermediate_stage
+    content = {
+        **summary(request, trainer, train_metrics),
+        "validation_data": None if data.validation is None else data.validation.name,
+        "eval": scores,
+        "baseline": None if scorer is None else scorer.baseline,
+        "intervals": {name: interval(values) for name, values in replicates.items()},
+        "intermediate_stage": intermediate_stage,
+    }
     trainer.add_facts(
         recipe=request.run.recipe,
         # The second of two stages begins with a folder.
         base_model=hub_id(request.run.student_model),
         train_data=content["train_data"],
         train_data_id=hub_id(data.dataset_name),
-        validation_data=validation,
-        validation_data_id=hub_id(data.dataset_name) if validation else None,
+        validation_data=content["validation_data"],
+        validation_data_id=hub_id(data.dataset_name) if data.validation else None,
         scores=scores_of([eval_metrics]),
         stages=[] if intermediate_stage is None else [intermediate_stage["stage"]],
     )
     write_facts(folder, trainer.distillation_facts())
     write_json(folder / REPLICATES, {name: row.tolist() for name, row in replicates.items()})
     write_json(folder / "metrics.json", content)
-    figures = {"training loss": train_metrics["train_loss"]}
-    quality: dict[str, str] = {}
-    if scorer is not None:
-        for name, predictions in scorer.files().items():
-            write_json(folder / name, predictions)
-        quality = dict(scorer.measures.quality)
-    figures |= in_words(scores, quality)
-    print_figures(f"{display_name(folder)}: {trainer.state.global_step} steps", figures)
-    what = "scores are" if scores else "figures are"
-    sys.stdout.write(
-        f"The {request.trained} is in {args.output_dir}. Its {what} in metrics.json there.\n"
+    for name, predictions in ({} if scorer is None else scorer.files()).items():
+        write_json(folder / name, predictions)
+    quality = {} if scorer is None else scorer.measures.quality
+    print_figures(
+        f"{display_name(folder)}: {trainer.state.global_step} steps",
+        {"training loss": train_metrics["train_loss"], **in_words(scores, quality)},
     )
+    what = "scores are" if scores else "figures are"
+    sys.stdout.write(f"The {request.trained} is in {folder}. Its {what} in metrics.json there.\n")

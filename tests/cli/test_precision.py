@@ -68,7 +68,7 @@ def test_a_training_that_bfloat16_makes_slower(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    precision._say_if_bfloat16_is_slow.cache_clear()
+    precision._warn_if_bfloat16_is_slow.cache_clear()
     monkeypatch.setattr(precision, "_bfloat16_slowness", lambda: slowness)
     words = [
         *("train", "--task", "question-answering", "--baseline", "--use_cpu"),
@@ -80,4 +80,4 @@ def test_a_training_that_bfloat16_makes_slower(
     said = [result.stderr.count(f"takes {slowness:.1f} times as long") for result in results]
     # Once in a process: a sweep has many trainings.
     assert said == ([1, 0] if told else [0, 0])
-    precision._say_if_bfloat16_is_slow.cache_clear()
+    precision._warn_if_bfloat16_is_slow.cache_clear()

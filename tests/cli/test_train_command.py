@@ -204,7 +204,7 @@ def test_folder_with_other_files_is_fine(
         (["--doc_stride", "47"], ["doc_stride=47"]),
         (["--max_train_samples", "0"], ["_samples=0"]),
         (["--resume_from_checkpoint", "last"], ["no complete checkpoint", "leave the option out"]),
-        (["--resume_from_checkpoint", "FOLDER"], ["no checkpoint", "trainer_state.json"]),
+        (["--resume_from_checkpoint", "FOLDER"], ["not a checkpoint", "trainer_state.json"]),
         (["--dataset_name", "squad"], ["either --dataset_name or --train_file"]),
         (["--temperature", "0"], ["temperature must be a number above 0"]),
         (["--distillation_loss_weight", "nan"], ["distillation_loss_weight", "nan"]),
