@@ -251,11 +251,26 @@ def not_found(what: str, error: Exception) -> str:
 
 def adapter_base(source: str) -> str | None:
     """Return the base model of a PEFT adapter; ``None`` for anything else."""
-    file = _file(source, "adapter_config.json")
+    file = find_file(source, "adapter_config.json")
     if file is None:
         return None
     base: str | None = json.loads(Path(file).read_text("utf-8")).get("base_model_name_or_path")
     return base
+
+
+def find_file(source: str, name: str) -> str | None:
+    """Return where a file of a folder or repository is on this machine; ``None`` without it."""
+    try:
+        with hub_tried_once(source):
+            path: str | None = cached_file(
+                source,
+                name,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+    except OSError:  # neither a folder nor a repository
+        return None
+    return path
 
 
 def _load_adapter(auto_model: str, source: str, base: str, **options: Any) -> Loaded:
@@ -265,7 +280,7 @@ def _load_adapter(auto_model: str, source: str, base: str, **options: Any) -> Lo
             f"{source} is a PEFT adapter of {base}. Install PEFT to load both (pip install peft), "
             "or name a folder with the merged model (merge_and_unload().save_pretrained)."
         )
-    weights = _file(source, "adapter_model.safetensors")
+    weights = find_file(source, "adapter_model.safetensors")
     if weights is None:
         raise UnsafeSourceError(
             f"{source} is a PEFT adapter without adapter_model.safetensors. Pickled weights can "
@@ -293,21 +308,6 @@ def _load_adapter(auto_model: str, source: str, base: str, **options: Any) -> Lo
     # Not by `load_adapter` of transformers, which in older versions leaves the saved head out.
     merged: Any = adapted.merge_and_unload()
     return Loaded(merged, [name for name in new if name not in saved])
-
-
-def _file(source: str, name: str) -> str | None:
-    """Return where a file of a folder or repository is on this machine; ``None`` without it."""
-    try:
-        with hub_tried_once(source):
-            path: str | None = cached_file(
-                source,
-                name,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-            )
-    except OSError:  # neither a folder nor a repository
-        return None
-    return path
 
 
 @contextmanager

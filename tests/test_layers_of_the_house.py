@@ -23,6 +23,7 @@ FLOORS = (
     ("augmentation",),
     ("tasks",),
     ("teachers",),
+    ("students",),
     ("compatibility",),
     ("layers",),
     ("heads",),
