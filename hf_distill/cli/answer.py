@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from hf_distill.cli.arguments import AnswerArguments
 from hf_distill.cli.output import print_json
 from hf_distill.cli.parsing import CommandParser, Section
-from hf_distill.tasks.options import AnswerSpanArguments
+from hf_distill.tasks.options import AnswerSpanArguments, option
 
 EXAMPLES = """\
 examples:
@@ -21,6 +21,35 @@ examples:
 """
 
 NO_ANSWER = "(the text does not answer this)"
+
+
+@dataclass
+class AnswerArguments:
+    """What `answer` is asked."""
+
+    model: str = option(MISSING, help="A question-answering model: a folder or a Hub id.")
+    question: str = option(MISSING, help="The question.")
+    context: str | None = option(help="The text to answer it from.")
+    context_file: str | None = option(
+        help="A text file (UTF-8) to answer it from; `-`, or neither of the two, for the standard "
+        "input."
+    )
+    top_k: int = option(1, help="How many answers to give.")
+    json: bool = option(
+        False, help="Print JSON: text, score and place (characters) of each answer."
+    )
+    always_answer: bool = option(
+        False, help="Leave out the possibility that the text does not answer the question."
+    )
+    max_length: int = option(384, help="Most tokens in a window, question included.")
+    device: str | None = option(
+        help="Where to compute (cpu, cuda:0, …); an accelerator if there is one."
+    )
+
+    def __post_init__(self) -> None:
+        """Check that there is one text."""
+        if self.context is not None and self.context_file is not None:
+            raise ValueError("pass either --context or --context_file, not both.")
 
 
 def build_parser() -> CommandParser:

@@ -5,7 +5,7 @@ The help text of a field is its documentation. Nothing here imports PyTorch.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hf_distill.cli.parsing import CommandParser, Section
@@ -47,41 +47,13 @@ class DataSource(NamedTuple):
         return f"{self.dataset_name} ({self.split})"
 
 
-@dataclass
-class EvaluationDataArguments:
-    """The data of `evaluate` and `compare`."""
-
-    file: str | None = option(help=f"The labelled data: {FORMATS}.")
-    dataset_name: str | None = option(
-        help="Instead of --file: the id of a data set on the Hub, such as `squad_v2`."
+def task_option() -> Any:
+    """Return the option that names the task."""
+    return option(
+        help=f"What the models do: {', '.join(TASKS)}. By default what the teacher, or the model "
+        "to score, was fine-tuned for; needed where there is none.",
+        choices=list(TASKS),
     )
-    dataset_config_name: str | None = option(help="The configuration of --dataset_name.")
-    dataset_revision: str | None = option(
-        help="The branch, tag or commit of --dataset_name, such as `refs/convert/parquet`."
-    )
-    split: str = option("validation", help="The split of --dataset_name.")
-    max_eval_samples: int | None = option(
-        help="Use only this many examples, taken evenly from all over the data."
-    )
-    preprocessing_num_workers: int | None = option(
-        help="Processes that prepare the data; by default the main process does."
-    )
-
-    def __post_init__(self) -> None:
-        """Check that there is data."""
-        if (self.file is None) == (self.dataset_name is None):
-            raise ValueError("name the data: either --file or --dataset_name.")
-
-    @property
-    def source(self) -> DataSource:
-        return DataSource(
-            self.file,
-            self.dataset_name,
-            self.dataset_config_name,
-            self.dataset_revision,
-            self.split,
-            self.max_eval_samples,
-        )
 
 
 def config_option() -> Any:
@@ -95,6 +67,52 @@ def config_option() -> Any:
 def use_cpu_option() -> Any:
     """Return the option that keeps an accelerator unused."""
     return option(False, help="Leave an accelerator unused.")
+
+
+@dataclass
+class HubDataArguments:
+    """A data set on the Hub instead of files, and how many processes prepare it."""
+
+    dataset_name: str | None = option(
+        help="Instead of files: the id of a data set on the Hub, such as `squad_v2`."
+    )
+    dataset_config_name: str | None = option(help="The configuration of --dataset_name.")
+    dataset_revision: str | None = option(
+        help="The branch, tag or commit of --dataset_name, such as `refs/convert/parquet`."
+    )
+    preprocessing_num_workers: int | None = option(
+        help="Processes that prepare the data; by default the main process does."
+    )
+
+    def _source(self, file: str | None, split: str, max_samples: int | None = None) -> DataSource:
+        return DataSource(
+            file,
+            self.dataset_name,
+            self.dataset_config_name,
+            self.dataset_revision,
+            split,
+            max_samples,
+        )
+
+
+@dataclass
+class EvaluationDataArguments(HubDataArguments):
+    """The data of `evaluate` and `compare`."""
+
+    file: str | None = option(help=f"The labelled data: {FORMATS}.")
+    split: str = option("validation", help="The split of --dataset_name.")
+    max_eval_samples: int | None = option(
+        help="Use only this many examples, taken evenly from all over the data."
+    )
+
+    def __post_init__(self) -> None:
+        """Check that there is data."""
+        if (self.file is None) == (self.dataset_name is None):
+            raise ValueError("name the data: either --file or --dataset_name.")
+
+    @property
+    def source(self) -> DataSource:
+        return self._source(self.file, self.split, self.max_eval_samples)
 
 
 def task_sections() -> list[Section]:
@@ -112,10 +130,7 @@ def task_sections() -> list[Section]:
 class RuntimeArguments:
     """How `evaluate` and `compare` run their models."""
 
-    task: str | None = option(
-        help=f"What the models do: {', '.join(TASKS)}. By default what they were made for.",
-        choices=list(TASKS),
-    )
+    task: str | None = task_option()
     batch_size: int = option(16, help="Inputs (windows, texts …) that are computed at a time.")
     dtype: str = option(
         "float32",
@@ -130,92 +145,6 @@ class RuntimeArguments:
             raise ValueError(f"--batch_size {self.batch_size} must be at least 1.")
 
 
-@dataclass
-class EvaluateArguments:
-    """What `evaluate` scores and where it writes."""
-
-    model: str = option(MISSING, help="The model to score: a folder or a Hub id.")
-    output_dir: str | None = option(
-        help="Where to write evaluation.json and predictions.json (for question answering in the "
-        "format of the official SQuAD scorers, with nbest_predictions.json). By default the scores "
-        "are only shown."
-    )
-
-
-@dataclass
-class CompareArguments:
-    """What `compare` compares."""
-
-    teacher: str | None = option(help="The teacher: a folder or a Hub id.")
-    student_alone: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "The student that was trained with --baseline; several models if it was "
-            "trained with several seeds."
-        },
-    )
-    student_distilled: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "The student that was trained with the teacher; several models if it was "
-            "trained with several seeds."
-        },
-    )
-    output_dir: str = option(
-        "comparison",
-        help="Where to write comparison.json, comparison.md and comparison.png.",
-    )
-    latency_samples: int = option(
-        50,
-        help="Examples that are answered one by one to measure the latency; 0 leaves it out. Use "
-        "an idle machine.",
-    )
-    throughput_samples: int = option(
-        100,
-        help="Examples that are answered in batches of --batch_size, three times, to measure the "
-        "throughput; 0 leaves it out.",
-    )
-
-    def __post_init__(self) -> None:
-        """Check that there is something to compare."""
-        if [self.teacher, self.student_alone, self.student_distilled].count(None) > 1:
-            raise ValueError(
-                "name at least two models: --teacher, --student_alone, --student_distilled."
-            )
-        for name in ("latency_samples", "throughput_samples"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} {getattr(self, name)} must not be below 0.")
-
-
-@dataclass
-class AnswerArguments:
-    """What `answer` is asked."""
-
-    model: str = option(MISSING, help="A question-answering model: a folder or a Hub id.")
-    question: str = option(MISSING, help="The question.")
-    context: str | None = option(help="The text to answer it from.")
-    context_file: str | None = option(
-        help="A text file (UTF-8) to answer it from; `-`, or neither of the two, for the standard "
-        "input."
-    )
-    top_k: int = option(1, help="How many answers to give.")
-    json: bool = option(
-        False, help="Print JSON: text, score and place (characters) of each answer."
-    )
-    always_answer: bool = option(
-        False, help="Leave out the possibility that the text does not answer the question."
-    )
-    max_length: int = option(384, help="Most tokens in a window, question included.")
-    device: str | None = option(
-        help="Where to compute (cpu, cuda:0, …); an accelerator if there is one."
-    )
-
-    def __post_init__(self) -> None:
-        """Check that there is one text."""
-        if self.context is not None and self.context_file is not None:
-            raise ValueError("pass either --context or --context_file, not both.")
-
-
 def scoring_parser(arguments: type, title: str, **kwargs: Any) -> CommandParser:
     """Create the parser of a command that scores models on data.
 
@@ -226,7 +155,7 @@ def scoring_parser(arguments: type, title: str, **kwargs: Any) -> CommandParser:
         [arguments, EvaluationDataArguments, TaskArguments, RuntimeArguments],
         sections=[
             Section(title, ["task", *names(arguments)]),
-            Section("data", names(EvaluationDataArguments)),
+            Section("data", ["file", *names(EvaluationDataArguments)]),
             *task_sections(),
         ],
         **kwargs,

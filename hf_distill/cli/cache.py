@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.cli.arguments import config_option, task_sections, use_cpu_option
+from hf_distill.cli.arguments import config_option, task_option, task_sections, use_cpu_option
 from hf_distill.cli.outline import outline
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.cli.train_arguments import TrainingFileArguments
-from hf_distill.tasks import TASKS
 from hf_distill.tasks.options import SCORING_OPTIONS, TaskArguments, names, option
 
 if TYPE_CHECKING:
@@ -47,10 +46,7 @@ class CacheArguments:
         "predictions are averaged.",
     )
     output_dir: str = option(MISSING, help="Where the outputs go. A folder of their own.")
-    task: str | None = option(
-        help=f"What the teacher does: {', '.join(TASKS)}. By default what it was made for.",
-        choices=list(TASKS),
-    )
+    task: str | None = task_option()
     dtype: str = option(
         "float16",
         help="How the numbers are stored: float16 (a relative error of up to 1/2,048), bfloat16 "
@@ -91,7 +87,7 @@ def build_parser() -> CommandParser:
         "options.",
         sections=[
             Section("teacher and outputs", names(CacheArguments, TeacherArguments)),
-            Section("data", names(TrainingFileArguments)),
+            Section("data", ["train_file", *names(TrainingFileArguments)]),
             *task_sections(),
         ],
         epilog=EXAMPLES,

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.cli.arguments import EvaluationDataArguments, task_sections
+from hf_distill.cli.arguments import EvaluationDataArguments, task_option, task_sections
 from hf_distill.cli.output import print_json
 from hf_distill.cli.parsing import CommandParser, Section
-from hf_distill.tasks import TASKS
 from hf_distill.tasks.options import TaskArguments, names, option
 
 if TYPE_CHECKING:
@@ -30,11 +29,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 class CheckArguments(EvaluationDataArguments):
     """What `check` looks at."""
 
-    task: str | None = option(
-        help=f"What the models are to do: {', '.join(TASKS)}. By default what the teacher was made "
-        "for.",
-        choices=list(TASKS),
-    )
+    task: str | None = task_option()
     file: str | None = option(
         help="Labelled data to try the teacher on: is it better than always giving the most "
         "frequent label?"
@@ -70,7 +65,7 @@ def build_parser() -> CommandParser:
         "exit status is 1 if it cannot.\n`hf-distill train` checks the same.",
         sections=[
             Section("models", ["teacher", "student"]),
-            Section("check", names(CheckArguments)),
+            Section("check", ["task", "file", *names(CheckArguments)]),
             *task_sections(),
         ],
         epilog=EXAMPLES,

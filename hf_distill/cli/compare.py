@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hf_distill.cli.arguments import (
-    CompareArguments,
     EvaluationDataArguments,
     RuntimeArguments,
     scoring_parser,
@@ -19,6 +18,7 @@ from hf_distill.cli.parsing import CommandParser
 from hf_distill.extras import require
 from hf_distill.reports.comparison import ROLES, Comparison, ModelReport
 from hf_distill.reports.pages import write_comparison
+from hf_distill.tasks.options import option
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,6 +35,45 @@ example:
 
 `student alone` is the same student, trained by the same command with --baseline.
 """
+
+
+@dataclass
+class CompareArguments:
+    """What `compare` compares."""
+
+    teacher: str | None = option(help="The teacher: a folder or a Hub id.")
+    student_alone: list[str] | None = option(
+        help="The student that was trained with --baseline; several models if it was "
+        "trained with several seeds."
+    )
+    student_distilled: list[str] | None = option(
+        help="The student that was trained with the teacher; several models if it was "
+        "trained with several seeds."
+    )
+    output_dir: str = option(
+        "comparison",
+        help="Where to write comparison.json, comparison.md and comparison.png.",
+    )
+    latency_samples: int = option(
+        50,
+        help="Examples that are answered one by one to measure the latency; 0 leaves it out. Use "
+        "an idle machine.",
+    )
+    throughput_samples: int = option(
+        100,
+        help="Examples that are answered in batches of --batch_size, three times, to measure the "
+        "throughput; 0 leaves it out.",
+    )
+
+    def __post_init__(self) -> None:
+        """Check that there is something to compare."""
+        if [self.teacher, self.student_alone, self.student_distilled].count(None) > 1:
+            raise ValueError(
+                "name at least two models: --teacher, --student_alone, --student_distilled."
+            )
+        for name in ("latency_samples", "throughput_samples"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} {getattr(self, name)} must not be below 0.")
 
 
 def build_parser() -> CommandParser:

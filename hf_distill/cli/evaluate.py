@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from hf_distill.cli.arguments import EvaluateArguments, scoring_parser
+from hf_distill.cli.arguments import scoring_parser
 from hf_distill.cli.parsing import CommandParser
+from hf_distill.tasks.options import option
 
 EXAMPLES = """\
 examples:
@@ -14,6 +16,18 @@ examples:
   hf-distill evaluate --model owner/model-on-the-hub --dataset_name squad_v2 --output_dir scores
   hf-distill evaluate --model distilled --file dev.csv
 """
+
+
+@dataclass
+class EvaluateArguments:
+    """What `evaluate` scores and where it writes."""
+
+    model: str = option(MISSING, help="The model to score: a folder or a Hub id.")
+    output_dir: str | None = option(
+        help="Where to write evaluation.json and predictions.json (for question answering in the "
+        "format of the official SQuAD scorers, with nbest_predictions.json). By default the scores "
+        "are only shown."
+    )
 
 
 def build_parser() -> CommandParser:

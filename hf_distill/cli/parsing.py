@@ -28,7 +28,7 @@ class Section(NamedTuple):
 
     title: str
     names: Collection[str]
-    """The options it lists, by field name, in the order in which they were defined."""
+    """The options it lists, by field name, in this order; a name that was there is left out."""
     description: str | None = None
 
 
@@ -130,7 +130,7 @@ class CommandParser(HfArgumentParser):
         listed = set(self._hidden)
         for section in self._sections:
             self._add_section(formatter, section, listed)
-        rest = {action.dest for action in self._actions} - listed
+        rest = [action.dest for action in self._actions]
         self._add_section(formatter, Section(self._rest, rest), listed)
         formatter.add_text(self.epilog)
         return formatter.format_help()
@@ -138,16 +138,12 @@ class CommandParser(HfArgumentParser):
     def _add_section(
         self, formatter: argparse.HelpFormatter, section: Section, listed: set[str]
     ) -> None:
-        actions = [
-            action
-            for action in self._actions
-            if action.dest in section.names and action.dest not in listed
-            # `--no_x` is named in the help of `--x`.
-            if not isinstance(action, argparse._StoreFalseAction)
-        ]
+        # Of two options with one name the first: `--no_x` is named in the help of `--x`.
+        actions = {action.dest: action for action in reversed(self._actions)}
+        names = dict.fromkeys(name for name in section.names if name not in listed)
         formatter.start_section(section.title)
         formatter.add_text(section.description)
-        formatter.add_arguments(actions)
+        formatter.add_arguments([actions[name] for name in names if name in actions])
         formatter.end_section()
         listed.update(section.names)
 

@@ -5,7 +5,7 @@ The help text of a field is its documentation. Nothing here imports PyTorch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hf_distill.cli.train_arguments import TrainDataArguments
 from hf_distill.tasks.options import SCORING_OPTIONS, TaskArguments, names, option
@@ -15,13 +15,10 @@ from hf_distill.tasks.options import SCORING_OPTIONS, TaskArguments, names, opti
 class SweepArguments:
     """What is searched, and how."""
 
-    search_space: dict | str | None = field(
-        default=None,
-        metadata={
-            "help": "The options to search, in the --config file: a list of values (temperature: "
-            "[1, 2, 4]) or a range ({low: 1.0e-5, high: 1.0e-3, log: true}, {low: 0, high: 1, "
-            "step: 0.25}). On the command line as one text: '{temperature: [1, 2, 4]}'."
-        },
+    search_space: dict | str | None = option(
+        help="The options to search, in the --config file: a list of values (temperature: "
+        "[1, 2, 4]) or a range ({low: 1.0e-5, high: 1.0e-3, log: true}, {low: 0, high: 1, "
+        "step: 0.25}). On the command line as one text: '{temperature: [1, 2, 4]}'."
     )
     sampler: str | None = option(
         help="How values are chosen: grid (all combinations, in their order), random, or tpe "
@@ -37,12 +34,9 @@ class SweepArguments:
         help="What to judge a trial by: a figure of `eval` in metrics.json. By default the "
         "primary one of the task."
     )
-    seeds: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Train each combination once with each of these seeds, and judge it by the "
-            "mean. By default once, with --seed."
-        },
+    seeds: list[int] | None = option(
+        help="Train each combination once with each of these seeds, and judge it by the "
+        "mean. By default once, with --seed."
     )
     keep_all_trials: bool = option(
         False, help="Keep the students of all trials, not just the best one."

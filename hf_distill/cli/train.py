@@ -122,7 +122,7 @@ def training_parser(
     sections = [
         *([Section(title, names(*further))] if further else []),
         Section("model", names(TrainArguments)),
-        Section("data", names(TrainDataArguments)),
+        Section("data", ["train_file", "validation_file", *names(TrainDataArguments)]),
         Section("two stages", names(IntermediateStageArguments)),
         *task_sections(),
         Section(

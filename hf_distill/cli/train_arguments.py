@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
 
-from hf_distill.cli.arguments import FORMATS, DataSource, config_option
-from hf_distill.tasks import TASKS
+from hf_distill.cli.arguments import (
+    FORMATS,
+    DataSource,
+    HubDataArguments,
+    config_option,
+    task_option,
+)
 from hf_distill.tasks.options import option
 
 
@@ -21,11 +26,7 @@ class TrainArguments:
         help="The model to train: a folder (as written by `save_pretrained`) or a Hub id. It need "
         "not be fine-tuned; a head that it lacks starts out random.",
     )
-    task: str | None = option(
-        help=f"What the model is to do: {', '.join(TASKS)}. By default what the teacher was made "
-        "for; needed without one.",
-        choices=list(TASKS),
-    )
+    task: str | None = task_option()
     teacher_model: list[str] | None = option(
         help="The model to learn from, fine-tuned for the task: a folder or a Hub id. It must use "
         "the student's tokenizer. Of several, the predictions are averaged (--teacher_weights, "
@@ -73,35 +74,19 @@ class TrainArguments:
 
 
 @dataclass
-class TrainingFileArguments:
+class TrainingFileArguments(HubDataArguments):
     """The data to train on."""
 
     train_file: str | None = option(help=f"The training data: {FORMATS}.")
-    dataset_name: str | None = option(
-        help="Instead of files: the id of a data set on the Hub, such as `squad_v2`."
-    )
-    dataset_config_name: str | None = option(help="The configuration of --dataset_name.")
-    dataset_revision: str | None = option(
-        help="The branch, tag or commit of --dataset_name, such as `refs/convert/parquet`."
-    )
     train_split: str = option("train", help="The split of --dataset_name to train on.")
     max_train_samples: int | None = option(
         help="Use only this many training examples, taken evenly from all over the data."
-    )
-    preprocessing_num_workers: int | None = option(
-        help="Processes that prepare the data; by default the main process does."
     )
 
     @property
     def training(self) -> DataSource:
         """The data to train on, all of it."""
-        return DataSource(
-            self.train_file,
-            self.dataset_name,
-            self.dataset_config_name,
-            self.dataset_revision,
-            self.train_split,
-        )
+        return self._source(self.train_file, self.train_split)
 
 
 @dataclass
@@ -125,11 +110,7 @@ class TrainDataArguments(TrainingFileArguments):
         on_hub = self.dataset_name is not None and self.validation_split != "none"
         if self.validation_file is None and not on_hub:
             return None
-        return self.training._replace(
-            file=self.validation_file,
-            split=self.validation_split,
-            max_samples=self.max_eval_samples,
-        )
+        return self._source(self.validation_file, self.validation_split, self.max_eval_samples)
 
 
 @dataclass

@@ -82,12 +82,9 @@ class ClassificationArguments:
         "are to be predicted, all else is one label.",
         choices=["single_label_classification", "multi_label_classification", "regression"],
     )
-    class_names: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "The names of the labels in the order of their numbers, for data that has "
-            "numbers, or vectors with a 0 or 1 for each label. By default those of the teacher."
-        },
+    class_names: list[str] | None = option(
+        help="The names of the labels in the order of their numbers, for data that has "
+        "numbers, or vectors with a 0 or 1 for each label. By default those of the teacher."
     )
 
 
