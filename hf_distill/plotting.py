@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hf_distill.extras import MissingExtraError, require
 from hf_distill.files import write_atomically
@@ -14,6 +17,7 @@ from hf_distill.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +35,38 @@ def declutter(panel: Axes) -> None:
     panel.grid(color="#DDDDDD", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def draw_cells(
+    panel: Axes,
+    values: Sequence[Sequence[float]],
+    text: Callable[[float], str] | None,
+    framed: Iterable[tuple[int, int]],
+    **style: Any,
+) -> AxesImage:
+    """Draw a heat map; NaN is an empty cell.
+
+    Args:
+        panel: where to draw.
+        values: by row and column.
+        text: returns what stands in a cell.
+        framed: columns and rows of the cells with a frame.
+        **style: ``cmap``, ``vmin``, ``vmax`` and whatever else ``imshow`` takes.
+    """
+    from matplotlib.patches import Rectangle
+
+    image = panel.imshow(values, aspect="auto", interpolation="nearest", **style)
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            if text is not None and not math.isnan(value):
+                red, green, blue, _ = image.to_rgba(np.array(value))
+                color = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
+                place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
+                panel.text(x, y, text(value), color=color, **place)
+    for x, y in framed:
+        frame: dict[str, Any] = {"edgecolor": "#D55E00", "linewidth": 2.5, "clip_on": False}
+        panel.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, **frame))
+    return image
 
 
 _LOSSES = {

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from hf_distill.checks import check_launch
 from hf_distill.compatibility.tokenizers import check_vocabulary
 from hf_distill.console import log_rank_0
+from hf_distill.hub.facts import TIMINGS
 from hf_distill.tasks.base import Scorer, Task
 
 
@@ -77,11 +78,10 @@ def score_model(
         output = trainer.predict(features, metric_key_prefix="eval")
         written = scorer.finish(trainer)
         trainer.accelerator.wait_for_everyone()
-    speed = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
     named = {name.removeprefix("eval_"): value for name, value in (output.metrics or {}).items()}
     named |= written
     return Scores(
-        metrics={name: float(value) for name, value in named.items() if name not in speed},
+        metrics={name: float(value) for name, value in named.items() if not name.endswith(TIMINGS)},
         scorer=scorer,
         is_main_process=trainer.is_world_process_zero(),
     )

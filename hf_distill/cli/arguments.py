@@ -84,7 +84,7 @@ class HubDataArguments:
         help="Processes that prepare the data; by default the main process does."
     )
 
-    def _source(self, file: str | None, split: str, max_samples: int | None = None) -> DataSource:
+    def source_of(self, file: str | None, split: str, max_samples: int | None = None) -> DataSource:
         return DataSource(
             file,
             self.dataset_name,
@@ -112,7 +112,7 @@ class EvaluationDataArguments(HubDataArguments):
 
     @property
     def source(self) -> DataSource:
-        return self._source(self.file, self.split, self.max_eval_samples)
+        return self.source_of(self.file, self.split, self.max_eval_samples)
 
 
 def task_sections() -> list[Section]:

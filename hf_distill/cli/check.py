@@ -157,21 +157,14 @@ class _Trial:
 
 def _show(report: PairReport, teacher: str) -> None:
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(show_lines=True)
-    for name in ("", "", "what was found, and what to change"):
-        table.add_column(name, overflow="fold")
-    for finding in report.findings:
-        style = _STYLES[finding.status]
-        table.add_row(Text(finding.about), Text(finding.status, style), Text(finding.message))
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width
-        console.width = max(console.width, 150)
-    console.print(table)
+    from hf_distill.reports.terminal import print_rows
+
+    rows = [(f.about, (f.status, _STYLES[f.status]), f.message) for f in report.findings]
+    print_rows("", ("", "", "what was found, and what to change"), rows, lines=True)
     verdict = "The teacher can teach the student." if report.ok else "The pair is refused."
-    console.print(Text(verdict, style="bold"))
+    Console().print(Text(verdict, style="bold"))
     if any(f.about == "tokenizer" and f.status == "error" for f in report.findings):
         _suggest_students(teacher)
 

@@ -59,6 +59,9 @@ def run(argv: Sequence[str]) -> None:
         ValueError: there is no such recipe.
     """
     options, positional = build_parser().parse(argv)
+
+    from hf_distill.reports.terminal import print_rows
+
     names = list_recipes() if positional.name is None else [positional.name]
     recipes = [load_recipe(name) for name in names]
     if options.json:
@@ -66,27 +69,10 @@ def run(argv: Sequence[str]) -> None:
         shown = content if positional.name is None else content[0]
         print_json(shown)
     elif positional.name is None:
-        _print_table(recipes)
+        print_rows("", HEADER, list(map(row, recipes)), names=True, lines=True)
         sys.stdout.write(NOTES)
     else:
         sys.stdout.write(describe(recipes[0]))
-
-
-def _print_table(recipes: Sequence[Recipe]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width
-        console.width = max(console.width, 150)
-    table = Table(show_lines=True)
-    for name in HEADER:
-        # A name that is cut in two cannot be copied.
-        table.add_column(name, overflow="fold", no_wrap=name == "recipe")
-    for recipe in recipes:
-        table.add_row(*map(Text, row(recipe)))
-    console.print(table)
 
 
 def row(recipe: Recipe) -> tuple[str, ...]:

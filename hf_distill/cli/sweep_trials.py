@@ -23,6 +23,7 @@ from hf_distill.cli.train_request import check_request
 from hf_distill.cli.training_run import prepare
 from hf_distill.console import log_rank_0
 from hf_distill.files import write_json, write_text
+from hf_distill.hub.facts import TIMINGS
 from hf_distill.reports.sweep_report import TrialReport
 from hf_distill.tasks.base import Measures
 from hf_distill.tasks.bootstrap import pool_seeds
@@ -214,8 +215,7 @@ def _diverged(metrics: Mapping[str, Any]) -> str | None:
 def _value(scores: Mapping[str, Any], metric: str) -> float:
     numbers = {name: value for name, value in scores.items() if isinstance(value, int | float)}
     if metric not in numbers:
-        timing = ("runtime", "per_second", "epoch", "_time")
-        listed = ", ".join(name for name in numbers if not name.endswith(timing))
+        listed = ", ".join(name for name in numbers if not name.endswith(TIMINGS))
         raise ValueError(f"--metric {metric}: there is no such figure in eval; it has {listed}.")
     return float(numbers[metric])
 

@@ -24,7 +24,8 @@ _TRAINING = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "bf16", "fp16",
     "label_smoothing_factor",
 )  # fmt: skip
-_NO_SCORES = ("runtime", "samples_per_second", "steps_per_second", "epoch", "_time")
+TIMINGS = ("runtime", "per_second", "epoch", "_time")
+"""How the names of an evaluation's figures end that are not scores."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -82,7 +83,7 @@ def scores_of(
         name.removeprefix("eval_"): value
         for name, value in chosen.items()
         if name.startswith("eval_")
-        and not name.endswith(_NO_SCORES)
+        and not name.endswith(TIMINGS)
         and isinstance(value, int | float)
         and math.isfinite(value)
     }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Normalize
     from matplotlib.image import AxesImage
 
-# More tokens than this cannot be read beside a map.
+# More tokens than this cannot be read next to a map.
 _MOST_LABELS = 48
 
 
@@ -32,22 +32,18 @@ def plot_attention(
 ) -> Path:
     """Draw the attention maps of a layer pair, teacher and student side by side, on one scale.
 
-    A row is a token that looks, a column one that is looked at. For small weights to be seen, too,
+    A row is a token that looks, a column one that is looked at. For small weights to be visible,
     the colour goes with the square root, and up to the largest weight of most rows: of 95 % of
     them. Rows and columns carry the tokens, evenly spaced ones if there are more than 48.
 
     Args:
         sample: with the attention of both layers.
         pair: which layers; from 1.
-        path: the image to write, replaced if it is there. The ending says the format (.png, .svg).
+        path: the image, which is returned; its ending is the format (.png, .svg).
         head: the head of both models, from 0; ``None`` is the mean of all heads.
 
-    Returns:
-        ``path``.
-
     Raises:
-        ValueError: if the attention of a layer was not recorded, or has no such head.
-        OSError: if it cannot be written.
+        ValueError: the attention of a layer was not recorded, or has no such head.
     """
     maps = {who: sample.attention(who, getattr(pair, who)) for who in get_args(Who)}
     chosen = {who: _chosen(attention, head, who) for who, attention in maps.items()}

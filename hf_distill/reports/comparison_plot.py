@@ -36,15 +36,7 @@ _AXES = (
 def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
     """Draw quality against parameters, and against latency where all models have one.
 
-    Args:
-        comparison: what to draw.
-        path: the image to write, replaced if it is there. The ending says the format (.png, .svg).
-
-    Returns:
-        ``path``.
-
-    Raises:
-        OSError: if it cannot be written.
+    The ending of ``path``, which is returned, is the format (.png, .svg).
     """
     axes = [
         axis for axis in _AXES if all(axis.value(model) is not None for model in comparison.models)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_distill.files import write_atomically
-from hf_distill.plotting import declutter, new_figure
+from hf_distill.plotting import declutter, draw_cells, new_figure
 from hf_distill.reports.sweep_report import SweepReport, TrialReport, figure, shown
 
 if TYPE_CHECKING:
@@ -105,15 +105,7 @@ def plot_sweep(report: SweepReport, path: str | os.PathLike[str]) -> Path:
     option that is not a number, such as the loss, gives each of its values a panel; further options
     are averaged over.
 
-    Args:
-        report: with at least one complete trial.
-        path: the image to write, replaced if it is there; its ending is the format (.png, .svg).
-
-    Returns:
-        ``path``.
-
-    Raises:
-        OSError: it cannot be written.
+    ``report`` needs a complete trial; the ending of ``path`` is the format (.png, .svg).
     """
     return write_atomically(path, sweep_figure(report).savefig)
 
@@ -169,37 +161,25 @@ def _mean(trials: Sequence[TrialReport]) -> float:
 
 
 def _draw_maps(places: Sequence[Axes], report: SweepReport) -> Any:
-    from matplotlib.patches import Rectangle
-
     maps = heat_maps(report)
     cells = [
-        (cell, place, (x, y))
-        for place, one in zip(places, maps, strict=True)
+        (cell, number, (x, y))
+        for number, one in enumerate(maps)
         for y, row in enumerate(one.cells)
         for x, cell in enumerate(row)
         if cell is not None
     ]
     low, high = min(cell for cell, *_ in cells), max(cell for cell, *_ in cells)
-    scale = high - low if high > low else 1.0
-    for place, one in zip(places, maps, strict=True):
-        values = [[math.nan if cell is None else cell for cell in row] for row in one.cells]
-        image = place.imshow(
-            values, cmap=_colors(report), vmin=low, vmax=low + scale, aspect="auto",
-            interpolation="nearest", origin="lower",
-        )  # fmt: skip
-        place.set_xticks(range(len(one.columns)), list(map(shown, one.columns)))
-        place.set_yticks(range(len(one.rows)), list(map(shown, one.rows)))
-    for cell, place, (x, y) in cells:
-        share = (cell - low) / scale
-        bright = share < 0.4 if report.lower_is_better else share > 0.6
-        color = "black" if bright else "white"
-        place.text(x, y, figure(cell), ha="center", va="center", fontsize=8, color=color)
     # The first of equals, as in the table.
     best = low if report.lower_is_better else high
-    place, (x, y) = next((place, where) for cell, place, where in cells if cell == best)
-    corner = (x - 0.5, y - 0.5)
-    style: dict[str, Any] = {"fill": False, "edgecolor": _BEST, "linewidth": 2.5, "clip_on": False}
-    place.add_patch(Rectangle(corner, 1, 1, **style))
+    _, of_best, where = next(one for one in cells if one[0] == best)
+    style = {"vmin": low, "vmax": high if high > low else low + 1.0, "cmap": _colors(report)}
+    for number, (place, one) in enumerate(zip(places, maps, strict=True)):
+        values = [[math.nan if cell is None else cell for cell in row] for row in one.cells]
+        framed = [where] if number == of_best else []
+        image = draw_cells(place, values, figure, framed, origin="lower", **style)
+        place.set_xticks(range(len(one.columns)), list(map(shown, one.columns)))
+        place.set_yticks(range(len(one.rows)), list(map(shown, one.rows)))
     return image
 
 

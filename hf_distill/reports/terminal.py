@@ -9,21 +9,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hf_distill.hub.facts import TIMINGS
 from hf_distill.reports.comparison import ROLES, Comparison
+from hf_distill.reports.sweep_report import figure
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Print the table, the share of the gap closed, and what it was measured with."""
-    console = console or Console()
-    table = Table()
-    table.add_column("")
-    for model in comparison.models:
-        table.add_column(ROLES[model.role], justify="right", overflow="fold")
-    for label, cells in comparison.rows():
-        # Text: a name or an answer may hold square brackets, which rich would read as markup.
-        table.add_row(label, *map(Text, cells))
-    console.print(Text(f"{comparison.task}: quality, size and speed", style="bold"))
-    console.print(table)
+    console = console or _console()
+    roles = [ROLES[model.role] for model in comparison.models]
+    rows = [(label, *cells) for label, cells in comparison.rows()]
+    title = f"{comparison.task}: quality, size and speed"
+    print_rows(title, ["", *roles], rows, console, numbers=True)
     for sentence in (comparison.headline(), comparison.speed_up()):
         if sentence:
             console.print(sentence, style="bold", markup=False, highlight=False)
@@ -47,7 +44,6 @@ _WORDS = {
     "best_f1": "F1, best threshold",
     "best_f1_thresh": "threshold of the best F1",
 }
-_SPEED = ("runtime", "per_second", "epoch", "_time")
 
 
 def in_words(figures: Mapping[str, Any], quality: Mapping[str, str]) -> dict[str, Any]:
@@ -59,11 +55,11 @@ def in_words(figures: Mapping[str, Any], quality: Mapping[str, str]) -> dict[str
     """
     values = {name.removeprefix("eval_"): value for name, value in figures.items()}
     shown = {label: values[name] for name, label in quality.items() if name in values}
-    # The loss of the labels, which the log of a distillation calls loss_task, too.
+    # The loss of the labels, which the log of a distillation also has as loss_task.
     compares_layers = "loss_task" not in values and any(n.startswith("loss_") for n in values)
     words = {**_WORDS, "loss": "loss" if compares_layers else "label loss"}
     for name, value in values.items():
-        if name not in quality and name != "loss_task" and not name.endswith(_SPEED):
+        if name not in quality and name != "loss_task" and not name.endswith(TIMINGS):
             shown[words.get(name, name.replace("_", " "))] = value
     return shown
 
@@ -71,47 +67,54 @@ def in_words(figures: Mapping[str, Any], quality: Mapping[str, str]) -> dict[str
 def print_figures(
     title: str, figures: Mapping[str, object], console: Console | None = None
 ) -> None:
-    """Print a table of names and numbers.
-
-    Args:
-        title: the line above it.
-        figures: the rows; floats are shown with two decimals, or four digits below 1.
-        console: where to; the terminal by default.
-    """
-    table = Table(show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(justify="right", overflow="fold")
-    for name, value in figures.items():
-        table.add_row(Text(name), Text(_number(value)))
-    (console or Console()).print(Text(title, style="bold"), table, sep="\n")
+    """Print a table of names and numbers; floats have two decimals, or four digits below 1."""
+    rows = [
+        (name, figure(value) if isinstance(value, float) else str(value))
+        for name, value in figures.items()
+    ]
+    print_rows(title, (), rows, console, numbers=True)
 
 
 def print_rows(
     title: str,
     header: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[str | tuple[str, str]]],
     console: Console | None = None,
     *,
     names: bool = False,
+    numbers: bool = False,
+    lines: bool = False,
 ) -> None:
-    """Print a table of texts, as they are.
+    """Print a table of texts.
 
     Args:
-        title: the line above it.
-        header: of the columns.
-        rows: their cells.
-        console: where to; the terminal by default.
+        title: the line above it; may be empty.
+        header: the columns' names; empty for none.
+        rows: their cells: a text, or a text and its style.
+        console: where to print; the terminal by default.
         names: the first column has names to copy, which are not broken over lines.
+        numbers: all columns but the first are aligned to the right.
+        lines: draw a line between the rows.
     """
-    table = Table()
-    for i, name in enumerate(header):
-        table.add_column(name, overflow="fold", no_wrap=names and i == 0)
+    console = console or _console()
+    table = Table(show_header=bool(header), show_lines=lines)
+    for i, name in enumerate(header or [""] * len(rows[0])):
+        table.add_column(
+            name,
+            overflow="fold",
+            no_wrap=names and i == 0,
+            justify="right" if numbers and i > 0 else "left",
+        )
     for row in rows:
-        table.add_row(*map(Text, row))
-    (console or Console()).print(Text(title, style="bold"), table, sep="\n")
+        # Not as it is: it may hold square brackets, which rich would read as markup.
+        table.add_row(*map(Text.assemble, row))
+    if title:
+        console.print(Text(title, style="bold"))
+    console.print(table)
 
 
-def _number(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.2f}" if abs(value) >= 1 or value == 0 else f"{value:.4g}"
-    return str(value)
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width
+        console.width = max(console.width, 150)
+    return console
