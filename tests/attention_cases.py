@@ -47,7 +47,8 @@ def inputs(
 def trained(values: AttentionInputs) -> AttentionInputs:
     """A copy whose tensors want gradients."""
     tensors = (x.detach().clone().requires_grad_() for x in values[:3])
-    return AttentionInputs(*tensors, values.scaling)
+    bias = None if values.bias is None else values.bias.detach().clone().requires_grad_()
+    return AttentionInputs(*tensors, values.scaling, bias)
 
 
 def near(teacher: AttentionInputs, distance: float, seed: int = 5) -> AttentionInputs:
@@ -92,16 +93,22 @@ def pair_mask(kind: str, heads: int = 4, length: int = LENGTH) -> Tensor | None:
 
 
 def visible(
-    values: AttentionInputs, mask: Tensor | None, causal: bool, pairs: Tensor | None
+    values: AttentionInputs,
+    mask: Tensor | None,
+    causal: bool,
+    pairs: Tensor | None,
+    key_mask: Tensor | None = None,
 ) -> Any:
-    """(batch, heads, length, length), pair by pair."""
-    batch, heads, length, _ = values.query.shape
-    seen = torch.zeros(batch, heads, length, length, dtype=torch.bool)
+    """(batch, heads, queries, keys), pair by pair."""
+    (batch, heads, queries, _), keys = values.query.shape, values.key.shape[2]
+    key_mask = mask if key_mask is None else key_mask
+    seen = torch.zeros(batch, heads, queries, keys, dtype=torch.bool)
     for b in range(batch):
         for h in range(heads):
-            for i in range(length):
-                for j in range(length):
-                    ok = mask is None or bool(mask[b, i] and mask[b, j])
+            for i in range(queries):
+                for j in range(keys):
+                    ok = mask is None or bool(mask[b, i])
+                    ok = ok and (key_mask is None or bool(key_mask[b, j]))
                     ok = ok and (not causal or j <= i)
                     if pairs is not None:
                         ok = ok and bool(pairs[b % pairs.shape[0], h % pairs.shape[1], i, j])
@@ -111,13 +118,14 @@ def visible(
 
 def scores(values: AttentionInputs) -> Tensor:
     """Full maps before the softmax, head by head."""
-    query, key, _, scaling = values
+    query, key, _, scaling, bias = values
     shared = query.shape[1] // key.shape[1]
     maps = [
         torch.einsum("bid,bjd->bij", query[:, h], key[:, h // shared]) * scaling
         for h in range(query.shape[1])
     ]
-    return torch.stack(maps, dim=1)
+    found = torch.stack(maps, dim=1)
+    return found if bias is None else found + bias
 
 
 def kl_of_rows(student: Tensor, teacher: Tensor, seen: Tensor) -> Tensor:

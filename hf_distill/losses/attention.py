@@ -2,14 +2,15 @@
 
 One set of rules for ``scores_loss``, ``probabilities_loss`` and ``relations_loss``:
 
-- ``student``, ``teacher``: ``AttentionInputs`` of one layer each, of the same batch and length, in
-  any floating-point types.
-- ``token_mask``: ``(batch, length)`` bool, True = valid, or ``None``. Padded tokens count neither
-  as queries nor as keys. Their content does not matter, NaN and infinities included, and their
-  gradient is exactly 0.
+- ``student``, ``teacher``: ``AttentionInputs`` of one layer each, of the same batch and as many
+  queries and keys, in any floating-point types.
+- ``token_mask``: ``(batch, queries)`` bool, True = valid, or ``None``. Padded tokens do not count.
+  Their content does not matter, NaN and infinities included, and their gradient is exactly 0.
+- ``key_mask``: ``(batch, keys)`` bool, the same for keys; ``None`` is the ``token_mask`` where
+  there are as many queries as keys, as in self-attention.
 - ``causal``: a query sees no later key.
-- ``pair_mask``: ``(batch or 1, heads or 1, length, length)`` bool, True where a query (third axis)
-  sees a key (last axis), or ``None``; for local attention.
+- ``pair_mask``: ``(batch or 1, heads or 1, queries, keys)`` bool, True where a query sees a key, or
+  ``None``; for local attention.
 - Returned is a sum over batch and tokens as a 0-dim tensor, float32 (float64 if a side is float64)
   whatever the types of the inputs. The division by the number of tokens or pairs is the caller's,
   so that any split of a batch gives the same result.
@@ -27,23 +28,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hf_distill.losses.chunks import Pairs
+
 
 class AttentionInputs(NamedTuple):
     """What the attention function of a layer gets.
 
     Attributes:
-        query: ``(batch, heads, length, head_dim)``.
-        key: ``(batch, key_value_heads, length, head_dim)``. Under grouped-query attention there
+        query: ``(batch, heads, queries, head_dim)``.
+        key: ``(batch, key_value_heads, keys, head_dim)``. Under grouped-query attention there
             are fewer of these heads; each serves ``heads / key_value_heads`` consecutive query
             heads.
-        value: ``(batch, key_value_heads, length, value_dim)``.
+        value: ``(batch, key_value_heads, keys, value_dim)``.
         scaling: what Q Kᵀ is multiplied by, mostly ``1 / √head_dim``.
+        bias: ``(batch or 1, heads or 1, queries, keys)``, what is added to the scores then, such as
+            T5's relative positions; ``None`` is nothing. The student's gets a gradient.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
     scaling: float
+    bias: Tensor | None = None
 
 
 def compute_dtype(*tensors: Tensor) -> torch.dtype:
@@ -54,24 +60,22 @@ def compute_dtype(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
-def check_token_mask(token_mask: Tensor | None, batch: int, length: int) -> None:
-    """Raise ValueError if the mask is not one of ``(batch, length)`` booleans."""
-    if token_mask is None:
-        return
-    if token_mask.dtype != torch.bool:
-        raise ValueError(
-            f"token_mask must be bool, but it is {token_mask.dtype}; pass token_mask.bool()."
-        )
-    if token_mask.shape != (batch, length):
-        raise ValueError(
-            f"token_mask must have the shape (batch, length) = {(batch, length)}, but it has "
-            f"{tuple(token_mask.shape)}."
-        )
-
-
-def check_inputs(
-    student: AttentionInputs, teacher: AttentionInputs, token_mask: Tensor | None
+def check_token_mask(
+    mask: Tensor | None, batch: int, length: int, name: str = "token_mask"
 ) -> None:
+    """Raise ValueError if the mask is not one of ``(batch, length)`` booleans."""
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{name} must be bool, but it is {mask.dtype}; pass {name}.bool().")
+    if mask.shape != (batch, length):
+        raise ValueError(
+            f"{name} must have the shape (batch, length) = {(batch, length)}, but it has "
+            f"{tuple(mask.shape)}."
+        )
+
+
+def check_inputs(student: AttentionInputs, teacher: AttentionInputs, pairs: Pairs) -> None:
     """Raise ValueError if the two sides do not fit together, whatever their heads."""
     for who, inputs in (("student", student), ("teacher", teacher)):
         for name in ("query", "key", "value"):
@@ -81,21 +85,32 @@ def check_inputs(
                     f"{who}.{name} must be floating-point (batch, heads, length, head_dim), but "
                     f"it is {tensor.dtype} {tuple(tensor.shape)}."
                 )
-    batch, _, length, _ = student.query.shape
+    batch, queries, keys = student.query.shape[0], student.query.shape[2], student.key.shape[2]
     for who, inputs in (("student", student), ("teacher", teacher)):
-        for name in ("query", "key", "value"):
+        for name, other, length in (
+            ("query", "query", queries), ("key", "key", keys), ("value", "key", keys),
+        ):  # fmt: skip
             shape = getattr(inputs, name).shape
             if (shape[0], shape[2]) != (batch, length):
                 raise ValueError(
                     f"student and teacher must see the same tokens: {who}.{name} has batch and "
-                    f"length {(shape[0], shape[2])}, student.query {(batch, length)}."
+                    f"length {(shape[0], shape[2])}, student.{other} {(batch, length)}."
                 )
-    check_token_mask(token_mask, batch, length)
+    check_token_mask(pairs.token_mask, batch, queries)
+    check_token_mask(pairs.key_mask, batch, keys, "key_mask")
+    if queries == keys:
+        return
+    if pairs.causal:
+        raise ValueError(
+            f"causal=True needs as many queries as keys, but there are {queries} and {keys}."
+        )
+    if pairs.token_mask is not None and pairs.key_mask is None:
+        raise ValueError(
+            f"token_mask is that of {queries} queries, and there are {keys} keys: pass key_mask."
+        )
 
 
-def check_maps(
-    student: AttentionInputs, teacher: AttentionInputs, pair_mask: Tensor | None
-) -> None:
+def check_maps(student: AttentionInputs, teacher: AttentionInputs, pairs: Pairs) -> None:
     """Raise ValueError if the attention maps of the two sides cannot be compared head by head."""
     for who, inputs in (("student", student), ("teacher", teacher)):
         heads, key_heads = inputs.query.shape[1], inputs.key.shape[1]
@@ -113,22 +128,25 @@ def check_maps(
             raise ValueError(
                 f"{who}.scaling must be a number other than 0, but it is {inputs.scaling!r}."
             )
-    batch, heads, length, _ = student.query.shape
+    batch, heads, queries, _ = student.query.shape
     if teacher.query.shape[1] != heads:
         raise ValueError(
             f"The student's layer has {heads} attention heads, the teacher's "
             f"{teacher.query.shape[1]}, so their maps cannot be compared head by head: choose "
             "attention_loss='relations'."
         )
-    if pair_mask is None:
-        return
-    if pair_mask.dtype != torch.bool:
+    pair_mask, keys = pairs.pair_mask, student.key.shape[2]
+    if pair_mask is not None and pair_mask.dtype != torch.bool:
         raise ValueError(
             f"pair_mask must be bool, but it is {pair_mask.dtype}; pass pair_mask.bool()."
         )
-    fits = pair_mask.dim() == 4 and pair_mask.shape[2:] == (length, length)
-    if not fits or pair_mask.shape[0] not in (1, batch) or pair_mask.shape[1] not in (1, heads):
-        raise ValueError(
-            f"pair_mask must have the shape ({batch} or 1, {heads} or 1, {length}, {length}), but "
-            f"it has {tuple(pair_mask.shape)}."
-        )
+    maps = {"pair_mask": pair_mask, "student.bias": student.bias, "teacher.bias": teacher.bias}
+    for name, tensor in maps.items():
+        if tensor is None:
+            continue
+        fits = tensor.dim() == 4 and tensor.shape[2:] == (queries, keys)
+        if not fits or tensor.shape[0] not in (1, batch) or tensor.shape[1] not in (1, heads):
+            raise ValueError(
+                f"{name} must have the shape ({batch} or 1, {heads} or 1, {queries}, {keys}), but "
+                f"it has {tuple(tensor.shape)}."
+            )

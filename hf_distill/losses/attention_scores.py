@@ -31,19 +31,17 @@ import torch
 from torch import Tensor
 
 from hf_distill.losses.attention import AttentionInputs, check_inputs, check_maps, compute_dtype
+from hf_distill.losses.attention_rows import Hide, Rows, loss_over_rows
 from hf_distill.losses.chunks import (
     Group,
     Pairs,
     chunks,
     empty_gradient,
     fill_padding,
-    groups,
     part,
     refuse_second_order,
     shared_heads,
     store,
-    wants_gradient,
-    with_gradients,
 )
 
 ROUTES = ("auto", "gram", "rows")
@@ -67,11 +65,12 @@ def scores_loss(
     teacher: AttentionInputs,
     *,
     token_mask: Tensor | None = None,
+    key_mask: Tensor | None = None,
     causal: bool = False,
     pair_mask: Tensor | None = None,
     route: str = "auto",
 ) -> Tensor:
-    """``Σ (S_s - S_t)²`` with ``S = scaling · Q Kᵀ``: attention scores before the softmax.
+    """``Σ (S_s - S_t)²`` with ``S = scaling · Q Kᵀ + bias``: attention scores before the softmax.
 
     Sum over the batch and all visible pairs of a valid query and a valid key, mean over heads. This
     is the attention loss of TinyBERT (Jiao et al. 2020, section 3.1, equation 7), whose code leaves
@@ -84,11 +83,11 @@ def scores_loss(
 
     The routes compute the same:
 
-    - "gram" takes time linear in the length, but needs all pairs to be visible. It is computed
-      again in the backward pass, from references to Q and K.
+    - "gram" takes time linear in the length, but needs all pairs to be visible, and no bias. It is
+      computed again in the backward pass, from references to Q and K.
     - "rows" computes attention maps in chunks of rows and takes any pairs. It keeps its gradients,
       in float32 (float64), for the backward pass.
-    - "auto" is "rows" with ``causal`` or ``pair_mask``, else what ``faster_route`` says.
+    - "auto" is "rows" with ``causal``, ``pair_mask`` or a bias, else what ``faster_route`` says.
 
     Other arguments and rules are those of the module ``attention``. Student and teacher need as
     many heads; another head_dim is fine. ``value`` is not used.
@@ -97,24 +96,26 @@ def scores_loss(
         ValueError: the inputs do not fit together, the numbers of heads differ, ``route`` is
             unknown, or "gram" is asked for where not all pairs are visible.
     """
-    check_inputs(student, teacher, token_mask)
-    check_maps(student, teacher, pair_mask)
+    pairs = Pairs(token_mask, key_mask, causal, pair_mask)
+    check_inputs(student, teacher, pairs)
+    check_maps(student, teacher, pairs)
     if route not in ROUTES:
         raise ValueError(f"route must be one of {', '.join(ROUTES)}, but it is {route!r}.")
-    partial = causal or pair_mask is not None
+    biased = student.bias is not None or teacher.bias is not None
+    partial = causal or pair_mask is not None or biased
     if route == "gram" and partial:
         raise ValueError(
-            "route='gram' needs all pairs to be visible; with causal or pair_mask choose "
-            "route='rows' or 'auto'."
+            "route='gram' needs all pairs to be visible and scores without bias; with causal, "
+            "pair_mask or a bias choose route='rows' or 'auto'."
         )
     if route == "auto" and not partial:
-        query = student.query
-        route = faster_route(
-            query.shape[2], query.shape[3], teacher.query.shape[3], query.device.type
-        )
+        query, keys = student.query, student.key.shape[2]
+        # The harmonic mean: rows take queries · keys, and gram queries + keys.
+        length = 2 * query.shape[2] * keys // max(query.shape[2] + keys, 1)
+        route = faster_route(length, query.shape[3], teacher.query.shape[3], query.device.type)
     if route == "gram":
-        return _by_gram(student, teacher, token_mask)
-    return _by_rows(student, teacher, token_mask, Pairs(causal, pair_mask))
+        return _by_gram(student, teacher, pairs)
+    return loss_over_rows(student, teacher, pairs, _difference)
 
 
 def faster_route(
@@ -141,44 +142,25 @@ def faster_route(
     return "gram" if gram < rows else "rows"
 
 
-def _by_rows(
-    student: AttentionInputs, teacher: AttentionInputs, token_mask: Tensor | None, pairs: Pairs
-) -> Tensor:
-    gradients = wants_gradient(student.query, student.key)
-    query, key = student.query.detach(), student.key.detach()
-    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-        factors = _Factors.of(query, key, student.scaling, teacher)
-        dtype, scale = factors.dtype, student.scaling**2 / factors.heads
-        found = groups(token_mask, query.shape[0], query.shape[2], query.device)
-        of_query = empty_gradient(query, found, dtype) if gradients else None
-        of_key = empty_gradient(key, found, dtype) if gradients else None
-        loss = torch.zeros((), dtype=dtype, device=query.device)
-        for group in found:
-            whole = slice(0, group.length)
-            y = factors.y(group, whole)
-            k = factors.student_key(y)
-            key_gradient = torch.zeros_like(k) if gradients else None
-            for rows in chunks(group, factors.heads * group.length, query.device):
-                x = factors.x(group, rows)
-                keys = pairs.keys(group, rows)
-                error = torch.bmm(x, y[:, keys].transpose(1, 2))
-                pairs.hide(error, group, rows, 0.0)
-                loss += torch.dot(error.view(-1), error.view(-1))
-                if of_query is None or key_gradient is None:
-                    continue
-                store(of_query, group, rows, torch.bmm(error, k[:, keys]).mul_(2 * scale))
-                key_gradient[:, keys].baddbmm_(error.transpose(1, 2), factors.student_query(x))
-            if of_key is not None and key_gradient is not None:
-                store(of_key, group, whole, key_gradient.mul_(2 * scale))
-        loss *= scale
-    if of_query is None or of_key is None:
-        return loss
-    return with_gradients(loss, (student.query, of_query), (student.key, of_key))
+def _difference(student: Rows, teacher: Rows, hide: Hide) -> tuple[Tensor, Tensor]:
+    """``Σ E²`` and ``2 E``, without differences of large numbers where head_dims are equal."""
+    if student.key.shape[2] == teacher.key.shape[2]:
+        error = torch.bmm(student.query - teacher.query, student.key.mT)
+        error.baddbmm_(teacher.query, (student.key - teacher.key).mT)
+    else:
+        error = torch.bmm(student.query, student.key.mT)
+        error.baddbmm_(teacher.query, teacher.key.mT, alpha=-1)
+    if student.bias is not None and teacher.bias is not None:
+        error += student.bias - teacher.bias
+    elif student.bias is not None:
+        error += student.bias
+    elif teacher.bias is not None:
+        error -= teacher.bias
+    hide(error, 0.0)
+    return torch.dot(error.view(-1), error.view(-1)), error.mul_(2.0)
 
 
-def _by_gram(
-    student: AttentionInputs, teacher: AttentionInputs, token_mask: Tensor | None
-) -> Tensor:
+def _by_gram(student: AttentionInputs, teacher: AttentionInputs, pairs: Pairs) -> Tensor:
     """``scores_loss`` where all pairs of valid tokens are visible.
 
     Kept for the backward pass are references to Q and K of both sides and two blocks a head.
@@ -189,7 +171,7 @@ def _by_gram(
     go on in float32: with scores within 0.1 % of the teacher's, the gradient is right to 1e-3,
     while the loss, never below 0, is not.
     """
-    loss: Tensor = _Gram.apply(student.query, student.key, student.scaling, teacher, token_mask)
+    loss: Tensor = _Gram.apply(student.query, student.key, student.scaling, teacher, pairs)
     return loss
 
 
@@ -201,15 +183,15 @@ class _Gram(torch.autograd.Function):
         key: Tensor,
         scaling: float,
         teacher: AttentionInputs,
-        token_mask: Tensor | None,
+        pairs: Pairs,
     ) -> Tensor:
         factors = _Factors.of(query, key, scaling, teacher)
-        found = groups(token_mask, query.shape[0], query.shape[2], query.device)
+        found = pairs.groups(query, key)
         loss = torch.zeros((), dtype=factors.dtype, device=query.device)
         blocks: list[Tensor] = []
         with torch.autocast(query.device.type, enabled=False):
-            for group in found:
-                term, *products = _loss_and_products(factors, group)
+            for queries, keys in found:
+                term, *products = _loss_and_products(factors, queries, keys)
                 loss += term
                 blocks += products
         ctx.save_for_backward(query, key, *blocks)
@@ -223,27 +205,32 @@ class _Gram(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order()
         query, key, *blocks = ctx.saved_tensors
-        of_query, of_key = empty_gradient(query, ctx.groups), empty_gradient(key, ctx.groups)
+        of_query = empty_gradient(query, [queries for queries, _ in ctx.groups])
+        of_key = empty_gradient(key, [keys for _, keys in ctx.groups])
         scale = grad_output * (2 * ctx.scale)
+        products = zip(ctx.groups, blocks[::2], blocks[1::2], strict=True)
         with torch.autocast(query.device.type, enabled=False):
-            for group, x_query, y_key in zip(ctx.groups, blocks[::2], blocks[1::2], strict=True):
+            for (queries, keys), x_query, y_key in products:
                 factors = replace(ctx.factors, query=query, key=key, dtype=x_query.dtype)
                 x_query, y_key = x_query * scale, y_key * scale
-                for rows in _chunks(factors, group):
-                    store(of_query, group, rows, torch.bmm(factors.x(group, rows), y_key))
-                    store(of_key, group, rows, torch.bmm(factors.y(group, rows), x_query))
+                for rows in _chunks(factors, queries):
+                    store(of_query, queries, rows, torch.bmm(factors.x(queries, rows), y_key))
+                for rows in _chunks(factors, keys):
+                    store(of_key, keys, rows, torch.bmm(factors.y(keys, rows), x_query))
         return of_query, of_key, None, None, None
 
 
-def _loss_and_products(factors: _Factors, group: Group) -> tuple[Tensor, Tensor, Tensor]:
+def _loss_and_products(
+    factors: _Factors, queries: Group, keys: Group
+) -> tuple[Tensor, Tensor, Tensor]:
     """``‖X Yᵀ‖²``, ``Xᵀ Q_s`` and ``Yᵀ K_s``."""
-    of_x, of_y = _gram(factors, factors.x, group), _gram(factors, factors.y, group)
+    of_x, of_y = _gram(factors, factors.x, queries), _gram(factors, factors.y, keys)
     inner = [torch.dot(a.view(-1), b.view(-1)) for a, b in zip(of_x, of_y, strict=True)]
     positive = inner[0] + inner[2]
     loss = positive + 2 * inner[1]
     can_repeat = factors.dtype == torch.float32 and factors.query.device.type == "cpu"
     if can_repeat and bool(loss < _CANCELLED * positive):
-        return _loss_and_products(replace(factors, dtype=torch.float64), group)
+        return _loss_and_products(replace(factors, dtype=torch.float64), queries, keys)
     x_query = torch.cat([of_x[0], of_x[1].transpose(1, 2)], dim=1)
     if factors.comparable:
         x_query += torch.cat([of_x[1], of_x[2]], dim=1)

@@ -113,36 +113,68 @@ def store(gradient: Tensor, group: Group, rows: slice, values: Tensor) -> None:
     target.copy_(values)
 
 
-class Pairs(NamedTuple):
-    """Which keys a query sees, apart from padding."""
+class Block(NamedTuple):
+    """Some rows of a group's attention maps, with the columns of all keys that they may see."""
 
+    queries: Group
+    keys: Group
+    rows: slice
+    columns: slice
+
+    def part(self, maps: Tensor) -> Tensor:
+        """Its view of ``(batch or 1, heads or 1, queries, keys)``, with as many heads."""
+        samples = self.queries.samples if maps.shape[0] > 1 else slice(None)
+        first, first_key = self.queries.tokens.start, self.keys.tokens.start
+        rows = slice(first + self.rows.start, first + self.rows.stop)
+        return maps[samples, :, rows, first_key : first_key + self.columns.stop]
+
+
+class Pairs(NamedTuple):
+    """Which pairs of a query and a key count; see the module ``attention``."""
+
+    token_mask: Tensor | None = None
+    key_mask: Tensor | None = None
     causal: bool = False
     pair_mask: Tensor | None = None
 
-    def keys(self, group: Group, rows: slice) -> slice:
-        """The part of the group's tokens that holds all keys visible to the rows."""
-        return slice(0, rows.stop if self.causal else group.length)
+    def groups(self, query: Tensor, key: Tensor) -> list[tuple[Group, Group]]:
+        """The batch in groups: their valid queries, and their valid keys."""
+        batch, device = query.shape[0], query.device
+        found = groups(self.token_mask, batch, query.shape[2], device)
+        if self.key_mask is None and query.shape[2] == key.shape[2]:
+            return [(group, group) for group in found]
+        others = groups(self.key_mask, batch, key.shape[2], device)
+        keys = {group.samples.start: group for group in others}
+        return [(g, keys[g.samples.start]) for g in found if g.samples.start in keys]
 
-    def hide(self, maps: Tensor, group: Group, rows: slice, value: float) -> None:
-        """Put ``value`` where ``(samples · heads, rows, keys)`` belongs to a hidden pair."""
+    def blocks(self, queries: Group, keys: Group, heads: int, device: torch.device) -> list[Block]:
+        """The attention maps of a group in chunks of rows."""
+        found = []
+        for rows in chunks(queries, heads * keys.length, device):
+            last = queries.tokens.start + rows.stop - keys.tokens.start
+            stop = min(max(last, 0), keys.length) if self.causal else keys.length
+            found.append(Block(queries, keys, rows, slice(0, stop)))
+        return found
+
+    def hide(self, maps: Tensor, block: Block, value: float) -> Tensor:
+        """Put ``value``, in place, where ``(samples · heads, rows, columns)`` does not count."""
+        queries, keys, rows, columns = block
         if self.causal:
             # Only the last keys, as many as rows, are hidden from some of them.
-            size = rows.stop - rows.start
-            later = torch.ones(size, size, dtype=torch.bool, device=maps.device).triu_(1)
-            maps[..., rows].masked_fill_(later, value)
-        if self.pair_mask is not None:
-            first = group.tokens.start
-            keys = self.keys(group, rows)
-            samples = group.samples if self.pair_mask.shape[0] > 1 else slice(None)
-            seen = self.pair_mask[
-                samples,
-                :,
-                first + rows.start : first + rows.stop,
-                first + keys.start : first + keys.stop,
-            ]
-            maps.unflatten(0, (group.samples.stop - group.samples.start, -1)).masked_fill_(
-                ~seen, value
-            )
+            offset = queries.tokens.start - keys.tokens.start
+            first = min(max(offset + rows.start, 0), columns.stop)
+            places = torch.arange(offset + rows.start, offset + rows.stop, device=maps.device)
+            columns_at_end = torch.arange(first, columns.stop, device=maps.device)
+            maps[..., first:].masked_fill_(columns_at_end > places[:, None], value)
+        hidden = [] if self.pair_mask is None else [~block.part(self.pair_mask)]
+        if keys.padding is not None:
+            hidden.append(keys.padding[:, :, columns].mT)
+        if queries.padding is not None:
+            hidden.append(queries.padding[:, :, rows])
+        by_sample = maps.unflatten(0, (queries.samples.stop - queries.samples.start, -1))
+        for mask in hidden:
+            by_sample.masked_fill_(mask, value)
+        return maps
 
 
 def wants_gradient(*tensors: Tensor) -> bool:

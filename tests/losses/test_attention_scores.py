@@ -254,7 +254,7 @@ def test_measured_crossing_on_a_cpu() -> None:
 
 def test_auto_takes_the_route_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    for name in ("_by_rows", "_by_gram"):
+    for name in ("loss_over_rows", "_by_gram"):
         monkeypatch.setattr(
             f"hf_distill.losses.attention_scores.{name}",
             lambda *arguments, name=name: taken.append(name),
@@ -264,7 +264,8 @@ def test_auto_takes_the_route_of_the_model(monkeypatch: pytest.MonkeyPatch) -> N
     scores_loss(long, long)
     scores_loss(long, long, causal=True)
     scores_loss(long, long, pair_mask=torch.ones(1, 1, 400, 400, dtype=torch.bool))
-    assert taken == ["_by_rows", "_by_gram", "_by_rows", "_by_rows"]
+    scores_loss(long._replace(bias=torch.zeros(1, 1, 400, 400)), long)
+    assert taken == ["loss_over_rows", "_by_gram", *["loss_over_rows"] * 3]
 
 
 # ---- what is refused ---------------------------------------------------------------------------

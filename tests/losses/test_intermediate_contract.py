@@ -120,11 +120,7 @@ def test_the_grouping_of_other_devices(
     if name.startswith("hidden"):
         teacher = teacher._replace(value=teacher.value[:, :2])
     wanted = value_and_gradients(LOSSES[name], student, teacher, token_mask=valid)
-    for module in (
-        "attention_scores",
-        "attention_probabilities",
-        "hidden_states",
-    ):
+    for module in ("chunks", "hidden_states"):
         monkeypatch.setattr(
             f"hf_distill.losses.{module}.groups",
             lambda token_mask, batch, length, device: groups(
