@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -98,9 +99,7 @@ def _loss_and_gradients(
                 )
                 for x, all_keys in ((student, k), (teacher, teacher_k))
             )
-            term, slope = compare(
-                ours, theirs, lambda maps, value, block=block: pairs.hide(maps, block, value)
-            )
+            term, slope = compare(ours, theirs, partial(pairs.hide, block))
             loss += term / heads
             if key_gradient is None:
                 continue

@@ -156,7 +156,7 @@ class Pairs(NamedTuple):
             found.append(Block(queries, keys, rows, slice(0, stop)))
         return found
 
-    def hide(self, maps: Tensor, block: Block, value: float) -> Tensor:
+    def hide(self, block: Block, maps: Tensor, value: float) -> Tensor:
         """Put ``value``, in place, where ``(samples · heads, rows, columns)`` does not count."""
         queries, keys, rows, columns = block
         if self.causal:
