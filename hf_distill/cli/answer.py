@@ -70,15 +70,7 @@ def build_parser() -> CommandParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Answer a question and print the answers.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: an option, the model or the text cannot be used.
-        OSError: a file or a download failed.
-    """
+    """Answer a question and print the answers."""
     arguments, spans = build_parser().parse(argv)
     context = _read_context(arguments)
 

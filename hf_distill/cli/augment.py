@@ -53,11 +53,7 @@ class AugmentArguments(SquadAugmentationOptions):
     )
 
     def __post_init__(self) -> None:
-        """Check the options, that there is one file, and that they are for it.
-
-        Raises:
-            ValueError: names the options.
-        """
+        """Check the options, that there is one file, and that they are for it."""
         super().__post_init__()
         self.max_words = self.max_words or None
         if (self.squad_path is None) == (self.train_file is None):
@@ -94,16 +90,7 @@ def build_parser() -> CommandParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Augment a file.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: an option or the data cannot be used.
-        OSError: a file or a download failed.
-        RuntimeError: a process of ``--num_proc`` was killed.
-    """
+    """Augment a file."""
     (arguments,) = build_parser().parse(argv)
     if arguments.squad_path is not None:
         _augment_squad(arguments)

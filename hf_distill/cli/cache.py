@@ -106,20 +106,19 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.cli.loading import (
         check_model_source,
         check_paths,
+        choose_task,
         load_examples,
         load_tokenizer,
         show_data,
-        task_of,
     )
     from hf_distill.loading import load_teacher
-    from hf_distill.tasks import create_task
     from hf_distill.teachers.caching import cache_teacher_outputs
 
     source, *further = (
         check_model_source("teacher_model", name) for name in arguments.teacher_model
     )
     check_paths({"train_file": data.train_file})
-    task = create_task(arguments.task or task_of({"teacher_model": source}), options)
+    task = choose_task(arguments.task, options, {"teacher_model": source})
     examples, labelled = load_examples(
         task, data.training._replace(max_samples=data.max_train_samples), or_unlabelled=True
     )

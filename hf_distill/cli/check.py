@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,22 +40,13 @@ class CheckArguments(EvaluationDataArguments):
     json: bool = option(False, help="Print JSON.")
 
     def __post_init__(self) -> None:
-        """Check that the data can be read.
-
-        Raises:
-            ValueError: names the options.
-        """
+        """Check that there is one kind of data."""
         if self.file is not None and self.dataset_name is not None:
             raise ValueError("pass either --file or --dataset_name, not both.")
 
-    @property
-    def has_data(self) -> bool:
-        """Whether there is data to try the teacher on."""
-        return self.file is not None or self.dataset_name is not None
-
 
 def build_parser() -> CommandParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = CommandParser(
         [CheckArguments, TaskArguments],
         prog="hf-distill check",
@@ -79,28 +70,19 @@ def build_parser() -> CommandParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Check a pair, show what was found, and end with status 1 if it is refused.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: an option or the data cannot be used.
-        OSError: a file or a download failed.
-    """
+    """Check a pair, show what was found, and end with status 1 if it is refused."""
     arguments, task_options, pair = build_parser().parse(argv)
 
-    from hf_distill.cli.loading import check_model_source, check_paths, task_of
+    from hf_distill.cli.loading import check_model_source, check_paths
     from hf_distill.compatibility import check_pair
 
     teacher = check_model_source("teacher", pair.teacher)
     student = check_model_source("student", pair.student)
     check_paths({"file": arguments.file})
-    trial: Any = ()
-    if arguments.has_data:
-        arguments.task = arguments.task or task_of({"teacher": teacher})
-        trial = _Trial(arguments, task_options, student)
-    report = check_pair(teacher, student, task=arguments.task, batches=trial)
+    batches: Any = ()
+    if arguments.file is not None or arguments.dataset_name is not None:
+        batches = _batches(arguments, task_options, teacher, student)
+    report = check_pair(teacher, student, task=arguments.task, batches=batches)
     if arguments.json:
         content = {
             "task": report.task,
@@ -114,45 +96,34 @@ def run(argv: Sequence[str]) -> None:
         raise SystemExit(REFUSED)
 
 
-class _Trial:
-    """Batches of labelled data, made once the student, whose labels they have, is known."""
+def _batches(
+    arguments: CheckArguments, task_options: TaskArguments, teacher: str, student: str
+) -> Callable[[Any], Iterator[Any]]:
+    """Load labelled data, of which batches are made once the student, whose labels they have, is.
 
-    def __init__(self, arguments: CheckArguments, task_options: Any, student: str) -> None:
-        from hf_distill.cli.loading import load_examples
-        from hf_distill.tasks import create_task
+    Without ``--task`` it is set to the teacher's.
+    """
+    from transformers import DataCollatorWithPadding
 
-        self._task = create_task(str(arguments.task), task_options)
-        self._examples, _ = load_examples(self._task, arguments.source)
-        self._student = student
-        self._workers = arguments.preprocessing_num_workers
+    from hf_distill.cli.loading import choose_task, load_examples, load_tokenizer
+    from hf_distill.compatibility import input_names
 
-    def __call__(self, model: Any) -> Iterable[Any]:
-        """The batches for a student."""
-        from transformers import DataCollatorWithPadding
+    task = choose_task(arguments.task, task_options, {"teacher": teacher})
+    arguments.task = task.name
+    examples, _ = load_examples(task, arguments.source)
 
-        from hf_distill.cli.loading import load_tokenizer
-        from hf_distill.compatibility import input_names
-
-        tokenizer = load_tokenizer("student", self._student)
-        features, _ = self._task.features(
-            self._examples,
-            tokenizer,
-            model,
-            training=True,
-            num_proc=self._workers,
-        )
-        known = {
-            *input_names(model),
-            "token_type_ids",
-            "labels",
-            "start_positions",
-            "end_positions",
-        }
+    def batches(model: Any) -> Iterator[Any]:
+        tokenizer = load_tokenizer("student", student)
+        workers = arguments.preprocessing_num_workers
+        features, _ = task.features(examples, tokenizer, model, training=True, num_proc=workers)
+        known = {*input_names(model), "token_type_ids", *LABELS}
         features = features.remove_columns([n for n in features.column_names if n not in known])
-        collator = self._task.data_collator(tokenizer, model) or DataCollatorWithPadding(tokenizer)
+        collator = task.data_collator(tokenizer, model) or DataCollatorWithPadding(tokenizer)
         for begin in range(0, len(features), 16):
             rows = features.select(range(begin, min(begin + 16, len(features))))
             yield collator(list(rows))
+
+    return batches
 
 
 def _show(report: PairReport, teacher: str) -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.cli.arguments import (
-    EvaluationDataArguments,
-    RuntimeArguments,
-    scoring_parser,
-)
+from hf_distill.cli.arguments import RuntimeArguments, scoring_parser
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.extras import require
 from hf_distill.reports.comparison import ROLES, Comparison, ModelReport
@@ -100,10 +96,19 @@ def run(argv: Sequence[str]) -> None:
         )
     require("matplotlib", "plots")
 
-    from hf_distill.cli.loading import check_model_source, check_paths, task_of
+    from hf_distill.cli.loading import (
+        check_model_source,
+        check_paths,
+        choose_task,
+        load_examples,
+        load_tokenizer,
+        load_trained_model,
+    )
     from hf_distill.cli.run_folder import make_output_folder
+    from hf_distill.files import display_name
+    from hf_distill.reports.measurements import describe_machine
     from hf_distill.reports.terminal import print_comparison
-    from hf_distill.tasks import create_task
+    from hf_distill.scoring import score_model
 
     models: dict[str, list[str]] = {}
     for role in ROLES:
@@ -112,69 +117,21 @@ def run(argv: Sequence[str]) -> None:
         if sources:
             models[role] = [check_model_source(role, source) for source in sources]
     check_paths({"file": data.file})
-    task = create_task(runtime.task or task_of(models), options)
+    task = choose_task(runtime.task, options, models)
     folder = arguments.output_dir
     make_output_folder(folder)
-    comparison = compare_models(
-        task, models, data, runtime, arguments, keep=lambda scored: write_comparison(scored, folder)
-    )
-    written = ", ".join(path.name for path in write_comparison(comparison, folder))
-    print_comparison(comparison)
-    sys.stdout.write(f"Written to {folder}: {written}\n")
-
-
-def compare_models(
-    task: Task,
-    models: Mapping[str, Sequence[str]],
-    data: EvaluationDataArguments,
-    runtime: RuntimeArguments,
-    measurements: CompareArguments,
-    *,
-    keep: Callable[[Comparison], object] = lambda scored: None,
-) -> Comparison:
-    """Measure models on the same data, one after the other, and their speed in turns.
-
-    Args:
-        task: knows the metrics.
-        models: folders or Hub ids by role, a key of ``ROLES``; at least two roles. Several of one
-            role are the same model trained with several seeds: their quality is averaged, and
-            speed and size are those of the first.
-        data: the labelled data.
-        runtime: batch size, number format, device.
-        measurements: how many examples to time.
-        keep: is given the comparison without speed before speed is measured, so that no scores
-            are lost if that fails.
-
-    Raises:
-        ValueError: a model or the data cannot be used.
-        OSError: a file or a download failed.
-    """
-    from hf_distill.cli.loading import (
-        load_examples,
-        load_tokenizer,
-        load_trained_model,
-    )
-    from hf_distill.files import display_name
-    from hf_distill.reports.measurements import (
-        WARM_UP,
-        describe_machine,
-        stored_as,
-        weight_files,
-    )
-    from hf_distill.scoring import score_model
-
     examples, _ = load_examples(task, data.source)
-    ordered = {role: models[role] for role in ROLES if role in models}
     loaded = {
         role: [
             (load_trained_model(role, source, task, runtime.dtype), load_tokenizer(role, source))
             for source in sources
         ]
-        for role, sources in ordered.items()
+        for role, sources in models.items()
     }
-    scores: dict[str, list[Scores]] = {role: [] for role in ordered}
+    firsts = {role: pairs[0] for role, pairs in loaded.items()}
+    scores: dict[str, list[Scores]] = {role: [] for role in models}
     for role, pairs in loaded.items():
-        for source, (model, tokenizer) in zip(ordered[role], pairs, strict=True):
+        for source, (model, tokenizer) in zip(models[role], pairs, strict=True):
             sys.stderr.write(f"Scoring the {ROLES[role]}, {display_name(source)} …\n")
             scored = score_model(
                 task,
@@ -189,28 +146,7 @@ def compare_models(
             labels = scored.scorer.measures.quality
             shown = (f"{label} {scored.metrics[name]:.2f}" for name, label in labels.items())
             sys.stderr.write(f"  {', '.join(shown)}\n")
-    firsts = {role: pairs[0] for role, pairs in loaded.items()}
-    # Other tokenizers may cut other rows, whose resamples do not pair.
-    metrics = [one.scorer.metric for of_role in scores.values() for one in of_role]
-    paired = len({metric.rows for metric in metrics if metric is not None}) == 1
-    reports = []
-    for stream, (role, sources) in enumerate(ordered.items()):
-        files = weight_files(sources[0])
-        model, _ = firsts[role]
-        reports.append(
-            ModelReport(
-                role=role,
-                name=display_name(sources[0]),
-                quality=_means(one.metrics for one in scores[role]),
-                parameters=model.num_parameters(),
-                size_on_disk=sum(path.stat().st_size for path in files) or None,
-                stored_as=stored_as(files),
-                agreement=_agreement(scores, role),
-                seeds=len(sources),
-                replicates=_replicates(scores[role], stream) if paired else {},
-            )
-        )
-    settings: dict[str, Any] = {"computed in": runtime.dtype, "batch size": runtime.batch_size}
+    reports = _model_reports(models, firsts, scores)
     scorer = next(iter(scores.values()))[0].scorer
     comparison = Comparison(
         task=task.name,
@@ -225,24 +161,55 @@ def compare_models(
         },
         agreement_labels=scorer.measures.agreement,
         lower_is_better=scorer.measures.lower_is_better,
-        settings=settings,
+        settings={"computed in": runtime.dtype, "batch size": runtime.batch_size},
         machine=describe_machine(next(iter(firsts.values()))[0].device),
         baseline=scorer.baseline,
     )
-    keep(comparison)
+    write_comparison(comparison, folder)
     sys.stderr.write("Measuring speed …\n")
     try:
-        latencies, throughputs = _measure_speed(task, firsts, examples, runtime, measurements)
+        comparison = _with_speed(comparison, task, firsts, examples, runtime, arguments)
     except BaseException:
         sys.stderr.write("Measuring speed failed; the scores and sizes were kept before.\n")
         raise
-    if latencies:
-        settings["latency"] = f"{task.timed}, one at a time, after {WARM_UP} for warm-up"
-    timed = [
-        replace(one, latency=latencies.get(one.role), throughput=throughputs.get(one.role))
-        for one in reports
-    ]
-    return replace(comparison, models=timed, settings=settings)
+    written = ", ".join(path.name for path in write_comparison(comparison, folder))
+    print_comparison(comparison)
+    sys.stdout.write(f"Written to {folder}: {written}\n")
+
+
+def _model_reports(
+    models: Mapping[str, Sequence[str]],
+    firsts: Mapping[str, tuple[PreTrainedModel, Any]],
+    scores: Mapping[str, Sequence[Scores]],
+) -> list[ModelReport]:
+    """Return what is known of each role without timing it.
+
+    Several models of one role are the same one trained with several seeds: their quality is
+    averaged, and the size is that of the first.
+    """
+    from hf_distill.files import display_name
+    from hf_distill.reports.measurements import stored_as, weight_files
+
+    # Other tokenizers may cut other rows, whose resamples do not pair.
+    metrics = [one.scorer.metric for of_role in scores.values() for one in of_role]
+    paired = len({metric.rows for metric in metrics if metric is not None}) == 1
+    reports = []
+    for stream, (role, sources) in enumerate(models.items()):
+        files = weight_files(sources[0])
+        reports.append(
+            ModelReport(
+                role=role,
+                name=display_name(sources[0]),
+                quality=_means(one.metrics for one in scores[role]),
+                parameters=firsts[role][0].num_parameters(),
+                size_on_disk=sum(path.stat().st_size for path in files) or None,
+                stored_as=stored_as(files),
+                agreement=_agreement(scores, role),
+                seeds=len(sources),
+                replicates=_replicates(scores[role], stream) if paired else {},
+            )
+        )
+    return reports
 
 
 def _means(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -270,27 +237,34 @@ def _replicates(scores: Sequence[Scores], stream: int) -> dict[str, Replicates]:
     }
 
 
-def _measure_speed(
+def _with_speed(
+    comparison: Comparison,
     task: Task,
-    models: Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]],
+    firsts: Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase]],
     examples: Dataset,
     runtime: RuntimeArguments,
-    measurements: CompareArguments,
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return latency and throughput by role; an empty dict for what is not to be measured."""
+    arguments: CompareArguments,
+) -> Comparison:
+    """Add the latency and the throughput of the first model of each role."""
     from hf_distill.cli.loading import evenly_spaced
-    from hf_distill.reports.measurements import measure_latencies, measure_throughputs
+    from hf_distill.reports.measurements import WARM_UP, measure_latencies, measure_throughputs
 
     predictors = {
         role: task.predictor(model, tokenizer, runtime.batch_size)
-        for role, (model, tokenizer) in models.items()
+        for role, (model, tokenizer) in firsts.items()
     }
     latencies: dict[str, Any] = {}
     throughputs: dict[str, float] = {}
-    if measurements.latency_samples > 0:
-        rows = list(evenly_spaced(examples, measurements.latency_samples))
+    settings = dict(comparison.settings)
+    if arguments.latency_samples > 0:
+        rows = list(evenly_spaced(examples, arguments.latency_samples))
         latencies = measure_latencies(predictors, rows)
-    if measurements.throughput_samples > 0:
-        rows = list(evenly_spaced(examples, measurements.throughput_samples))
+        settings["latency"] = f"{task.timed}, one at a time, after {WARM_UP} for warm-up"
+    if arguments.throughput_samples > 0:
+        rows = list(evenly_spaced(examples, arguments.throughput_samples))
         throughputs = measure_throughputs(predictors, rows)
-    return latencies, throughputs
+    timed = [
+        replace(one, latency=latencies.get(one.role), throughput=throughputs.get(one.role))
+        for one in comparison.models
+    ]
+    return replace(comparison, models=timed, settings=settings)

@@ -99,7 +99,7 @@ class Plan:
 
 
 def build_parser() -> CommandParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     return CommandParser(
         [DemoArguments, DemoSizeArguments],
         prog="hf-distill demo",
@@ -114,15 +114,7 @@ def build_parser() -> CommandParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Make a teacher, a student alone and a student distilled, and compare them.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: an option is out of range, or the folder's list of finished steps is broken.
-        OSError: a package with an encoder is missing, or a file or a download failed.
-    """
+    """Make a teacher, a student alone and a student distilled, and compare them."""
     arguments, size = build_parser().parse(argv)
 
     from rich.console import Console
@@ -164,17 +156,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def offline_plan(arguments: DemoArguments, size: DemoSizeArguments, folder: Path) -> Plan:
-    """Write the data, prepare the encoders, and plan the run with them.
-
-    Args:
-        arguments: the options.
-        size: the options of size.
-        folder: where everything goes.
-
-    Raises:
-        ValueError: a number of passages is below 1.
-        OSError: a package with an encoder is missing.
-    """
+    """Write the data, prepare the encoders, and plan the run with them."""
     from hf_distill.demo.encoders import ENCODERS, prepare_encoder
     from hf_distill.demo.facts import write_squad_files
 
@@ -236,7 +218,7 @@ def hub_plan(arguments: DemoArguments, size: DemoSizeArguments, folder: Path) ->
 
 
 def common_options() -> list[str]:
-    """What all trainings have in common, on the Hub's data and on the demo's own."""
+    """Return what all trainings have in common, on the Hub's data and on the demo's own."""
     import torch
 
     from hf_distill.cli.precision import bfloat16_pays
@@ -254,14 +236,7 @@ def common_options() -> list[str]:
 def students(
     common: list[str], teacher: str, size: DemoSizeArguments, reads: tuple[Path, ...] = ()
 ) -> list[Training]:
-    """The trainings of the two students, which differ in nothing but the teacher.
-
-    Args:
-        common: what both have.
-        teacher: folder or Hub id.
-        size: the options of distillation.
-        reads: files that both depend on.
-    """
+    """Return the trainings of the two students, which differ in nothing but the teacher."""
     weights = Path(teacher, "model.safetensors")
     distillation = [
         *("--eval_with_teacher", "false", "--teacher_check_samples", "64"),
@@ -287,7 +262,7 @@ def students(
 
 
 def comparison(folder: Path, teacher: str, data: list[str]) -> list[str]:
-    """The options of ``compare``, without ``--output_dir``."""
+    """Return the options of ``compare``, without ``--output_dir``."""
     return [
         *("--teacher", teacher),
         *("--student_alone", str(folder / "student_alone")),

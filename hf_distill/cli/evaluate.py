@@ -31,7 +31,7 @@ class EvaluateArguments:
 
 
 def build_parser() -> CommandParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     return scoring_parser(
         EvaluateArguments,
         "model",
@@ -46,43 +46,33 @@ def build_parser() -> CommandParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Score a model, show the scores and write them.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: an option, the model or the data cannot be used.
-        OSError: a file or a download failed.
-    """
+    """Score a model, show the scores and write them."""
     arguments, data, options, runtime = build_parser().parse(argv)
 
     from hf_distill._version import __version__
     from hf_distill.cli.loading import (
         check_model_source,
         check_paths,
+        choose_task,
         load_examples,
         load_tokenizer,
         load_trained_model,
-        task_of,
     )
     from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.files import display_name, write_json
     from hf_distill.reports.terminal import in_words, print_figures
     from hf_distill.scoring import score_model
-    from hf_distill.tasks import create_task
 
     source = check_model_source("model", arguments.model)
     check_paths({"file": data.file})
-    task = create_task(runtime.task or task_of({"model": source}), options)
+    task = choose_task(runtime.task, options, {"model": source})
     examples, _ = load_examples(task, data.source)
     if arguments.output_dir is not None:
         make_output_folder(arguments.output_dir)
-    tokenizer = load_tokenizer("model", source)
     scores = score_model(
         task,
         load_trained_model("model", source, task, runtime.dtype),
-        tokenizer,
+        load_tokenizer("model", source),
         examples,
         batch_size=runtime.batch_size,
         use_cpu=runtime.use_cpu,

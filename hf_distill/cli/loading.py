@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from transformers import (
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill import loading
 from hf_distill.compatibility import TOKENIZER_FILES
 from hf_distill.console import log_rank_0
 from hf_distill.heads import head_of_class
-from hf_distill.tasks import TASKS
+from hf_distill.tasks import TASKS, create_task
 from hf_distill.tasks.encoding import Encoded
 from hf_distill.tasks.errors import MissingLabelsError
 from hf_distill.tasks.overview import look_at, overview_table
@@ -27,20 +23,17 @@ from hf_distill.teachers.caching import cached_teacher
 if TYPE_CHECKING:
     from hf_distill.cli.arguments import DataSource
     from hf_distill.tasks.base import Task
+    from hf_distill.tasks.options import TaskArguments
 
 
 def check_model_source(option: str, source: str) -> str:
     """Check, without loading anything, that a model can be where ``source`` says.
 
-    Args:
-        option: the option that named it, for the error.
-        source: a folder or a Hub id.
-
     Returns:
         ``source``, with a leading ``~`` replaced.
 
     Raises:
-        ValueError: a folder is missing or has no model in it.
+        ValueError: a folder is missing or has no model in it; names ``option``.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -66,34 +59,44 @@ def check_model_source(option: str, source: str) -> str:
     return source
 
 
-def task_of(
-    models: Mapping[str, str | Sequence[str] | None], *, teacher_outputs: str | None = None
-) -> str:
-    """Return the task that fine-tuned models were made for.
+def choose_task(
+    name: str | None,
+    options: TaskArguments,
+    models: Mapping[str, str | Sequence[str] | None],
+    *,
+    teacher_outputs: str | None = None,
+) -> Task:
+    """Make the task of ``--task``, or else the one that fine-tuned models were made for.
 
     Args:
+        name: the task's name, if it is given.
+        options: the options of all tasks.
         models: one or several folders or Hub ids by option; ``None`` for what was not given.
         teacher_outputs: a folder of stored outputs, which know their teacher's task.
 
     Raises:
-        ValueError: they do not say it, or differ; asks for ``--task``.
+        ValueError: the models do not tell, or differ; asks for ``--task``.
     """
+    return create_task(name or task_of(models, teacher_outputs), options)
+
+
+def task_of(models: Mapping[str, str | Sequence[str] | None], teacher_outputs: str | None) -> str:
     found: dict[str, str] = {}
     for option, named in models.items():
         for source in [named] if isinstance(named, str) else named or ():
             config = loading.read_config(check_model_source(option, source), f"--{option}")
-            name = (config.architectures or [type(config).__name__])[0]
-            head = head_of_class(name, config)
+            class_name = (config.architectures or [type(config).__name__])[0]
+            head = head_of_class(class_name, config)
             if head is None or head.task not in TASKS:
                 raise ValueError(
-                    f"--{option} {source} is a {name}, which has none of the tasks here; pass "
-                    f"--task with one of {', '.join(TASKS)}."
+                    f"--{option} {source} is a {class_name}, which has none of the tasks here; "
+                    f"pass --task with one of {', '.join(TASKS)}."
                 )
             found[option] = head.task
     if teacher_outputs is not None:
         found["teacher_outputs"] = cached_teacher(teacher_outputs).task
     if not found:
-        raise ValueError(f"--task is missing; say what the model is to do: {', '.join(TASKS)}.")
+        raise ValueError(f"--task is missing; name what the model is to do: {', '.join(TASKS)}.")
     if len(set(found.values())) > 1:
         different = ", ".join(f"--{option} for {task}" for option, task in found.items())
         raise ValueError(f"the models have different tasks: {different}; name models of one task.")
@@ -107,11 +110,7 @@ def task_of(
 
 
 def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model.
-
-    Raises:
-        ValueError: there is none, or only a slow one; or the model cannot be found.
-    """
+    """Load a fast tokenizer; a ``ValueError`` tells why there is none."""
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(
@@ -141,12 +140,7 @@ def load_config(source: str) -> PreTrainedConfig | None:
 def load_trained_model(
     option: str, source: str, task: Task, dtype: str = "float32"
 ) -> PreTrainedModel:
-    """Load a model that is fine-tuned for a task.
-
-    Raises:
-        OSError: the model does not exist.
-        ValueError: it is not fine-tuned for the task: its head would be random.
-    """
+    """Load a model that is fine-tuned for a task; without a trained head it is refused."""
     return loading.load_fine_tuned(
         task.head.auto_model,
         source,
@@ -169,10 +163,6 @@ def load_examples(
 
     Returns:
         The examples, and whether they have labels.
-
-    Raises:
-        OSError: it is not there.
-        ValueError: it is not data of the task, or ``max_samples`` is not above 0.
     """
     options: dict[str, Any] = {"split": source.split}
     if source.file is not None:
@@ -199,13 +189,7 @@ def load_examples(
 
 
 def show_data(task: Task, splits: Mapping[str, tuple[Dataset, Encoded, bool]], model: Any) -> None:
-    """Show an overview of data.
-
-    Args:
-        task: counts the labels.
-        splits: examples, their features, and whether they have labels, by name.
-        model: which the features are for.
-    """
+    """Show an overview of examples, their features, and whether they have labels, by name."""
     looks = {
         name: look_at(
             examples,
@@ -222,9 +206,6 @@ def evenly_spaced(examples: Dataset, most: int) -> Dataset:
     """Select at most ``most`` examples at even distances: no seed, and no topic is left out.
 
     Data sets are often ordered by article; their first rows would all be about one thing.
-
-    Raises:
-        ValueError: ``most`` is not above 0.
     """
     if most < 1:
         raise ValueError(f"max_…_samples={most} must be at least 1; leave it out to use all.")
@@ -233,11 +214,7 @@ def evenly_spaced(examples: Dataset, most: int) -> Dataset:
 
 
 def check_paths(files: Mapping[str, str | None]) -> None:
-    """Check that files exist, by the name of the option; ``None`` is not given.
-
-    Raises:
-        ValueError: names the first that does not exist.
-    """
+    """Check that files exist, by the name of the option; ``None`` is not given."""
     for option, file in files.items():
         if file is not None and not Path(file).expanduser().exists():
             raise ValueError(f"--{option} {file}: there is no such file.")

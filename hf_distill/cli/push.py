@@ -46,7 +46,7 @@ class PushArguments:
 
 
 def build_parser() -> CommandParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = CommandParser(
         [PushArguments],
         prog="hf-distill push",
@@ -61,15 +61,7 @@ def build_parser() -> CommandParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Write the card and push.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: the folder is not that of a finished run, or there is no comparison.
-        OSError: a file cannot be read or written, or the Hub does not take it.
-    """
+    """Write the card and push."""
     options, positional = build_parser().parse(argv)
     folder = Path(positional.folder)
     from hf_distill.hub import published_files, push_folder, read_facts, write_card

@@ -35,7 +35,7 @@ class RecipesArguments:
 
 
 def build_parser() -> CommandParser:
-    """The parser of the command."""
+    """Make the parser of the command."""
     parser = CommandParser(
         [RecipesArguments],
         prog="hf-distill recipes",
@@ -50,14 +50,7 @@ def build_parser() -> CommandParser:
 
 
 def run(argv: Sequence[str]) -> None:
-    """List the recipes, or show one.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: there is no such recipe.
-    """
+    """List the recipes, or show one."""
     options, positional = build_parser().parse(argv)
 
     from hf_distill.reports.terminal import print_rows

@@ -67,16 +67,7 @@ _WITHOUT_EFFECT = ("do_train", "do_eval", "do_predict", "local_rank")
 
 
 def run(argv: Sequence[str]) -> None:
-    """Train, save, score and report.
-
-    Args:
-        argv: the options, without the command's name.
-
-    Raises:
-        ValueError: an option, a model or the data cannot be used; nothing was trained then.
-        OSError: a file or a download failed.
-        RuntimeError: the processes were launched in a way that cannot train one model.
-    """
+    """Train, save, score and report."""
     # Help, and most mistakes, before PyTorch is imported.
     build_parser(outlined=True).given(argv)
 
@@ -107,7 +98,7 @@ def training_parser(
     outlined: bool = False,
     **wording: Any,
 ) -> CommandParser:
-    """A parser of all options of a training.
+    """Make a parser of all options of a training.
 
     Args:
         further: dataclasses of options that come before them.
@@ -174,7 +165,7 @@ def _outlined_arguments() -> tuple[type, type]:
 
 
 def _describe_as_here(parser: CommandParser) -> None:
-    """Say what this program makes of options that ``TrainingArguments`` leaves to scripts."""
+    """Describe what this program makes of options that ``TrainingArguments`` leaves to scripts."""
     texts = {
         "output_dir": "Where the student, its tokenizer, checkpoints, metrics.json and the "
         "predictions go.",

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import integrations
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_distill.cli.loading import check_model_source, check_paths, task_of
+from hf_distill.cli.loading import check_model_source, check_paths, choose_task
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.run_folder import Start, check_unused, find_start
 from hf_distill.cli.train_arguments import (
@@ -45,9 +45,12 @@ class Request:
     @cached_property
     def task(self) -> Task:
         """The task of ``--task``, or else of the teacher."""
-        taught = {"teacher_model": self.run.teacher_model}
-        name = self.run.task or task_of(taught, teacher_outputs=self.run.teacher_outputs)
-        return create_task(name, self.options)
+        return choose_task(
+            self.run.task,
+            self.options,
+            {"teacher_model": self.run.teacher_model},
+            teacher_outputs=self.run.teacher_outputs,
+        )
 
     @property
     def has_two_stages(self) -> bool:
