@@ -16,9 +16,12 @@ from hf_distill.augmentation.parts import Item, StoredCandidates
 from hf_distill.augmentation.processes import computed_candidates
 from hf_distill.augmentation.tables import text_file
 from hf_distill.files import write_atomically
-from hf_distill.tasks.question_answering.errors import QuestionAnsweringDataError
-from hf_distill.tasks.question_answering.records import answer_lists, check_records
-from hf_distill.tasks.question_answering.squad_json import read_squad_json
+from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.question_answering.records import (
+    answer_lists,
+    check_records,
+    read_squad_json,
+)
 from hf_distill.tasks.tables import half_character
 
 # Not a character: no text has it.
@@ -73,7 +76,7 @@ def augment_squad(
         What was written; ``None`` in all processes of ``accelerate launch`` but the first.
 
     Raises:
-        QuestionAnsweringDataError: the input is not such a file, or an answer is not in its place.
+        TaskDataError: the input is not such a file, or an answer is not in its place.
         FileNotFoundError: the file does not exist.
         ValueError: an option is wrong, or is not that of the run to resume.
         OSError: the model or a file cannot be read, or the output not be written; what stood at
@@ -113,9 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
                     plausible = question["plausible_answers"]
                     for text, start in zip(*answer_lists(plausible, where), strict=True):
                         if paragraph["context"][max(start, 0) :][: len(text)] != text or start < 0:
-                            raise QuestionAnsweringDataError(
-                                f"{where}: {text!r} is not at answer_start={start}"
-                            )
+                            raise TaskDataError(f"{where}: {text!r} is not at answer_start={start}")
     return document
 
 

@@ -285,7 +285,7 @@ def _parquet(path: Path) -> Dataset:
 
 
 def _text(path: Path) -> Dataset:
-    with _open(path) as file:
+    with open_file(path) as file:
         encoding = _encoding(file.read(4))
     return Dataset.from_text(str(path), keep_linebreaks=True, encoding=encoding)
 
@@ -329,7 +329,7 @@ def read_text(path: Path) -> str:
         TaskDataError: it is not in UTF-8, nor begins with the mark of UTF-16 or UTF-32.
     """
     try:
-        with _open(path) as file:
+        with open_file(path) as file:
             content = file.read()
     except EOFError as error:
         raise TaskDataError(f"{path}: the gzip file is truncated; copy it again") from error
@@ -351,7 +351,7 @@ def _encoding(content: bytes) -> str:
     return next(marked, "utf-8-sig")
 
 
-def _open(path: Path) -> gzip.GzipFile | IO[bytes]:
+def open_file(path: Path) -> gzip.GzipFile | IO[bytes]:
     return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 

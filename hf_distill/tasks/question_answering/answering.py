@@ -19,7 +19,7 @@ from transformers import (
 
 from hf_distill.compatibility import input_limit
 from hf_distill.loading import load_fine_tuned, load_tokenizer
-from hf_distill.tasks.question_answering.features import WindowCutter
+from hf_distill.tasks.question_answering.features import WindowCutter, check_fast
 from hf_distill.tasks.question_answering.postprocessing import Answer, Prediction, postprocess
 
 # Spans that share the probability with "no answer"; as many as the official scripts keep.
@@ -71,11 +71,7 @@ class QuestionAnswerer:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> None:
-        if not tokenizer.is_fast:
-            raise TypeError(
-                f"tokenizer={type(tokenizer).__name__} is not a fast tokenizer: it cannot say "
-                "which characters a token stands for; use AutoTokenizer.from_pretrained(...)"
-            )
+        check_fast(tokenizer)
         self.device = torch.device(device) if device is not None else _default_device()
         self.model = model.eval()
         self.model.to(device=self.device, dtype=_torch_dtype(dtype))

@@ -8,7 +8,6 @@ length). A row without an answer is a question that its context does not answer.
 from __future__ import annotations
 
 import codecs
-import gzip
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
-from hf_distill.tasks.question_answering.errors import (
-    MissingAnswersError,
-    QuestionAnsweringDataError,
+from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
+from hf_distill.tasks.question_answering.records import (
+    Record,
+    check_records,
+    read_squad_json,
+    row_record,
 )
-from hf_distill.tasks.question_answering.records import Record, check_records, row_record
-from hf_distill.tasks.question_answering.squad_json import read_squad_json
-from hf_distill.tasks.tables import check_characters, load_table
+from hf_distill.tasks.tables import check_characters, load_table, open_file
 
 FEATURES = Features(
     {
@@ -80,7 +80,7 @@ def load_question_answering_dataset(
         if in_json and not _has_rows(path):
             return _from_records(read_squad_json(path, answers=answers), str(path))
         if not in_json and not name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
-            raise QuestionAnsweringDataError(
+            raise TaskDataError(
                 f"{path} is not a question-answering data set: the name must end in .json, "
                 ".json.gz, .jsonl, .jsonl.gz or .parquet"
             )
@@ -120,7 +120,7 @@ def is_v2(dataset: Dataset) -> bool:
 def _has_rows(path: Path) -> bool:
     """Tell lines or a list of objects from the one object that SQuAD files have."""
     try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        with open_file(path) as file:
             lines = (line.removeprefix(codecs.BOM_UTF8).strip() for line in file)
             first, second = next(filter(None, lines), b""), next(filter(None, lines), b"")
     except (OSError, EOFError, zlib.error):
@@ -132,7 +132,7 @@ def _records(rows: Dataset, source: str, *, answers: bool = True) -> Iterable[Re
     required = [name for name in REQUIRED_COLUMNS if answers or name != "answers"]
     missing = [name for name in required if name not in rows.column_names]
     if missing:
-        error = MissingAnswersError if missing == ["answers"] else QuestionAnsweringDataError
+        error = MissingLabelsError if missing == ["answers"] else TaskDataError
         raise error(
             f"{source} is not a question-answering data set: no column {', '.join(missing)}; "
             f"it has {', '.join(rows.column_names)}"
@@ -144,11 +144,8 @@ def _records(rows: Dataset, source: str, *, answers: bool = True) -> Iterable[Re
 
 
 def _from_records(records: Iterable[Record], source: str) -> Dataset:
-    columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
-    for record in check_records(records, source):
-        columns["id"].append(record.id)
-        columns["title"].append(record.title)
-        columns["context"].append(record.context)
-        columns["question"].append(record.question)
-        columns["answers"].append({"text": record.texts, "answer_start": record.starts})
+    checked = check_records(records, source)
+    columns: dict[str, list[Any]] = {
+        name: [getattr(record, name) for record in checked] for name in FEATURES
+    }
     return Dataset.from_dict(columns, features=FEATURES)

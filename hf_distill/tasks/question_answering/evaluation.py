@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,7 @@ from datasets import Dataset
 from transformers import EvalPrediction
 
 from hf_distill.tasks.question_answering.data import is_v2
-from hf_distill.tasks.question_answering.metrics import load_metric
-from hf_distill.tasks.question_answering.metrics.scoring import (
-    exact_match,
-    normalize,
-    token_f1,
-    token_f1_v2,
-)
+from hf_distill.tasks.question_answering.metrics import check_ids, score_each, score_v2
 from hf_distill.tasks.question_answering.postprocessing import Prediction, postprocess
 from hf_distill.tasks.question_answering.records import row_answers
 
@@ -126,7 +121,7 @@ class QuestionAnsweringEvaluator:
             end_logits: The same.
 
         Returns:
-            One prediction an example.
+            One prediction per example.
 
         Raises:
             ValueError: The logits are not those of `features`, or not finite.
@@ -153,14 +148,9 @@ class QuestionAnsweringEvaluator:
             `best_f1`, `best_f1_thresh`; the thresholds are in logits: values for
             `no_answer_threshold`.
         """
-        references = [
-            {"id": str(name), "answers": answers}
-            for name, answers in zip(self.examples["id"], self.examples["answers"], strict=True)
-        ]
-        if not self.version_2:
-            texts = [{"id": one.id, "prediction_text": one.text} for one in predictions]
-            return load_metric("squad").compute(predictions=texts, references=references)
-        return self._score_v2(predictions, references)
+        if self.version_2:
+            return self._score_v2(predictions)
+        return {name: 100.0 * fmean(of) for name, of in self.score_each(predictions).items()}
 
     def score_each(self, predictions: list[Prediction]) -> dict[str, list[float]]:
         """Score each prediction by itself; ``score`` has the means, in percent.
@@ -171,34 +161,28 @@ class QuestionAnsweringEvaluator:
         Returns:
             `exact_match` and `f1` of each example, between 0 and 1.
         """
-        overlap = token_f1_v2 if self.version_2 else token_f1
-        scores: dict[str, list[float]] = {"exact_match": [], "f1": []}
-        for prediction, answers in zip(predictions, self.examples["answers"], strict=True):
-            golds = answers["text"]
-            if self.version_2:
-                golds = [text for text in golds if normalize(text)] or [""]
-            scores["exact_match"].append(max(exact_match(prediction.text, gold) for gold in golds))
-            scores["f1"].append(max(overlap(prediction.text, gold) for gold in golds))
-        return scores
+        return score_each(
+            [one.text for one in predictions], self._golds(predictions), version_2=self.version_2
+        )
 
-    def _score_v2(self, predictions: list[Prediction], references: list[dict]) -> dict[str, float]:
+    def _golds(self, predictions: list[Prediction]) -> list[list[str]]:
+        ids = [str(name) for name in self.examples["id"]]
+        check_ids([one.id for one in predictions], ids)
+        answers = dict(zip(ids, self.examples["answers"], strict=True))
+        return [answers[one.id]["text"] for one in predictions]
+
+    def _score_v2(self, predictions: list[Prediction]) -> dict[str, float]:
         # The official sweep takes 0.0 for "below all", which margins are not. Only their order
         # matters to it, so that it gets their ranks, from 1, and the thresholds are read back.
         margins, ranks = np.unique(
             [prediction.no_answer_margin for prediction in predictions], return_inverse=True
         )
         threshold = np.inf if self.no_answer_threshold is None else self.no_answer_threshold
-        scores = load_metric("squad_v2").compute(
-            predictions=[
-                {
-                    "id": prediction.id,
-                    "prediction_text": prediction.answers[0].text if prediction.answers else "",
-                    "no_answer_probability": float(rank + 1),
-                }
-                for prediction, rank in zip(predictions, ranks, strict=True)
-            ],
-            references=references,
-            no_answer_threshold=float(np.searchsorted(margins, threshold, side="right")),
+        scores = score_v2(
+            [one.answers[0].text if one.answers else "" for one in predictions],
+            self._golds(predictions),
+            (ranks + 1).tolist(),
+            float(np.searchsorted(margins, threshold, side="right")),
         )
         below_all = float(margins[0]) - 1.0 if np.isfinite(margins[0]) else 0.0
         for name in ("best_exact_thresh", "best_f1_thresh"):

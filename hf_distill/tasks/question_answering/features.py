@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from hf_distill.tasks.question_answering.errors import QuestionAnsweringDataError
+from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.question_answering.records import field, row_answers
 
 # A window moves on by at least this share of max_length, however long the question is.
@@ -98,6 +98,15 @@ def prepare_eval_features(
     return windows.apply(dataset, num_proc)
 
 
+def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `TypeError` if a tokenizer cannot tell which characters a token stands for."""
+    if not tokenizer.is_fast:
+        raise TypeError(
+            f"tokenizer={type(tokenizer).__name__} is not a fast tokenizer: it cannot tell which "
+            "characters a token stands for; use AutoTokenizer.from_pretrained(...)"
+        )
+
+
 class WindowCutter:
     """Cuts batches of examples into windows; a callable object for `Dataset.map`."""
 
@@ -109,11 +118,7 @@ class WindowCutter:
         *,
         for_evaluation: bool,
     ) -> None:
-        if not tokenizer.is_fast:
-            raise TypeError(
-                f"tokenizer={type(tokenizer).__name__} is not a fast tokenizer: it cannot say "
-                "which characters a token stands for; use AutoTokenizer.from_pretrained(...)"
-            )
+        check_fast(tokenizer)
         special_tokens = tokenizer.num_special_tokens_to_add(pair=True)
         if doc_stride < 0:
             raise ValueError(f"doc_stride={doc_stride} must be at least 0")
@@ -290,7 +295,7 @@ def _check_first_answers(examples: dict[str, list[Any]]) -> None:
     ):
         for text, start in zip(answers["text"][:1], answers["answer_start"][:1], strict=True):
             if context[start : start + len(text)] != text:
-                raise QuestionAnsweringDataError(
+                raise TaskDataError(
                     f"the answer {text!r} to {question!r} is not at answer_start={start} of its "
                     "context; validate_answers(dataset) counts such rows"
                 )

@@ -1,16 +1,15 @@
-"""One question with its context and answers, and the checks that every source must pass."""
+"""One question with its context and answers: from files, from rows, and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from hf_distill.tasks.question_answering.errors import (
-    MissingAnswersError,
-    QuestionAnsweringDataError,
-)
-from hf_distill.tasks.tables import half_character
+from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
+from hf_distill.tasks.tables import half_character, read_text
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Record:
         title: Title of the article, or "".
         context: The text that holds the answer.
         question: The question.
-        texts: The accepted answers; empty if the context does not answer the question.
-        starts: Where each of `texts` begins in `context`, in characters.
+        answers: The accepted ones, two lists of equal length: `text`, empty if the context does
+            not answer the question, and `answer_start`, where each begins in `context`.
     """
 
     where: str
@@ -32,28 +31,85 @@ class Record:
     title: str
     context: str
     question: str
-    texts: list[str]
-    starts: list[int]
+    answers: dict[str, list[Any]]
+
+
+def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
+    """Read the questions of a file, one by one.
+
+    The layout is `{"data": [{"paragraphs": [{"context": …, "qas": [{"id": …, "question": …,
+    "answers": [{"text": …, "answer_start": …}]}]}]}]}`. v1.1 and v2.0 have a `title` beside
+    `paragraphs`; v2.0 has `is_impossible` beside `question`, and then `answers` may be missing;
+    GermanQuAD has numbers as ids. `data` may also hold the rows of the Hub's `squad` (`id`,
+    `context`, `question`, `answers`), as the example scripts of transformers read them. Other
+    fields (`plausible_answers`, `answer_id`, `document_id`, `version` …) are not read.
+    """
+    document = _parse(path)
+    if not isinstance(document, dict) or "data" not in document:
+        raise TaskDataError(
+            "not in the layout of SQuAD: there must be an object with the field 'data' outside"
+        )
+    for a, article in enumerate(field(document, "data", list, "the document")):
+        place = f"data[{a}]"
+        if isinstance(article, dict) and "context" in article and "paragraphs" not in article:
+            name, context = article_title(article, place), field(article, "context", str, place)
+            yield _question(article, place, name, context, answers)
+            continue
+        paragraphs = field(article, "paragraphs", list, place)
+        name = article_title(article, place)
+        for p, paragraph in enumerate(paragraphs):
+            place = f"data[{a}].paragraphs[{p}]"
+            context = field(paragraph, "context", str, place)
+            for q, question in enumerate(field(paragraph, "qas", list, place)):
+                yield _question(question, f"{place}.qas[{q}]", name, context, answers)
+
+
+def _question(question: Any, where: str, title: str, context: str, answers: bool) -> Record:
+    field(question, "id", (str, int), where)
+    if answers and "is_impossible" in question:
+        impossible = field(question, "is_impossible", bool, where)
+        if impossible and question.get("answers") is None:
+            question = {**question, "answers": []}
+    return row_record(question, where, title=title, context=context, answers=answers)
+
+
+def _parse(path: Path) -> Any:
+    text = read_text(path)
+    if not text.strip():
+        raise TaskDataError("the file is empty")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        cut = " (the file ends there: is it truncated?)" if _at_end(error, text) else ""
+        raise TaskDataError(
+            f"line {error.lineno}, column {error.colno}: malformed JSON: {error.msg}{cut}"
+        ) from error
+    except RecursionError as error:
+        raise TaskDataError("malformed JSON: nested too deeply") from error
+
+
+def _at_end(error: json.JSONDecodeError, text: str) -> bool:
+    return error.msg.startswith("Unterminated string") or not text[error.pos + 1 :].strip()
 
 
 def field(record: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
     """Return `record[name]` if it is of the kind; `bool` never counts as `int`."""
     if not isinstance(record, Mapping):
-        raise QuestionAnsweringDataError(f"{where} must be an object, not {_shown(record)}")
+        raise TaskDataError(f"{where} must be an object, not {_shown(record)}")
     if name not in record:
-        error = MissingAnswersError if name == "answers" else QuestionAnsweringDataError
+        error = MissingLabelsError if name == "answers" else TaskDataError
         raise error(
             f"{where} has no field {name!r}; it has {', '.join(map(repr, record)) or 'none'}"
         )
     value = record[name]
     if value is None and name == "answers":
-        raise QuestionAnsweringDataError(
+        raise TaskDataError(
             f"{where}.answers is null; a question without an answer has an empty list"
         )
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join(one.__name__ for one in kinds)
-        raise QuestionAnsweringDataError(f"{where}.{name} must be {wanted}, not {_shown(value)}")
+        raise TaskDataError(f"{where}.{name} must be {wanted}, not {_shown(value)}")
     return value
 
 
@@ -73,7 +129,7 @@ def row_record(
     if answers and row.get("is_impossible") is not None:
         impossible = field(row, "is_impossible", bool, where)
         if impossible == bool(texts):
-            raise QuestionAnsweringDataError(
+            raise TaskDataError(
                 f"{where} (id {str(row.get('id'))!r}) says is_impossible={str(impossible).lower()} "
                 f"but has {len(texts)} answers; change one of the two"
             )
@@ -83,8 +139,7 @@ def row_record(
         title=article_title(row, where) if title is None else title,
         context=field(row, "context", str, where) if context is None else context,
         question=field(row, "question", str, where),
-        texts=texts,
-        starts=starts,
+        answers={"text": texts, "answer_start": starts},
     )
 
 
@@ -100,7 +155,7 @@ def row_answers(row: Mapping[str, Any], where: str) -> tuple[list[str], list[int
         texts = field(answers, "text", list, f"{where}.answers")
         starts = field(answers, "answer_start", list, f"{where}.answers")
         if len(texts) != len(starts):
-            raise QuestionAnsweringDataError(
+            raise TaskDataError(
                 f"{where}.answers has {len(texts)} text and {len(starts)} answer_start"
             )
         answers = [
@@ -116,7 +171,7 @@ def answer_lists(answers: Sequence[Any], where: str) -> tuple[list[str], list[in
         place = f"{where}[{index}]"
         text = field(answer, "text", str, place)
         if not text.strip():
-            raise QuestionAnsweringDataError(
+            raise TaskDataError(
                 f"{place}.text is blank ({text!r}); a question without an answer has an empty list"
             )
         texts.append(text)
@@ -131,23 +186,23 @@ def check_records(records: Iterable[Record], source: str) -> list[Record]:
     """
     try:
         checked = list(records)
-    except QuestionAnsweringDataError as error:
+    except TaskDataError as error:
         raise type(error)(f"{source}: {error}") from None
     if not checked:
-        raise QuestionAnsweringDataError(f"{source} is empty: it has no question")
+        raise TaskDataError(f"{source} is empty: it has no question")
     places: dict[str, str] = {}
     for record in checked:
-        for name in ("id", "title", "context", "question", "texts"):
-            value = getattr(record, name)
-            half = half_character("\n".join(value) if name == "texts" else value)
+        texts = {name: getattr(record, name) for name in ("id", "title", "context", "question")}
+        for name, text in {**texts, "text": "\n".join(record.answers["text"])}.items():
+            half = half_character(text)
             if half:
-                raise QuestionAnsweringDataError(
-                    f"{source}: {record.where} (id {record.id!r}): the {name.removesuffix('s')} "
+                raise TaskDataError(
+                    f"{source}: {record.where} (id {record.id!r}): the {name} "
                     f"holds {half}; write the whole character (in JSON as a pair, such as "
                     "\\ud83d\\ude00), or leave it out"
                 )
         if record.id in places:
-            raise QuestionAnsweringDataError(
+            raise TaskDataError(
                 f"{source}: the id {record.id!r} of {record.where} is also that of "
                 f"{places[record.id]}; ids must be unique"
             )
@@ -155,7 +210,7 @@ def check_records(records: Iterable[Record], source: str) -> list[Record]:
     wrong = [(record, message) for record in checked if (message := _misplaced_answer(record))]
     if wrong:
         record, message = wrong[0]
-        raise QuestionAnsweringDataError(
+        raise TaskDataError(
             f"{source}: {record.where} (id {record.id!r}): {message}. Answers do not match their "
             f"context in {len(wrong)} of {len(checked)} rows; correct answer_start, which counts "
             "characters from 0"
@@ -164,7 +219,7 @@ def check_records(records: Iterable[Record], source: str) -> list[Record]:
 
 
 def _misplaced_answer(record: Record) -> str | None:
-    for text, start in zip(record.texts, record.starts, strict=True):
+    for text, start in zip(*record.answers.values(), strict=True):
         found = record.context[max(start, 0) : max(start, 0) + len(text)]
         if start < 0 or found != text:
             return f"expected {_shown(text)} at answer_start={start} but found {_shown(found)}"

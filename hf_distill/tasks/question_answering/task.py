@@ -22,7 +22,7 @@ from hf_distill.tasks.question_answering import (
     prepare_eval_features,
     prepare_train_features,
 )
-from hf_distill.tasks.question_answering.metrics.scoring import exact_match, token_f1_v2
+from hf_distill.tasks.question_answering.metrics import exact_match, token_f1_v2
 
 DEFAULT_LENGTH = 384
 

@@ -19,7 +19,7 @@ from hf_distill.tasks.question_answering import (
     load_question_answering_dataset,
 )
 from hf_distill.tasks.question_answering import metrics as metrics_package
-from hf_distill.tasks.question_answering.metrics.scoring import (
+from hf_distill.tasks.question_answering.metrics import (
     best_threshold,
     exact_match,
     normalize,
@@ -308,7 +308,7 @@ def test_v1_cannot_score_a_question_without_answer() -> None:
 
 
 def test_an_unknown_metric_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="name='f1' is no metric; choose one of squad, squad_v2"):
+    with pytest.raises(ValueError, match="name='f1' .* squad, squad_v2"):
         load_metric("f1")
 
 

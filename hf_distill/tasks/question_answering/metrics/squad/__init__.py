@@ -1,1 +1,0 @@
-"""The metric of SQuAD v1.1."""

@@ -1,1 +1,0 @@
-"""The metric of SQuAD v2.0."""
