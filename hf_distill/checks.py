@@ -5,22 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import pyarrow
-import pyarrow.compute
 import torch
 from accelerate import DistributedType
-from datasets import Dataset
 from torch import Tensor
 from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
 
-from hf_distill.heads import LabelledHead, TaskHead
-from hf_distill.heads.base import IGNORED
 from hf_distill.step import AlignedLogits
-from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -104,109 +98,6 @@ def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
     for name, dataset in named_datasets(train_dataset, eval_dataset).items():
         if dataset is not None and len_of(dataset) == 0:
             raise ValueError(f"{name} is empty: it has no rows.")
-
-
-def with_renamed_labels(columns: Iterable[str] | None) -> set[str] | None:
-    """Return the columns as batches will have them: the collators of transformers rename labels."""
-    found = set(columns or ())
-    if found & {"label", "label_ids"}:
-        found.add("labels")
-    return None if columns is None else found
-
-
-def check_labels(
-    columns: Iterable[str] | None,
-    label_names: list[str],
-    args: DistillationTrainingArguments,
-    where: str = "the training data",
-) -> None:
-    """Refuse training data without labels where the label loss is mixed in.
-
-    Args:
-        columns: what the data set or a batch has; ``None`` if that is not known.
-        label_names: what the student takes its labels from.
-        args: the weight of the label loss.
-        where: the data or the batch, for the message.
-
-    Raises:
-        ValueError: names what is missing.
-    """
-    if columns is None or not args.needs_labels:
-        return
-    found = set(columns)
-    missing = [name for name in label_names if name not in found]
-    if missing:
-        raise ValueError(
-            f"distillation_loss_weight={args.distillation_loss_weight} mixes in the label loss, "
-            f"but {where} has no {' and no '.join(missing)} (it has: "
-            f"{', '.join(sorted(found))}). Add the labels, name them in label_names, or set "
-            "distillation_loss_weight=1 to train without labels."
-        )
-
-
-def check_label_names(
-    head: TaskHead,
-    names: Collection[str],
-    label_names: list[str],
-    args: DistillationTrainingArguments,
-) -> None:
-    """Refuse labels of other names where the label loss is mixed in: they cannot be counted.
-
-    Args:
-        head: the student's head.
-        names: what the batches have.
-        label_names: what the student takes its labels from.
-        args: the weight of the label loss.
-
-    Raises:
-        ValueError: names what is missing.
-    """
-    missing = [name for name in head.label_names if name not in names]
-    if args.needs_labels and missing:
-        raise ValueError(
-            f"label_names={label_names}: the student's class says that it is made for "
-            f"{head.task}, whose label loss is the mean over {' and '.join(head.label_names)}, and "
-            f"the batches have no {' and no '.join(missing)}. Name the column and the argument of "
-            "the student's forward so, or set distillation_loss_weight=1 (no labels) or 0 (no "
-            "teacher)."
-        )
-
-
-def label_out_of_range(dataset: Any, head: TaskHead, label_names: list[str]) -> str | None:
-    """Look for labels that are no class of the student, which would stop a GPU without a reason.
-
-    Args:
-        dataset: the training data; only a ``datasets.Dataset`` is looked at.
-        head: the student's head; one with named labels.
-        label_names: what the student takes its labels from.
-
-    Returns:
-        Which value it is and how many classes there are, as an error message; else ``None``.
-    """
-    if not isinstance(dataset, Dataset) or not isinstance(head, LabelledHead):
-        return None
-    classes = head.num_labels
-    if classes is None:
-        return None
-    names = {*label_names}
-    if "labels" not in dataset.column_names:  # which data collators prefer
-        names |= {"label", "label_ids"}
-    for name in sorted(names & set(dataset.column_names)):
-        column = dataset.select_columns([name]).with_format("arrow")[:][name].combine_chunks()
-        while pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
-            column = column.flatten()
-        if not pyarrow.types.is_integer(column.type) or classes == 1:
-            continue
-        values = pyarrow.compute.unique(column).to_pylist()
-        wrong = [v for v in values if v is None or not (0 <= v < classes or v == IGNORED)]
-        if wrong:
-            return (
-                f"The column {name!r} of train_dataset has the label {wrong[0]}, but the student "
-                f"has {classes} labels, numbered 0 to {classes - 1} (and {IGNORED} for what does "
-                "not count). Load the student with the right num_labels, or fix the data; without "
-                "labels train with distillation_loss_weight=1."
-            )
-    return None
 
 
 def warn_of_half_precision(student: Any) -> None:

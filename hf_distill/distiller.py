@@ -2,8 +2,8 @@
 
 One way, no loops back::
 
-    batch ─┬─> teacher_outputs ─┐
-           └─> student_losses <─┴─> {name: loss} ─> loss_of_step ─> backward
+    batch ─> plan ─┬─> teacher_outputs ─┐
+                   └─> student_losses <─┴─> {name: loss} ─> weighted_loss ─> backward
 """
 
 from __future__ import annotations
@@ -12,42 +12,25 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from datasets import IterableDataset
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, TrainerState, default_data_collator
+from transformers import TrainerState
 
-from hf_distill.checks import (
-    TeacherGuard,
-    check_datasets,
-    check_label_names,
-    check_labels,
-    check_late_inputs,
-    label_out_of_range,
-    named_datasets,
-    with_renamed_labels,
-)
+from hf_distill.checks import TeacherGuard, check_datasets, check_late_inputs, named_datasets
 from hf_distill.compatibility import check_inputs, check_teacher, input_names, raise_on_errors
 from hf_distill.heads import find_head, unwrap_peft
+from hf_distill.labels import Labels
 from hf_distill.layers import IntermediateDistillation, TeacherRecorderCallback
 from hf_distill.layers.mapping import LayerPair
 from hf_distill.layers.recording import pop_losses
 from hf_distill.losses import get_logits_loss
 from hf_distill.restoring import preserve_rng_state
-from hf_distill.step import (
-    AlignedLogits,
-    ItemCounter,
-    LossLog,
-    count_items,
-    count_step,
-    prediction_loss,
-    weighted_mean,
-)
-from hf_distill.teachers import Teacher, TeacherSource, create_teacher
-from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator, check_not_lost
+from hf_distill.step import AlignedLogits, ItemCounter, StepLosses, count_items, prediction_loss
+from hf_distill.teachers import Teacher, TeacherSource, choose_source, create_teacher
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -57,6 +40,32 @@ _AUTO_MAPPING_ROWS = 64
 Batch = Mapping[str, Any]
 SampleBatches = Callable[[Any, int], Iterable[Batch]]
 """(data set, most rows) -> batches on the device."""
+
+
+class BatchPlan(NamedTuple):
+    """What is computed of one batch, settled before a model runs."""
+
+    training: bool
+    step: int
+    """Steps done."""
+    counts: dict[str, Any]
+    """By loss, the items that it is the mean of."""
+    weights: dict[str, float]
+    """By loss, what it is multiplied by; those that do not count are left out."""
+    temperature: float
+    layers: IntermediateDistillation | None = None
+    """The layers, if they are compared or recorded."""
+    compares_logits: bool = False
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether a part of the loss needs the teacher."""
+        return self.compares_logits or self.layers is not None
+
+    @property
+    def training_step(self) -> int:
+        """The training step that the batch belongs to, from 1; 0 in an evaluation."""
+        return self.step + 1 if self.training else 0
 
 
 class Distiller:
@@ -99,18 +108,15 @@ class Distiller:
         self.guard = TeacherGuard(at_once=args.device.type == "cpu")
         self.teacher_only_inputs: frozenset[str] = frozenset()
         """The entries of a batch that the teacher reads and the student does not."""
+        self.labels = Labels(self.head, label_names, args, own_loss=own_label_loss)
+        self.losses = StepLosses(own_label_loss=own_label_loss)
         self._source = teacher_source
         self._processing_class = processing_class
-        self._label_names = list(label_names)
         self._own_label_loss = own_label_loss
         self._recorders = recorders
         self._fed_inputs: frozenset[str] = frozenset()
         self._logits_checked = False
         self._teacher_tried = False
-        self._unusable_labels: str | None = None
-        self._step_counts: dict[str, Any] = {}
-        self._train_losses = LossLog()
-        self._eval_losses = LossLog()
 
     @property
     def layer_pairs(self) -> list[LayerPair]:
@@ -161,7 +167,8 @@ class Distiller:
         check_datasets(train_dataset, eval_dataset)
         loads = self.teacher is None
         if loads:
-            self._load_teacher(train_dataset, eval_dataset)
+            source = choose_source(self._source, self.args, train_dataset, eval_dataset)
+            self._load_teacher(source)
         if self.args.uses_logits_loss and not self._logits_checked:
             raise ValueError(
                 "distillation_loss_weight was 0 when the teacher was loaded for its layers, so its "
@@ -172,33 +179,8 @@ class Distiller:
             self._prepare_layers()
         return loads
 
-    def _load_teacher(self, train_dataset: Any, eval_dataset: Any) -> None:
+    def _load_teacher(self, source: Any) -> None:
         args, head = self.args, self.head
-        cached = SignalDescription.of(train_dataset)
-        if train_dataset is None:
-            found = map(SignalDescription.of, named_datasets(None, eval_dataset).values())
-            cached = next((description for description in found if description), None)
-        if self._source is None and cached is None:
-            check_not_lost(train_dataset)
-            what = f"distillation_loss_weight={args.distillation_loss_weight}"
-            if not args.uses_logits_loss:
-                what = f"stage={args.stage!r} with a loss between intermediate layers"
-            data = type(train_dataset)
-            unknown = train_dataset is not None and not data.__module__.startswith("datasets")
-            raise ValueError(
-                f"{what} needs a teacher; pass teacher_model, or data with the columns of "
-                "cache_teacher_outputs"
-                + f" (as an attribute of the {data.__name__}, if it hands them on)"
-                * unknown
-                + ", or set distillation_loss_weight=0 (in stage 'prediction') "
-                "to train without one."
-            )
-        if self._source is not None and cached is not None:
-            raise ValueError(
-                "There are two teachers: teacher_model, and the cached outputs of "
-                f"{cached.teacher!r} in train_dataset. Leave teacher_model out to learn from the "
-                "columns, or remove the teacher_… columns."
-            )
         if head is None:
             raise ValueError(
                 f"Cannot infer a supported task from the class {type(self.student).__name__} of "
@@ -208,7 +190,7 @@ class Distiller:
         if args.uses_logits_loss and self.custom_loss is None:
             head.check_loss(args.distillation_loss)
         self.teacher = create_teacher(
-            self._source if cached is None else cached,
+            source,
             self.student,
             head,
             args,
@@ -248,19 +230,11 @@ class Distiller:
         Raises:
             ValueError: teacher, student, data and arguments do not fit together.
         """
-        self._unusable_labels = None
         if self.head is None or not self.args.needs_teacher:
             return
         for name, dataset in named_datasets(train_dataset, eval_dataset).items():
             self.check_columns(dataset, name)
-        if not _makes_labels(collator):
-            columns = getattr(train_dataset, "column_names", None)
-            check_labels(with_renamed_labels(columns), self._label_names, self.args)
-        if not self._own_label_loss:
-            found = label_out_of_range(train_dataset, self.head, self._label_names)
-            if found is not None and self.args.needs_labels:
-                raise ValueError(found)
-            self._unusable_labels = found
+        self.labels.check_data(train_dataset, collator)
         if self.args.uses_logits_loss and tries_teacher and not self._teacher_tried:
             self._teacher_tried = True
             cached = self.teacher is not None and self.teacher.is_cached
@@ -304,7 +278,7 @@ class Distiller:
                 f"{type(dataset).__name__} cannot be read twice; pass a Dataset or a streamed "
                 "datasets.IterableDataset, or choose uniform, last, first or a list."
             )
-        left_out = {*self._label_names, *self.teacher_only_inputs}
+        left_out = {*self.labels.names, *self.teacher_only_inputs}
         batches = (
             {name: value for name, value in batch.items() if name not in left_out}
             for batch in sample_batches(dataset, _AUTO_MAPPING_ROWS)
@@ -325,7 +299,7 @@ class Distiller:
 
     def begin_training(self) -> None:
         """Forget what an earlier training has left."""
-        self._train_losses = LossLog()
+        self.losses.train_log.clear()
         self._fed_inputs = self.teacher_only_inputs
 
     def check_first_batch(self, batch: Batch, optimizer: torch.optim.Optimizer | None) -> None:
@@ -340,9 +314,7 @@ class Distiller:
         """
         assert self.head is not None
         if self.args.needs_teacher:
-            present = [name for name, value in batch.items() if value is not None]
-            check_labels(present, self._label_names, self.args)
-            check_label_names(self.head, present, self._label_names, self.args)
+            self.labels.check_first_batch(batch)
         if self.layers is not None:
             self.layers.check_first_batch(optimizer)
         if self.teacher is not None:
@@ -368,16 +340,7 @@ class Distiller:
 
     def begin_step(self, batches: Sequence[Batch]) -> None:
         """Count, over micro-batches and processes, the items that the losses are means of."""
-        self._step_counts = count_step([self.count(batch) for batch in batches], self.accelerator)
-
-    def end_training(self) -> None:
-        """Take no further batch for a part of a step."""
-        self._step_counts = {}
-
-    def has_labels(self, batch: Batch) -> bool:
-        """Return whether a batch has all labels of the student."""
-        names = self._label_names
-        return bool(names) and all(batch.get(name) is not None for name in names)
+        self.losses.begin_step([self.count(batch) for batch in batches], self.accelerator)
 
     def can_teach(self, batch: Batch) -> bool:
         """Return whether the teacher has outputs for a batch: a cached one needs its columns."""
@@ -387,39 +350,67 @@ class Distiller:
         """Return a batch without what the teacher alone reads."""
         return {k: v for k, v in batch.items() if k not in self.teacher_only_inputs}
 
-    def uses_teacher(self, batch: Batch, state: TrainerState, *, training: bool) -> bool:
-        """Return whether the loss of a batch has a part that needs the teacher.
+    def plan(self, batch: Batch, state: TrainerState, *, training: bool) -> BatchPlan:
+        """Settle what is computed of a batch; before it is, as ``Trainer`` may take labels out.
 
         Raises:
             ValueError: a batch of a training lacks labels that are mixed in, or a weight was
                 raised whose layers are not recorded.
         """
-        if training:
-            weight = self._logits_weight(state)
-            if self.args.needs_teacher and weight < 1 and self.args.stage == "prediction":
-                present = [name for name, value in batch.items() if value is not None]
-                step = f"a batch of training step {state.global_step + 1}"
-                check_labels(present, self._label_names, self.args, step)
-                if self._unusable_labels is not None:
-                    raise ValueError(self._unusable_labels)
-        elif not (self._runs_teacher_in_evaluation and self.can_teach(batch)):
-            return False
-        layers = self._layers_in_use(state, training=training)
-        return layers is not None or self._uses_logits(state, training=training)
+        args, step = self.args, state.global_step
+        progress = _progress(state)
+        mixes = args.stage == "prediction"
+        weight = args.distillation_loss_weight_at(progress) if mixes else 0.0
+        mixed = {"task": 1 - weight, "prediction": weight} if mixes else {}
+        weights = {name: value for name, value in mixed.items() if value}
+        weights |= args.intermediate_weights
+        temperature = args.temperature_at(progress)
+        plan = BatchPlan(training, step, self.count(batch), weights, temperature)
+        if training and "task" in weights and args.needs_teacher:
+            self.labels.check_batch(batch, step + 1)
+        if not training and not (self._runs_teacher_in_evaluation and self.can_teach(batch)):
+            return plan
+        return plan._replace(
+            layers=self._layers_in_use(step, training=training),
+            # In evaluation also where a schedule or a callback has reached 0, so that a metric by
+            # which checkpoints are compared is there from the first to the last.
+            compares_logits=weight > 0 or (self._logits_checked and not training),
+        )
 
-    def teacher_outputs(
-        self, batch: Batch, state: TrainerState, *, training: bool
-    ) -> Mapping[str, Tensor]:
-        """Run the teacher, or read its outputs from the batch.
+    def _layers_in_use(self, step: int, *, training: bool) -> IntermediateDistillation | None:
+        layers = self.layers
+        if self.args.uses_layer_losses:
+            recorded = () if layers is None else layers.compared
+            raised = [
+                k for k, w in self.args.intermediate_weights.items() if w and k not in recorded
+            ]
+            if raised:
+                raise ValueError(
+                    f"{raised[0]}_loss_weight was 0 when this trainer was made, so nothing is "
+                    "recorded that it could weigh. Make the trainer with a weight above 0, however "
+                    "small, and change it then."
+                )
+            return layers
+        if self.args.stage == "intermediate":
+            self.args.check_distillation_options()  # a callback has set both weights to 0
+        if layers is None:
+            return None
+        if not training:
+            return layers if layers.compared else None  # a callback has set the weights to 0
+        return layers if layers.is_sample_due(step) else None
+
+    def teacher_outputs(self, batch: Batch, plan: BatchPlan) -> Mapping[str, Tensor] | None:
+        """Run the teacher, or read its outputs from the batch; ``None`` if none are needed.
 
         Raises:
             ValueError: they contain NaN or +inf.
         """
-        layers = self._layers_in_use(state, training=training)
-        if layers is None:
+        if not plan.uses_teacher:
+            return None
+        if plan.layers is None:
             return self._run_teacher(batch)
-        outputs = layers.run_teacher(batch, self._ask_teacher)
-        self.guard.check(layers.nonfinite_rows(batch), _step_of_batch(state))
+        outputs = plan.layers.run_teacher(batch, self._ask_teacher)
+        self.guard.check(plan.layers.nonfinite_rows(batch), plan.training_step)
         return outputs
 
     def check_fed_inputs(self, batch: Batch, train_dataset: Any) -> None:
@@ -448,7 +439,7 @@ class Distiller:
         model: nn.Module,
         batch: Batch,
         teacher_outputs: Mapping[str, Tensor] | None,
-        state: TrainerState,
+        plan: BatchPlan,
         task_loss: Callable[[dict[str, Any]], tuple[Tensor, Any]],
     ) -> tuple[dict[str, Tensor], Any]:
         """Run the student, and compare it with the teacher.
@@ -457,48 +448,46 @@ class Distiller:
             model: the student, possibly wrapped.
             batch: on the device.
             teacher_outputs: those for this batch; ``None`` if it is not compared.
-            state: steps done and steps to do.
+            plan: what is computed of it.
             task_loss: student inputs -> (mean of the label loss, outputs).
 
         Returns:
             The losses by name, each a mean over the items of this batch, and the outputs.
         """
         assert self.head is not None
-        training = model.training
-        layers = None
-        if teacher_outputs is not None:
-            layers = self._layers_in_use(state, training=training)
+        layers = plan.layers
         inputs = self.student_inputs(batch)
         if self.teacher is not None:
             # Not left to the model, which label smoothing hides the labels from.
             inputs |= self.head.target_inputs(batch, unwrap_peft(self.student))
         if layers is not None:
             inputs |= layers.student_inputs()
-        uses_labels = self.has_labels(batch) and not (training and self._unusable_labels)
+        uses_labels = self.labels.have_loss(batch, training=plan.training)
         losses: dict[str, Tensor] = {}
         outputs: Any
         with nullcontext() if layers is None else layers.compare(batch):
             if self.args.stage == "prediction" and (uses_labels or teacher_outputs is None):
                 losses["task"], outputs = task_loss(inputs)
             else:
-                outputs = model(**{k: v for k, v in inputs.items() if k not in self._label_names})
+                outputs = model(**{k: v for k, v in inputs.items() if k not in self.labels.names})
         if layers is not None:
             outputs, of_layers = pop_losses(outputs)
             losses |= of_layers
-            if training and layers.is_sample_due(state.global_step):
-                layers.write_sample(state.global_step, batch)
+            if plan.training and layers.is_sample_due(plan.step):
+                layers.write_sample(plan.step, batch)
             layers.clear()
-        if teacher_outputs is not None and self._uses_logits(state, training=training):
-            losses["prediction"] = self._prediction_loss(batch, outputs, teacher_outputs, state)
+        if teacher_outputs is not None and plan.compares_logits:
+            logits = self._aligned_logits(batch, outputs, teacher_outputs)
+            self.guard.check_logits(logits, plan.training_step)
+            loss_function = self.custom_loss or get_logits_loss(self.args.distillation_loss)
+            losses["prediction"] = prediction_loss(
+                logits, loss_function, temperature=plan.temperature
+            )
         return losses, outputs
 
-    def _prediction_loss(
-        self,
-        batch: Batch,
-        outputs: Mapping[str, Tensor],
-        teacher_outputs: Mapping[str, Tensor],
-        state: TrainerState,
-    ) -> Tensor:
+    def _aligned_logits(
+        self, batch: Batch, outputs: Mapping[str, Tensor], teacher_outputs: Mapping[str, Tensor]
+    ) -> AlignedLogits:
         head = self.head
         assert head is not None
         student = head.logits(outputs, batch)
@@ -509,133 +498,40 @@ class Distiller:
                 f"{tuple(teacher.shape)} for the same batch; choose a teacher and a student of "
                 "the same task, with the same labels."
             )
-        logits = AlignedLogits(
+        return AlignedLogits(
             student, teacher, head.class_mask(batch), head.row_mask(batch), head.count_rows(batch)
         )
-        self.guard.check_logits(logits, _step_of_batch(state))
-        return prediction_loss(
-            logits,
-            self.custom_loss or get_logits_loss(self.args.distillation_loss),
-            temperature=self.args.temperature_at(_progress(state)),
-        )
 
-    def _layers_in_use(
-        self, state: TrainerState, *, training: bool
-    ) -> IntermediateDistillation | None:
-        layers = self.layers
-        if self.args.uses_layer_losses:
-            recorded = () if layers is None else layers.compared
-            raised = [
-                k for k, w in self.args.intermediate_weights.items() if w and k not in recorded
-            ]
-            if raised:
-                raise ValueError(
-                    f"{raised[0]}_loss_weight was 0 when this trainer was made, so nothing is "
-                    "recorded that it could weigh. Make the trainer with a weight above 0, however "
-                    "small, and change it then."
-                )
-            return layers
-        if self.args.stage == "intermediate":
-            self.args.check_distillation_options()  # a callback has set both weights to 0
-        if layers is None:
-            return None
-        if not training:
-            return layers if layers.compared else None  # a callback has set the weights to 0
-        return layers if layers.is_sample_due(state.global_step) else None
-
-    def _logits_weight(self, state: TrainerState) -> float:
-        if self.args.stage == "intermediate":
-            return 0.0
-        return self.args.distillation_loss_weight_at(_progress(state))
-
-    def _uses_logits(self, state: TrainerState, *, training: bool) -> bool:
-        """Return whether the prediction loss is computed: in training where it has a weight.
-
-        In evaluation also where a schedule or a callback has reached 0, so that a metric by which
-        checkpoints are compared is there from the first to the last.
-        """
-        return self._logits_weight(state) > 0 or (self._logits_checked and not training)
-
-    # ---- losses --------------------------------------------------------------------------------
-
-    def loss_of_step(
-        self,
-        losses: Mapping[str, Tensor],
-        counts: Mapping[str, Any],
-        state: TrainerState,
-        *,
-        micro_batches: int,
-        over_items: Any = None,
+    def weighted_loss(
+        self, losses: Mapping[str, Tensor], plan: BatchPlan, num_items: Any
     ) -> Tensor:
-        """Weight the means of a micro-batch by its share of the step, log them, and add them up.
+        """Log the losses of a batch, and add them up, each by its weight.
 
-        The caller divides by the number of micro-batches (unless ``own_label_loss``) and DDP by the
-        number of processes; what they make of it is the mean over the step. Outside of a step the
-        means stay as they are.
+        In training each is weighted by the batch's share of the step first. In an evaluation it
+        is the task loss alone, or the prediction loss where there are no labels.
 
         Args:
-            losses: the means over this micro-batch.
-            counts: the items that they are means of.
-            state: steps done and steps to do.
-            micro_batches: how many the step has.
-            over_items: the number of items of the step that the label loss is divided by already.
+            losses: the means over this batch.
+            plan: the plan of it.
+            num_items: the number of items that ``Trainer`` gives a label loss of the caller.
         """
-        processes = self.accelerator.num_processes
-        shares: dict[str, Tensor] = {}
-        for name, loss in losses.items():
-            if name not in self._step_counts:
-                shares[name] = loss
-                continue
-            share = loss
-            if name != "task" or over_items is None:
-                # Exactly 1 when all shares are equal: bit for bit the loss of Trainer.
-                total = self._step_counts[name]
-                loss = weighted_mean(loss, counts[name], processes * micro_batches, total)
-                share = loss / micro_batches
-            self._train_losses.add(name, share, 1 / micro_batches)
-            shares[name] = share if self._own_label_loss else loss
-        return self._weighted_sum(shares, state)
+        if plan.training:
+            losses = self.losses.shares(losses, plan.counts, num_items)
+        else:
+            counts = plan.counts
+            if self._own_label_loss and num_items is not None and "task" in counts:
+                # What the function divided by, of which Trainer gives each process its part.
+                averages = self.args.average_tokens_across_devices
+                parts = self.accelerator.num_processes if averages else 1
+                counts = {**counts, "task": num_items / parts}
+            self.losses.log_evaluation(losses, counts)
+            for name in ("task", "prediction"):
+                if name in losses:
+                    return losses[name]
+        first, *others = (losses[name] * w for name, w in plan.weights.items() if name in losses)
+        return sum(others, start=first)
 
-    def loss_of_evaluation(
-        self,
-        losses: Mapping[str, Tensor],
-        counts: dict[str, Any],
-        state: TrainerState,
-        *,
-        over_items: Any = None,
-    ) -> Tensor:
-        """Log the losses of a batch, and return the first of task, prediction and layers."""
-        if over_items is not None and "task" in counts:
-            # The number that the function divided by, of which Trainer gives each process its part.
-            averages = self.args.average_tokens_across_devices
-            counts["task"] = over_items / (self.accelerator.num_processes if averages else 1)
-        for name, value in losses.items():
-            if name in counts:
-                self._eval_losses.add(name, weighted_mean(value, counts[name]), counts[name])
-        for name in ("task", "prediction"):
-            if name in losses:
-                return losses[name]
-        return self._weighted_sum(losses, state)
-
-    def _weighted_sum(self, losses: Mapping[str, Tensor], state: TrainerState) -> Tensor:
-        parts = [
-            losses[name] * factor
-            for name, factor in self.args.intermediate_weights.items()
-            if name in losses
-        ]
-        if self.args.stage == "prediction":
-            task: Any = losses.get("task")
-            prediction: Any = losses.get("prediction")
-            weight = self._logits_weight(state)
-            if weight == 0 and task is not None:
-                mixed = task
-            elif weight == 1 and prediction is not None:
-                mixed = prediction
-            else:
-                mixed = (1 - weight) * task + weight * prediction
-            parts.insert(0, mixed)
-        total: Any = sum(parts[1:], start=parts[0])
-        return total
+    # ---- evaluation and log --------------------------------------------------------------------
 
     def begin_evaluation(self) -> None:
         """Forget the losses of an earlier evaluation.
@@ -644,7 +540,7 @@ class Distiller:
             ValueError: the teacher's outputs of a training step contain NaN or +inf.
         """
         self.guard.raise_if_bad()
-        self._eval_losses = LossLog()
+        self.losses.eval_log.clear()
 
     def end_evaluation(self) -> dict[str, float]:
         """Return the means of the losses over an evaluation.
@@ -653,11 +549,11 @@ class Distiller:
             ValueError: the teacher's outputs contain NaN or +inf.
         """
         self.guard.raise_if_bad()
-        return self._eval_losses.pop(self.accelerator)
+        return self.losses.eval_log.pop(self.accelerator)
 
     def log_entries(self, state: TrainerState) -> dict[str, float]:
         """Return the means of the losses since the last call, and what a schedule changes."""
-        entries = self._train_losses.pop(self.accelerator)
+        entries = self.losses.train_log.pop(self.accelerator)
         if self.layers is not None:
             self.layers.check_balance(entries)
         for name, value_at in (
@@ -692,16 +588,3 @@ class Distiller:
 
 def _progress(state: TrainerState) -> float:
     return state.global_step / state.max_steps if state.max_steps > 0 else 0.0
-
-
-def _step_of_batch(state: TrainerState) -> int:
-    """Return the training step that a batch belongs to, from 1; 0 in an evaluation."""
-    return state.global_step + 1 if torch.is_grad_enabled() else 0
-
-
-def _makes_labels(data_collator: Any) -> bool:
-    """Return whether batches may have labels that the data lacks, such as masked tokens."""
-    if isinstance(data_collator, TeacherSignalCollator):
-        data_collator = data_collator.inner
-    plain = isinstance(data_collator, DataCollatorWithPadding)
-    return not plain and data_collator is not default_data_collator

@@ -62,6 +62,22 @@ def prediction_loss(
     return total / (logits.rows.clamp(min=1) if isinstance(logits.rows, Tensor) else logits.rows)
 
 
+def weighted_mean(loss: Tensor, count: Any, factor: int = 1, total: Any = 1) -> Tensor:
+    """Return ``loss * count * factor / total``; 0 if nothing counts, for a mean over none is NaN.
+
+    Args:
+        loss: the mean over ``count`` items.
+        count: the number of items.
+        factor: the sum over micro-batches and processes is divided by it later.
+        total: the items of the whole step.
+    """
+    if not isinstance(count, Tensor):
+        return loss * (count * factor / total)
+    total = total.clamp(min=1) if isinstance(total, Tensor) else max(total, 1)
+    loss = torch.where(count > 0, loss, torch.zeros_like(loss))
+    return loss * (count * factor / total)
+
+
 def count_items(
     counters: Mapping[str, ItemCounter], label_names: Sequence[str], batch: Batch
 ) -> dict[str, int | Tensor]:
@@ -97,22 +113,6 @@ def count_step(
     return totals
 
 
-def weighted_mean(loss: Tensor, count: Any, factor: int = 1, total: Any = 1) -> Tensor:
-    """Return ``loss * count * factor / total``; 0 if nothing counts, for a mean over none is NaN.
-
-    Args:
-        loss: the mean over ``count`` items.
-        count: the number of items.
-        factor: the sum over micro-batches and processes is divided by it later.
-        total: the items of the whole step.
-    """
-    if not isinstance(count, Tensor):
-        return loss * (count * factor / total)
-    total = total.clamp(min=1) if isinstance(total, Tensor) else max(total, 1)
-    loss = torch.where(count > 0, loss, torch.zeros_like(loss))
-    return loss * (count * factor / total)
-
-
 class LossLog:
     """Adds up the parts of the loss by name, without waiting for the device.
 
@@ -120,6 +120,10 @@ class LossLog:
     """
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was added."""
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, Tensor | float] = {}
 
@@ -142,10 +146,72 @@ class LossLog:
         for row, name in zip(pairs, names, strict=True):
             row[0] = self._sums[name]
             row[1] = self._counts[name]
-        self._sums, self._counts = {}, {}
+        self.clear()
         pairs = accelerator.reduce(pairs, reduction="sum")
         return {
             f"loss_{name}": total / count
             for name, (total, count) in zip(names, pairs.tolist(), strict=True)
             if count
         }
+
+
+class StepLosses:
+    """Weights the losses of a batch by its share of an optimizer step, and logs them.
+
+    Args:
+        own_label_loss: whether a function of the caller computes the label loss. It may divide by
+            the number of items of the whole step, and ``Trainer`` leaves what it returns as it is.
+    """
+
+    def __init__(self, *, own_label_loss: bool) -> None:
+        self.train_log, self.eval_log = LossLog(), LossLog()
+        self._own_label_loss = own_label_loss
+        self._totals: Mapping[str, int | Tensor] = {}
+        self._micro_batches = self._processes = 1
+
+    def begin_step(
+        self, counts: Sequence[Mapping[str, int | Tensor]], accelerator: Accelerator
+    ) -> None:
+        """Add up the counts of a step over its micro-batches (of this process) and processes."""
+        self._totals = count_step(counts, accelerator)
+        self._micro_batches, self._processes = len(counts), accelerator.num_processes
+
+    def end_training(self) -> None:
+        """Take no further batch for a part of a step."""
+        self._totals = {}
+
+    def shares(
+        self, losses: Mapping[str, Tensor], counts: Mapping[str, Any], num_items: Any
+    ) -> dict[str, Tensor]:
+        """Weight the means over a micro-batch by its share of the step, and log them.
+
+        ``Trainer`` divides by the number of micro-batches (unless ``own_label_loss``) and DDP by
+        the number of processes; what they make of it is the mean over the step. Outside of a step
+        the means stay as they are.
+
+        Args:
+            losses: the means over this micro-batch, by name.
+            counts: the items that they are means of.
+            num_items: the items of the step that a label loss of the caller is divided by;
+                ``None`` if it is a mean over the micro-batch as well.
+        """
+        shares: dict[str, Tensor] = {}
+        for name, loss in losses.items():
+            if name not in self._totals:
+                shares[name] = loss
+                continue
+            share = loss
+            if name != "task" or not self._own_label_loss or num_items is None:
+                # Exactly 1 when all shares are equal: bit for bit the loss of Trainer.
+                processes, total = self._processes, self._totals[name]
+                loss = weighted_mean(loss, counts[name], processes * self._micro_batches, total)
+                share = loss / self._micro_batches
+            self.train_log.add(name, share, 1 / self._micro_batches)
+            shares[name] = share if self._own_label_loss else loss
+        return shares
+
+    def log_evaluation(self, losses: Mapping[str, Tensor], counts: Mapping[str, Any]) -> None:
+        """Log the means over a batch of an evaluation."""
+        for name, value in losses.items():
+            if name in counts:
+                self.eval_log.add(name, weighted_mean(value, counts[name]), counts[name])

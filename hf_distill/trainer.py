@@ -311,7 +311,7 @@ class DistillationTrainer(Trainer):
             finally:
                 self.remove_callback(keeper)
                 self._attachments = None
-                self.distiller.end_training()
+                self.distiller.losses.end_training()
 
     def get_train_dataloader(self) -> DataLoader:
         """As ``Trainer``'s. A training begins with it, also again with a smaller batch size."""
@@ -358,7 +358,7 @@ class DistillationTrainer(Trainer):
         processes) make of them is the mean over the step. In evaluation it is the task loss, or
         the prediction loss where there are no labels.
         """
-        distiller, state, training = self.distiller, self.state, model.training
+        distiller, training = self.distiller, model.training
         task_loss: Any = partial(
             super().compute_loss, model, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
@@ -366,25 +366,20 @@ class DistillationTrainer(Trainer):
             loss, outputs = task_loss(inputs)
             return (loss, outputs) if return_outputs else loss
         self._loss_was_computed = training or self._loss_was_computed
-        # Before the forward pass: Trainer takes the labels out of the batch for label smoothing.
-        counts = distiller.count(inputs)
-        teacher_outputs = None
-        if distiller.uses_teacher(inputs, state, training=training):
-            if distiller.needs_preparation:
-                self._prepare()  # a callback has raised the weight
-            if training and self.is_in_train:
-                distiller.check_fed_inputs(inputs, self.train_dataset)
-            teacher_outputs = distiller.teacher_outputs(inputs, state, training=training)
-        losses, outputs = distiller.student_losses(model, inputs, teacher_outputs, state, task_loss)
-        over_items = None if self.compute_loss_func is None else num_items_in_batch
-        if training:
-            micro_batches = self.current_gradient_accumulation_steps
-            loss = distiller.loss_of_step(
-                losses, counts, state, micro_batches=micro_batches, over_items=over_items
-            )
-        else:
-            loss = distiller.loss_of_evaluation(losses, counts, state, over_items=over_items)
+        plan = distiller.plan(inputs, self.state, training=training)
+        if plan.uses_teacher:
+            self._prepare_late(inputs, training=training)
+        teacher_outputs = distiller.teacher_outputs(inputs, plan)
+        losses, outputs = distiller.student_losses(model, inputs, teacher_outputs, plan, task_loss)
+        loss = distiller.weighted_loss(losses, plan, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def _prepare_late(self, inputs: dict[str, Any], *, training: bool) -> None:
+        """Load a teacher that a callback needs since the training began, if there is one."""
+        if self.distiller.needs_preparation:
+            self._prepare()
+        if training and self.is_in_train:
+            self.distiller.check_fed_inputs(inputs, self.train_dataset)
 
     def _warn_if_loss_was_bypassed(self) -> None:
         bypassed = self._loss_was_computed is False and self.args.needs_teacher
@@ -403,7 +398,7 @@ class DistillationTrainer(Trainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """As ``Trainer``'s; where there are no labels, with a distillation loss as the loss."""
         distiller = self.distiller
-        has_labels, can_teach = distiller.has_labels(inputs), distiller.can_teach(inputs)
+        has_labels, can_teach = distiller.labels.are_in(inputs), distiller.can_teach(inputs)
         options = (prediction_loss_only, ignore_keys)
         if has_labels and self.args.stage == "intermediate" and not can_teach:
             # There is no loss, for there is nothing to compare the layers with.

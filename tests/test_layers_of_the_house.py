@@ -19,7 +19,7 @@ FLOORS = (
     ("sweeping", "reports", "recipes"),
     ("scoring", "seq2seq", "trainer", "sharding"),
     ("hub", "checkpoints"),
-    ("distiller", "checks"),
+    ("distiller", "checks", "labels"),
     ("augmentation",),
     ("tasks",),
     ("teachers",),

@@ -18,7 +18,7 @@ from hf_distill.heads import TaskHead, find_head
 from hf_distill.loading import load_teacher
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cached import CachedTeacher
-from hf_distill.teachers.columns import SignalDescription
+from hf_distill.teachers.columns import SignalDescription, check_not_lost
 from hf_distill.teachers.ensemble import EnsembleTeacher
 from hf_distill.teachers.identity import identify
 from hf_distill.teachers.live import LiveTeacher
@@ -29,6 +29,49 @@ logger = logging.getLogger(__name__)
 OneSource = nn.Module | str | os.PathLike[str]
 TeacherSource = OneSource | Sequence[OneSource] | None
 """A model, its Hub id or directory, or several of them; ``None`` if the data has their outputs."""
+
+
+def choose_source(
+    given: TeacherSource,
+    args: DistillationTrainingArguments,
+    train_dataset: Any,
+    eval_dataset: Any,
+) -> TeacherSource | SignalDescription:
+    """Return the teacher that was given, or the description of the one in the data's columns.
+
+    Args:
+        given: what the user gave.
+        args: the weights, for the error.
+        train_dataset: may have the teacher's outputs in columns.
+        eval_dataset: one data set, or several by name; it matters without ``train_dataset``.
+
+    Raises:
+        ValueError: there is none of the two, or there are both.
+    """
+    cached = SignalDescription.of(train_dataset)
+    if train_dataset is None:
+        several = eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
+        cached = next(filter(None, map(SignalDescription.of, several.values())), None)
+    if given is None and cached is None:
+        check_not_lost(train_dataset)
+        what = f"distillation_loss_weight={args.distillation_loss_weight}"
+        if not args.uses_logits_loss:
+            what = f"stage={args.stage!r} with a loss between intermediate layers"
+        data = type(train_dataset)
+        unknown = train_dataset is not None and not data.__module__.startswith("datasets")
+        raise ValueError(
+            f"{what} needs a teacher; pass teacher_model, or data with the columns of "
+            "cache_teacher_outputs"
+            + f" (as an attribute of the {data.__name__}, if it hands them on)" * unknown
+            + ", or set distillation_loss_weight=0 (in stage 'prediction') to train without one."
+        )
+    if given is not None and cached is not None:
+        raise ValueError(
+            "There are two teachers: teacher_model, and the cached outputs of "
+            f"{cached.teacher!r} in train_dataset. Leave teacher_model out to learn from the "
+            "columns, or remove the teacher_… columns."
+        )
+    return given if cached is None else cached
 
 
 def create_teacher(

@@ -278,6 +278,15 @@ def test_evaluation_has_the_same_losses_and_compute_metrics_sees_logits(tmp_path
     assert unlabelled["eval_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-5)
 
 
+def test_evaluation_without_labels_where_only_layers_are_mixed_in(tmp_path: Path) -> None:
+    trained, _ = distil(TASK, tmp_path, student=narrow(), max_steps=1, distillation_loss_weight=0.0,
+                        hidden_states_loss_weight=2.0)  # fmt: skip
+    metrics = trained.evaluate(dataset_for(TASK, labels=False))
+    hidden_states = metrics["eval_loss_hidden_states"]
+    assert hidden_states > 0 and "eval_loss_task" not in metrics
+    assert metrics["eval_loss"] == pytest.approx(2 * hidden_states, rel=1e-5)
+
+
 def test_the_best_checkpoint_is_loaded_with_its_projections(tmp_path: Path) -> None:
     data = dataset_for(TASK)
     trained, _ = distil(TASK, tmp_path, student=narrow(), **FIRST_STAGE, max_steps=4,
