@@ -54,6 +54,7 @@ class CommandParser(HfArgumentParser):
         rest: the title of the last part, with the options that no section names.
         hidden: options that are accepted and not listed.
         preset: options that one option stands for.
+        raises: raise a ``ValueError`` where the program would end.
         usage: the short form of the call; ``--help`` lists the rest.
         **kwargs: as for ``argparse.ArgumentParser``.
     """
@@ -67,6 +68,7 @@ class CommandParser(HfArgumentParser):
         rest: str = "other options",
         hidden: Collection[str] = (),
         preset: Preset | None = None,
+        raises: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -80,6 +82,7 @@ class CommandParser(HfArgumentParser):
         self._rest = rest
         self._hidden = hidden
         self._preset = preset
+        self._raises = raises
 
     def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
         """Read the options into the dataclasses, in the order of ``dataclass_types``.
@@ -117,6 +120,8 @@ class CommandParser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the program with status 2 and a message that names the option once."""
+        if self._raises:
+            raise ValueError(message)
         message = re.sub(r"(?<=[ ])(--[\w-]+)(/--[\w-]+)+", r"\1", message)
         sys.stderr.write(f"{self.prog}: error: {message}\n")
         sys.stderr.write(f"`{self.prog} --help` lists the options.\n")

@@ -81,7 +81,7 @@ def run(argv: Sequence[str]) -> None:
         require(package, "sweep")
 
     from hf_distill.cli.sweep_plan import read_plan
-    from hf_distill.cli.sweep_run import Sweep
+    from hf_distill.cli.sweep_run import run_sweep
     from hf_distill.reports.pages import write_sweep
     from hf_distill.reports.terminal import print_rows
 
@@ -91,13 +91,11 @@ def run(argv: Sequence[str]) -> None:
         "choose another folder."
     )
     with in_use(plan.output_dir / ".sweep.lock", busy):
-        sweep = Sweep(plan)
         try:
-            sweep.run()
+            report = run_sweep(plan)
         except KeyboardInterrupt:
             log_rank_0("The sweep was stopped; the same command continues it.")
             raise
-        report = sweep.report()
         written = write_sweep(report, plan.output_dir)
     print_rows(f"{plan.output_dir.name}: {report.metric}", report.header(), report.rows())
     sys.stdout.write(f"{report.headline()}\n")

@@ -6,8 +6,9 @@ import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hf_distill.cli.config_files import load_yaml
 from hf_distill.cli.loading import task_of
@@ -57,6 +58,13 @@ class SweepPlan:
     makes_cache: bool
     """The teacher's outputs are still to be cached."""
     overwrite: bool
+    parser: CommandParser
+    """Of a training; what is wrong with its options is a ``ValueError``."""
+
+    def request(self, options: Mapping[str, Any], folder: Path, **further: Any) -> Request:
+        """Make the request of a training in a folder, with further options of how it begins."""
+        everything = {**options, **further, "output_dir": str(folder)}
+        return read_request(self.parser, self.parser.words_of(everything, "options"))
 
     def trial_options(self, parameters: Mapping[str, Value], seed: int) -> dict[str, Any]:
         """Return the options of one training for ``hf-distill train``, without a folder."""
@@ -68,16 +76,16 @@ class SweepPlan:
             options["teacher_outputs"] = str(self.output_dir / TEACHER_OUTPUTS)
         return {name: value for name, value in options.items() if value is not None}
 
+    @cached_property
     def described(self) -> dict[str, Any]:
-        """Return what another sweep in the same folder would have to have in common."""
-        sources = {name: self.options.get(name) for name in _SOURCES}
-        listed = [
-            (name, one)
-            for name, source in sources.items()
+        """What another sweep in the same folder would have to have in common."""
+        contents = {
+            f"{name} {display_name(one)}": _content_hash(one)
+            for name in _SOURCES
+            for source in [self.options.get(name)]
             for one in (source if isinstance(source, list) else [source])
             if one is not None
-        ]
-        contents = {f"{name} {display_name(one)}": _content_hash(one) for name, one in listed}
+        }
         return {
             "search_space": self.space.to_dict(),
             "sampler": self.sampler,
@@ -100,37 +108,6 @@ def _content_hash(source: str) -> str | None:
     if not path.is_dir():
         return None
     return folder_hash(path, lambda one: not any(p.startswith("checkpoint-") for p in one.parts))
-
-
-class _Refusing(CommandParser):
-    """Raise what the parser of a program would end the program with."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
-
-
-class TrialParser:
-    """Read the options of a trial; whatever is wrong is a ``ValueError``."""
-
-    def __init__(self) -> None:
-        self._parser = training_parser(kind=_Refusing, prog="hf-distill sweep", usage="")
-
-    def value(self, options: Mapping[str, Any], name: str, raw: Any) -> Value:
-        """Read one option's value as a training does, after checking that there is the option."""
-        words = self._parser.words_of({**options, "output_dir": ".", name: raw}, "search_space")
-        if raw is None:
-            return None
-        value: Any = self._parser.given(words)[name]
-        if name == "teacher_model" and not isinstance(raw, list):
-            (value,) = value  # one teacher per trial
-        if isinstance(value, list | dict):
-            raise ValueError(f"search_space: {name} takes a list, which cannot be searched.")
-        return value
-
-    def request(self, options: Mapping[str, Any], folder: Path, **further: Any) -> Request:
-        """Make the request of a training in a folder, with further options of how it begins."""
-        everything = {**options, **further, "output_dir": str(folder)}
-        return read_request(self._parser, self._parser.words_of(everything, "options"))
 
 
 def read_plan(parser: CommandParser, argv: Sequence[str]) -> SweepPlan:
@@ -166,10 +143,16 @@ def _plan(arguments: SweepArguments, options: dict[str, Any]) -> SweepPlan:
             "add --live_teacher."
         )
     cached = makes_cache or options.get("teacher_outputs") is not None
-    reader = TrialParser()
+    parser = training_parser(raises=True, prog="hf-distill sweep", usage="")
 
     def read_value(name: str, raw: Any) -> Value:
-        value = reader.value(options, name, raw)
+        """Read a value as a training does, if there is such an option and it can be searched."""
+        words = parser.words_of({**options, "output_dir": ".", name: raw}, "search_space")
+        value: Any = None if raw is None else parser.given(words)[name]
+        if name == "teacher_model" and value is not None and not isinstance(raw, list):
+            (value,) = value  # one teacher per trial
+        if isinstance(value, list | dict):
+            raise ValueError(f"search_space: {name} takes a list, which cannot be searched.")
         reason = why_not_searched(name, cached=cached, seeds=arguments.seeds is not None)
         if reason is not None:
             raise ValueError(f"search_space: {name} cannot be searched: {reason}.")
@@ -188,13 +171,14 @@ def _plan(arguments: SweepArguments, options: dict[str, Any]) -> SweepPlan:
         keep_all_trials=arguments.keep_all_trials,
         makes_cache=makes_cache,
         overwrite=overwrite,
+        parser=parser,
     )
     if makes_cache and options.get("teacher_attn_implementation") is not None:
         raise ValueError(
             "--teacher_attn_implementation is for a teacher that runs; leave it out, or add "
             "--live_teacher."
         )
-    _check_combinations(plan, reader)
+    _check_combinations(plan)
     return plan
 
 
@@ -252,7 +236,7 @@ def _seeds(seeds: Sequence[int] | None, seed: int) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _check_combinations(plan: SweepPlan, reader: TrialParser) -> None:
+def _check_combinations(plan: SweepPlan) -> None:
     """Refuse a combination that a training would refuse."""
     corners = itertools.islice(plan.space.corners(), _MOST_CHECKED)
     for parameters in itertools.chain(plan.space.one_by_one(), corners):
@@ -260,7 +244,7 @@ def _check_combinations(plan: SweepPlan, reader: TrialParser) -> None:
         try:
             if plan.makes_cache:
                 _check_layers(options)
-            reader.request(options, plan.output_dir)
+            plan.request(options, plan.output_dir)
         except ValueError as error:
             shown = ", ".join(f"{name}={value!r}" for name, value in parameters.items())
             raise ValueError(f"search_space: with {shown}: {error}") from None

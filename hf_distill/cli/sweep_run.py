@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_distill.cli import cache
-from hf_distill.cli.sweep_plan import TEACHER_OUTPUTS, SweepPlan, TrialParser
+from hf_distill.cli.sweep_plan import TEACHER_OUTPUTS, SweepPlan
 from hf_distill.cli.sweep_trials import (
     Judge,
     choose_metric,
@@ -32,149 +33,137 @@ _MOST_FAILURES = 3
 _DAMAGED = "choose another --output_dir, or begin again with --overwrite_output_dir"
 
 
-class Sweep:
-    """A sweep in its folder.
+def run_sweep(plan: SweepPlan) -> SweepReport:
+    """Train what is still to be trained, and return what came of all trials.
 
     Raises:
-        ValueError: the folder holds something else, or another sweep.
+        ValueError: models, data and options do not fit together, or the folder holds something
+            else, such as another sweep.
+        OSError: a file or a download failed, or the disk is full.
+        RuntimeError: several trials in a row failed.
     """
+    if plan.overwrite:
+        for path in plan.output_dir.glob("trial-*"):
+            shutil.rmtree(path)
+        for name in (_STUDY, _SUMMARY, "sweep.md", "sweep.png"):
+            (plan.output_dir / name).unlink(missing_ok=True)
+    judge = _read_judge(plan)
+    if judge is not None:
+        study = _open(plan, judge)
+        if len(study.trials) >= plan.n_trials and interrupted_trial(study) is None:
+            log_rank_0(f"This sweep is finished: {len(study.trials)} trials.")
+            _delete_students(plan, judge, study)
+            return _report(plan, judge, study.trials)
+    if plan.makes_cache:
+        _cache(plan)
+    if judge is None:
+        judge = choose_metric(plan)
+        write_sweep(_report(plan, judge, ()), plan.output_dir, picture=False)
+        study = _open(plan, judge)
+    _train(plan, judge, study)
+    return _report(plan, judge, study.trials)
 
-    def __init__(self, plan: SweepPlan) -> None:
-        self._plan = plan
-        self._described = plan.described()
-        self._parser = TrialParser()
-        self._judge: Judge | None = None
-        self._study: Study | None = None
-        if plan.overwrite:
-            for path in plan.output_dir.glob("trial-*"):
-                shutil.rmtree(path)
-            for name in (_STUDY, _SUMMARY, "sweep.md", "sweep.png"):
-                (plan.output_dir / name).unlink(missing_ok=True)
-        self._check_folder()
 
-    def run(self) -> None:
-        """Train what is still to be trained.
-
-        Raises:
-            ValueError: models, data and options do not fit together.
-            OSError: a file or a download failed, or the disk is full.
-            RuntimeError: several trials in a row failed.
-        """
-        plan, judge = self._plan, self._judge
-        if judge is not None:
-            study = self._study = self._open(judge)
-            if len(study.trials) >= plan.n_trials and interrupted_trial(study) is None:
-                log_rank_0(f"This sweep is finished: {len(study.trials)} trials.")
-                self._delete_students()
-                return
-        if plan.makes_cache:
-            self._cache()
-        if judge is None:
-            judge = self._judge = choose_metric(plan, self._parser)
-            write_sweep(self.report(), plan.output_dir, picture=False)
-            self._study = self._open(judge)
-        self._train(judge)
-
-    def report(self) -> SweepReport:
-        """Return what came of the trials so far."""
-        plan, judge = self._plan, self._judge
-        assert judge is not None
-        return SweepReport(
-            task=str(plan.options["task"]),
-            metric=judge.metric,
-            lower_is_better=judge.lower_is_better,
-            trials=[
-                read_result(trial_folder(plan, trial.number), trial, judge.metric)
-                or _without_folder(trial)
-                for trial in ([] if self._study is None else self._study.trials)
-                if trial.state.is_finished()
-            ],
-            parameters=list(plan.space.options),
-            settings=self._described,
-            baseline=read_baseline(plan, judge.metric),
-        )
-
-    def _open(self, judge: Judge) -> Study:
-        path = self._plan.output_dir / _STUDY
-        return open_study(path, lower_is_better=judge.lower_is_better)
-
-    def _train(self, judge: Judge) -> None:
-        plan, study = self._plan, self._study
-        assert study is not None
-        failures = 0
-        while True:
-            self._delete_students()
-            trial = interrupted_trial(study)
-            if trial is None and len(study.trials) < plan.n_trials:
-                trial = begin_trial(study, plan.space, sampler=plan.sampler, seed=plan.seeds[0])
-            if trial is None:
-                return
-            words = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
-            log_rank_0(f"Trial {trial.number} (of {plan.n_trials}, from 0): {words}")
-            result = run_trial(plan, self._parser, trial, judge)
-            if result.failure is None:
-                study.tell(trial.number, result.value)
-                failures = 0
-            else:
-                study.tell(trial.number, state=TrialState.FAIL)
-                failures += 1
-            write_sweep(self.report(), plan.output_dir, picture=False)
-            if failures == _MOST_FAILURES:
-                raise RuntimeError(
-                    f"{failures} trials in a row failed, the last one: {result.failure} See "
-                    f"{plan.output_dir / 'sweep.md'}. The same command continues with the next "
-                    "trial."
-                )
-
-    def _cache(self) -> None:
-        options = self._plan.options
-        shared = (
-            "task", "teacher_model", "teacher_weights", "teacher_combination", "teacher_dtype",
-            "use_cpu",
-            *names(TrainingFileArguments, TaskArguments),
-        )  # fmt: skip
-        wanted = {name: options[name] for name in shared if name in options}
-        for precision in ("bf16", "fp16"):
-            if options.get(precision):
-                wanted["mixed_precision"] = precision
-        wanted["output_dir"] = str(self._plan.output_dir / TEACHER_OUTPUTS)
-        cache.run(cache.build_parser().words_of(wanted, "options"))
-
-    def _check_folder(self) -> None:
-        folder = self._plan.output_dir
-        try:
-            manifest = read_json(folder / _SUMMARY, _DAMAGED)
-        except FileNotFoundError:
-            ours = (".sweep.lock", TEACHER_OUTPUTS)
-            there = sorted(path.name for path in folder.iterdir() if path.name not in ours)
-            if there:
-                raise ValueError(
-                    f"--output_dir {folder} holds other files ({', '.join(there[:3])}) and no "
-                    f"{_SUMMARY}; name a new folder for the sweep."
-                ) from None
-            return
-        changed = differences(manifest["settings"], self._described)
-        judge = Judge(manifest["metric"], manifest["lower_is_better"])
-        if self._plan.metric not in (None, judge.metric):
-            if any(trial["value"] is not None for trial in manifest["trials"]):
-                changed.append(f"metric was {judge.metric!r} and is now {self._plan.metric!r}")
-            elif not changed:
-                (folder / _STUDY).unlink(missing_ok=True)
-                return
-        if changed:
+def _read_judge(plan: SweepPlan) -> Judge | None:
+    """Return how the trials in the folder are compared, if there are any of this sweep."""
+    folder = plan.output_dir
+    try:
+        manifest = read_json(folder / _SUMMARY, _DAMAGED)
+    except FileNotFoundError:
+        ours = (".sweep.lock", TEACHER_OUTPUTS)
+        there = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+        if there:
             raise ValueError(
-                f"--output_dir {folder} holds another sweep: {'; '.join(changed)}. Name another "
-                "folder, or delete that sweep's trials (--overwrite_output_dir)."
-            )
-        self._judge = judge
+                f"--output_dir {folder} holds other files ({', '.join(there[:3])}) and no "
+                f"{_SUMMARY}; name a new folder for the sweep."
+            ) from None
+        return None
+    changed = differences(manifest["settings"], plan.described)
+    judge = Judge(manifest["metric"], manifest["lower_is_better"])
+    if plan.metric not in (None, judge.metric):
+        if any(trial["value"] is not None for trial in manifest["trials"]):
+            changed.append(f"metric was {judge.metric!r} and is now {plan.metric!r}")
+        elif not changed:
+            (folder / _STUDY).unlink(missing_ok=True)
+            return None
+    if changed:
+        raise ValueError(
+            f"--output_dir {folder} holds another sweep: {'; '.join(changed)}. Name another "
+            "folder, or delete that sweep's trials (--overwrite_output_dir)."
+        )
+    return judge
 
-    def _delete_students(self) -> None:
-        """Delete the students of trials that ended, but for the best one."""
-        if self._study is None or self._plan.keep_all_trials:
+
+def _open(plan: SweepPlan, judge: Judge) -> Study:
+    return open_study(plan.output_dir / _STUDY, lower_is_better=judge.lower_is_better)
+
+
+def _cache(plan: SweepPlan) -> None:
+    options = plan.options
+    shared = (
+        "task", "teacher_model", "teacher_weights", "teacher_combination", "use_cpu",
+        *names(TrainingFileArguments, TaskArguments),
+    )  # fmt: skip
+    wanted = {name: options[name] for name in shared if name in options}
+    if options.get("teacher_dtype", "auto") != "auto":
+        wanted["teacher_dtype"] = options["teacher_dtype"]
+    for precision in ("bf16", "fp16"):
+        if options.get(precision):
+            wanted["mixed_precision"] = precision
+    wanted["output_dir"] = str(plan.output_dir / TEACHER_OUTPUTS)
+    cache.run(cache.build_parser().words_of(wanted, "options"))
+
+
+def _train(plan: SweepPlan, judge: Judge, study: Study) -> None:
+    failures = 0
+    while True:
+        _delete_students(plan, judge, study)
+        trial = interrupted_trial(study)
+        if trial is None and len(study.trials) < plan.n_trials:
+            trial = begin_trial(study, plan.space, sampler=plan.sampler, seed=plan.seeds[0])
+        if trial is None:
             return
-        report = self.report()
-        for trial in report.trials:
-            delete_student(self._plan, trial.number, checkpoints_alone=trial is report.best())
+        words = ", ".join(f"{name} {shown(value)}" for name, value in trial.params.items())
+        log_rank_0(f"Trial {trial.number} (of {plan.n_trials}, from 0): {words}")
+        result = run_trial(plan, trial, judge)
+        if result.failure is None:
+            study.tell(trial.number, result.value)
+            failures = 0
+        else:
+            study.tell(trial.number, state=TrialState.FAIL)
+            failures += 1
+        write_sweep(_report(plan, judge, study.trials), plan.output_dir, picture=False)
+        if failures == _MOST_FAILURES:
+            raise RuntimeError(
+                f"{failures} trials in a row failed, the last one: {result.failure} See "
+                f"{plan.output_dir / 'sweep.md'}. The same command continues with the next trial."
+            )
+
+
+def _report(plan: SweepPlan, judge: Judge, trials: Sequence[FrozenTrial]) -> SweepReport:
+    return SweepReport(
+        task=str(plan.options["task"]),
+        metric=judge.metric,
+        lower_is_better=judge.lower_is_better,
+        trials=[
+            read_result(trial_folder(plan, trial.number), trial, judge.metric)
+            or _without_folder(trial)
+            for trial in trials
+            if trial.state.is_finished()
+        ],
+        parameters=list(plan.space.options),
+        settings=plan.described,
+        baseline=read_baseline(plan, judge.metric),
+    )
+
+
+def _delete_students(plan: SweepPlan, judge: Judge, study: Study) -> None:
+    """Delete the students of trials that ended, but for the best one."""
+    if plan.keep_all_trials:
+        return
+    report = _report(plan, judge, study.trials)
+    for trial in report.trials:
+        delete_student(plan, trial.number, checkpoints_alone=trial is report.best())
 
 
 def _without_folder(trial: FrozenTrial) -> TrialReport:

@@ -6,7 +6,7 @@ import errno
 import gc
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 from hf_distill.checkpoints import last_complete_checkpoint
 from hf_distill.cli.run_folder import INTERMEDIATE, REPLICATES
 from hf_distill.cli.stages import run_request
-from hf_distill.cli.sweep_plan import SweepPlan, TrialParser
+from hf_distill.cli.sweep_plan import SweepPlan
 from hf_distill.cli.train_request import check_request
 from hf_distill.cli.training_run import prepare
 from hf_distill.console import log_rank_0
@@ -45,17 +45,15 @@ class Judge(NamedTuple):
     lower_is_better: bool
 
 
-def choose_metric(plan: SweepPlan, parser: TrialParser) -> Judge:
+def choose_metric(plan: SweepPlan) -> Judge:
     """Choose the metric. Models and data are loaded for it, as the first trial has them.
 
     Raises:
         ValueError: they do not fit together, or the metric cannot tell trials apart.
-        OSError: one of them cannot be loaded.
     """
     options = plan.trial_options(next(plan.space.corners()), plan.seeds[0])
-    request = parser.request(options, trial_folder(plan, 0), overwrite_output_dir=True)
-    request, _ = check_request(request)
-    trainer = prepare(request)
+    request = plan.request(options, trial_folder(plan, 0), overwrite_output_dir=True)
+    trainer = prepare(check_request(request)[0])
     trainer.check()
     scorer: Any = trainer.compute_metrics
     measures: Measures = scorer.measures
@@ -74,15 +72,8 @@ def trial_folder(plan: SweepPlan, number: int) -> Path:
     return plan.output_dir / f"trial-{number:04d}"
 
 
-def run_trial(
-    plan: SweepPlan, parser: TrialParser, trial: FrozenTrial, judge: Judge
-) -> TrialReport:
-    """Train with each seed, as far as that was not done before, and report; also a failure.
-
-    Raises:
-        ValueError: there is no such metric.
-        OSError: the disk is full, or the folder cannot be written.
-    """
+def run_trial(plan: SweepPlan, trial: FrozenTrial, judge: Judge) -> TrialReport:
+    """Train with each seed, as far as that was not done before, and report; also a failure."""
     folder = trial_folder(plan, trial.number)
     done = read_result(folder, trial, judge.metric)
     if done is not None:
@@ -93,8 +84,7 @@ def run_trial(
     failure = None
     for seed in plan.seeds:
         run = folder if len(plan.seeds) == 1 else folder / f"seed-{seed}"
-        options = plan.trial_options(trial.params, seed)
-        failure = _train(options, (*trial.params, "seed"), run, parser)
+        failure = _train(plan, trial, seed, run)
         if failure is None:
             metrics = json.loads((run / _METRICS).read_text(encoding="utf-8"))
             failure = _diverged(metrics)
@@ -167,20 +157,20 @@ def delete_student(plan: SweepPlan, number: int, *, checkpoints_alone: bool) -> 
                 path.unlink()
 
 
-def _train(
-    options: Mapping[str, Any], searched: Collection[str], folder: Path, parser: TrialParser
-) -> str | None:
-    """Train, unless that was done; returns why it failed, if it did."""
-    if folder.is_dir() and not _is_of(folder, {name: options.get(name) for name in searched}):
+def _train(plan: SweepPlan, trial: FrozenTrial, seed: int, folder: Path) -> str | None:
+    """Train, unless that was done; return why it failed, if it did."""
+    options = plan.trial_options(trial.params, seed)
+    parameters = {name: options.get(name) for name in (*trial.params, "seed")}
+    if folder.is_dir() and not _is_of(folder, parameters):
         shutil.rmtree(folder)  # of another trial with this number
     elif (folder / _METRICS).is_file():
         return None
-    write_text(folder / _OPTIONS, yaml.safe_dump(dict(options), sort_keys=True))
+    write_text(folder / _OPTIONS, yaml.safe_dump(options, sort_keys=True))
     further: dict[str, Any] = {"overwrite_output_dir": True}
     if last_complete_checkpoint(folder) is not None or (folder / INTERMEDIATE).is_dir():
         further = {"resume_from_checkpoint": "last"}
     try:
-        request = parser.request(options, folder, **further)
+        request = plan.request(options, folder, **further)
         run_request(replace(request, shows_data=False))  # it was, with the metric
     except OSError as error:
         if error.errno in _OF_THE_MACHINE:

@@ -94,7 +94,6 @@ def training_parser(
     *,
     further: Sequence[type] = (),
     title: str = "",
-    kind: type[CommandParser] = CommandParser,
     outlined: bool = False,
     **wording: Any,
 ) -> CommandParser:
@@ -103,7 +102,6 @@ def training_parser(
     Args:
         further: dataclasses of options that come before them.
         title: the title of those in the help text.
-        kind: the class of the parser.
         outlined: read the options of ``Trainer`` from their source: for help and names, before
             PyTorch is imported.
         **wording: what else ``CommandParser`` takes.
@@ -123,7 +121,7 @@ def training_parser(
         ),
         Section("training", _TRAINING_BASICS),
     ]
-    parser = kind(
+    parser = CommandParser(
         [
             *further,
             TrainArguments,
