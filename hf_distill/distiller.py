@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-_AUTO_MAPPING_ROWS = 64
+_SAMPLE_ROWS = 64
 
 Batch = Mapping[str, Any]
 SampleBatches = Callable[[Any, int], Iterable[Batch]]
@@ -256,35 +256,48 @@ class Distiller:
         if self.teacher is not None:
             self.teacher.check_data(dataset, name)
 
-    def choose_layers(self, dataset: Any, sample_batches: SampleBatches, *, sharded: bool) -> None:
-        """Compare the similarity of layers for ``layer_mapping="auto"``, unless they are chosen.
+    def settle_layers(self, dataset: Any, sample_batches: SampleBatches, *, sharded: bool) -> None:
+        """Settle what depends on data: ``layer_mapping="auto"``, and how projections begin.
+
+        Where the data cannot be looked at, projections stay as they were drawn.
 
         Raises:
-            ValueError: the student is sharded, or the data cannot be read twice.
+            ValueError: ``auto``, and the student is sharded or the data cannot be read twice.
         """
         layers = self.layers
-        if layers is None or layers.pairs_are_known:
+        if layers is None or layers.is_settled:
             return
+        obstacle = None
         if sharded:
-            raise ValueError(
-                "layer_mapping='auto' looks at the whole student before it is sharded, which FSDP "
-                "and DeepSpeed do not allow; choose uniform, last, first or a list."
+            obstacle = (
+                "looks at the whole student before it is sharded, which FSDP and DeepSpeed do not "
+                "allow"
             )
-        if isinstance(dataset, IterableDataset):
-            dataset = list(dataset.take(_AUTO_MAPPING_ROWS))
+        elif isinstance(dataset, IterableDataset):
+            dataset = list(dataset.take(_SAMPLE_ROWS))
         elif not isinstance(dataset, dict) and not hasattr(dataset, "__len__"):
-            raise ValueError(
-                "layer_mapping='auto' looks at some rows before training, and a "
-                f"{type(dataset).__name__} cannot be read twice; pass a Dataset or a streamed "
-                "datasets.IterableDataset, or choose uniform, last, first or a list."
+            obstacle = (
+                f"looks at some rows before training, and a {type(dataset).__name__} cannot be "
+                "read twice; pass a Dataset or a streamed datasets.IterableDataset"
             )
+        if obstacle is not None and not layers.pairs:
+            raise ValueError(
+                f"layer_mapping='auto' {obstacle}. Otherwise choose uniform, last, first or a list."
+            )
+        if obstacle is not None:
+            logger.info(
+                "The projections of the student's hidden states begin at random: a start from data "
+                "%s.", obstacle,
+            )  # fmt: skip
+            return
         left_out = {*self.labels.names, *self.teacher_only_inputs}
-        batches = (
-            {name: value for name, value in batch.items() if name not in left_out}
-            for batch in sample_batches(dataset, _AUTO_MAPPING_ROWS)
-        )
+
+        def sample() -> Iterator[Batch]:
+            for batch in sample_batches(dataset, _SAMPLE_ROWS):
+                yield {name: value for name, value in batch.items() if name not in left_out}
+
         with preserve_rng_state():
-            layers.choose_pairs(batches, self._ask_teacher)
+            layers.settle(sample, self._ask_teacher)
 
     def attached(self) -> AbstractContextManager[None]:
         """Record layers inside, with the projections as a part of the student."""

@@ -231,8 +231,8 @@ class DistillationTrainer(Trainer):
     def _is_sharded(self) -> bool:
         return self.is_deepspeed_enabled or self.is_fsdp_enabled
 
-    def _choose_layers(self, dataset: Any) -> None:
-        self.distiller.choose_layers(dataset, self._sample_batches, sharded=self._is_sharded)
+    def _settle_layers(self, dataset: Any) -> None:
+        self.distiller.settle_layers(dataset, self._sample_batches, sharded=self._is_sharded)
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """As ``Trainer``'s; a new student gets its own taps and projections."""
@@ -241,7 +241,7 @@ class DistillationTrainer(Trainer):
             self._attachments.close()
             self.model = model
             self._prepare()
-            self._choose_layers(self.train_dataset)
+            self._settle_layers(self.train_dataset)
             self._attachments.enter_context(self.distiller.attached())
         return model
 
@@ -287,7 +287,7 @@ class DistillationTrainer(Trainer):
             SystemExit: after a SIGTERM, when a checkpoint is saved.
         """
         self.check()
-        self._choose_layers(self.train_dataset)
+        self._settle_layers(self.train_dataset)
         self._first_batch_checked = False
         self.distiller.join_optimizer(self.optimizer, self.lr_scheduler)
         keeper = self.checkpoints
@@ -437,7 +437,7 @@ class DistillationTrainer(Trainer):
         distiller.begin_evaluation()
         dataset = getattr(dataloader, "dataset", None)
         distiller.check_columns(dataset, "The evaluation data")
-        self._choose_layers(dataset if self.train_dataset is None else self.train_dataset)
+        self._settle_layers(dataset if self.train_dataset is None else self.train_dataset)
         with distiller.attached():
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix

@@ -14,7 +14,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from hf_distill.layers.layer_losses import ATTENTION, HIDDEN_STATES, LayerLosses
+from hf_distill.layers.layer_losses import (
+    ATTENTION,
+    HIDDEN_STATES,
+    LayerLosses,
+    check_hidden_states,
+)
 from hf_distill.layers.mapping import LayerPair, describe, layer_pairs
 from hf_distill.layers.projections import (
     PROJECTIONS_FILE,
@@ -101,6 +106,7 @@ class IntermediateDistillation:
         )
         self._of_teacher, self._of_student = Recording(), Recording()
         self._is_attached = False
+        self._projections_begun = False
         self._compared_batch: Batch | None = None
         self._balance_checked = False
         if args.layer_mapping != "auto":
@@ -109,9 +115,9 @@ class IntermediateDistillation:
     # ---- layers --------------------------------------------------------------------------------
 
     @property
-    def pairs_are_known(self) -> bool:
-        """Whether it is settled which layers are compared; ``auto`` looks at data first."""
-        return bool(self.pairs)
+    def is_settled(self) -> bool:
+        """Whether nothing is left that depends on data; see ``settle``."""
+        return bool(self.pairs) and (self._projections is None or self._projections_begun)
 
     def _use(self, pairs: list[LayerPair]) -> None:
         if ATTENTION in self.compared and not any(pair.student for pair in pairs):
@@ -136,27 +142,61 @@ class IntermediateDistillation:
             )
         )
 
-    def choose_pairs(self, batches: Iterable[Batch], run_teacher: RunTeacher) -> None:
-        """``layer_mapping="auto"``: pair the layers that are most alike on these batches.
+    def settle(self, sample: Callable[[], Iterable[Batch]], run_teacher: RunTeacher) -> None:
+        """Settle what depends on data: ``layer_mapping="auto"``, and how projections begin.
+
+        Projections that begin at random would first pull the student away from its own start.
 
         Args:
-            batches: on the device, without labels.
+            sample: returns some batches, on the device and without labels.
             run_teacher: the teacher's forward pass.
+
+        Raises:
+            ValueError: hidden states are not of the same tokens, or are NaN or infinite.
         """
-        similarity = LayerSimilarity()
+        if not self.pairs:
+            self._choose_pairs(self._hidden_states(sample(), run_teacher))
+        if self._projections is not None and not self._projections_begun:
+            self._projections.fit(self._states_of_pairs(self._hidden_states(sample(), run_teacher)))
+        self._projections_begun = True
+
+    def _hidden_states(
+        self, batches: Iterable[Batch], run_teacher: RunTeacher
+    ) -> Iterator[tuple[Batch, Sequence[Tensor], Sequence[Tensor]]]:
+        """Run both models; yield each batch with all hidden states of student and teacher."""
+        asked = {"output_hidden_states": True}
         was_training = self.student.training
         self.student.eval()
         try:
-            with torch.no_grad():
-                for batch in batches:
-                    hidden = {"output_hidden_states": True}
-                    theirs: Any = run_teacher(batch, hidden)["hidden_states"]
+            for batch in batches:
+                with torch.no_grad():
+                    theirs: Any = run_teacher(batch, asked)["hidden_states"]
                     with self._accelerator.autocast():
-                        ours = self.student(**batch, **hidden)["hidden_states"]
-                    mask = self._losses.count.mask(batch, ours[0].shape[1])
-                    similarity.add(ours, theirs, token_mask=mask)
+                        ours = self.student(**batch, **asked)["hidden_states"]
+                yield batch, ours, theirs
         finally:
             self.student.train(was_training)
+
+    def _states_of_pairs(
+        self, states: Iterable[tuple[Batch, Sequence[Tensor], Sequence[Tensor]]]
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield the valid tokens of each pair of layers, with the student's layer."""
+        for batch, all_ours, all_theirs in states:
+            for pair in self.pairs:
+                ours, theirs = all_ours[pair.student], all_theirs[pair.teacher]
+                check_hidden_states(ours, theirs, pair)
+                mask = self._losses.count.mask(batch, ours.shape[1])
+                valid = slice(None) if mask is None else mask.flatten()
+                yield pair.student, ours.flatten(0, 1)[valid], theirs.flatten(0, 1)[valid]
+
+    def _choose_pairs(
+        self, states: Iterable[tuple[Batch, Sequence[Tensor], Sequence[Tensor]]]
+    ) -> None:
+        """``layer_mapping="auto"``: pair the layers that are most alike."""
+        similarity = LayerSimilarity()
+        for batch, ours, theirs in states:
+            mask = self._losses.count.mask(batch, ours[0].shape[1])
+            similarity.add(ours, theirs, token_mask=mask)
         self.similarity = similarity.matrix()
         pairs = [suggest_layer_pairs(self.similarity)]
         if self._accelerator.num_processes > 1:
@@ -318,6 +358,7 @@ class IntermediateDistillation:
             ValueError: they are missing, damaged, or of another pair of models.
         """
         self._use(load_projections(folder, self._projections))
+        self._projections_begun = True
 
     def load_best(self, folder: str | os.PathLike[str] | None) -> None:
         """Read those of the best checkpoint, if it has any."""

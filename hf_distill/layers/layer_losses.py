@@ -103,7 +103,7 @@ class LayerLosses:
         total: Tensor | None = None
         for pair in pairs:
             ours, theirs = student.hidden_states[pair.student], teacher.hidden_states[pair.teacher]
-            _check_hidden_states(ours, theirs, pair)
+            check_hidden_states(ours, theirs, pair)
             if self._projections is not None:
                 with self._precision():
                     ours = self._projections(ours, pair.student)
@@ -220,7 +220,8 @@ def _common(ours: Visible, theirs: Visible) -> Visible:
     return ours._replace(pair_mask=ours.pair_mask & theirs.pair_mask)
 
 
-def _check_hidden_states(ours: Tensor, theirs: Tensor, pair: LayerPair) -> None:
+def check_hidden_states(ours: Tensor, theirs: Tensor, pair: LayerPair) -> None:
+    """Refuse hidden states of two models that are not of the same tokens."""
     if ours.dim() != 3 or ours.shape[:2] != theirs.shape[:2]:
         raise ValueError(
             f"The hidden states of the student's layer {pair.student} have the shape "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 
 from hf_distill.files import write_atomically
 from hf_distill.layers.mapping import LayerPair
+from hf_distill.least_squares import LeastSquares
 
 PROJECTIONS_FILE = "distillation_projections.safetensors"
 EMBEDDINGS, HIDDEN_STATES = "embeddings", "hidden_states"
 _ATTRIBUTE = "distillation_projections"
+_RIDGE = 1e-3
 
 
 class Projections(nn.Module):
@@ -37,7 +39,8 @@ class Projections(nn.Module):
     Args:
         student_width: of the student's hidden states.
         teacher_width: of the teacher's.
-        seed: the weights are drawn with it, and no other random number changes.
+        seed: the weights are drawn with it, and no other random number changes; ``fit`` replaces
+            them where there is data to look at.
         device: where the student is.
     """
 
@@ -57,9 +60,36 @@ class Projections(nn.Module):
 
     def forward(self, hidden_states: Tensor, layer: int) -> Tensor:
         """Project ``(batch, length, student_width)`` of a student's layer to the teacher's."""
-        project: Any = self.maps[EMBEDDINGS if layer == 0 else HIDDEN_STATES]
+        project: Any = self.maps[_map_of(layer)]
         projected: Tensor = project(hidden_states.to(project.weight.dtype))
         return projected
+
+    def fit(self, states: Iterable[tuple[int, Tensor, Tensor]]) -> None:
+        """Begin with the least-squares solution, which is nearest to the teacher.
+
+        A map without any token stays as it is.
+
+        Args:
+            states: the student's layer, ``(tokens, student_width)`` of it and ``(tokens,
+                teacher_width)`` of the teacher's layer that it learns from.
+
+        Raises:
+            ValueError: they contain NaN or infinite values.
+        """
+        sums = {name: LeastSquares() for name in self.maps}
+        for layer, ours, theirs in states:
+            sums[_map_of(layer)].add(ours, theirs)
+        with torch.no_grad():
+            for name, of_map in sums.items():
+                if of_map.rows:
+                    linear: Any = self.maps[name]
+                    weight, bias = of_map.solve(_RIDGE)
+                    linear.weight.copy_(weight)
+                    linear.bias.copy_(bias)
+
+
+def _map_of(layer: int) -> str:
+    return EMBEDDINGS if layer == 0 else HIDDEN_STATES
 
 
 @contextmanager

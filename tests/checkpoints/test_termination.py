@@ -119,7 +119,7 @@ def evaluated(folder: Path, best: bool, saves: bool, **options: Any) -> Distilla
         save_strategy="steps" if saves else "no",
         load_best_model_at_end=best,
         metric_for_best_model="loss_hidden_states",
-        greater_is_better=True,
+        greater_is_better=False,
         **options,
     )
 

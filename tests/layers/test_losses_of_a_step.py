@@ -10,6 +10,7 @@ import torch
 from layer_references import (
     batch_of,
     hidden_states_loss,
+    least_squares,
     models,
     probabilities_loss,
     scores_loss,
@@ -116,13 +117,21 @@ def test_layers_with_local_attention(tmp_path: Path) -> None:
 
 
 def test_narrower_students_are_projected(tmp_path: Path) -> None:
-    """One projection for the embeddings, one for the layers (TinyBERT, equations 8 and 9)."""
+    """One projection for the embeddings, one for the layers (TinyBERT, equations 8 and 9).
+
+    They begin with least squares on the training data: nothing linear is nearer to the teacher.
+    """
     task = "question-answering"
     student, teacher = models(task, "bert", hidden_size=8)
-    projections = Projections(8, 16, seed=42, device=torch.device("cpu"))
-    expected = hidden_states_loss(student, teacher, batch_of(task), MAPPING, projections.maps)
+    batch = batch_of(task)
+    best = least_squares(student, teacher, batch, MAPPING)
+    at_random = Projections(8, 16, seed=42, device=torch.device("cpu")).maps
+    expected, random = (
+        hidden_states_loss(student, teacher, batch, MAPPING, maps) for maps in (best, at_random)
+    )
     trained, _ = run(task, student, teacher, tmp_path, attention_loss_weight=0.0)
     assert logged(trained, "loss") == [pytest.approx(expected, rel=1e-4)]
+    assert expected < 0.8 * random
 
 
 def test_mixed_into_the_prediction_stage(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from transformers import AutoModelForQuestionAnswering, TrainerCallback
 from hf_distill import DistillationTrainer
 from hf_distill.layers import PROJECTIONS_FILE
 from hf_distill.layers.mapping import LayerPair
+from hf_distill.layers.projections import Projections
+from hf_distill.restoring import rng_states
 
 TASK = "question-answering"
 FIRST_STAGE = {"stage": "intermediate", "attention_loss": "scores"}
@@ -290,7 +292,7 @@ def test_evaluation_without_labels_where_only_layers_are_mixed_in(tmp_path: Path
 def test_the_best_checkpoint_is_loaded_with_its_projections(tmp_path: Path) -> None:
     data = dataset_for(TASK)
     trained, _ = distil(TASK, tmp_path, student=narrow(), **FIRST_STAGE, max_steps=4,
-                        train_dataset=data, learning_rate=1.0, eval_strategy="steps", eval_steps=1,
+                        train_dataset=data, learning_rate=10.0, eval_strategy="steps", eval_steps=1,
                         save_strategy="steps", save_steps=1, load_best_model_at_end=True,
                         trainer_options={"eval_dataset": data})  # fmt: skip
     losses = logged(trained, "eval_loss")
@@ -367,6 +369,43 @@ def test_auto_looks_at_the_first_rows_of_a_stream(tmp_path: Path) -> None:
     assert of_stream.layer_pairs == of_rows.layer_pairs
     with pytest.raises(ValueError, match="OneByOne cannot be read twice; .*choose uniform"):
         distil(TASK, tmp_path, student=narrow(), train_dataset=OneByOne(data), **options)
+
+
+def starting_projections(path: Path, rows: Any) -> dict[str, Tensor]:
+    trained, _ = distil(TASK, path, student=narrow(), train_dataset=rows, **FIRST_STAGE,
+                        max_steps=1, learning_rate=0.0)  # fmt: skip
+    return weights(trained.distiller.layers._projections)
+
+
+def test_projections_begin_at_random_only_where_data_cannot_be_looked_at(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    data = dataset_for(TASK, 16)
+    of_rows = starting_projections(tmp_path, data)
+    assert same(starting_projections(tmp_path, data.to_iterable_dataset()), of_rows)
+    assert "projections" not in caplog.text
+    unseen = starting_projections(tmp_path, OneByOne(data))
+    assert same(unseen, Projections(8, 16, seed=42, device=torch.device("cpu")).state_dict())
+    assert "projections" in caplog.text and "OneByOne" in caplog.text
+
+
+def test_looking_at_data_changes_nothing_but_the_projections(tmp_path: Path) -> None:
+    class Watch(DistillationTrainer):
+        def _settle_layers(self, dataset: Any) -> None:
+            states = [rng_states(), weights(self.model)]
+            super()._settle_layers(dataset)
+            found.append((states, [rng_states(), weights(self.model)], self.model.training))
+
+    found: list[Any] = []
+    student = model_for(TASK, seed=0, layers=1, width=8, hidden_dropout_prob=0.1)
+    trained, _ = distil(TASK, tmp_path, student=student, trainer_class=Watch, **FIRST_STAGE)
+    ((rng, before), (rng_after, after), trains) = found[0]
+    assert torch.equal(rng["cpu"], rng_after["cpu"]) and rng["python"] == rng_after["python"]
+    assert same(before, after) and trains
+    settled = weights(trained.distiller.layers._projections)
+    trained.evaluate(dataset_for(TASK))  # comes by again, and leaves what was trained
+    assert same(settled, weights(trained.distiller.layers._projections))
 
 
 def test_nothing_is_left_behind_when_training_fails(tmp_path: Path) -> None:
