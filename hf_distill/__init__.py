@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         Seq2SeqDistillationTrainer,
         Seq2SeqDistillationTrainingArguments,
     )
+    from hf_distill.students import create_student
     from hf_distill.tasks.question_answering.answering import QuestionAnswerer
     from hf_distill.teachers.caching import cache_teacher_outputs, load_teacher_outputs
     from hf_distill.trainer import DistillationTrainer
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "cache_teacher_outputs",
     "check_pair",
+    "create_student",
     "load_teacher_outputs",
 ]
 
@@ -44,6 +46,7 @@ _HOMES = {
     "TeacherRecorderCallback": "hf_distill.layers",
     "cache_teacher_outputs": "hf_distill.teachers.caching",
     "check_pair": "hf_distill.compatibility.check",
+    "create_student": "hf_distill.students",
     "load_teacher_outputs": "hf_distill.teachers.caching",
 }
 

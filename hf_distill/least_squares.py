@@ -17,27 +17,34 @@ class LeastSquares:
     """
 
     def __init__(self) -> None:
-        self.rows = 0
+        self.rows: float = 0
         """Rows that were added."""
         self._x: Tensor | None = None
         """``(inputs + 1, inputs + 1)``: products of the inputs and a column of ones."""
         self._y: Tensor | None = None
         """``(inputs + 1, outputs)``."""
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Add rows: inputs ``(rows, inputs)`` and what they are to be mapped to."""
+    def add(self, x: Tensor, y: Tensor, weight: float = 1.0) -> None:
+        """Add rows: inputs ``(rows, inputs)`` and what they are to be mapped to.
+
+        Args:
+            x: ``(rows, inputs)``.
+            y: ``(rows, outputs)``.
+            weight: how often each of these rows counts.
+        """
         x, y = as_float64(x), as_float64(y)
         x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-        products = x.mT @ x, x.mT @ y
+        products = weight * (x.mT @ x), weight * (x.mT @ y)
         self._x = products[0] if self._x is None else self._x + products[0]
         self._y = products[1] if self._y is None else self._y + products[1]
-        self.rows += len(x)
+        self.rows += weight * len(x)
 
-    def solve(self, ridge: float) -> tuple[Tensor, Tensor]:
+    def solve(self, ridge: float, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
         """Return weight ``(outputs, inputs)`` and bias ``(outputs,)``, float64 on the CPU.
 
         Args:
             ridge: λ, above 0; small values reproduce a map that exists exactly.
+            intercept: without it the bias is 0, and no mean is subtracted in the formula.
 
         Raises:
             ValueError: no row was added, or a value is NaN or infinite.
@@ -48,6 +55,8 @@ class LeastSquares:
         if not (torch.isfinite(sums).all() and torch.isfinite(products).all()):
             raise ValueError("a value is NaN or infinite.")
         mean_x, mean_y = sums[-1, :-1] / self.rows, products[-1] / self.rows
+        if not intercept:
+            mean_x, mean_y = torch.zeros_like(mean_x), torch.zeros_like(mean_y)
         xx = sums[:-1, :-1] - self.rows * mean_x[:, None] * mean_x
         xy = products[:-1] - self.rows * mean_x[:, None] * mean_y
         damping = ridge * xx.diagonal().mean()

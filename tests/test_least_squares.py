@@ -47,6 +47,20 @@ def test_a_ridge_is_rows_that_ask_for_zero() -> None:
     np.testing.assert_allclose(bias, y.mean(0) - expected @ x.mean(0), atol=1e-9)
 
 
+def test_without_an_intercept_and_with_weights() -> None:
+    x, y = data()
+    squares = LeastSquares()
+    squares.add(x[:100], y[:100], weight=3.0)
+    squares.add(x[100:], y[100:])
+    assert squares.rows == 500
+    rows = np.concatenate([x[:100], x[:100], x[:100], x[100:]])
+    targets = np.concatenate([y[:100], y[:100], y[:100], y[100:]])
+    weight, bias = squares.solve(1e-14, intercept=False)
+    expected = np.linalg.lstsq(rows, targets, rcond=None)[0].T
+    np.testing.assert_allclose(weight, expected, atol=1e-9)
+    np.testing.assert_array_equal(bias, 0.0)
+
+
 def test_how_the_rows_are_split_does_not_matter() -> None:
     whole, split = (fitted(*data(), ridge=1e-3, size=size) for size in (300, 1))
     for one, other in zip(whole, split, strict=True):

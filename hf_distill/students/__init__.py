@@ -1,5 +1,6 @@
 """Students that are made from their teacher."""
 
 from hf_distill.students.basis import basis_of, save_basis
+from hf_distill.students.create import create_student
 
-__all__ = ["basis_of", "save_basis"]
+__all__ = ["basis_of", "create_student", "save_basis"]

@@ -1,0 +1,124 @@
+"""What a student is fitted on: batches that are made again for each pass, and arrays on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    default_data_collator,
+    set_seed,
+)
+
+from hf_distill.compatibility import input_limit, input_names
+from hf_distill.restoring import preserve_rng_state
+
+ROWS_PER_BATCH = 8
+
+
+class Calibration:
+    """Batches of calibration data, in an order that depends on the seed alone.
+
+    Args:
+        data: a sized data set of features, or texts.
+        teacher: takes them.
+        data_collator: makes a batch of rows; by default it pads with ``processing_class``.
+        processing_class: the tokenizer; texts need it.
+        seed: of the order of the rows.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        teacher: PreTrainedModel,
+        *,
+        data_collator: Callable[[list[Any]], Mapping[str, Any]] | None,
+        processing_class: Any,
+        seed: int,
+    ) -> None:
+        if isinstance(data, str | os.PathLike):
+            data = read_texts(data)
+        try:
+            rows = len(data)
+        except TypeError:
+            raise ValueError(
+                f"calibration_data must be sized, but a {type(data).__name__} has no length: pass "
+                "a data set of features, a list of texts, or the path of a text file."
+            ) from None
+        if rows == 0:
+            raise ValueError("calibration_data is empty.")
+        self._texts = isinstance(data[0], str)
+        if self._texts and processing_class is None:
+            raise ValueError("calibration_data has texts: pass their tokenizer, processing_class.")
+        self._data, self._tokenizer, self._seed = data, processing_class, seed
+        if data_collator is not None:
+            self._collate = data_collator
+        elif processing_class is not None and hasattr(processing_class, "pad"):
+            self._collate = DataCollatorWithPadding(processing_class)
+        else:
+            self._collate = default_data_collator
+        self._names = input_names(teacher) | {"token_type_ids"}
+        self._limit = input_limit(teacher)
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+        self._order = order.split(ROWS_PER_BATCH)
+        self.batches = len(self._order)
+        """Batches of a pass; fewer once enough tokens were seen."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Make the batches again: each time the same, also where a collator draws at random."""
+        for number in range(self.batches):
+            rows = [self._features(self._data[int(index)]) for index in self._order[number]]
+            with preserve_rng_state():
+                set_seed(self._seed + number)
+                batch = self._collate(rows)
+            yield dict(batch)
+
+    def _features(self, row: Any) -> dict[str, Any]:
+        if self._texts:
+            return dict(self._tokenizer(row, truncation=self._limit is not None,
+                                        max_length=self._limit))  # fmt: skip
+        return {name: value for name, value in row.items() if name in self._names}
+
+
+def read_texts(path: str | os.PathLike[str]) -> Sequence[str]:
+    """Read the lines of a text file that are not empty.
+
+    Raises:
+        ValueError: there is no such file, or it is not UTF-8 text.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"calibration_data={str(path)!r} cannot be read: {error}") from error
+    return [line for line in map(str.strip, lines) if line]
+
+
+class TokenArrays:
+    """Arrays with one row per token of the calibration data, in files that are mapped into memory.
+
+    Args:
+        folder: where the files are made; it must be deleted by the caller.
+        batches: the number of tokens in each batch.
+    """
+
+    def __init__(self, folder: str, batches: Sequence[int]) -> None:
+        self._folder = Path(folder)
+        ends = np.cumsum(batches).tolist()
+        self.slices = [slice(end - size, end) for end, size in zip(ends, batches, strict=True)]
+        """Of each batch."""
+        self.tokens: int = ends[-1]
+        self._made = 0
+
+    def new(self, width: int) -> Tensor:
+        """Return an array, float32, ``(tokens, width)``."""
+        self._made += 1
+        file = self._folder / f"{self._made}.f32"
+        mapped = np.memmap(file, dtype=np.float32, mode="w+", shape=(self.tokens, width))
+        return torch.from_numpy(mapped)

@@ -1,0 +1,256 @@
+"""Make a student from a teacher: fewer layers, fewer units, or both."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, set_seed
+
+from hf_distill.heads import unwrap_peft
+from hf_distill.loading import load_fine_tuned, read_config
+from hf_distill.restoring import preserve_rng_state
+from hf_distill.students.basis import keep_basis
+from hf_distill.students.calibration import Calibration
+from hf_distill.students.depth import choose_layers, least_missed
+from hf_distill.students.families import Family, family_of
+from hf_distill.students.fitting import Side, StackFit, Statistics
+from hf_distill.students.head_fitting import HeadFit
+from hf_distill.students.running import evaluating
+from hf_distill.students.sizes import Sizes, student_config, student_sizes
+from hf_distill.students.weights import copy_weights, find, unfitted
+
+CALIBRATION_TOKENS = 8192
+INITIALIZATIONS = ("auto", "least_squares", "copy")
+_AUTO_TOKENS = 2048
+"""The search for layers runs the teacher many times, so it gets fewer tokens."""
+
+
+def create_student(
+    teacher: PreTrainedModel | str | os.PathLike[str],
+    *,
+    num_hidden_layers: int | None = None,
+    layers: str | Sequence[int] | None = None,
+    hidden_size: int | None = None,
+    intermediate_size: int | None = None,
+    num_attention_heads: int | None = None,
+    calibration_data: Any = None,
+    data_collator: Callable[[list[Any]], Mapping[str, Any]] | None = None,
+    processing_class: Any = None,
+    calibration_tokens: int = CALIBRATION_TOKENS,
+    initialization: str = "auto",
+    seed: int = 0,
+) -> PreTrainedModel:
+    r"""Make a student from a teacher, with fewer layers, narrower ones, or both.
+
+    The student is a plain model of the teacher's class, with its head, labels, tokenizer and
+    special tokens. Fewer layers alone are copies. A narrower student is fitted to the teacher by
+    least squares, weight by weight in the order of the forward pass, on its own states, without
+    gradients and without labels: with a basis P of the teacher's hidden states (principal
+    components of all of them together),
+
+    - embeddings are :math:`E P^\top`;
+    - queries, keys, values and the first map of feed-forward networks are the teacher's rows after
+      :math:`\operatorname{ridge}(x \to x_t)`, from the student's states x to the teacher's;
+    - the maps back to the hidden states are :math:`\operatorname{ridge}(c \to P u - x)`, where c
+      are the units' outputs and u is the teacher's sum, so that each of them also repairs what was
+      lost before it;
+    - the scale and shift of each unit of a LayerNorm are a regression, too.
+
+    Kept are the heads with the largest mean norm of their context, and the neurons with the largest
+    root mean square times the norm of the weights that read them. Following SliceGPT (Ashkboos et
+    al. 2024, section 3: the basis) and Kwon et al. 2022 (section 4.3: least squares, layer by
+    layer).
+
+    Args:
+        teacher: a model with or without a head, a folder or a Hub id. It is not changed.
+        num_hidden_layers: of the student; by default as many as ``layers`` names, or the teacher
+            has.
+        layers: which of the teacher's layers to keep: a list, from 0, or, of N layers,
+            ``"uniform"`` (the default: layers ⌊i·N/M⌋), ``"first"``, ``"last"``, or ``"auto"``,
+            which removes one after the other that without which the teacher's output on
+            ``calibration_data`` changes least.
+        hidden_size: the width of the student; in most families a multiple of the size of a head.
+        intermediate_size: neurons of each feed-forward network; by default they fall with the
+            width.
+        num_attention_heads: heads of each layer; by default they fall with the width. The size of a
+            head stays.
+        calibration_data: examples of what the student will see: a data set of features, a list of
+            texts, or the path of a text file with a text per line. Labels are not used. Needed for
+            a narrower student and for ``layers="auto"``.
+        data_collator: makes a batch of rows; by default they are padded with ``processing_class``.
+        processing_class: the tokenizer; texts need it.
+        calibration_tokens: how many tokens to use, in rows drawn with ``seed``.
+        initialization: ``"copy"`` copies weights, which only works in depth; ``"least_squares"``
+            fits all of them, in depth as well; ``"auto"`` copies for depth alone, and fits as soon
+            as a width changes.
+        seed: of the rows of the calibration data.
+
+    Returns:
+        The student, in evaluation mode, in the teacher's precision and on its device.
+        ``hf_distill.students.basis_of(student)`` is P.
+
+    Raises:
+        ValueError: the teacher or its family cannot be cut so, a size does not go with another, or
+            there are too few tokens; names the argument.
+
+    Example::
+
+        >>> student = create_student(
+        ...     teacher, hidden_size=192, calibration_data=features, processing_class=tokenizer
+        ... )  # doctest: +SKIP
+    """
+    if initialization not in INITIALIZATIONS:
+        raise ValueError(
+            f"initialization={initialization!r} is not one of {', '.join(INITIALIZATIONS)}."
+        )
+    model = _load(teacher)
+    family = family_of(model.config)
+    wide = Sizes.of(model.config, family)
+    all_layers: nn.ModuleList = find(model.base_model, family.stack.layers)
+    kept = choose_layers(layers, num_hidden_layers, len(all_layers))
+    narrow = student_sizes(
+        wide,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_attention_heads=num_attention_heads,
+        head_size_is_free=family.free_head_size is not None,
+    )
+    if initialization == "copy" and narrow != wide:
+        raise ValueError(
+            "initialization='copy' keeps the widths: leave out hidden_size, intermediate_size and "
+            "num_attention_heads, or choose 'least_squares'."
+        )
+    changes = narrow != wide or kept is None or len(kept) < len(all_layers)
+    fits = changes and (narrow != wide or initialization == "least_squares")
+    calibration = None
+    if fits or kept is None:
+        if calibration_data is None:
+            why = "layers='auto'" if kept is None else "a narrower or fitted student"
+            raise ValueError(f"calibration_data is needed for {why}.")
+        calibration = Calibration(
+            calibration_data,
+            model,
+            data_collator=data_collator,
+            processing_class=processing_class,
+            seed=seed,
+        )
+    elif calibration_data is not None:
+        raise ValueError(
+            "calibration_data is not used where layers are copied: leave it out, or choose "
+            "initialization='least_squares' or layers='auto'."
+        )
+    with evaluating(model), preserve_rng_state():
+        set_seed(seed)
+        if kept is None:
+            assert calibration is not None and num_hidden_layers is not None
+            kept = _search(model, family, calibration, num_hidden_layers)
+        student = _empty_student(model, family, narrow, kept)
+        copy_weights(model, student, family.stack, kept)
+        if fits and calibration is not None:
+            _fit(model, student, family, kept, calibration, calibration_tokens)
+    missing = unfitted(student)
+    if missing:
+        raise ValueError(
+            f"The teacher, a {type(model).__name__}, has parts that create_student cannot make "
+            f"narrower: {', '.join(missing)}. Keep hidden_size, or take a teacher without them."
+        )
+    module: nn.Module = student
+    module.to(dtype=model.dtype)
+    return student
+
+
+def _load(teacher: Any) -> PreTrainedModel:
+    if isinstance(teacher, str | os.PathLike):
+        source = os.fspath(teacher)
+        config = read_config(source, "teacher")
+        auto_model = (config.architectures or ["AutoModel"])[0]
+        teacher = load_fine_tuned(auto_model, source, task="its task", name=f"teacher={source!r}")
+    if unwrap_peft(teacher) is not teacher:
+        raise ValueError(
+            f"teacher is a {type(teacher).__name__} with PEFT adapters: pass "
+            "teacher.merge_and_unload() instead."
+        )
+    if not isinstance(teacher, PreTrainedModel):
+        raise ValueError(
+            f"teacher is a {type(teacher).__name__}, not a model of transformers: pass the model "
+            "inside it, its folder or its Hub id."
+        )
+    if getattr(teacher, "is_quantized", False):
+        raise ValueError("teacher is quantised: load it without quantization_config.")
+    devices = {parameter.device.type for parameter in teacher.parameters()}
+    sharded = any(hasattr(parameter, "full_tensor") for parameter in teacher.parameters())
+    if sharded or len({p.device for p in teacher.parameters()}) > 1 or "meta" in devices:
+        raise ValueError(
+            "teacher is sharded or spread over devices: load it whole, on one device (without "
+            "device_map, FSDP or DeepSpeed)."
+        )
+    return teacher
+
+
+def _search(
+    model: PreTrainedModel, family: Family, calibration: Calibration, number: int
+) -> list[int]:
+    side = Side(model, family.stack, Sizes.of(model.config, family))
+    tokens, batches = 0, []
+    for batch in calibration:
+        tokens += int(side.tokens(batch, side.runner.embed(batch)).sum())
+        batches.append(batch)
+        if tokens >= _AUTO_TOKENS:
+            break
+    return least_missed(side.runner, batches, number, family.stack.always_run)
+
+
+def _empty_student(
+    teacher: PreTrainedModel, family: Family, sizes: Sizes, layers: list[int]
+) -> PreTrainedModel:
+    """Make a model of the student's size, with weights to be overwritten."""
+    options: dict[str, Any] = {}
+    takes = inspect.signature(type(teacher).__init__).parameters
+    if "add_pooling_layer" in takes and getattr(teacher, "pooler", None) is None:
+        options["add_pooling_layer"] = False
+    config = student_config(teacher.config, family, sizes, layers)
+    config.name_or_path = ""
+    student: PreTrainedModel = type(teacher)(config, **options)
+    fitted = sizes != Sizes.of(teacher.config, family)
+    module: nn.Module = student
+    module.to(device=teacher.device, dtype=torch.float32 if fitted else teacher.dtype)
+    if teacher.can_generate() and teacher.generation_config is not None:
+        student.generation_config = type(teacher.generation_config).from_dict(
+            teacher.generation_config.to_dict()
+        )
+    return student.eval()
+
+
+def _fit(
+    model: PreTrainedModel,
+    student: PreTrainedModel,
+    family: Family,
+    layers: list[int],
+    calibration: Calibration,
+    tokens: int,
+) -> None:
+    wide, narrow = (
+        Side(one, family.stack, Sizes.of(one.config, family)) for one in (model, student)
+    )
+    statistics = Statistics(wide, calibration, tokens)
+    sizes = narrow.sizes
+    inputs = max(sizes.hidden_size, sizes.intermediate_size, sizes.heads * sizes.head_size)
+    needed = 2 * inputs
+    if statistics.tokens < needed:
+        raise ValueError(
+            f"calibration_data has {statistics.tokens} tokens (of calibration_tokens={tokens}), "
+            f"but a student with {inputs} units in a layer needs at least {needed}: pass more rows "
+            "and raise calibration_tokens."
+        )
+    with tempfile.TemporaryDirectory() as folder, evaluating(student):
+        fit = StackFit(wide, narrow, layers, calibration, statistics, folder)
+        fit.fit()
+        HeadFit(fit).fit()
+        if fit.narrower:
+            keep_basis(student, fit.basis)

@@ -1,0 +1,210 @@
+"""Where each family of models keeps its layers, blocks and tables: one declaration per family.
+
+A model is a stream of hidden states to which blocks add. A block has *readers*, linear maps from
+the stream to its units (the heads of an attention, the neurons of a feed-forward network), and a
+*writer*, a linear map from the units back to the stream.
+
+To add a family, declare its stack in ``FAMILIES``; its checks are in
+``tests/students/test_student_families.py``. Whatever a declaration leaves out must keep its shape
+when the model becomes narrower (it is copied), or the student is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+@dataclass(frozen=True)
+class Part:
+    """A linear map in a layer, or one of several that share a matrix (``Wqkv``)."""
+
+    path: str
+    """Of the module, from the layer."""
+    index: int = 0
+    of: int = 1
+    """The matrix is so many maps of equal size, one below the other."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A block whose units are heads."""
+
+    query: Part
+    key: Part
+    value: Part
+    writer: str
+    norm: str
+    """Before the readers if the stack is ``pre_norm``, otherwise after the sum."""
+    position_key: str | None = None
+    """Reads the relative position embeddings instead of the stream, where a model has it."""
+    position_query: str | None = None
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """A block whose units are neurons; gated ones have two readers."""
+
+    readers: tuple[Part, ...]
+    writer: str
+    norm: str
+
+
+Block = Attention | FeedForward
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers that write to one stream. Paths are from the base model, in layers from the layer."""
+
+    layers: str
+    blocks: tuple[Block, ...]
+    pre_norm: bool = False
+    tables: tuple[str, ...] = ()
+    """Embeddings (or parameters) whose rows are added to the stream."""
+    projection: str | None = None
+    """Where a model has it, the map from narrower embeddings to the stream."""
+    embedding_norm: str | None = None
+    final_norm: str | None = None
+    head_tables: tuple[str, ...] = ()
+    """With one column for each head, shared by all layers: these keep the same heads."""
+    relative_embeddings: str | None = None
+    """Position embeddings that all layers read through their query and key maps (DeBERTa)."""
+    relative_norm: str | None = None
+    always_run: tuple[int, ...] = ()
+    """Layers that give something to all later ones, such as T5's position bias."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The declaration of a model type."""
+
+    stack: Stack
+    intermediate_size: str = "intermediate_size"
+    """The configuration's name for the number of neurons."""
+    free_head_size: str | None = None
+    """The configuration's name for the size of a head, if it does not follow from the width."""
+    width_names: tuple[str, ...] = ()
+    """Other entries of the configuration that change with the width if they are equal to it."""
+    per_layer: tuple[str, ...] = ()
+    """Lists of the configuration with one entry for each layer."""
+
+
+_BERT_FFN = FeedForward((Part("intermediate.dense"),), "output.dense", "output.LayerNorm")
+_BERT_TABLES = (
+    "embeddings.word_embeddings",
+    "embeddings.position_embeddings",
+    "embeddings.token_type_embeddings",
+)
+
+
+def _bert_attention(query: str, key: str, value: str, **options: Any) -> Attention:
+    return Attention(
+        query=Part(f"attention.self.{query}"),
+        key=Part(f"attention.self.{key}"),
+        value=Part(f"attention.self.{value}"),
+        writer="attention.output.dense",
+        norm="attention.output.LayerNorm",
+        **options,
+    )
+
+
+_BERT = Stack(
+    layers="encoder.layer",
+    blocks=(_bert_attention("query", "key", "value"), _BERT_FFN),
+    tables=_BERT_TABLES,
+    embedding_norm="embeddings.LayerNorm",
+)
+_ELECTRA = Stack(
+    layers=_BERT.layers,
+    blocks=_BERT.blocks,
+    tables=_BERT_TABLES,
+    projection="embeddings_project",
+    embedding_norm="embeddings.LayerNorm",
+)
+_DEBERTA = Stack(
+    layers="encoder.layer",
+    blocks=(
+        _bert_attention(
+            "query_proj",
+            "key_proj",
+            "value_proj",
+            position_key="attention.self.pos_key_proj",
+            position_query="attention.self.pos_query_proj",
+        ),
+        _BERT_FFN,
+    ),
+    tables=_BERT_TABLES,
+    projection="embeddings.embed_proj",
+    embedding_norm="embeddings.LayerNorm",
+    relative_embeddings="encoder.rel_embeddings",
+    relative_norm="encoder.LayerNorm",
+)
+_DISTILBERT = Stack(
+    layers="transformer.layer",
+    blocks=(
+        Attention(
+            query=Part("attention.q_lin"),
+            key=Part("attention.k_lin"),
+            value=Part("attention.v_lin"),
+            writer="attention.out_lin",
+            norm="sa_layer_norm",
+        ),
+        FeedForward((Part("ffn.lin1"),), "ffn.lin2", "output_layer_norm"),
+    ),
+    tables=_BERT_TABLES[:2],
+    embedding_norm="embeddings.LayerNorm",
+)
+_MPNET = Stack(
+    layers="encoder.layer",
+    blocks=(
+        Attention(
+            query=Part("attention.attn.q"),
+            key=Part("attention.attn.k"),
+            value=Part("attention.attn.v"),
+            writer="attention.attn.o",
+            norm="attention.LayerNorm",
+        ),
+        _BERT_FFN,
+    ),
+    tables=_BERT_TABLES[:2],
+    embedding_norm="embeddings.LayerNorm",
+    head_tables=("encoder.relative_attention_bias",),
+)
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(_BERT),
+    "roberta": Family(_BERT),
+    "xlm-roberta": Family(_BERT),
+    "camembert": Family(_BERT),
+    "electra": Family(_ELECTRA, width_names=("embedding_size",)),
+    "distilbert": Family(_DISTILBERT, intermediate_size="hidden_dim"),
+    "mpnet": Family(_MPNET),
+    "deberta-v2": Family(_DEBERTA, width_names=("pooler_hidden_size", "embedding_size")),
+}
+"""By ``config.model_type``."""
+
+_REFUSED = {
+    "albert": "all of its layers share one set of weights, so none of them can be left out, and a "
+    "layer that is used many times has no single best fit",
+}
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """Return the declaration for a model.
+
+    Raises:
+        ValueError: there is none; gives the reason, or lists the families.
+    """
+    name = config.model_type
+    if name in _REFUSED:
+        raise ValueError(f"create_student cannot take a teacher of the type {name!r}: "
+                         f"{_REFUSED[name]}.")  # fmt: skip
+    if name not in FAMILIES:
+        raise ValueError(
+            f"create_student does not know models of the type {name!r}. It knows: "
+            f"{', '.join(FAMILIES)}."
+        )
+    return FAMILIES[name]

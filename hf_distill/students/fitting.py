@@ -1,0 +1,567 @@
+r"""Fit a student to its teacher by least squares, one layer at a time, without gradients.
+
+The student's hidden state is to be P times the teacher's, with a basis P of the teacher's stream.
+In the order of the forward pass, on the student's own states x:
+
+- Readers: the teacher's reader after the map R that comes nearest to its input,
+  :math:`R = \operatorname{ridge}(x \to x_t)`, for the heads and neurons that are kept.
+- Writers: :math:`\operatorname{ridge}(c \to P u - x)`, with the units' outputs c, and u the sum
+  that the teacher's block leaves in the stream. Since x is subtracted, each block also repairs the
+  error that was made before it.
+- LayerNorms after the sum: scale and shift of each unit by regression on what they normalise to.
+
+Every ridge regression fits only what a projection of the teacher's own map leaves over, so a
+student as large as its teacher is its teacher, and little data changes little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from hf_distill.layers.counting import TokenCount
+from hf_distill.least_squares import LeastSquares
+from hf_distill.students.calibration import Calibration, TokenArrays
+from hf_distill.students.families import Attention, Block, FeedForward, Part, Stack
+from hf_distill.students.running import Feed, LayerRunner
+from hf_distill.students.sizes import Sizes
+from hf_distill.students.weights import Map, find
+
+RIDGE = 3e-2
+_CHUNK = 4096
+
+
+class Side:
+    """One of the two models: its runner, its layers and its sizes."""
+
+    def __init__(self, model: PreTrainedModel, stack: Stack, sizes: Sizes) -> None:
+        self.model, self.stack, self.sizes = model, stack, sizes
+        self.base: nn.Module = model.base_model
+        layers: nn.ModuleList = find(self.base, stack.layers)
+        self.runner = LayerRunner(model, layers, stack.always_run)
+        self.layers = layers
+        self._count = TokenCount(model)
+
+    def norm(self, layer: int, block: Block) -> nn.Module | None:
+        """Return the norm of a block; ``None`` where a layer goes without it."""
+        norm: nn.Module | None = find(self.layers[layer], block.norm)
+        return None if isinstance(norm, nn.Identity) else norm
+
+    def writer(self, layer: int, block: Block) -> Map:
+        """Return the map of a block to the stream."""
+        return Map(find(self.layers[layer], block.writer))
+
+    def tokens(self, batch: dict[str, Any], state: Tensor) -> Tensor:
+        """Return which positions of ``(rows, length, width)`` are no padding, bool."""
+        mask = self._count.mask(batch, state.shape[1])
+        if mask is None:
+            return torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
+        return mask.to(state.device)
+
+    def feed(self, batch: dict[str, Any], states: Tensor) -> Feed:
+        """Return what makes a layer's input of the stored states of a batch's tokens."""
+
+        def padded(like: Tensor) -> Tensor:
+            state = torch.zeros_like(like)
+            state[self.tokens(batch, like)] = states.to(like.device, like.dtype)
+            return state
+
+        return padded
+
+
+class Statistics:
+    """What the first pass of the teacher finds out: its stream, and how much each unit does.
+
+    The basis is that of the mean of the covariances of all streams: the embedding output and what
+    each block leaves. It follows SliceGPT (Ashkboos et al. 2024, section 3.3).
+    """
+
+    def __init__(self, teacher: Side, calibration: Calibration, least: int) -> None:
+        stack, layers = teacher.stack, len(teacher.layers)
+        blocks = range(len(stack.blocks))
+        width = teacher.sizes.hidden_size
+        self._sums = torch.zeros(1 + layers * len(blocks), width, dtype=torch.float64)
+        self._products = torch.zeros(width, width, dtype=torch.float64)
+        self.units = [[torch.zeros(0) for _ in blocks] for _ in range(layers)]
+        """Sums over tokens: norms of the heads, squares of the neurons."""
+        self.batches: list[int] = []
+        """Tokens in each batch."""
+        for batch in tqdm(calibration, desc="Teacher", total=calibration.batches, leave=False):
+            state = teacher.runner.embed(batch)
+            mask = teacher.tokens(batch, state)
+            self.batches.append(int(mask.sum()))
+            self._add(0, state[mask])
+            for index in range(layers):
+                state = self._layer(teacher, batch, index, state, mask)
+            if sum(self.batches) >= least:
+                break
+        calibration.batches = len(self.batches)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were seen."""
+        return sum(self.batches)
+
+    def _layer(
+        self, teacher: Side, batch: dict[str, Any], index: int, state: Tensor, mask: Tensor
+    ) -> Tensor:
+        blocks = teacher.stack.blocks
+        stream = state[mask].float()
+
+        def note(number: int, inputs: Tensor, output: Tensor) -> None:
+            nonlocal stream
+            block = blocks[number]
+            units = inputs[mask].double()
+            if isinstance(block, Attention):
+                heads = units.unflatten(-1, (teacher.sizes.heads, -1))
+                sums = heads.norm(dim=-1).sum(0)
+            else:
+                sums = units.square().sum(0)
+            before = self.units[index][number]
+            self.units[index][number] = sums.cpu() + (before if len(before) else 0)
+            stream = left_by(teacher, index, block, stream + output[mask].float())
+            self._add(1 + index * len(blocks) + number, stream)
+
+        hooks = {
+            find(teacher.layers[index], block.writer): lambda i, o, n=n: note(n, i, o)
+            for n, block in enumerate(blocks)
+        }
+        return teacher.runner.run(batch, index, lambda _: state, hooks=hooks)
+
+    def _add(self, stream: int, states: Tensor) -> None:
+        states = states.float()
+        self._sums[stream] += states.double().sum(0).cpu()
+        self._products += (states.T @ states).double().cpu()
+
+    def covariance(self) -> Tensor:
+        """Return the mean covariance of all streams, float64, ``(width, width)``."""
+        means = self._sums / self.tokens
+        return (self._products / self.tokens - means.T @ means) / len(means)
+
+
+def left_by(side: Side, layer: int, block: Block, total: Tensor) -> Tensor:
+    """Return what a block leaves in the stream: the sum, normalised unless the norm comes first."""
+    norm = None if side.stack.pre_norm else side.norm(layer, block)
+    if norm is None:
+        return total
+    weight = next(norm.parameters(), total)
+    result: Tensor = norm(total.to(weight.device, weight.dtype))
+    return result.float()
+
+
+def principal_basis(covariance: Tensor, width: int, *, centred: bool) -> Tensor:
+    """Return the map P to the ``width`` coordinates in which most of the variance lies.
+
+    Args:
+        covariance: ``(size, size)``.
+        width: of the student; the identity is returned for ``size``.
+        centred: the coordinates of every state add up to 0, so that a LayerNorm, which subtracts
+            their mean, takes nothing away. One direction is then left free.
+
+    Returns:
+        Float64, ``(width, size)``; each direction has the sign that makes its largest entry
+        positive.
+    """
+    size = len(covariance)
+    if width == size:
+        return torch.eye(size, dtype=torch.float64)
+    kept = width - 1 if centred else width
+    vectors = torch.linalg.eigh(covariance).eigenvectors[:, -kept:].flip(1).T
+    largest = vectors.abs().argmax(1, keepdim=True)
+    vectors = vectors * vectors.gather(1, largest).sign()
+    if not centred:
+        return vectors
+    return _centred_axes(width) @ vectors
+
+
+def _centred_axes(width: int) -> Tensor:
+    """Return ``width - 1`` orthonormal columns that add up to 0 (Helmert's matrix)."""
+    columns = torch.zeros(width, width - 1, dtype=torch.float64)
+    for index in range(1, width):
+        columns[:index, index - 1] = 1.0
+        columns[index, index - 1] = -float(index)
+        columns[:, index - 1] /= math.sqrt(index * (index + 1))
+    return columns
+
+
+class Ridge:
+    """A linear map between states that corrects a first guess."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self._weight = weight.double()
+        self._bias = self._weight.new_zeros(len(weight)) if bias is None else bias.double()
+        self._squares = LeastSquares()
+
+    def add(self, x: Tensor, y: Tensor, weight: float = 1.0) -> None:
+        """Add rows."""
+        x, y = x.double(), y.double()
+        self._squares.add(x, y - x @ self._weight.T - self._bias, weight)
+
+    def solve(self, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
+        """Return weight and bias; without an intercept the bias is that of the guess."""
+        weight, bias = self._squares.solve(RIDGE, intercept=intercept)
+        return self._weight + weight, self._bias + bias
+
+    @property
+    def rows(self) -> float:
+        """The weight of the rows that were added."""
+        return self._squares.rows
+
+
+class NormFit:
+    """Scale and shift of each unit of a norm, by a regression on what it normalises to."""
+
+    def __init__(self, norm: Any) -> None:
+        self._norm = norm
+        self._norm.weight.fill_(1.0)
+        if getattr(norm, "bias", None) is not None:
+            self._norm.bias.zero_()
+        self._rows, self._sums = 0, torch.zeros(4, dtype=torch.float64)
+
+    def add(self, total: Tensor, target: Tensor) -> None:
+        """Add rows of sums, and of what the norm should make of them."""
+        weight = self._norm.weight
+        x, y = self._norm(total.to(weight.dtype)).double(), target.double()
+        sums = torch.stack([x.sum(0), y.sum(0), (x * x).sum(0), (x * y).sum(0)])
+        self._sums = sums if self._sums.dim() == 1 else self._sums + sums
+        self._rows += len(x)
+
+    def write(self) -> None:
+        """Write scale and shift to the norm."""
+        x, y, xx, xy = self._sums / self._rows
+        has_bias = getattr(self._norm, "bias", None) is not None
+        if has_bias:
+            scale = (xy - x * y) / (xx - x * x).clamp(min=1e-12)
+            self._norm.bias.copy_(y - scale * x)
+        else:
+            scale = xy / xx.clamp(min=1e-12)
+        self._norm.weight.copy_(scale)
+
+
+class StackFit:
+    """Fits the layers of a student to those of its teacher.
+
+    Args:
+        teacher: runs on its own states.
+        student: is written to.
+        layers: the teacher's layer from which each of the student's has heads and neurons.
+        calibration: the data, cut to the batches that ``statistics`` saw.
+        statistics: of the teacher.
+        folder: for temporary files.
+    """
+
+    def __init__(
+        self,
+        teacher: Side,
+        student: Side,
+        layers: list[int],
+        calibration: Calibration,
+        statistics: Statistics,
+        folder: str,
+    ) -> None:
+        self.teacher, self.student, self.stack = teacher, student, teacher.stack
+        self.layers, self.calibration, self.statistics = layers, calibration, statistics
+        wide, narrow = teacher.sizes, student.sizes
+        self.narrower = narrow.hidden_size < wide.hidden_size
+        centred = any(isinstance(module, nn.LayerNorm) for module in teacher.layers.modules())
+        self.basis = principal_basis(
+            statistics.covariance(), narrow.hidden_size, centred=centred
+        ).float()
+        """P, ``(width of the student, width of the teacher)``."""
+        arrays = self.arrays = TokenArrays(folder, statistics.batches)
+        self.teacher_states = arrays.new(wide.hidden_size)
+        """The input of the teacher's next layer; at the end its last state."""
+        self.student_states = arrays.new(narrow.hidden_size)
+        """The input of the student's next layer; at the end its last state."""
+        self._source = arrays.new(wide.hidden_size)
+        self._sums = [arrays.new(wide.hidden_size) for _ in self.stack.blocks]
+        self._stream = arrays.new(narrow.hidden_size)
+        self._units = {
+            "heads": arrays.new(narrow.heads * narrow.head_size),
+            "neurons": arrays.new(narrow.intermediate_size),
+        }
+        self._relative: tuple[Tensor, Tensor] | None = None
+
+    def fit(self) -> None:
+        """Fit the embeddings and every layer."""
+        steps = tqdm(total=1 + len(self.layers), desc="Student", leave=False)
+        with steps:
+            self._embeddings()
+            steps.update()
+            begin = 0
+            for index, source in enumerate(self.layers):
+                last = index == len(self.layers) - 1
+                target = len(self.teacher.layers) - 1 if last else source
+                self._run_teacher(begin, source, target)
+                self._layer(index, source, target)
+                begin = target + 1
+                steps.update()
+
+    # Embeddings
+
+    def _embeddings(self) -> None:
+        teacher, student, stack = self.teacher, self.student, self.stack
+        if self.narrower:
+            narrow = find(student.base, stack.projection)
+            for path in stack.tables if narrow is None else (stack.projection,):
+                self._project_table(find(teacher.base, path), find(student.base, path),
+                                    writer=narrow is not None)  # fmt: skip
+        for batch, where in self.batches():
+            state = teacher.runner.embed(batch)
+            self._store(self.teacher_states, batch, where, state, teacher)
+        norm = find(student.base, stack.embedding_norm)
+        if norm is not None and not _is_finite(norm):
+            fit = NormFit(norm)
+            for batch, where in self.batches():
+                total = student.runner.embed(batch, until=norm)
+                fit.add(
+                    total[student.tokens(batch, total)], self._target(self.teacher_states, where)
+                )
+            fit.write()
+        for batch, where in self.batches():
+            self._store(self.student_states, batch, where, student.runner.embed(batch), student)
+        self._head_tables()
+        self._relative_embeddings()
+
+    def _project_table(self, wide: Any, narrow: Any, *, writer: bool) -> None:
+        """Project the rows of a table, or the outputs of the map from narrower embeddings."""
+        if wide is None:
+            return
+        if writer:
+            narrow.weight.copy_(self.basis @ wide.weight.float())
+            if narrow.bias is not None:
+                narrow.bias.copy_(self.basis @ wide.bias.float())
+        else:
+            source, target = (getattr(table, "weight", table) for table in (wide, narrow))
+            target.copy_(source.float() @ self.basis.T)
+
+    def _head_tables(self) -> None:
+        for path in self.stack.head_tables:
+            table = find(self.teacher.base, path).weight
+            find(self.student.base, path).weight.copy_(table[:, self._groups(0, 0)[0]])
+
+    def _relative_embeddings(self) -> None:
+        wide = find(self.teacher.base, self.stack.relative_embeddings)
+        if wide is None:
+            return
+        narrow = find(self.student.base, self.stack.relative_embeddings)
+        rows, norm = wide.weight.float(), find(self.teacher.base, self.stack.relative_norm)
+        states = rows if norm is None else norm(wide.weight).float()
+        if self.narrower:
+            self._project_table(wide, narrow, writer=False)
+            if norm is not None:
+                fit = NormFit(find(self.student.base, self.stack.relative_norm))
+                fit.add(narrow.weight, states @ self.basis.T)
+                fit.write()
+        norm = find(self.student.base, self.stack.relative_norm)
+        self._relative = states, (narrow.weight if norm is None else norm(narrow.weight)).float()
+
+    # Layers
+
+    def _run_teacher(self, begin: int, source: int, target: int) -> None:
+        """Move the teacher's states on to after layer ``target``, noting the sums in it and source.
+
+        The sums of all blocks are those of the layer ``source``, except for the last block's, which
+        are those of ``target``.
+        """
+        blocks = self.stack.blocks
+        for index in range(begin, target + 1):
+            noted = [n for n in range(len(blocks)) if index == source or n == len(blocks) - 1]
+            for batch, where in self.batches():
+                if index == source:
+                    self._source[where] = self.teacher_states[where]
+                outputs: dict[int, Tensor] = {}
+                hooks = {
+                    find(self.teacher.layers[index], blocks[n].writer): (
+                        lambda _, output, n=n, noted=outputs: noted.__setitem__(n, output)
+                    )
+                    for n in range(len(blocks))
+                }
+                feed = self.teacher.feed(batch, self.teacher_states[where])
+                after = self.teacher.runner.run(batch, index, feed, hooks=hooks)
+                mask = self.teacher.tokens(batch, after)
+                stream = self.teacher_states[where].to(after.device)
+                for n, block in enumerate(blocks):
+                    total = stream + outputs[n][mask].float()
+                    if n in noted and index in (source, target):
+                        self._sums[n][where] = total.cpu()
+                    stream = left_by(self.teacher, index, block, total)
+                self.teacher_states[where] = after[mask].float().cpu()
+
+    def _layer(self, index: int, source: int, target: int) -> None:
+        self._stream.copy_(self.student_states)
+        for number in range(len(self.stack.blocks)):
+            last = number == len(self.stack.blocks) - 1
+            self._readers(index, source, number)
+            self._writer(index, source, number)
+            self._leave(index, target if last else source, number)
+        self.student_states.copy_(self._stream)
+
+    def _readers(self, index: int, source: int, number: int) -> None:
+        block = self.stack.blocks[number]
+        norms = [
+            side.norm(layer, block) if self.stack.pre_norm else None
+            for side, layer in ((self.teacher, source), (self.student, index))
+        ]
+        guess = self.first_guess(norms)
+        fit, fit_with_positions = Ridge(*guess), Ridge(*guess)
+        for where in self.chunks():
+            x = normalised(norms[1], self._stream[where])
+            y = normalised(norms[0], self._input(source, number, where))
+            fit.add(x, y)
+            fit_with_positions.add(x, y) if self._relative else None
+        if self._relative is not None and isinstance(block, Attention):
+            wide, narrow = self._relative
+            fit_with_positions.add(narrow, wide, weight=self.arrays.tokens / len(wide))
+        for part, rows, positional in self._reader_rows(source, number):
+            read = Map.at(self.teacher.layers[source], part)
+            written = Map.at(self.student.layers[index], part)
+            best = fit_with_positions if positional and self._relative else fit
+            solved = best.solve(intercept=read.bias is not None)
+            written.write(*read.compose(rows, *solved))
+        self._position_readers(index, source, block)
+
+    def first_guess(self, norms: list[nn.Module | None]) -> tuple[Tensor, Tensor | None]:
+        """Return the map from the student's to the teacher's input of readers, before any fit."""
+        back = self.basis.T.double()
+        wide, narrow = norms
+        if wide is None or narrow is None or not self.narrower:
+            return back, None
+        narrow_any: Any = narrow
+        wide_any: Any = wide
+        narrow_any.weight.fill_(1.0)
+        bias = getattr(wide_any, "bias", None)
+        if bias is not None:
+            narrow_any.bias.zero_()
+        scale = math.sqrt(back.shape[0] / back.shape[1])
+        return scale * wide_any.weight.double()[:, None] * back, bias
+
+    def _position_readers(self, index: int, source: int, block: Block) -> None:
+        if self._relative is None or not isinstance(block, Attention):
+            return
+        wide, narrow = self._relative
+        fit = Ridge(self.basis.T)
+        fit.add(narrow, wide)
+        for path in (block.position_key, block.position_query):
+            if path is not None and find(self.teacher.layers[source], path) is not None:
+                read = Map(find(self.teacher.layers[source], path))
+                rows = self._unit_rows(source, self.stack.blocks.index(block))
+                written = Map(find(self.student.layers[index], path))
+                written.write(*read.compose(rows, *fit.solve()))
+
+    def _writer(self, index: int, source: int, number: int) -> None:
+        block = self.stack.blocks[number]
+        units = self._units["heads" if isinstance(block, Attention) else "neurons"]
+        read, written = self.teacher.writer(source, block), self.student.writer(index, block)
+        kept = self._unit_rows(source, number)
+        basis = self.basis.double()
+        bias = None if read.bias is None else basis @ read.bias.double()
+        fit = Ridge(basis @ read.weight.double()[:, kept], bias)
+        module = find(self.student.layers[index], block.writer)
+        for batch, where in self.batches():
+            feed = self.student.feed(batch, self.student_states[where])
+            inputs = self.student.runner.run(batch, index, feed, until=module)
+            units[where] = inputs[self.student.tokens(batch, inputs)].float().cpu()
+            fit.add(units[where], self._target(self._sums[number], where) - self._stream[where])
+        weight, bias = fit.solve(intercept=written.bias is not None)
+        written.write(weight, bias)
+        for where in self.chunks():
+            self._stream[where] += (units[where].double() @ weight.T + bias).float()
+
+    def _leave(self, index: int, target: int, number: int) -> None:
+        """Fit the norm after a block, and apply it to the stream."""
+        block = self.stack.blocks[number]
+        norm = None if self.stack.pre_norm else self.student.norm(index, block)
+        if norm is None:
+            return
+        fit = NormFit(norm)
+        for where in self.chunks():
+            left = left_by(self.teacher, target, block, self._sums[number][where])
+            fit.add(self._stream[where], left @ self.basis.T)
+        fit.write()
+        for where in self.chunks():
+            self._stream[where] = left_by(self.student, index, block, self._stream[where])
+
+    # Which units are kept
+
+    def _groups(self, layer: int, number: int) -> tuple[Tensor, Tensor]:
+        """Return the heads of queries, and of keys and values, that are kept, in order."""
+        wide, narrow = self.teacher.sizes, self.student.sizes
+        sums = self.statistics.units[layer][number]
+        if self.stack.head_tables:
+            sums = torch.stack([units[number] for units in self.statistics.units]).sum(0)
+        per_group = wide.heads // wide.groups
+        kept = strongest(sums.view(wide.groups, per_group).sum(1), narrow.groups)
+        queries = (kept[:, None] * per_group + torch.arange(per_group)).flatten()
+        return queries, kept
+
+    def _unit_rows(self, layer: int, number: int, *, shared: bool = False) -> Tensor:
+        """Return the rows of a reader that are kept (and the columns of the writer)."""
+        block = self.stack.blocks[number]
+        if isinstance(block, FeedForward):
+            squares = self.statistics.units[layer][number] / self.arrays.tokens
+            columns = self.teacher.writer(layer, block).weight.double().norm(dim=0).cpu()
+            return strongest(squares.sqrt() * columns, self.student.sizes.intermediate_size)
+        size = self.teacher.sizes.head_size
+        heads = self._groups(layer, number)[1 if shared else 0]
+        return (heads[:, None] * size + torch.arange(size)).flatten()
+
+    def _reader_rows(self, layer: int, number: int) -> Iterator[tuple[Part, Tensor, bool]]:
+        """Yield the readers of a block, their kept rows, and whether they read positions."""
+        block = self.stack.blocks[number]
+        if isinstance(block, FeedForward):
+            rows = self._unit_rows(layer, number)
+            yield from ((part, rows, False) for part in block.readers)
+            return
+        own = find(self.teacher.layers[layer], block.position_key) is not None
+        own |= find(self.teacher.layers[layer], block.position_query) is not None
+        shared = self._unit_rows(layer, number, shared=True)
+        yield block.query, self._unit_rows(layer, number), not own
+        yield block.key, shared, not own
+        yield block.value, shared, False
+
+    # States
+
+    def _input(self, source: int, number: int, where: slice) -> Tensor:
+        """Return the teacher's stream before a block of the layer ``source``."""
+        if number == 0:
+            return self._source[where]
+        block = self.stack.blocks[number - 1]
+        return left_by(self.teacher, source, block, self._sums[number - 1][where])
+
+    def _target(self, states: Tensor, where: slice) -> Tensor:
+        return states[where] @ self.basis.T
+
+    def batches(self) -> Iterator[tuple[dict[str, Any], slice]]:
+        return zip(self.calibration, self.arrays.slices, strict=True)
+
+    def chunks(self) -> Iterator[slice]:
+        for begin in range(0, self.arrays.tokens, _CHUNK):
+            yield slice(begin, min(begin + _CHUNK, self.arrays.tokens))
+
+    def _store(
+        self, array: Tensor, batch: dict[str, Any], where: slice, state: Tensor, side: Side
+    ) -> None:
+        array[where] = state[side.tokens(batch, state)].float().cpu()
+
+
+def strongest(strength: Tensor, number: int) -> Tensor:
+    """Return the indices of the largest values, in order; of equal ones the first."""
+    return strength.sort(descending=True, stable=True).indices[:number].sort().values
+
+
+def normalised(norm: nn.Module | None, states: Tensor) -> Tensor:
+    if norm is None:
+        return states
+    result: Tensor = norm(states.to(next(norm.parameters()).dtype))
+    return result.float()
+
+
+def _is_finite(module: nn.Module) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in module.parameters())

@@ -1,0 +1,240 @@
+"""Run parts of a model: its embeddings, one of its layers, or what comes after all of them.
+
+The model's own forward runs, so masks, positions and what else a layer is given are its own. Layers
+that are not wanted hand on what they get, and an exception ends the forward where the wanted value
+is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_distill.compatibility import input_names
+
+Hook = Callable[[Tensor, Tensor], None]
+"""Called with the input and the output of a module."""
+Feed = Callable[[Tensor], Tensor]
+"""Makes the hidden state that a layer is to have, of the shape and type of that which it gets."""
+
+
+class _FoundError(Exception):
+    """Not an error: the value that was looked for, which ends the forward."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside, without gradients, and back afterwards."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+class LayerRunner:
+    """Runs one layer of a model at a time.
+
+    Args:
+        model: with its head, if it has one.
+        layers: its layers, in order.
+        always: layers that are run even where they are not wanted.
+    """
+
+    def __init__(self, model: nn.Module, layers: nn.ModuleList, always: Iterable[int] = ()) -> None:
+        self.model = model
+        self.layers = layers
+        self._always = frozenset(always)
+        self._names = input_names(model)
+        self._entries: int | None = None
+        """Of the tuple that a layer returns; 0 if it returns a tensor; not known before it ran."""
+
+    def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of a batch that the model takes, on its device, without labels."""
+        weight = next(self.model.parameters())
+        taken: dict[str, Any] = {}
+        for name, value in batch.items():
+            if name not in self._names:
+                continue
+            if isinstance(value, Tensor):
+                dtype = weight.dtype if value.is_floating_point() else None
+                value = value.to(weight.device, dtype)
+            taken[name] = value
+        if "use_cache" in self._names:
+            taken["use_cache"] = False
+        return taken
+
+    def embed(self, batch: Mapping[str, Any], until: nn.Module | None = None) -> Tensor:
+        """Return the input of the first layer, or of the module ``until`` before it."""
+        with ExitStack() as stack:
+            stack.enter_context(_ending_before(until or self.layers[0]))
+            return self._run(batch)
+
+    def run(
+        self,
+        batch: Mapping[str, Any],
+        index: int,
+        state: Feed,
+        *,
+        until: nn.Module | None = None,
+        hooks: Mapping[nn.Module, Hook] | None = None,
+    ) -> Tensor:
+        """Return the output of a layer, or the input of its module ``until``.
+
+        Args:
+            batch: what the model is given.
+            index: of the layer.
+            state: makes its input, ``(rows, length, width)``.
+            until: where to stop.
+            hooks: called with inputs and outputs of modules.
+        """
+        if index > 0:
+            self._see_output(batch)
+        with ExitStack() as stack:
+            self._skip(stack, range(index))
+            stack.enter_context(_fed(self.layers[index], state))
+            stack.enter_context(recording(hooks or {}))
+            if until is None:
+                stack.enter_context(_ending_after(self.layers[index], self._note_entries))
+            else:
+                stack.enter_context(_ending_before(until))
+            return self._run(batch)
+
+    def without(self, batch: Mapping[str, Any], skipped: Iterable[int]) -> Any:
+        """Return what the model gives if some layers are skipped."""
+        self._see_output(batch)
+        with ExitStack() as stack:
+            self._skip(stack, skipped)
+            return self.model(**self.inputs(batch))
+
+    def after(
+        self,
+        batch: Mapping[str, Any],
+        state: Feed,
+        *,
+        until: nn.Module | None = None,
+        hooks: Mapping[nn.Module, Hook] | None = None,
+    ) -> Any:
+        """Run what comes after the last layer, whose output ``state`` makes.
+
+        Returns:
+            the outputs of the model, or the input of the module ``until``.
+        """
+        self._see_output(batch)
+        last = self.layers[-1]
+        with ExitStack() as stack:
+            self._skip(stack, range(len(self.layers) - 1))
+            stack.enter_context(_replaced(last, partial(self._hand_on, feed=state)))
+            stack.enter_context(recording(hooks or {}))
+            if until is None:
+                return self.model(**self.inputs(batch))
+            stack.enter_context(_ending_before(until))
+            return self._run(batch)
+
+    def _run(self, batch: Mapping[str, Any]) -> Tensor:
+        try:
+            self.model(**self.inputs(batch))
+        except _FoundError as found:
+            return found.value
+        raise RuntimeError("the forward came to its end without passing the wanted module")
+
+    def _skip(self, stack: ExitStack, layers: Iterable[int]) -> None:
+        for index in layers:
+            if index not in self._always:
+                stack.enter_context(_replaced(self.layers[index], self._hand_on))
+
+    def _hand_on(self, *args: Any, feed: Feed | None = None, **kwargs: Any) -> Any:
+        state = args[0] if args else kwargs["hidden_states"]
+        if feed is not None:
+            state = feed(state)
+        return (state, *[None] * (self._entries - 1)) if self._entries else state
+
+    def _see_output(self, batch: Mapping[str, Any]) -> None:
+        if self._entries is None:
+            self.run(batch, 0, lambda state: state)
+
+    def _note_entries(self, output: Any) -> None:
+        self._entries = len(output) if isinstance(output, tuple) else 0
+
+
+@contextmanager
+def recording(hooks: Mapping[nn.Module, Hook]) -> Iterator[None]:
+    """Call hooks with the (first) input and output of modules inside."""
+    handles = [
+        module.register_forward_hook(
+            lambda _, args, output, hook=hook: hook(args[0], _first(output))
+        )
+        for module, hook in hooks.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    vars(module)["forward"] = forward
+    try:
+        yield
+    finally:
+        del vars(module)["forward"]
+
+
+@contextmanager
+def _fed(layer: nn.Module, feed: Feed) -> Iterator[None]:
+    """Give a layer another hidden state than the model does."""
+
+    def hook(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        if args:
+            return (feed(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": feed(kwargs["hidden_states"])}
+
+    handle = layer.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _ending_before(module: nn.Module) -> Iterator[None]:
+    def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
+        raise _FoundError(args[0] if args else kwargs["hidden_states"])
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _ending_after(module: nn.Module, note: Callable[[Any], None]) -> Iterator[None]:
+    def hook(_: nn.Module, args: Any, output: Any) -> None:
+        note(output)
+        raise _FoundError(_first(output))
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _first(output: Any) -> Tensor:
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first

@@ -1,0 +1,112 @@
+"""The sizes of a student: what was asked for, what follows from it, and what cannot be made."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from hf_distill.students.families import Family
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Width, units and layers of a model."""
+
+    hidden_size: int
+    intermediate_size: int
+    heads: int
+    groups: int
+    """Heads of keys and values; each is shared by ``heads // groups`` queries."""
+    head_size: int
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig, family: Family) -> Sizes:
+        """Read the sizes of a model."""
+        values: Any = config
+        width, heads = int(values.hidden_size), int(values.num_attention_heads)
+        neurons = getattr(values, family.intermediate_size)
+        free = family.free_head_size and getattr(values, family.free_head_size, None)
+        return cls(
+            hidden_size=width,
+            intermediate_size=int(4 * width if neurons is None else neurons),
+            heads=heads,
+            groups=int(getattr(values, "num_key_value_heads", None) or heads),
+            head_size=int(free or width // heads),
+        )
+
+
+def student_sizes(
+    teacher: Sizes,
+    *,
+    hidden_size: int | None,
+    intermediate_size: int | None,
+    num_attention_heads: int | None,
+    head_size_is_free: bool,
+) -> Sizes:
+    """Return the sizes of a student; those that are not given fall with the hidden size.
+
+    Raises:
+        ValueError: a size is larger than the teacher's, or does not go with another.
+    """
+    for name, value, most in (
+        ("hidden_size", hidden_size, teacher.hidden_size),
+        ("intermediate_size", intermediate_size, teacher.intermediate_size),
+        ("num_attention_heads", num_attention_heads, teacher.heads),
+    ):
+        if value is not None and not 1 <= value <= most:
+            raise ValueError(f"{name}={value} is not between 1 and the teacher's {most}.")
+    width = hidden_size or teacher.hidden_size
+    share = width / teacher.hidden_size
+    size = teacher.head_size
+    per_group = teacher.heads // teacher.groups
+    if head_size_is_free:
+        heads = num_attention_heads or max(1, round(teacher.groups * share)) * per_group
+        if heads % per_group:
+            raise ValueError(
+                f"num_attention_heads={heads} is not a multiple of {per_group}, the number of "
+                "heads of the teacher that share keys and values: they stay or go together."
+            )
+    else:
+        heads = num_attention_heads or width // size
+        if heads * size != width:
+            raise ValueError(
+                f"hidden_size={width} is not num_attention_heads={heads} times {size}, the size "
+                "of the teacher's heads, which are kept whole: choose "
+                f"hidden_size={max(1, round(width / size)) * size} and leave out "
+                "num_attention_heads."
+            )
+    return Sizes(
+        hidden_size=width,
+        intermediate_size=intermediate_size or max(1, round(teacher.intermediate_size * share)),
+        heads=heads,
+        groups=heads // per_group,
+        head_size=size,
+    )
+
+
+def student_config(
+    teacher: PreTrainedConfig, family: Family, sizes: Sizes, layers: list[int]
+) -> PreTrainedConfig:
+    """Return the teacher's configuration with the sizes of the student."""
+    config: Any = copy.deepcopy(teacher)
+    before = Sizes.of(teacher, family)
+    for name in family.width_names:
+        if getattr(config, name, None) == before.hidden_size:
+            setattr(config, name, sizes.hidden_size)
+    config.hidden_size = sizes.hidden_size
+    config.num_attention_heads = sizes.heads
+    if sizes.intermediate_size != before.intermediate_size:
+        setattr(config, family.intermediate_size, sizes.intermediate_size)
+    if sizes.groups != before.groups:
+        config.num_key_value_heads = sizes.groups
+    if family.free_head_size:
+        setattr(config, family.free_head_size, sizes.head_size)
+    for name in family.per_layer:
+        entries = getattr(config, name, None)
+        if isinstance(entries, list):
+            setattr(config, name, [entries[index] for index in layers])
+    config.num_hidden_layers = len(layers)
+    return config

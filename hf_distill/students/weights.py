@@ -1,0 +1,86 @@
+"""Weights: found by path, copied where a layer is kept, seen as one linear map among several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from hf_distill.students.families import Part, Stack
+
+
+def find(module: nn.Module, path: str | None) -> Any:
+    """Return a submodule or parameter by its path; ``None`` where the model has none."""
+    found: Any = module
+    for name in () if path is None else path.split("."):
+        found = getattr(found, name, None)
+    return None if path is None else found
+
+
+def matrix(module: nn.Module) -> Tensor:
+    """Return the weight of a linear map as ``(outputs, inputs)``: a view."""
+    weight: Any = module.weight
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+class Map:
+    """A linear map; a part of a fused matrix is like any other."""
+
+    def __init__(self, module: Any, index: int = 0, of: int = 1) -> None:
+        whole = matrix(module)
+        size = len(whole) // of
+        rows = slice(index * size, (index + 1) * size)
+        self.weight: Tensor = whole.detach()[rows]
+        """``(outputs, inputs)``: a view of the model's weight, to be written in place."""
+        self.bias: Tensor | None = None if module.bias is None else module.bias.detach()[rows]
+
+    @classmethod
+    def at(cls, layer: nn.Module, part: Part) -> Map:
+        """Return the map at its place in a layer."""
+        return cls(find(layer, part.path), part.index, part.of)
+
+    def write(self, weight: Tensor, bias: Tensor) -> None:
+        """Replace the weight, and the bias where there is one."""
+        self.weight.copy_(weight)
+        if self.bias is not None:
+            self.bias.copy_(bias)
+
+    def compose(self, rows: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return some rows of this map after another map, ``weight @ x + bias``, in float64."""
+        own = self.weight.double()[rows]
+        offset = own @ bias
+        return own @ weight, offset if self.bias is None else offset + self.bias.double()[rows]
+
+
+def copy_weights(
+    teacher: PreTrainedModel, student: PreTrainedModel, stack: Stack, layers: list[int]
+) -> None:
+    """Copy every weight that has the same shape in both models, and make all others NaN.
+
+    Args:
+        teacher: copied from.
+        student: copied to.
+        stack: where the layers are.
+        layers: the teacher's layer for each of the student's.
+    """
+    prefix = f"{stack.layers}."
+    if teacher.base_model is not teacher:
+        prefix = f"{teacher.base_model_prefix}.{prefix}"
+    given = teacher.state_dict()
+    for name, value in student.state_dict().items():
+        source = name
+        if name.startswith(prefix):
+            index, _, rest = name[len(prefix) :].partition(".")
+            source = f"{prefix}{layers[int(index)]}.{rest}"
+        if source in given and given[source].shape == value.shape:
+            value.copy_(given[source])
+        elif value.is_floating_point():
+            value.fill_(torch.nan)
+
+
+def unfitted(student: nn.Module) -> list[str]:
+    """Return the names of weights that are not finite: nothing was written to them."""
+    return [name for name, value in student.named_parameters() if not torch.isfinite(value).all()]

@@ -1,0 +1,67 @@
+"""Every family: the whole teacher comes back, layers are copied, narrow students are near."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from zoo import AUTO_MODELS, PAIRS, zoo_dataset, zoo_model
+
+from hf_distill import create_student
+from hf_distill.students.families import FAMILIES
+
+WIDE = {"bert": {}}
+CASES = [(task, name) for task, name in PAIRS if name in FAMILIES]
+
+
+def logits(model: Any, task: str) -> list[Tensor]:
+    rows = zoo_dataset(task, labels=False)
+    rows.set_format("torch")
+    batch = {name: value for name, value in rows[:].items()}
+    if type(model).__name__.startswith(("Roberta", "XLMRoberta", "DistilBert", "MPNet")):
+        batch.pop("token_type_ids", None)
+    with torch.no_grad():
+        outputs = model(**batch)
+    return [value for name, value in outputs.items() if "logits" in name]
+
+
+def data(task: str) -> Any:
+    return zoo_dataset(task, rows=24, seed=5)
+
+
+@pytest.mark.parametrize(("task", "name"), CASES)
+def test_the_whole_teacher_comes_back(task: str, name: str) -> None:
+    teacher = zoo_model(task, name, seed=0, layers=3).eval()
+    student = create_student(teacher, num_hidden_layers=3)
+    assert type(student) is type(teacher)
+    for one, other in zip(logits(student, task), logits(teacher, task), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("task", "name"), CASES)
+def test_a_narrow_student_loads_like_any_other(task: str, name: str, tmp_path: Path) -> None:
+    teacher = zoo_model(task, name, seed=0, layers=3).eval()
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    student = create_student(
+        teacher, num_hidden_layers=2, hidden_size=8, calibration_data=data(task)
+    )
+    assert student.config.hidden_size == 8
+    assert student.config.num_hidden_layers == 2
+    for key, value in teacher.state_dict().items():
+        assert torch.equal(value, before[key])
+    student.save_pretrained(tmp_path)
+    auto_model = getattr(transformers, AUTO_MODELS[task])
+    loaded, info = auto_model.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for one, other in zip(logits(loaded, task), logits(student, task), strict=True):
+        assert torch.isfinite(one).all()
+        torch.testing.assert_close(one, other)
+    table = student.get_input_embeddings().weight
+    output = student.get_output_embeddings()
+    wide_output = teacher.get_output_embeddings()
+    if output is not None and wide_output.weight is teacher.get_input_embeddings().weight:
+        assert output.weight is table
