@@ -90,7 +90,7 @@ class CheckpointKeeper(TrainerCallback):
         self._left_out_evaluation = False
         self._saved_step = 0
         self._states: dict[str, Any] | None = None
-        self._told = self._stops = False
+        self._told = self._stops = self._listens = False
 
     # ---- before training -----------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class CheckpointKeeper(TrainerCallback):
             ValueError: there is none, or it is incomplete or of another run.
         """
         self._accelerator, self._settings, self._evaluate = accelerator, settings, evaluate
-        self._told = self._stops = False
+        self._told = self._stops = self._listens = False
         self._makes_up_evaluation = self._left_out_evaluation = False
         self._saved_step = 0
         if not resume_from_checkpoint:
@@ -158,7 +158,8 @@ class CheckpointKeeper(TrainerCallback):
             if accelerator is not None:
                 accelerator.wait_for_everyone()
             if writes:
-                write_record(folder, self._settings, evaluation_left_out=self._left_out_evaluation)
+                left_out = self._left_out_evaluation or self._makes_up_evaluation
+                write_record(folder, self._settings, evaluation_left_out=left_out)
                 (folder / UNFINISHED_FILE).unlink()
             self._saved_step, self._left_out_evaluation = state.global_step, False
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -183,6 +184,7 @@ class CheckpointKeeper(TrainerCallback):
         Raises:
             Terminated: one came, also after the last step: a second stage must not begin.
         """
+        self._listens = True
         with noting_sigterm(self._note):
             output = train()
         if self._any_was_told():
@@ -212,7 +214,7 @@ class CheckpointKeeper(TrainerCallback):
     def _any_was_told(self) -> bool:
         """Return whether any process was told to end; every process must ask."""
         accelerator = self._accelerator
-        if accelerator is None or accelerator.num_processes == 1:
+        if accelerator is None or accelerator.num_processes == 1 or not self._listens:
             return self._told
         told = torch.tensor(int(self._told), device=accelerator.device)
         distributed.all_reduce(told, op=distributed.ReduceOp.MAX)

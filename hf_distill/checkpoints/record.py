@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_distill._version import __version__
 from hf_distill.checkpoints.settings import changes
-from hf_distill.files import write_json
+from hf_distill.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +26,7 @@ UNFINISHED_FILE = "distillation_checkpoint.unfinished"
 _FORMAT = 1
 # Lies in a checkpoint of `enable_jit_checkpoint` while it is written.
 _PASSING = "checkpoint-is-incomplete.txt"
+_REMEDY = "resume from another checkpoint"
 _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _INDEX = "model.safetensors.index.json"
 
@@ -59,14 +59,14 @@ def write_record(
 def read_record(folder: Path) -> dict[str, Any] | str:
     """The record of a checkpoint, if that is whole; otherwise what is wrong with it."""
     try:
-        record: Any = json.loads((folder / RECORD_FILE).read_text("utf-8"))
+        record = read_json(folder / RECORD_FILE, _REMEDY)
         files, found_format, _ = record["files"], record["format"], record["settings"]
     except FileNotFoundError:
         return (
             f"it was not saved to its end (it has no {RECORD_FILE}), or by a plain Trainer, whose "
             "checkpoints a distillation can only begin with: load it as the student of a new run"
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         return f"{RECORD_FILE} cannot be read ({error})"
     if found_format != _FORMAT:
         return f"{RECORD_FILE} has the format {found_format!r}, of another version of hf_distill"
@@ -84,7 +84,7 @@ def read_record(folder: Path) -> dict[str, Any] | str:
             return f"{name} is missing"
         if found != size:
             return f"{name} has {found:,} of {size:,} bytes"
-    return dict(record)
+    return record
 
 
 def _other_weights(folder: Path) -> str | None:
@@ -93,8 +93,7 @@ def _other_weights(folder: Path) -> str | None:
     ``None`` if they can be loaded, and the name of the index if there are none.
     """
     try:
-        index: Any = json.loads((folder / _INDEX).read_text("utf-8"))
-        shards: dict[str, str] = index["weight_map"]
+        shards: dict[str, str] = read_json(folder / _INDEX, _REMEDY)["weight_map"]
     except FileNotFoundError:
         return _INDEX
     except (OSError, ValueError, KeyError) as error:

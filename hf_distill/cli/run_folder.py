@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from hf_distill.files import read_json
 
 INTERMEDIATE = "intermediate"
 """The folder of the first of two stages, in that of the run."""
@@ -125,8 +126,7 @@ def first_stage_summary(folder: Path) -> dict[str, Any] | None:
     """Read the figures of a run's first stage; ``None`` before it is done."""
     if not is_finished(folder / INTERMEDIATE):
         return None
-    content: dict[str, Any] = json.loads((folder / INTERMEDIATE / _DONE).read_text("utf-8"))
-    return content
+    return read_json(folder / INTERMEDIATE / _DONE, "run the first stage again")
 
 
 def delete_steps(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +21,7 @@ from hf_distill.cli.sweep_plan import SweepPlan
 from hf_distill.cli.train_request import check_request
 from hf_distill.cli.training_run import prepare
 from hf_distill.console import log_rank_0
-from hf_distill.files import write_json, write_text
+from hf_distill.files import read_json, write_json, write_text
 from hf_distill.hub.facts import TIMINGS
 from hf_distill.reports.sweep_report import TrialReport
 from hf_distill.tasks.base import Measures
@@ -32,6 +31,7 @@ _RESULT = "result.json"
 _METRICS = "metrics.json"
 _OPTIONS = "options.yaml"
 # What is left of a student that is not the best: figures, and how to train it again.
+_REMEDY = "delete it, and run the sweep again"
 _KEPT = (_RESULT, _METRICS, REPLICATES, _OPTIONS, "trainer_state.json")
 # Not of the trial: the next one would end the same way, and this one is worth another try.
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
@@ -86,7 +86,7 @@ def run_trial(plan: SweepPlan, trial: FrozenTrial, judge: Judge) -> TrialReport:
         run = folder if len(plan.seeds) == 1 else folder / f"seed-{seed}"
         failure = _train(plan, trial, seed, run)
         if failure is None:
-            metrics = json.loads((run / _METRICS).read_text(encoding="utf-8"))
+            metrics = read_json(run / _METRICS, _REMEDY)
             failure = _diverged(metrics)
             seconds += metrics["train"].get("runtime", 0.0)
         if failure is not None:
@@ -112,7 +112,7 @@ def run_trial(plan: SweepPlan, trial: FrozenTrial, judge: Judge) -> TrialReport:
 def read_result(folder: Path, trial: FrozenTrial, metric: str) -> TrialReport | None:
     """Return what a trial came to; ``None`` if it has not ended, judged by this metric."""
     try:
-        content = json.loads((folder / _RESULT).read_text(encoding="utf-8"))
+        content = read_json(folder / _RESULT, _REMEDY)
     except FileNotFoundError:
         return None
     return _trial_report(trial, content) if content["metric"] == metric else None
@@ -131,16 +131,15 @@ def _trial_report(trial: FrozenTrial, result: Mapping[str, Any]) -> TrialReport:
 
 def _read_replicates(run: Path) -> dict[str, list[float]]:
     try:
-        content: dict[str, list[float]] = json.loads((run / REPLICATES).read_text(encoding="utf-8"))
+        return read_json(run / REPLICATES, _REMEDY)
     except FileNotFoundError:  # trained by an early version
         return {}
-    return content
 
 
 def read_baseline(plan: SweepPlan, metric: str) -> tuple[str, float] | None:
     """Return what predicts the same for every row, and the metric of that, from any trial."""
     for path in sorted(plan.output_dir.glob(f"trial-*/**/{_METRICS}")):
-        baseline = json.loads(path.read_text(encoding="utf-8")).get("baseline")
+        baseline = read_json(path, _REMEDY).get("baseline")
         if baseline is not None and metric in baseline[1]:
             return baseline[0], baseline[1][metric]
     return None

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from hf_distill.files import display_name
+from hf_distill.files import display_name, read_json
 
 CARD_FILE = "README.md"
 LOSSES_FILE, COMPARISON_FILE = "losses.png", "comparison.png"
@@ -60,7 +60,7 @@ def _without_places(path: Path) -> Path | bytes:
     """A file, or what it is without anything about this machine."""
     if not fnmatch(path.name, _SETTINGS):
         return path
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path, "save the student again")
     cleaned = _cleaned(content)
     if cleaned == content:
         return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -14,7 +13,7 @@ from typing import Any
 from transformers import TrainerState, TrainingArguments
 
 from hf_distill._version import __version__
-from hf_distill.files import write_json
+from hf_distill.files import read_json, write_json
 
 FACTS_FILE = "distillation.json"
 _FORMAT = 1
@@ -97,16 +96,17 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """
     path = folder / FACTS_FILE
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if facts["format"] != _FORMAT:
-            raise ValueError(f"its format is {facts['format']!r}, not {_FORMAT}")
+        facts = read_json(path, "restore it, or train the student again")
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder} is not the folder of a finished run: it has no {FACTS_FILE}, which "
             "`hf-distill train` and trainer.push_to_hub write at their end."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+    if facts.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} has format {facts.get('format')!r}, and this version of hf_distill reads "
+            f"format {_FORMAT}; train the student again, or use the version that wrote it."
+        )
     return facts
 
 

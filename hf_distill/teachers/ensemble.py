@@ -44,7 +44,7 @@ class EnsembleTeacher(Teacher):
         weights: Sequence[float] | None = None,
         combination: str = "probabilities",
     ) -> None:
-        self.weights = _shares(weights, len(teachers))
+        self.shares = _shares(weights, len(teachers))
         if combination not in TEACHER_COMBINATIONS:
             raise ValueError(
                 f"teacher_combination must be one of {', '.join(TEACHER_COMBINATIONS)}, but it is "
@@ -90,10 +90,10 @@ class EnsembleTeacher(Teacher):
     def _mean(self, found: list[Tensor], class_mask: Tensor | None) -> Tensor:
         if self._combination == "logits":
             # Not 0 * z: a teacher with weight 0 may say -inf.
-            weighted = [w * z for w, z in zip(self.weights, found, strict=True) if w > 0]
+            weighted = [w * z for w, z in zip(self.shares, found, strict=True) if w > 0]
             return torch.stack(weighted).sum(dim=0)
         logs = []
-        for weight, logits in zip(self.weights, found, strict=True):
+        for weight, logits in zip(self.shares, found, strict=True):
             if weight > 0:
                 if class_mask is not None:
                     logits = logits.masked_fill(~class_mask, -torch.inf)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import signal
 import threading
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import forked
 import pytest
 import torch
+from accelerate import Accelerator
 from checkpoint_runs import TASK, same, trainer_for, weights
 from safetensors.torch import load_file
 from tiny import dataset_for
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_distill import DistillationTrainer
-from hf_distill.checkpoints import last_complete_checkpoint
+from hf_distill.checkpoints import CheckpointKeeper, check_checkpoint, last_complete_checkpoint
+from hf_distill.checkpoints.record import write_record
 from hf_distill.layers import PROJECTIONS_FILE
 
 
@@ -231,6 +235,46 @@ def test_transformers_own_way_is_left_alone(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "jit" in found[0].__module__
+
+
+def test_transformers_own_way_waits_for_no_other_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes do not stop at the same step, so a question to all would not be answered."""
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, op: asked.append(tensor))
+    counts = {}
+    for own in (True, False):
+        trainer = trainer_for(tmp_path / str(own), enable_jit_checkpoint=not own)
+        keeper, settings = trainer.checkpoints, trainer.distillation_settings()
+        several: Any = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+        keeper.begin(None, str(tmp_path), settings, several, evaluate=lambda: None)
+        train = partial(keeper.on_step_end, trainer.args, TrainerState(), TrainerControl())
+        train() if trainer.args.enable_jit_checkpoint else keeper.run(train)
+        counts[own] = len(asked)
+        asked.clear()
+    assert counts == {True: 2, False: 0}
+
+
+def test_an_evaluation_to_make_up_for_is_not_lost_by_a_checkpoint_before_it(tmp_path: Path) -> None:
+    """As transformers' own way writes one before the first step, if a second SIGTERM comes."""
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    write_record(folder, {"stage": "prediction"}, evaluation_left_out=True)
+    keeper, evaluations = CheckpointKeeper(), []
+    begin = partial(
+        keeper.begin, str(folder), str(tmp_path), {"stage": "prediction"}, Accelerator()
+    )
+    begin(evaluate=lambda: evaluations.append(1))
+    with keeper.writing(folder, TrainerState(global_step=2), writes=True):
+        pass
+    begin(evaluate=lambda: evaluations.append(2))
+    keeper.make_up_evaluation()
+    keeper.make_up_evaluation()
+    assert evaluations == [2]
+    with keeper.writing(folder, TrainerState(global_step=2), writes=True):
+        pass
+    assert check_checkpoint(folder)["evaluation_left_out"] is False
 
 
 class TerminateAt(TrainerCallback):

@@ -116,7 +116,7 @@ def test_the_same_call_again_computes_nothing(
     assert result.status == 2 and "preprocessing.doc_stride was 8 and is now 4" in result.stderr
     other = files.models["student_alone"]
     result = program("cache", *data, *again, "--dtype", "float32", "--teacher_model", other)
-    assert result.status == 2 and "teachers.weights was" in result.stderr
+    assert result.status == 2 and "teachers.weights_sha256 was" in result.stderr
 
 
 def test_training_with_other_data_than_was_cached(
@@ -195,6 +195,9 @@ def test_several_teachers(
     folder = tmp_path / "both"
     result = program("cache", *data, *teachers, "--output_dir", folder, "--dtype", "float32")
     assert result.status == 0, result.stderr
+    described = json.loads((folder / "manifest.json").read_text())["teachers"]
+    assert [len(one) for one in described["weights_sha256"]] == [64, 64]
+    assert described["shares"] == pytest.approx([2 / 3, 1 / 3])
     live = train(*teachers, out="live")
     cached = train("--teacher_outputs", folder)
     assert cached["train"]["loss"] == pytest.approx(live["train"]["loss"], rel=1e-5)

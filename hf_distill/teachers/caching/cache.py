@@ -178,7 +178,7 @@ def cache_teacher_outputs(
     mixture: dict[str, Any] = {}
     weights = hashes[0]
     if isinstance(live, EnsembleTeacher):
-        mixture = {"weights": live.weights, "combination": teacher_combination}
+        mixture = {"shares": live.shares, "combination": teacher_combination}
         weights = sha256(repr((hashes, sorted(mixture.items()))).encode()).hexdigest()
     description = computer.describe(weights, tokenizer_hash(processing_class))
     computer.check_padding()
@@ -194,7 +194,11 @@ def cache_teacher_outputs(
     manifest = {
         "format": FORMAT,
         "signal": {**asdict(description), "hidden_layers": list(description.hidden_layers)},
-        "teachers": {"names": [one.name for one in live.identities], "weights": hashes, **mixture},
+        "teachers": {
+            "names": [one.name for one in live.identities],
+            "weights_sha256": hashes,
+            **mixture,
+        },
         "data": describe_data(dataset.select_columns([*used, *labels]), labels),
         "parts": part_starts(row_lengths(inputs), _bytes_per_token(description)),
         "computation": {

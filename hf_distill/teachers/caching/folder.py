@@ -15,7 +15,7 @@ from hf_distill.teachers.caching.parts import Part, PartFiles
 from hf_distill.teachers.columns import SignalDescription
 
 MANIFEST, LOCK = "manifest.json", ".lock"
-FORMAT = 1
+FORMAT = 2
 _MOST_DIFFERENCES = 8
 _INFORMATIVE = ("versions", "batch_size", "parts")
 """Recorded; outputs may differ by them in the last bits."""

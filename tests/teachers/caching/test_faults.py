@@ -235,7 +235,7 @@ def _shortened(rows: list[dict[str, Any]]) -> Any:
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
-    "a weight by 1e-6": ({"teacher": _nudged}, r"teachers\.weights was .* and is now"),
+    "a weight by 1e-6": ({"teacher": _nudged}, r"teachers\.weights_sha256 was .* and is now"),
     "the teacher's configuration": (
         {"teacher": _reconfigured},
         r"signal\.config\.layer_norm_eps was 1e-12 and is now 1e-05",
@@ -268,10 +268,13 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         {"teacher_attn_implementation": lambda: "eager"},
         r"computation\.attn_implementation was not given",
     ),
-    "the teacher's number format": ({"teacher_dtype": lambda: "bfloat16"}, r"teachers\.weights"),
+    "the teacher's number format": (
+        {"teacher_dtype": lambda: "bfloat16"},
+        r"teachers\.weights_sha256",
+    ),
     "a second teacher": (
         {"teacher": lambda: [zoo_model(*TASK, seed=1), zoo_model(*TASK, seed=2)]},
-        r"signal\.hidden_layers|teachers\.weights",
+        r"signal\.hidden_layers|teachers\.weights_sha256",
     ),
 }
 PREPARED = {"max_length": 12, "doc_stride": 4}
