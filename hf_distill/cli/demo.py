@@ -40,7 +40,7 @@ class DemoArguments:
 
     output_dir: str = option("demo_output", help="Where data, models, table and plot go.")
     seed: int = option(0, help="Chooses the questions, and the order in which they are learnt.")
-    fresh: bool = option(False, help="Do everything anew, also what an earlier run has finished.")
+    fresh: bool = option(False, help="Do everything again, also what an earlier run has finished.")
     hub: bool = option(
         False,
         help=f"Do the same on SQuAD v2.0 from the Hub ({HUB_DATA}), with {HUB_TEACHER}, which is "
@@ -77,7 +77,7 @@ class Training:
 
     Attributes:
         name: of its folder.
-        title: what the terminal says.
+        title: its line on the terminal.
         options: for ``hf-distill train``, without ``--output_dir``.
         reads: files whose content its result depends on.
         cost: about how long it takes, in units of the others'.

@@ -29,7 +29,7 @@ def outline(*classes: str, only: Collection[str] | None = None) -> type:
         only: the names of the fields; all by default.
 
     Raises:
-        OSError: there is no source.
+        OSError: the source is not installed.
     """
     made: dict[str, tuple[str, Any, Any]] = {}
     for name in classes:

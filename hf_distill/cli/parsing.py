@@ -38,11 +38,11 @@ class Preset(NamedTuple):
     option: str
     """The option."""
     options: Callable[[str], Mapping[str, Any]]
-    """Finds them; a ``ValueError`` says what is wrong with the name."""
+    """Finds them; a ``ValueError`` tells what is wrong with the name."""
     part: Collection[str] = ()
     """Those of them that belong together,"""
     replaced_by: Collection[str] = ()
-    """and are left out if one of these is given, too."""
+    """and are left out if one of these is given as well."""
 
 
 class CommandParser(HfArgumentParser):
@@ -99,7 +99,7 @@ class CommandParser(HfArgumentParser):
             self.error(str(error))
 
     def given(self, argv: Sequence[str]) -> dict[str, Any]:
-        """The options that are given at all, by name, as ``parse`` reads them; no defaults."""
+        """Return the options that are given, by name, as ``parse`` reads them; no defaults."""
         words = self._with_config(argv)
         self._check_names(words)
         absent = object()
@@ -109,8 +109,14 @@ class CommandParser(HfArgumentParser):
         # What has no form on the command line.
         return {**self._defaults, **found}
 
+    def describe(self, texts: Mapping[str, str], *, required: str) -> None:
+        """Replace the help texts of options, and require one of them."""
+        for action in self._actions:
+            action.help = texts.get(action.dest, action.help)
+            action.required = action.required or action.dest == required
+
     def words_of(self, options: Mapping[Any, Any], source: str) -> list[str]:
-        """Options by name as they would be written on the command line.
+        """Return options by name as they would be written on the command line.
 
         Args:
             options: a file's or a preset's. ``None`` is an option that is not given.
@@ -128,7 +134,7 @@ class CommandParser(HfArgumentParser):
         raise SystemExit(2)
 
     def format_help(self) -> str:
-        """The help text, in sections."""
+        """Return the help text, in sections."""
         formatter = self._get_formatter()
         formatter.add_usage(self.usage, [], [])
         formatter.add_text(self.description)
@@ -166,7 +172,7 @@ class CommandParser(HfArgumentParser):
     def _describe_unknown(self, words: Sequence[str]) -> str:
         first = words[0]
         if not first.startswith("-"):
-            return f"{first!r} is no option and no value of the option before it."
+            return f"{first!r} is neither an option nor a value of the option before it."
         name = first.lstrip("-").partition("=")[0].replace("-", "_")
         return f"there is no option {first.partition('=')[0]}.{self._suggest(name, prefix='--')}"
 
@@ -201,7 +207,7 @@ class CommandParser(HfArgumentParser):
         return [*words, *argv]
 
     def _given(self, words: Sequence[str], name: str) -> str | None:
-        """The value that an option is given in ``words``, if it is; None without such an option."""
+        """Return the value that an option is given in ``words``; None if it is not given."""
         spellings = [s for a in self._actions if a.dest == name for s in a.option_strings]
         if not spellings:
             return None
@@ -326,7 +332,7 @@ def _types_of(dataclass_types: Iterable[Any]) -> dict[str, Any]:
 
 
 def _takes(hint: Any, kind: type) -> bool:
-    """Whether a value of type ``kind`` fits a type hint such as ``list[str] | str | None``."""
+    """Return whether a ``kind`` fits a type hint such as ``list[str] | str | None``."""
     origin = typing.get_origin(hint) or hint
     return origin is kind or any(
         (typing.get_origin(part) or part) is kind for part in typing.get_args(hint)

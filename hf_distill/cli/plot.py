@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_distill.cli.parsing import CommandParser, Section
-from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, SAMPLES
+from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, SAMPLES, read_log
 from hf_distill.tasks.options import option
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def run(argv: Sequence[str]) -> None:
     options, positional = build_parser().parse(argv)
     folder = Path(positional.folder).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder; name the --output_dir of a run.")
+        raise ValueError(f"{folder}: this folder does not exist; name the --output_dir of a run.")
 
     from hf_distill.files import display_name
     from hf_distill.reports.terminal import print_rows
@@ -81,7 +80,7 @@ def run(argv: Sequence[str]) -> None:
     if not any("attention" in name for name, _ in rows):
         for name, value in vars(options).items():
             if value is not None:
-                recorded = sorted({step for stage in stages for step in _steps(stage)})
+                recorded = sorted({step for stage in stages for step in _samples(stage)})
                 there = (
                     f"only those of the steps {recorded}" if recorded else "no recorded attentions"
                 )
@@ -96,6 +95,7 @@ def run(argv: Sequence[str]) -> None:
 
 def _draw(folder: Path, stage: Path, options: PlotArguments) -> Iterator[tuple[str, str]]:
     """Draw what a stage has, and yield each file's name and content."""
+    from hf_distill.layers.samples import read_sample
     from hf_distill.plotting import plot_losses
     from hf_distill.reports.attention_maps import plot_attention
 
@@ -107,9 +107,11 @@ def _draw(folder: Path, stage: Path, options: PlotArguments) -> Iterator[tuple[s
         file = plot_losses(history, folder / PICTURES / f"{prefix}losses.png")
         last = max(entry["step"] for entry in history)
         yield file.name, f"{label}losses up to step {last:,}"
-    sample = _sample(stage, options.step)
-    if sample is None:
+    samples = _samples(stage)
+    step = next(reversed(samples), None) if options.step is None else options.step
+    if step not in samples:
         return
+    sample = read_sample(samples[step])
     pair = _pair(sample, options.layers)
     which = "" if options.head is None else f"_head_{options.head}"
     name = f"{prefix}attention_step_{sample.step}_layers_{pair.student}_{pair.teacher}{which}.png"
@@ -129,31 +131,13 @@ def _log_history(stage: Path) -> list[dict[str, Any]]:
     from hf_distill.checkpoints import last_complete_checkpoint
 
     checkpoint = last_complete_checkpoint(stage)
-    for folder in (stage, None if checkpoint is None else Path(checkpoint)):
-        file = None if folder is None else folder / "trainer_state.json"
-        if file is not None and file.is_file():
-            try:
-                history: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))["log_history"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{file} is damaged, or not a state of Trainer.") from error
-            return history
-    return []
+    return read_log(stage) or ([] if checkpoint is None else read_log(Path(checkpoint)))
 
 
-def _steps(stage: Path) -> list[int]:
+def _samples(stage: Path) -> dict[int, Path]:
+    """Return the recorded samples by their steps, in order."""
     files = (stage / SAMPLES).glob("step-*.safetensors")
-    return sorted(int(file.stem.removeprefix("step-")) for file in files)
-
-
-def _sample(stage: Path, step: int | None) -> RecordedSample | None:
-    """Read the sample of a step, or the last one; ``None`` if this stage has none."""
-    steps = _steps(stage)
-    if not steps or (step is not None and step not in steps):
-        return None
-    from hf_distill.layers.samples import read_sample
-
-    chosen = steps[-1] if step is None else step
-    return read_sample(stage / SAMPLES / f"step-{chosen:08d}.safetensors")
+    return dict(sorted((int(file.stem.removeprefix("step-")), file) for file in files))
 
 
 def _pair(sample: RecordedSample, layers: str | None) -> LayerPair:

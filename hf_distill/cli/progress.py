@@ -1,4 +1,4 @@
-"""How far the trainings of a command are: one line per stage, with the time that is left."""
+"""Progress of the trainings of a command: one line per stage, with the time that is left."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
-from transformers import ProgressCallback
+from transformers import ProgressCallback, TrainerCallback
 
+from hf_distill.console import log_rank_0
 from hf_distill.reports.terminal import in_words
+
+if TYPE_CHECKING:
+    from hf_distill.trainer import DistillationTrainer
 
 
 class WholeRun:
@@ -154,6 +159,29 @@ class StageProgress(ProgressCallback):
             whole.end()
         if self.training_bar is not None:
             super().on_train_end(args, state, control, **kwargs)
+
+
+class ChosenLayers(TrainerCallback):
+    """When training begins, show which layers ``layer_mapping="auto"`` chose, and why.
+
+    The layers' similarities are a table, and a heat map in a folder; only then are they known.
+    """
+
+    def __init__(self, trainer: DistillationTrainer, folder: Path) -> None:
+        self._trainer, self._folder = trainer, folder
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Show them."""
+        similarity = self._trainer.layer_similarity
+        if similarity is None or not state.is_world_process_zero:
+            return
+        pairs = self._trainer.layer_pairs
+        from hf_distill.reports.layer_similarity import plot_layer_similarity, similarity_table
+
+        log_rank_0("Similarity of the layers (linear CKA); * are those that learn from each other:")
+        sys.stderr.write(similarity_table(similarity, pairs) + "\n")
+        file = plot_layer_similarity(similarity, pairs, self._folder / "layer_similarity.png")
+        log_rank_0(f"The same as a picture: {file}")
 
 
 def duration(seconds: float) -> str:

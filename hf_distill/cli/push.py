@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
 
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.tasks.options import names, option
@@ -29,7 +27,7 @@ class PushArguments:
     """Where `push` pushes to, and what it adds."""
 
     hub_model_id: str = option(
-        MISSING, help="The repository, such as me/small-reader. It is made if it is not there."
+        MISSING, help="The repository, such as me/small-reader. It is created if it does not exist."
     )
     private: bool = option(False, help="Make a new repository private.")
     revision: str | None = option(help="The branch to push to; main by default.")
@@ -64,13 +62,17 @@ def run(argv: Sequence[str]) -> None:
     """Write the card and push."""
     options, positional = build_parser().parse(argv)
     folder = Path(positional.folder)
+
+    from hf_distill.cli.run_folder import read_log
     from hf_distill.hub import published_files, push_folder, read_facts, write_card
+    from hf_distill.hub.contents import LOSSES_FILE
     from hf_distill.hub.push import create_repository, hub_errors
+    from hf_distill.plotting import add_loss_plot
 
     facts = read_facts(folder)
     if options.comparison is not None:
         _take_over(Path(options.comparison), folder)
-    _draw_losses(folder)
+    add_loss_plot(read_log(folder), folder / LOSSES_FILE)
     card = write_card(
         folder,
         facts,
@@ -108,14 +110,3 @@ def _take_over(comparison: Path, folder: Path) -> None:
     for name in _COMPARISON:
         if (comparison / name).resolve() != (folder / name).resolve():
             shutil.copyfile(comparison / name, folder / name)
-
-
-def _draw_losses(folder: Path) -> None:
-    from hf_distill.hub.contents import LOSSES_FILE
-    from hf_distill.plotting import add_loss_plot
-
-    state = folder / "trainer_state.json"
-    if not state.is_file():
-        return
-    history: list[dict[str, Any]] = json.loads(state.read_text("utf-8"))["log_history"]
-    add_loss_plot(history, folder / LOSSES_FILE)

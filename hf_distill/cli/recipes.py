@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def row(recipe: Recipe) -> tuple[str, ...]:
-    """What the table says of a recipe, in the order of ``HEADER``."""
+    """Return a row of the table, in the order of ``HEADER``."""
     published, weight = recipe.published, recipe.training["distillation_loss_weight"]
     theirs = published.distillation_loss_weight
     share = published.gap_closed
@@ -84,7 +84,7 @@ def row(recipe: Recipe) -> tuple[str, ...]:
 
 
 def figures(recipe: Recipe) -> str:
-    """What was published: the student alone → distilled (teacher)."""
+    """Return what was published: the student alone → distilled (teacher)."""
     published = recipe.published
     alone, distilled, teacher = (
         "?" if value is None else f"{value:.1f}"
@@ -95,7 +95,7 @@ def figures(recipe: Recipe) -> str:
 
 
 def describe(recipe: Recipe) -> str:
-    """All of a recipe in words."""
+    """Return all of a recipe in words."""
     published = recipe.published
     share = published.gap_closed
     closed = "" if share is None else f", {share:.0%} of the gap"
@@ -114,6 +114,6 @@ or, the same in full:
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
-    """All of a recipe as JSON can hold it."""
+    """Return all of a recipe as JSON can hold it."""
     extra = {"gap_closed": recipe.published.gap_closed, "translation": recipe.translation}
     return {**asdict(recipe), **extra, "options": recipe.options()}

@@ -38,15 +38,7 @@ class Start(NamedTuple):
 
 
 def check_unused(folder: Path, names: Sequence[str] = _RUN_FILES) -> None:
-    """Refuse a folder that holds an earlier run.
-
-    Args:
-        folder: that a run is to write to.
-        names: files that it must not have.
-
-    Raises:
-        ValueError: names what is there and what can be done.
-    """
+    """Refuse a folder that holds such files of an earlier run."""
     found = sorted(str(path.relative_to(folder)) for name in names for path in folder.glob(name))
     if found:
         shown = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
@@ -57,28 +49,20 @@ def check_unused(folder: Path, names: Sequence[str] = _RUN_FILES) -> None:
 
 
 def make_output_folder(folder: str | os.PathLike[str]) -> None:
-    """Make a folder before the work whose results are to go there.
-
-    Raises:
-        ValueError: nothing can be written there.
-        OSError: it cannot be made.
-    """
+    """Make a folder before the work whose results are to go there, or refuse it."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise ValueError(f"--output_dir {folder} cannot be written to; name another folder.")
 
 
 def find_start(folder: Path, wanted: str | None, *, two_stages: bool) -> Start:
-    """Find where a run resumes.
+    """Find where a run resumes, or refuse what is not there or another run's.
 
     Args:
         folder: of the run.
         wanted: ``last``, ``true`` or a checkpoint's folder (``--resume_from_checkpoint``); ``None``
             to resume from the last one if there is one, and to begin otherwise (``--resume``).
         two_stages: the run has a first stage, in its own folder.
-
-    Raises:
-        ValueError: there is nothing to resume from, or it is another run's.
     """
     from hf_distill.checkpoints import check_checkpoint, last_complete_checkpoint
 
@@ -127,6 +111,18 @@ def first_stage_summary(folder: Path) -> dict[str, Any] | None:
     if not is_finished(folder / INTERMEDIATE):
         return None
     return read_json(folder / INTERMEDIATE / _DONE, "run the first stage again")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Read the trainer's log of a run or a checkpoint; empty without one."""
+    file = folder / _STATE
+    if not file.is_file():
+        return []
+    try:
+        history: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))["log_history"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged, or not a state of Trainer.") from error
+    return history
 
 
 def delete_steps(folder: Path) -> None:

@@ -31,13 +31,7 @@ from hf_distill.trainer import DistillationTrainer
 
 
 def run_request(request: Request) -> None:
-    """Train, save, score and report.
-
-    Raises:
-        ValueError: an option, a model or the data cannot be used; nothing was trained then.
-        OSError: a file or a download failed.
-        RuntimeError: the processes were launched in a way that cannot train one model.
-    """
+    """Train, save, score and report."""
     if request.run.resume and is_finished(request.output_dir):
         rest = "nothing is left to do"
         if request.args.push_to_hub:
@@ -80,11 +74,7 @@ def run_request(request: Request) -> None:
 
 
 def _split(request: Request) -> tuple[Request, Request]:
-    """Return the requests of the two stages.
-
-    Raises:
-        ValueError: the first has nothing to learn.
-    """
+    """Return the requests of the two stages; the first is refused if it has nothing to learn."""
     stage = request.first_stage
     args = copy.copy(request.args)
     args.output_dir = str(request.output_dir / INTERMEDIATE)
@@ -116,17 +106,10 @@ def _split(request: Request) -> tuple[Request, Request]:
 def _run_first_stage(
     first: Request, second: Request, start: Start, whole: WholeRun
 ) -> dict[str, Any]:
-    """Train the first stage, as far as that was not done before.
+    """Train the first stage, as far as that was not done before, and return it in figures.
 
-    Args:
-        first: its request.
-        second: that of the next one. Before anything is trained its models and data are loaded,
-            so that faults of theirs are found now.
-        start: where to begin.
-        whole: estimates the time of the two.
-
-    Returns:
-        The stage in figures.
+    Before anything is trained, the models and data of the next one are loaded, so that faults of
+    theirs are found now.
     """
     folder = second.output_dir
     if start.first_stage_done:
@@ -176,11 +159,7 @@ def _steps(trainer: DistillationTrainer) -> float:
 def _train(
     request: Request, trainer: DistillationTrainer, checkpoint: str | None
 ) -> dict[str, Any]:
-    """Train, from a checkpoint or from the beginning, which deletes what an earlier run left.
-
-    Returns:
-        The training metrics.
-    """
+    """Train from a checkpoint, or from the beginning, which deletes what an earlier run left."""
     if checkpoint is None and trainer.is_world_process_zero():
         delete_steps(request.output_dir)
     trainer.accelerator.wait_for_everyone()
@@ -206,11 +185,11 @@ def _finishing(request: Request) -> Iterator[None]:
 def _how_to_resume(request: Request) -> str:
     again = "repeat the command with --resume"
     if is_finished(request.output_dir):
-        return f"The training is done and its student saved. To go on after it, {again}"
+        return f"The training is done and its student saved. To resume after it, {again}"
     last = last_complete_checkpoint(request.output_dir)
     if last is not None:
         return f"The last checkpoint is {last}. To resume from it, {again}"
     message = "No checkpoint had been saved yet (see --save_strategy and --save_steps)."
     if request.begins_with is None:
         return message
-    return f"{message} The intermediate stage is done: to go on after it, {again}"
+    return f"{message} The intermediate stage is done: to resume after it, {again}"

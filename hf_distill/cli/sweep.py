@@ -43,7 +43,7 @@ The validation data chose the winner, so judge it in the end on other data.
 
 def build_parser(*, outlined: bool = False) -> CommandParser:
     """Make the parser of the command; see ``training_parser``."""
-    parser = training_parser(
+    return training_parser(
         outlined=outlined,
         further=[SweepArguments],
         title="search",
@@ -53,19 +53,13 @@ def build_parser(*, outlined: bool = False) -> CommandParser:
         "The teacher runs\nonce: its outputs are cached in --output_dir (or were before: "
         "--teacher_outputs).",
         epilog=EXAMPLES,
+        help_texts={
+            "output_dir": "Where the sweep goes: a folder for each trial, the cached teacher "
+            "outputs, sweep.json, sweep.md and sweep.png.",
+            "overwrite_output_dir": "Delete the trials of an earlier sweep in --output_dir. Its "
+            "cached teacher outputs are used again if they fit.",
+        },
     )
-    for action in parser._actions:
-        if action.dest == "output_dir":
-            action.help = (
-                "Where the sweep goes: a folder for each trial, the cached teacher outputs, "
-                "sweep.json, sweep.md and sweep.png."
-            )
-        elif action.dest == "overwrite_output_dir":
-            action.help = (
-                "Delete the trials of an earlier sweep in --output_dir. Its cached teacher outputs "
-                "are used again if they fit."
-            )
-    return parser
 
 
 def run(argv: Sequence[str]) -> None:

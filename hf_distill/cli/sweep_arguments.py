@@ -1,4 +1,4 @@
-"""The options of ``hf-distill sweep`` besides those of a training, and which can be searched.
+"""The options of ``hf-distill sweep`` and of no training, and which can be searched.
 
 The help text of a field is its documentation. Nothing here imports PyTorch.
 """

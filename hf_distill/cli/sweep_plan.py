@@ -139,7 +139,7 @@ def _plan(arguments: SweepArguments, options: dict[str, Any]) -> SweepPlan:
         options["task"] = task_of(taught, teacher_outputs=options.get("teacher_outputs"))
     if makes_cache and options["task"] == "fill-mask":
         raise ValueError(
-            "fill-mask draws its masks anew each time, so the teacher's outputs cannot be stored; "
+            "fill-mask draws other masks each time, so the teacher's outputs cannot be stored; "
             "add --live_teacher."
         )
     cached = makes_cache or options.get("teacher_outputs") is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_distill.cli.arguments import task_sections
@@ -95,6 +95,7 @@ def training_parser(
     further: Sequence[type] = (),
     title: str = "",
     outlined: bool = False,
+    help_texts: Mapping[str, str] = {},
     **wording: Any,
 ) -> CommandParser:
     """Make a parser of all options of a training.
@@ -104,6 +105,7 @@ def training_parser(
         title: the title of those in the help text.
         outlined: read the options of ``Trainer`` from their source: for help and names, before
             PyTorch is imported.
+        help_texts: the meaning of options, by name, where it is another one.
         **wording: what else ``CommandParser`` takes.
     """
     inherited, arguments = _outlined_arguments() if outlined else _training_arguments()
@@ -141,7 +143,13 @@ def training_parser(
         ),
         **wording,
     )
-    _describe_as_here(parser)
+    texts = {
+        "output_dir": "Where the student, its tokenizer, checkpoints, metrics.json and the "
+        "predictions go.",
+        "resume_from_checkpoint": "Resume from this checkpoint: its folder, or `last` for the last "
+        "one in --output_dir. There must be one; see also --resume.",
+    }
+    parser.describe({**texts, **help_texts}, required="output_dir")
     return parser
 
 
@@ -160,17 +168,3 @@ def _outlined_arguments() -> tuple[type, type]:
         return outline(theirs), outline(theirs, ours)
     except OSError:  # an installation without sources
         return _training_arguments()
-
-
-def _describe_as_here(parser: CommandParser) -> None:
-    """Describe what this program makes of options that ``TrainingArguments`` leaves to scripts."""
-    texts = {
-        "output_dir": "Where the student, its tokenizer, checkpoints, metrics.json and the "
-        "predictions go.",
-        "resume_from_checkpoint": "Go on from this checkpoint: its folder, or `last` for the last "
-        "one in --output_dir. There must be one; see also --resume.",
-    }
-    for action in parser._actions:
-        if action.dest in texts:
-            action.help = texts[action.dest]
-            action.required = action.dest == "output_dir"

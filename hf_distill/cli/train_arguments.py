@@ -1,4 +1,4 @@
-"""The options of ``hf-distill train`` besides those of ``DistillationTrainingArguments``.
+"""The options of ``hf-distill train`` in addition to those of ``DistillationTrainingArguments``.
 
 The help text of a field is its documentation. Nothing here imports PyTorch.
 """
@@ -47,7 +47,7 @@ class TrainArguments:
     )
     resume: bool = option(
         False,
-        help="Go on with the run in --output_dir, in the stage and at the step of its last "
+        help="Resume the run in --output_dir, in the stage and at the step of its last "
         "complete checkpoint; begin it if there is none yet, and do nothing if it is finished. So "
         "the same command is right after every interruption.",
     )

@@ -92,12 +92,7 @@ class Request:
 
 
 def read_request(parser: CommandParser, argv: Sequence[str]) -> Request:
-    """Read the options, and check what they alone determine.
-
-    Args:
-        parser: one of ``training_parser``, without further options; its ``error`` is called.
-        argv: the options.
-    """
+    """Read the options, and check what they alone determine; ``parser.error`` reports faults."""
     request = Request(*parser.parse(argv))
     try:
         _check_options(request)
@@ -200,9 +195,6 @@ def check_request(request: Request) -> tuple[Request, Start]:
 
     Returns:
         The request, with a leading ``~`` of models replaced, and where the run begins.
-
-    Raises:
-        ValueError: a model or file is missing, or --output_dir holds another run.
     """
     run, data = request.run, request.data
     run = replace(run, student_model=check_model_source("student_model", run.student_model))

@@ -21,7 +21,6 @@ from transformers import (
 
 from hf_distill._version import __version__
 from hf_distill.cli.cache import preprocessing_of
-from hf_distill.cli.layers import ChosenLayers
 from hf_distill.cli.loading import (
     evenly_spaced,
     load_config,
@@ -30,8 +29,8 @@ from hf_distill.cli.loading import (
     load_trained_model,
     show_data,
 )
-from hf_distill.cli.progress import StageProgress
-from hf_distill.cli.run_folder import REPLICATES, SAMPLES
+from hf_distill.cli.progress import ChosenLayers, StageProgress
+from hf_distill.cli.run_folder import PICTURES, REPLICATES, SAMPLES
 from hf_distill.cli.train_request import Request
 from hf_distill.console import log_rank_0
 from hf_distill.files import display_name, write_json
@@ -52,12 +51,8 @@ def prepare(
 ) -> DistillationTrainer:
     """Load data and models; whatever does not fit together is refused here.
 
-    Stage ``intermediate`` reads no labels, and does not score a head that learns nothing.
-
-    Args:
-        request: of the run or stage.
-        student: to train instead of the one that is named.
-        tokenizer: the student's, if it is loaded.
+    Stage ``intermediate`` reads no labels, and does not score a head that learns nothing. Student
+    and tokenizer are loaded unless they are given.
     """
     run, data, task, args = request.run, request.data, request.task, request.args
     has_scores = args.stage == "prediction"
@@ -94,8 +89,7 @@ def prepare(
             scorer = task.scorer(validation, features, tokenizer, student)
     if request.shows_data:
         show_data(task, splits, student)
-    layers = ChosenLayers(request.output_dir)
-    callbacks: list[Any] = [layers]
+    callbacks: list[Any] = []
     if run.record_steps is not None:
         folder = request.output_dir / SAMPLES
         callbacks.append(TeacherRecorderCallback(folder, every_steps=run.record_steps))
@@ -111,11 +105,11 @@ def prepare(
         preprocess_logits_for_metrics=None if scorer is None else scorer.preprocess_logits,
         callbacks=callbacks,
     )
-    layers.trainer = trainer
     for shown in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown)
     quality = {} if scorer is None else scorer.measures.quality
     trainer.add_callback(StageProgress(request.title, quality))
+    trainer.add_callback(ChosenLayers(trainer, request.output_dir / PICTURES))
     return trainer
 
 
@@ -204,15 +198,7 @@ def report(
     eval_metrics: dict[str, Any],
     intermediate_stage: dict[str, Any] | None,
 ) -> None:
-    """Write metrics and predictions, and show the scores.
-
-    Args:
-        request: of the run, or of the last of its stages.
-        trainer: the trained one; its ``compute_metrics`` has the predictions.
-        train_metrics: of the training.
-        eval_metrics: of the evaluation; may be empty.
-        intermediate_stage: the summary of the stage before, if there was one.
-    """
+    """Write metrics and predictions, and show the scores."""
     data, folder = request.data, request.output_dir
     scorer: Any = trainer.compute_metrics
     scores = {name.removeprefix("eval_"): value for name, value in eval_metrics.items()}

@@ -122,7 +122,7 @@ class Recipe:
         return {"task": self.task, **models, **self.data, **self.training}
 
     def command(self, output_dir: str) -> str:
-        """The call of ``hf-distill train`` that says all of it, over several lines."""
+        """Return the call of ``hf-distill train`` with all of it, over several lines."""
         words = [f"--{name} {shlex.quote(str(value))}" for name, value in self.options().items()]
         return " \\\n    ".join(["hf-distill train", *words, f"--output_dir {output_dir}"])
 

@@ -152,7 +152,7 @@ def test_what_is_not_there_is_refused(
 
 def test_a_folder_without_a_run(tmp_path: Path, program: Program) -> None:
     result = program("plot", tmp_path / "nowhere")
-    assert result.status == 2 and "no such folder" in result.stderr
+    assert result.status == 2 and f"{tmp_path / 'nowhere'}: " in result.stderr
     result = program("plot", tmp_path)
     assert result.status == 2 and "nothing to draw" in result.stderr
     (tmp_path / "trainer_state.json").write_text("{")
