@@ -118,10 +118,10 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     file = folder / _STATE
     if not file.is_file():
         return []
-    try:
-        history: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))["log_history"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged, or not a state of Trainer.") from error
+    remedy = "copy it again, or delete it"
+    history: list[dict[str, Any]] | None = read_json(file, remedy).get("log_history")
+    if history is None:
+        raise ValueError(f"{file} is not a state of Trainer; {remedy}.")
     return history
 
 
