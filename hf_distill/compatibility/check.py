@@ -15,6 +15,8 @@ from hf_distill.compatibility.inputs import input_names, inputs_for
 from hf_distill.compatibility.models import check_models
 from hf_distill.compatibility.processors import check_preparation
 from hf_distill.compatibility.teacher_check import check_teacher
+from hf_distill.compatibility.tokenizers import find_vocabulary_map
+from hf_distill.compatibility.vocabulary_map import VocabularyMap
 from hf_distill.heads import (
     LabelledHead,
     TaskHead,
@@ -87,7 +89,8 @@ def check_pair(
     if all(finding.status != "error" for finding in findings):
         if callable(batches):
             batches = batches(student_model)
-        tried = _check_teacher(teacher_model, head, batches)
+        vocabulary = find_vocabulary_map(teacher_model, student_model, head, processing_class)
+        tried = _check_teacher(teacher_model, head, batches, vocabulary)
         findings.append(tried or info("quality", "Not tried: there is no labelled data."))
     return PairReport(head.task if task is None else task, tuple(findings))
 
@@ -159,13 +162,18 @@ def head_of(source: nn.Module | str | os.PathLike[str], task: str | None, who: s
     return head
 
 
-def _check_teacher(model: nn.Module, head: TaskHead, batches: Batches) -> Finding | None:
+def _check_teacher(
+    model: nn.Module, head: TaskHead, batches: Batches, vocabulary: VocabularyMap | None
+) -> Finding | None:
     names, was_training = input_names(model), model.training
+
+    def run(batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
+        outputs = model(**inputs_for(model, names, head, batch, vocabulary))
+        return outputs if vocabulary is None else vocabulary.outputs_for_student(head, outputs)
+
     model.eval()
     try:
         with torch.no_grad():
-            return check_teacher(
-                head, lambda batch: model(**inputs_for(model, names, head, batch)), batches
-            )
+            return check_teacher(head, run, batches)
     finally:
         model.train(was_training)

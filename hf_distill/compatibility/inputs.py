@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hf_distill.compatibility.models import longest_input
 from hf_distill.compatibility.tokenizers import vocabulary_size
+from hf_distill.compatibility.vocabulary_map import VocabularyMap
 from hf_distill.heads import TaskHead, unwrapped
 from hf_distill.heads.base import MAIN_INPUTS
 
@@ -46,12 +47,19 @@ def input_names(model: nn.Module) -> frozenset[str]:
 
 
 def inputs_for(
-    model: nn.Module, names: frozenset[str], head: TaskHead, batch: Mapping[str, Any]
+    model: nn.Module,
+    names: frozenset[str],
+    head: TaskHead,
+    batch: Mapping[str, Any],
+    vocabulary: VocabularyMap | None = None,
 ) -> dict[str, Any]:
     """Return the part of a batch that a teacher takes, and what its task adds.
 
-    Images, sounds and other floating-point inputs are cast to the teacher's number format.
+    Images, sounds and other floating-point inputs are cast to the teacher's number format, and ids
+    of a trimmed vocabulary become the teacher's.
     """
+    if vocabulary is not None:
+        head, batch = vocabulary.inputs_for_teacher(head, batch)
     inputs = {name: value for name, value in batch.items() if name in names}
     dtype = weight_dtype(model)
     for name, value in inputs.items():

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.compatibility.findings import Finding, error, info, warning
 from hf_distill.compatibility.labels import align_labels
+from hf_distill.compatibility.vocabulary_map import MARK
 from hf_distill.heads import (
     LabelledHead,
     LanguageModelingHead,
@@ -168,8 +169,8 @@ def _check_vocabularies(student: Any, teacher: Any) -> list[Finding]:
         getattr(c.get_text_config() if hasattr(c, "get_text_config") else c, "vocab_size", None)
         for c in (student, teacher)
     )
-    if ours is None or theirs is None or ours == theirs:
-        return []
+    if ours is None or theirs is None or ours == theirs or hasattr(student, MARK):
+        return []  # of a trimmed vocabulary the tokenizer's check reports
     return [
         info(
             "vocabulary",
@@ -181,7 +182,7 @@ def _check_vocabularies(student: Any, teacher: Any) -> list[Finding]:
 
 def _check_target_start(student: Any, teacher: Any) -> list[Finding]:
     starts = [getattr(config, "decoder_start_token_id", None) for config in (student, teacher)]
-    if None in starts or starts[0] == starts[1]:
+    if None in starts or starts[0] == starts[1] or hasattr(student, MARK):
         return []
     return [
         warning(

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from hf_distill.compatibility.findings import Finding, error, info, warning
+from hf_distill.compatibility.vocabulary_map import VocabularyMap, mark_of
 from hf_distill.files import json_hash
 from hf_distill.heads import CausalLMHead, TaskHead, unwrapped
 from hf_distill.loading import load_tokenizer
@@ -56,9 +57,17 @@ def check_tokenizers(
         processing_class: what the data was prepared with; if it is no tokenizer, the student's is
             read from where the student was loaded.
     """
-    tokenizer = processing_class
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        tokenizer = tokenizer_of(student)
+    tokenizer = _tokenizer_of_data(student, processing_class)
+    try:
+        vocabulary = find_vocabulary_map(teacher, student, head, tokenizer)
+    except ValueError as problem:
+        return error("tokenizer", str(problem))
+    if vocabulary is not None:
+        return info(
+            "tokenizer",
+            f"Trimmed vocabulary: {len(vocabulary.ids)} of {vocabulary.size} tokens; ids are "
+            "mapped to the teacher's.",
+        )
     teacher_tokenizer = tokenizer_of(teacher)
     sizes = {"teacher": vocabulary_size(teacher), "student": vocabulary_size(student)}
     finding = None
@@ -67,7 +76,7 @@ def check_tokenizers(
             teacher_tokenizer,
             tokenizer,
             teacher_size=sizes["teacher"],
-            special_ids=_CAUSAL_SPECIAL_IDS if isinstance(head, CausalLMHead) else SPECIAL_IDS,
+            special_ids=_special_ids(head),
         )
         if finding.status == "error":
             return finding
@@ -93,6 +102,100 @@ def check_tokenizers(
             "tokenizer, too.",
         )
     return info("tokenizer", "Not compared: the teacher's tokenizer is not at hand.")
+
+
+def find_vocabulary_map(
+    teacher: nn.Module, student: nn.Module, head: TaskHead, processing_class: Any
+) -> VocabularyMap | None:
+    """Return the teacher's ids for data that is prepared with a trimmed vocabulary.
+
+    ``None`` if the data's vocabulary is not trimmed, or is the teacher's own.
+
+    Args:
+        teacher: the teacher.
+        student: the student; the teacher itself if there is none.
+        head: the task.
+        processing_class: as for ``check_tokenizers``.
+
+    Raises:
+        ValueError: the student was trimmed otherwise than its tokenizer, or the vocabulary was not
+            cut from the teacher's.
+    """
+    tokenizer = _tokenizer_of_data(student, processing_class)
+    found, mark = VocabularyMap.of(tokenizer), mark_of(student)
+    if student is not teacher and mark != (found and found.mark):
+        raise ValueError(
+            "The vocabulary of the student and that of the tokenizer (processing_class) were not "
+            f"trimmed together: the student has {vocabulary_size(student)} tokens "
+            f"({'trimmed' if mark else 'not trimmed'}) and the tokenizer "
+            f"{'none' if tokenizer is None else len(tokenizer)} "
+            f"({'trimmed' if found else 'not trimmed'}). Pass the model and the tokenizer "
+            "(processing_class) that trim_vocabulary returned or wrote."
+        )
+    if tokenizer is None or found is None or mark_of(teacher) == found.mark:
+        return None
+    if len(tokenizer) != len(found.ids):
+        raise ValueError(
+            f"The trimmed tokenizer (processing_class) has {len(tokenizer)} tokens, of which the "
+            f"teacher knows {len(found.ids)}: tokens were added after trimming. Add them to model "
+            "and tokenizer before, or leave them out."
+        )
+    theirs, size = tokenizer_of(teacher), vocabulary_size(teacher)
+    if theirs is not None:
+        _check_map(found, theirs, tokenizer, _special_ids(head))
+    if (theirs is None and size != found.size) or (size or math.inf) <= int(found.ids[-1]):
+        raise ValueError(
+            f"The student's vocabulary was cut from one of {found.size} tokens and the teacher's "
+            f"has {size}: its ids mean nothing to this teacher. Choose a teacher with the "
+            "tokenizer of the model that was trimmed."
+        )
+    return found
+
+
+def _check_map(
+    vocabulary: VocabularyMap,
+    teacher: PreTrainedTokenizerBase,
+    student: PreTrainedTokenizerBase,
+    names: Sequence[str],
+) -> None:
+    """Check that a trimmed tokenizer and the teacher's give the same tokens.
+
+    Raises:
+        ValueError: they differ in a token, a special token, or in the encoding of a probe text
+            all of whose tokens were kept.
+    """
+    theirs, ids = teacher.get_vocab(), vocabulary.ids.tolist()
+    for token, place in sorted(student.get_vocab().items(), key=_by_id):
+        if theirs.get(token) != ids[place]:
+            raise ValueError(
+                f"The student's vocabulary was not cut from the teacher's: {token!r} was the id "
+                f"{ids[place]} in that of the student, and is {theirs.get(token)} in the "
+                f"teacher's. {_REMEDY}"
+            )
+    for name in names:
+        special: Any = getattr(teacher, name, None), getattr(student, name, None)
+        if None not in special and special[0] != ids[special[1]]:
+            raise ValueError(
+                f"Teacher and student have different tokenizers: {name} is {special[0]} for the "
+                f"teacher and {ids[special[1]]} for the student, before trimming. {_REMEDY}"
+            )
+    for probe in PROBES:
+        wanted = teacher(probe)["input_ids"]
+        if {*wanted} <= {*ids} and wanted != [ids[i] for i in student(probe)["input_ids"]]:
+            raise ValueError(
+                "Teacher and trimmed student encode the text "
+                f"{probe!r} differently (lower-casing or accents, often). {_REMEDY}"
+            )
+
+
+def _special_ids(head: TaskHead) -> Sequence[str]:
+    return _CAUSAL_SPECIAL_IDS if isinstance(head, CausalLMHead) else SPECIAL_IDS
+
+
+def _tokenizer_of_data(student: nn.Module, processing_class: Any) -> PreTrainedTokenizerBase | None:
+    if isinstance(processing_class, PreTrainedTokenizerBase):
+        return processing_class
+    return tokenizer_of(student)
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module, who: str) -> None:
@@ -121,6 +224,9 @@ def tokenizer_hash(processing_class: Any) -> str | None:
             [getattr(processing_class, name, None) for name in SPECIAL_IDS],
             [processing_class(probe)["input_ids"] for probe in PROBES],
         ]
+        vocabulary = VocabularyMap.of(processing_class)
+        if vocabulary is not None:
+            content.append(vocabulary.mark)
     elif hasattr(processing_class, "to_dict"):
         content = processing_class.to_dict()
     else:

@@ -13,7 +13,7 @@ from torch import nn
 from hf_distill.compatibility.findings import Finding, error, info, raise_on_errors
 from hf_distill.compatibility.models import check_models
 from hf_distill.compatibility.processors import check_preparation
-from hf_distill.compatibility.tokenizers import tokenizer_hash
+from hf_distill.compatibility.tokenizers import find_vocabulary_map, tokenizer_hash, tokenizer_of
 from hf_distill.heads import TaskHead, find_head
 from hf_distill.loading import load_teacher
 from hf_distill.teachers.base import Teacher
@@ -157,6 +157,7 @@ def create_live_teacher(
         combination: as for ``EnsembleTeacher``.
     """
     teachers = []
+    first: nn.Module | None = None
     for source, head in zip(sources, heads, strict=True):
         model = load_teacher(
             source,
@@ -167,14 +168,20 @@ def create_live_teacher(
             device=device,
             new_head=not compare_logits,
         )
+        other = first if student is None else student
         findings = []
-        if student is None:
-            student = model
-        else:
-            findings = check_models(model, student, head, compare_logits=compare_logits)
-        findings.append(check_preparation(model, student, head, processing_class))
+        if other is not None:
+            findings = check_models(model, other, head, compare_logits=compare_logits)
+        elif processing_class is None:
+            processing_class = tokenizer_of(model)
+        first = model if first is None else first
+        reader = model if student is None else student
+        findings.append(check_preparation(model, reader, head, processing_class))
         raise_on_errors(findings, logger)
-        teachers.append(LiveTeacher(model, head, identify(source, model)))
+        vocabulary = find_vocabulary_map(model, reader, head, processing_class)
+        if vocabulary is not None and student is None:  # the head has the teacher's ids
+            head.config = vocabulary.config_of_student(head.config)
+        teachers.append(LiveTeacher(model, head, identify(source, model), vocabulary))
     if len(teachers) == 1:
         return teachers[0]
     return EnsembleTeacher(teachers, heads, weights, combination)

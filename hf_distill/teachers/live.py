@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_distill.compatibility.inputs import PACKED_ROWS, input_names, inputs_for, weight_dtype
+from hf_distill.compatibility.vocabulary_map import VocabularyMap
 from hf_distill.heads import TaskHead
 from hf_distill.restoring import temporarily_set
 from hf_distill.teachers.base import MIXED_PRECISIONS, Runtime, Teacher
@@ -31,10 +32,15 @@ class LiveTeacher(Teacher):
         model: the fine-tuned teacher. Its parameters are frozen in place.
         head: the task.
         identity: which teacher it is.
+        vocabulary: the teacher's ids of the data's tokens, if the data's vocabulary is trimmed.
     """
 
     def __init__(
-        self, model: nn.Module, head: TaskHead, identity: TeacherIdentity | None = None
+        self,
+        model: nn.Module,
+        head: TaskHead,
+        identity: TeacherIdentity | None = None,
+        vocabulary: VocabularyMap | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self._modules = tuple(model.modules())  # to walk through them takes longer than to look
@@ -46,6 +52,7 @@ class LiveTeacher(Teacher):
                 "attention_mask, …), or let it hold only the model that it wraps."
             )
         self._head = head
+        self._vocabulary = vocabulary
         self.identities = [] if identity is None else [identity]
         self._placed_for: Runtime | None = None
         self._placed: nn.Module = model
@@ -62,10 +69,12 @@ class LiveTeacher(Teacher):
             self._placed_for = runtime
         if any(module.training for module in self._modules):
             self._placed.eval()  # a callback may have called train()
-        inputs = inputs_for(self.model, self.input_names, self._head, batch)
+        head, vocabulary = self._head, self._vocabulary
+        inputs = inputs_for(self.model, self.input_names, head, batch, vocabulary)
         # Not inference_mode: an objective may save the teacher's tensors for its backward pass.
         with torch.no_grad(), self._precision(runtime):
-            return self._placed(**inputs, **further_inputs)
+            outputs = self._placed(**inputs, **further_inputs)
+        return outputs if vocabulary is None else vocabulary.outputs_for_student(head, outputs)
 
     def _precision(self, runtime: Runtime) -> AbstractContextManager[Any]:
         """Return the student's autocast; none for half-precision weights of the other kind."""
