@@ -2,5 +2,6 @@
 
 from hf_distill.students.basis import basis_of, save_basis
 from hf_distill.students.create import create_student
+from hf_distill.students.vocabulary import trim_vocabulary
 
-__all__ = ["basis_of", "create_student", "save_basis"]
+__all__ = ["basis_of", "create_student", "save_basis", "trim_vocabulary"]

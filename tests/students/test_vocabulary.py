@@ -150,7 +150,7 @@ CASES = [
     ("fill-mask", "bert", "word_piece", {"tie_word_embeddings": False}),
     ("text-generation", "gpt2", "byte_level", {}),
     ("text-generation", "llama", "byte_fallback", {"tie_word_embeddings": False}),
-    ("text-generation", "qwen2", "byte_level", {"tie_word_embeddings": True}),
+    ("text-generation", "llama", "byte_level", {"tie_word_embeddings": True}),
     ("summarization", "t5", "unigram", {}),
     ("summarization", "t5", "unigram", {"tie_word_embeddings": False}),
     ("summarization", "bart", "byte_level", {}),
@@ -186,9 +186,8 @@ def test_models_from_their_folder_give_the_same_logits(
     found = logits(loaded.eval(), read, CORPUS, **inputs[0])
     wanted = logits(teacher, whole, CORPUS, **inputs[1])
     # A narrower matrix product may round the last bit otherwise.
-    torch.testing.assert_close(
-        found, wanted[..., ids], rtol=0, atol=1e-6 * float(wanted.abs().max())
-    )
+    largest = float(wanted.abs().max())
+    torch.testing.assert_close(found, wanted[..., ids], rtol=0, atol=1e-6 * largest)
     for name, weight in teacher.state_dict().items():
         assert torch.equal(weight, before[name])
     ties = [shared_weights(one) for one in (teacher, small)]
@@ -245,7 +244,7 @@ def test_what_the_configuration_names_is_kept() -> None:
 def unused() -> int:
     """A piece of the Unigram vocabulary that "hello" does not need."""
     vocabulary = tokenizer("unigram").get_vocab()
-    return min(i for piece, i in vocabulary.items() if len(piece) == 3 and "e" not in piece)
+    return min(i for piece, i in vocabulary.items() if len(piece) == 3 and piece.isalpha())
 
 
 def test_texts_in_words_and_pairs_and_settings() -> None:
