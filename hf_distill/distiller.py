@@ -259,7 +259,12 @@ class Distiller:
     def settle_layers(self, dataset: Any, sample_batches: SampleBatches, *, sharded: bool) -> None:
         """Settle what depends on data: ``layer_mapping="auto"``, and how projections begin.
 
-        Where the data cannot be looked at, projections stay as they were drawn.
+        Where the data cannot be read twice, projections stay as they were drawn.
+
+        Args:
+            dataset: the training data.
+            sample_batches: gives some batches of it.
+            sharded: whether the student will be sharded by the time that this can be done.
 
         Raises:
             ValueError: ``auto``, and the student is sharded or the data cannot be read twice.
@@ -267,28 +272,25 @@ class Distiller:
         layers = self.layers
         if layers is None or layers.is_settled:
             return
-        obstacle = None
         if sharded:
-            obstacle = (
-                "looks at the whole student before it is sharded, which FSDP and DeepSpeed do not "
-                "allow"
-            )
-        elif isinstance(dataset, IterableDataset):
+            if not layers.pairs:
+                raise ValueError(
+                    "layer_mapping='auto' looks at the whole student before it is sharded, which "
+                    "FSDP and DeepSpeed do not allow; choose uniform, last, first or a list."
+                )
+            return
+        if isinstance(dataset, IterableDataset):
             dataset = list(dataset.take(_SAMPLE_ROWS))
         elif not isinstance(dataset, dict) and not hasattr(dataset, "__len__"):
-            obstacle = (
-                f"looks at some rows before training, and a {type(dataset).__name__} cannot be "
-                "read twice; pass a Dataset or a streamed datasets.IterableDataset"
-            )
-        if obstacle is not None and not layers.pairs:
-            raise ValueError(
-                f"layer_mapping='auto' {obstacle}. Otherwise choose uniform, last, first or a list."
-            )
-        if obstacle is not None:
+            unread = f"some rows before training, and a {type(dataset).__name__} cannot be read"
+            if not layers.pairs:
+                raise ValueError(
+                    f"layer_mapping='auto' looks at {unread} twice; pass a Dataset or a streamed "
+                    "datasets.IterableDataset, or choose uniform, last, first or a list."
+                )
             logger.info(
-                "The projections of the student's hidden states begin at random: a start from data "
-                "%s.", obstacle,
-            )  # fmt: skip
+                "The projections begin at random: they would be fitted to %s twice.", unread
+            )
             return
         left_out = {*self.labels.names, *self.teacher_only_inputs}
 

@@ -336,6 +336,8 @@ class DistillationTrainer(Trainer):
             return batches, num_items
         if not self._first_batch_checked:
             self._first_batch_checked = True
+            if self.is_fsdp_enabled and self.accelerator.is_fsdp2:
+                distiller.settle_layers(self.train_dataset, self._sample_batches, sharded=False)
             # Sharding puts other tensors in the optimizer.
             distiller.check_first_batch(batches[0], None if self._is_sharded else self.optimizer)
             self._take_means_over_steps("task" in distiller.count(batches[0]))

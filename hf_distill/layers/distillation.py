@@ -176,6 +176,8 @@ class IntermediateDistillation:
                 yield batch, ours, theirs
         finally:
             self.student.train(was_training)
+            # Without a backward pass FSDP2 leaves the outermost weights whole.
+            getattr(self.student, "reshard", lambda: None)()
 
     def _states_of_pairs(
         self, states: Iterable[tuple[Batch, Sequence[Tensor], Sequence[Tensor]]]

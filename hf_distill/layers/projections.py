@@ -84,8 +84,8 @@ class Projections(nn.Module):
                 if of_map.rows:
                     linear: Any = self.maps[name]
                     weight, bias = of_map.solve(_RIDGE)
-                    linear.weight.copy_(weight)
-                    linear.bias.copy_(bias)
+                    _copy(linear.weight, weight.to(linear.weight.dtype))
+                    _copy(linear.bias, bias.to(linear.bias.dtype))
 
 
 def _map_of(layer: int) -> str:

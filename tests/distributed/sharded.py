@@ -15,6 +15,7 @@ from launch import LOSSES
 from runs import arguments, logged
 from tiny import dataset_for, model_for
 from torch.distributed.tensor import DTensor
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainerControl
 
 from hf_distill import DistillationTrainer
@@ -61,8 +62,15 @@ def deepspeed_options(stage: int) -> dict[str, Any]:
     }
 
 
+class ReadOnce(IterableDataset):
+    """Rows that projections cannot look at first, as under DeepSpeed."""
+
+    def __iter__(self) -> Any:
+        return iter(dataset_for(TASK))
+
+
 def options_of(kind: str) -> dict[str, Any]:
-    if kind == "plain":
+    if kind in ("plain", "read once"):
         return {}
     if kind.startswith("zero"):
         return deepspeed_options(int(kind.removeprefix("zero")))
@@ -92,7 +100,7 @@ if __name__ == "__main__":
             train_sampling_strategy="sequential",
             **options_of(kind),
         ),
-        train_dataset=dataset_for(TASK),
+        train_dataset=ReadOnce() if kind == "read once" else dataset_for(TASK),
         callbacks=[StopAfter(int(stop_after))],
     )
     trainer.train(resume_from_checkpoint=any(Path(output).glob("checkpoint-*")))

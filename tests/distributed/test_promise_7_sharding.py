@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import forked
 import pytest
@@ -51,10 +54,21 @@ def stage(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(stage: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+def runs_alone(stage: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """One process."""
-    folder = tmp_path_factory.mktemp(stage) / "one"
-    return folder, run(folder, "plain", stage, 1)
+
+    @cache
+    def of(kind: str) -> tuple[Path, dict]:
+        folder = tmp_path_factory.mktemp(stage) / "one"
+        return folder, run(folder, kind, stage, 1)
+
+    return of
+
+
+@pytest.fixture
+def alone(kind: str, runs_alone: Callable[[str], Any]) -> tuple[Path, dict]:
+    """One process whose projections begin as they do when sharded in this way."""
+    return runs_alone("read once" if kind.startswith("zero") else "plain")
 
 
 def assert_same_losses(found: dict, expected: dict, last: int = 4) -> None:

@@ -282,7 +282,8 @@ def test_evaluation_has_the_same_losses_and_compute_metrics_sees_logits(tmp_path
 
 def test_evaluation_without_labels_where_only_layers_are_mixed_in(tmp_path: Path) -> None:
     trained, _ = distil(TASK, tmp_path, student=narrow(), max_steps=1, distillation_loss_weight=0.0,
-                        hidden_states_loss_weight=2.0)  # fmt: skip
+                        hidden_states_loss_weight=2.0,
+                        per_device_eval_batch_size=16)  # fmt: skip
     metrics = trained.evaluate(dataset_for(TASK, labels=False))
     hidden_states = metrics["eval_loss_hidden_states"]
     assert hidden_states > 0 and "eval_loss_task" not in metrics
