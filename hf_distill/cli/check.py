@@ -103,8 +103,6 @@ def _batches(
 
     Without ``--task`` it is set to the teacher's.
     """
-    from transformers import DataCollatorWithPadding
-
     from hf_distill.cli.loading import choose_task, load_examples, load_tokenizer
     from hf_distill.compatibility import input_names
 
@@ -118,7 +116,7 @@ def _batches(
         features, _ = task.features(examples, tokenizer, model, training=True, num_proc=workers)
         known = {*input_names(model), "token_type_ids", *LABELS}
         features = features.remove_columns([n for n in features.column_names if n not in known])
-        collator = task.data_collator(tokenizer, model) or DataCollatorWithPadding(tokenizer)
+        collator = task.data_collator(tokenizer, model)
         for begin in range(0, len(features), 16):
             rows = features.select(range(begin, min(begin + 16, len(features))))
             yield collator(list(rows))

@@ -15,7 +15,7 @@ from hf_distill.compatibility import TOKENIZER_FILES
 from hf_distill.console import log_rank_0
 from hf_distill.heads import head_of_class
 from hf_distill.tasks import TASKS, create_task
-from hf_distill.tasks.encoding import Encoded
+from hf_distill.tasks.base import Encoded
 from hf_distill.tasks.errors import MissingLabelsError
 from hf_distill.tasks.overview import look_at, overview_table
 from hf_distill.teachers.caching import cached_teacher

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from datasets import Dataset
 from transformers import (
+    DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedConfig,
     PreTrainedModel,
@@ -17,9 +18,10 @@ from transformers import (
     Trainer,
 )
 
+from hf_distill.compatibility import input_limit
 from hf_distill.heads import TaskHead
 from hf_distill.tasks.bootstrap import bootstrap
-from hf_distill.tasks.encoding import Encoded, encode_rows, input_length
+from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.tables import load_table
 
@@ -29,6 +31,23 @@ if TYPE_CHECKING:
 Batch = Mapping[str, Any]
 """Columns of some rows, by name."""
 Rows = Sequence[Mapping[str, Any]]
+Config = PreTrainedConfig
+Model = PreTrainedModel
+Tokenizer = PreTrainedTokenizerBase
+
+
+def pipeline_usage(task: str, text: str = "A text.") -> str:
+    """Return the usage example of a task that transformers has a pipeline for."""
+    call = f'pipeline("{task}", model="{{name}}")("{text}")'
+    return f"from transformers import pipeline\n\nprint({call})"
+
+
+class Encoded(NamedTuple):
+    """The inputs of a model."""
+
+    features: Dataset
+    truncated: int
+    """How many rows were longer than allowed and were cut off."""
 
 
 class Measures(NamedTuple):
@@ -82,7 +101,7 @@ class Task(ABC):
     """Everything that is particular to one task; see ``hf_distill.tasks.TASKS``.
 
     Most tasks only define ``rows``, ``texts``, ``labelled``, ``targets`` and ``scorer``; those
-    whose features are not one tokenised text per row override ``features``.
+    whose features are not one tokenised text per row override ``encoder``.
 
     Args:
         options: the options of all tasks.
@@ -92,7 +111,8 @@ class Task(ABC):
         head: the logits that are compared.
         timed: what the latency in a comparison is the time of.
         reads_targets: whether its models read the text that they are to write.
-        limit: the option that limits the length of inputs.
+        limit: the options that limit the length of inputs (the first one) and targets.
+        default_length: its value where it is not given, or less if the model takes less.
         usage: example for the model card; ``{name}`` and ``{architecture}`` are filled in.
     """
 
@@ -101,6 +121,7 @@ class Task(ABC):
     timed: ClassVar[str]
     reads_targets: ClassVar[bool] = False
     limit: ClassVar[str] = "--max_length"
+    default_length: ClassVar[int] = 256
     usage: ClassVar[str] = (
         "from transformers import {architecture}\n\n"
         'model = {architecture}.from_pretrained("{name}")'
@@ -111,15 +132,7 @@ class Task(ABC):
 
     # ---- data ----------------------------------------------------------------------------------
 
-    def load_data(
-        self,
-        source: str,
-        *,
-        split: str | None = None,
-        config_name: str | None = None,
-        revision: str | None = None,
-        labelled: bool = True,
-    ) -> Dataset:
+    def load_data(self, source: str, *, labelled: bool = True, **places: str | None) -> Dataset:
         """Load and check data, one row per example; see ``load_table`` for the arguments.
 
         Labels are read only if ``labelled``; otherwise they need not be there.
@@ -128,22 +141,18 @@ class Task(ABC):
             MissingLabelsError: labels are wanted, and some are missing.
             TaskDataError: it is not data of the task.
         """
-        table = load_table(source, split=split, config_name=config_name, revision=revision)
-        return self.rows(table, labelled=labelled)
+        return self.rows(load_table(source, **places), labelled=labelled)
 
     def rows(self, table: Dataset, *, labelled: bool = True) -> Dataset:
         """Pick and check the columns of a table that the task reads."""
         raise NotImplementedError
 
-    def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
+    def label_counts(self, examples: Dataset, model: Model) -> dict[str, float]:
         """Count each label, or describe what a model is to predict by other figures."""
         return {}
 
     def model_options(
-        self,
-        student: PreTrainedConfig | None,
-        teacher: PreTrainedConfig | None,
-        examples: Dataset | None,
+        self, student: Config | None, teacher: Config | None, examples: Dataset | None
     ) -> dict[str, Any]:
         """Return what the configuration of the model to train needs, such as its labels.
 
@@ -162,8 +171,8 @@ class Task(ABC):
     def features(
         self,
         examples: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        model: Model,
         *,
         training: bool,
         labelled: bool = True,
@@ -174,58 +183,96 @@ class Task(ABC):
         Raises:
             ValueError: an option or the data does not fit the model.
         """
-        length = self.length(tokenizer, model, pair="text_pair" in examples.column_names)
+        self.prepare(tokenizer)
         if labelled:
             examples = self.labelled(examples, model.config)
+        features = examples.map(
+            self.encoder(examples, tokenizer, model, training=training, labelled=labelled),
+            batched=True,
+            with_indices=True,
+            remove_columns=examples.column_names,
+            num_proc=num_proc,
+            desc="Tokenising",
+        )
+        if len(features) == 0:
+            raise TaskDataError(
+                "The data is too short: there is not one token of text to predict; add text, or "
+                "choose another text_column."
+            )
+        return Encoded(features.remove_columns("truncated"), sum(features["truncated"]))
 
-        def encode(batch: Batch) -> dict[str, list[Any]]:
+    def prepare(self, tokenizer: Tokenizer) -> None:  # noqa: B027
+        """Set what the task needs on a tokenizer, before it is used."""
+
+    def encoder(
+        self,
+        examples: Dataset,
+        tokenizer: Tokenizer,
+        model: Model,
+        *,
+        training: bool,
+        labelled: bool,
+    ) -> Callable[[Batch, list[int]], dict[str, list[Any]]]:
+        """Return what encodes rows, given with their numbers; ``truncated`` tells which are cut."""
+        length = self.length(tokenizer, model, pair="text_pair" in examples.column_names)
+
+        def encode(batch: Batch, numbers: list[int]) -> dict[str, list[Any]]:
             encoding = tokenizer(*self.texts(batch), truncation=True, max_length=length)
             cut = [bool(one.overflowing) for one in encoding.encodings]
             columns = {**encoding, "truncated": cut}
             return columns | self.targets(batch, encoding, tokenizer) if labelled else columns
 
-        return encode_rows(examples, encode, num_proc)
+        return encode
 
-    def length(
-        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, *, pair: bool = False
-    ) -> int:
-        """Return the most tokens of an input; see ``input_length``."""
-        return input_length(self.options.max_length, tokenizer, model, pair=pair)
+    def length(self, tokenizer: Tokenizer, model: Model, *, pair: bool = False) -> int:
+        """Return the most tokens of an input, which is two texts if ``pair``.
+
+        Raises:
+            ValueError: the model takes fewer than wanted, or special tokens leave no room for text.
+        """
+        option = self.limit.partition(",")[0]
+        wanted: int | None = getattr(self.options, option.removeprefix("--"))
+        # Tokenizers without a limit have 10**30, and T5's relative positions none (0, -1).
+        limits = [input_limit(model), tokenizer.model_max_length]
+        most = min((int(n) for n in limits if n and 0 < n < 10**9), default=None)
+        if wanted is None:
+            return self.default_length if most is None else min(self.default_length, most)
+        special = tokenizer.num_special_tokens_to_add(pair=pair)
+        least = max(2, special + 1 + pair)
+        if wanted < least or (most is not None and wanted > most):
+            upper = "" if most is None else f" and at most the {most} tokens that the model takes"
+            raise ValueError(
+                f"{option} {wanted} must be at least {least} ({special} of them are special "
+                f"tokens){upper}."
+            )
+        return wanted
 
     def texts(self, batch: Batch) -> list[list[str]]:
         """Return the texts of rows as a tokenizer takes them, in one list or two for pairs."""
         return [list(batch[name]) for name in ("text", "text_pair") if name in batch]
 
-    def labelled(self, examples: Dataset, config: PreTrainedConfig) -> Dataset:
+    def labelled(self, examples: Dataset, config: Config) -> Dataset:
         """Replace the labels of rows by the numbers that a model gives them."""
         return examples
 
-    def targets(
-        self, batch: Batch, encoding: Any, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, list[Any]]:
+    def targets(self, batch: Batch, encoding: Any, tokenizer: Tokenizer) -> dict[str, list[Any]]:
         """Return the labels of encoded rows, as further columns of the features."""
         return {}
 
-    def data_collator(
-        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
-    ) -> Callable[..., Any] | None:
-        """Return what makes batches of features; ``None`` for the trainer's default."""
-        return None
+    def data_collator(self, tokenizer: Tokenizer, model: Model) -> Callable[..., Any]:
+        """Return what makes batches of features; by default they are padded to the longest."""
+        return DataCollatorWithPadding(tokenizer)
 
     # ---- evaluation ----------------------------------------------------------------------------
 
     @abstractmethod
     def scorer(
-        self,
-        examples: Dataset,
-        features: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
+        self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> Scorer:
         """Return what scores a model's outputs for ``features``."""
 
     def predictor(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+        self, model: Model, tokenizer: Tokenizer, batch_size: int
     ) -> Callable[[Rows], object]:
         """Return a function from examples to predictions without ``Trainer``, to measure its speed.
 

@@ -12,20 +12,24 @@ from datasets import Dataset
 from transformers import (
     DataCollatorForLanguageModeling,
     EvalPrediction,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     Trainer,
 )
 
 from hf_distill.heads import CausalLMHead, MaskedLMHead
 from hf_distill.heads.base import IGNORED
-from hf_distill.tasks.base import Measures, Rows, Scorer, Task
+from hf_distill.tasks.base import (
+    Batch,
+    Measures,
+    Model,
+    Rows,
+    Scorer,
+    Task,
+    Tokenizer,
+    pipeline_usage,
+)
 from hf_distill.tasks.columns import TEXTS, checked_texts, find_column, is_text, pick_columns
-from hf_distill.tasks.encoding import Encoded, encode_rows, input_length
-from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.metrics import perplexity_metric, token_scores
 
-DEFAULT_BLOCK = 512
 # Lines of a text file that belong together, in characters: an example to time or to sample.
 _PASSAGE = 2_000
 _MEASURES = Measures(
@@ -43,6 +47,7 @@ class LanguageModelingTask(Task):
 
     masked: ClassVar[bool]
     limit = "--block_size"
+    default_length = 512
 
     def rows(self, table: Dataset, *, labelled: bool = True) -> Dataset:
         """Pick ``text``.
@@ -64,24 +69,15 @@ class LanguageModelingTask(Task):
             passages[-1] += text
         return Dataset.from_dict({"text": passages})
 
-    def length(
-        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, *, pair: bool = False
-    ) -> int:
-        """Return the most tokens of a block."""
-        return input_length(
-            self.options.block_size, tokenizer, model, option="block_size", default=DEFAULT_BLOCK
-        )
-
-    def features(
+    def encoder(
         self,
         examples: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        model: Model,
         *,
         training: bool,
-        labelled: bool = True,
-        num_proc: int | None = None,
-    ) -> Encoded:
+        labelled: bool,
+    ) -> Callable[[Batch, list[int]], dict[str, list[Any]]]:
         """Cut texts into blocks of tokens, some of them shorter.
 
         With ``join_texts``, texts (1,000 at a time) are written one after the other, so that no
@@ -93,7 +89,6 @@ class LanguageModelingTask(Task):
         scores, so that all models are scored on the same tokens, and in training by the collator.
 
         Raises:
-            TaskDataError: the text is too short to predict anything.
             ValueError: ``block_size`` does not fit the model, or the tokenizer has no mask token.
         """
         masked, probability = self.masked, self.options.mlm_probability
@@ -115,7 +110,7 @@ class LanguageModelingTask(Task):
             )
         stop, join = tokenizer.eos_token_id, self.options.join_texts
 
-        def encode(batch: dict[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
+        def encode(batch: Batch, places: list[int]) -> dict[str, list[Any]]:
             # Quietly: blocks are cut here, however long a text is.
             ids = tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
             texts = [
@@ -141,27 +136,15 @@ class LanguageModelingTask(Task):
                 columns["input_ids"], columns["labels"] = ([p[i] for p in drawn] for i in (0, 1))
             return columns
 
-        encoded = encode_rows(examples, encode, num_proc, with_indices=True)
-        if len(encoded.features) == 0:
-            raise TaskDataError(
-                "The data is too short: there is not one token of text to predict; add text, or "
-                "choose another text_column."
-            )
-        return encoded
+        return encode
 
-    def data_collator(
-        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
-    ) -> Callable[..., Any]:
+    def data_collator(self, tokenizer: Tokenizer, model: Model) -> Callable[..., Any]:
         """Pad, and mask in training."""
         probability = self.options.mlm_probability if self.masked else None
         return BlockCollator(tokenizer, mlm_probability=probability)
 
     def scorer(
-        self,
-        examples: Dataset,
-        features: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
+        self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> LanguageModelingScorer:
         """Score the perplexity."""
         return LanguageModelingScorer(shifted=not self.masked)
@@ -187,14 +170,11 @@ class CausalLanguageModelingTask(LanguageModelingTask):
     name = "text-generation"
     head = CausalLMHead
     timed = f"{_GENERATED} tokens written after the beginning of a text"
-    usage = (
-        "from transformers import pipeline\n\n"
-        'print(pipeline("text-generation", model="{name}")("Once upon a time"))'
-    )
+    usage = pipeline_usage(name, "Once upon a time")
     masked = False
 
     def predictor(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+        self, model: Model, tokenizer: Tokenizer, batch_size: int
     ) -> Callable[[Rows], object]:
         """Continue the beginnings of texts by ``_GENERATED`` tokens."""
         room = self.length(tokenizer, model)
@@ -285,9 +265,7 @@ class BlockCollator:
             again for each batch (``DataCollatorForLanguageModeling``); ``None`` for a causal one.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, mlm_probability: float | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, mlm_probability: float | None = None) -> None:
         self._padding = {"input_ids": tokenizer.pad_token_id or 0, "labels": IGNORED}
         self._masking = None
         if mlm_probability is not None:
@@ -313,7 +291,7 @@ class BlockCollator:
 
 def draw_masks(
     block: Sequence[int],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     probability: float,
     seed: tuple[int, ...],
 ) -> tuple[list[int], list[int]]:
@@ -345,7 +323,7 @@ def draw_masks(
     return ids.tolist(), labels.tolist()
 
 
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """Return the special tokens that the tokenizer puts before and after a text."""
     probe = "a"
     bare = tokenizer(probe, add_special_tokens=False)["input_ids"]

@@ -13,13 +13,11 @@ from datasets import Dataset
 from transformers import (
     DataCollatorForSeq2Seq,
     EvalPrediction,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     Trainer,
 )
 
 from hf_distill.heads import Seq2SeqLMHead
-from hf_distill.tasks.base import Batch, Measures, Rows, Scorer, Task
+from hf_distill.tasks.base import Batch, Measures, Model, Rows, Scorer, Task, Tokenizer
 from hf_distill.tasks.columns import (
     SOURCES,
     TARGETS,
@@ -29,7 +27,6 @@ from hf_distill.tasks.columns import (
     pick_columns,
     rows_in_words,
 )
-from hf_distill.tasks.encoding import Encoded
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 from hf_distill.tasks.metrics import (
     Metric,
@@ -53,8 +50,10 @@ class SequenceToSequenceTask(Task):
 
     def __init__(self, options: TaskArguments) -> None:
         super().__init__(options)
-        if options.num_beams is not None and options.num_beams < 1:
-            raise ValueError(f"--num_beams {options.num_beams} must be at least 1.")
+        for name in ("num_beams", "max_target_length"):
+            value = getattr(options, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} {value} must be at least 1.")
 
     @staticmethod
     def metric(written: Sequence[str], references: Sequence[str]) -> Metric:
@@ -101,34 +100,23 @@ class SequenceToSequenceTask(Task):
         checked_texts(table, target, "target_column")
         return pick_columns(table, {"text": text, "target": target})
 
-    def features(
-        self,
-        examples: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
-        *,
-        training: bool,
-        labelled: bool = True,
-        num_proc: int | None = None,
-    ) -> Encoded:
-        """Tokenise texts and targets; rows of which either was cut are counted."""
-        self._set_languages(tokenizer)
-        if self._target_length < 1:
-            raise ValueError(f"--max_target_length {self._target_length} must be at least 1.")
-        return super().features(
-            examples, tokenizer, model, training=training, labelled=labelled, num_proc=num_proc
-        )
+    def prepare(self, tokenizer: Tokenizer) -> None:
+        """Set the languages that a multilingual tokenizer (mBART, NLLB, M2M100 …) marks."""
+        languages = {"src_lang": self.options.source_lang, "tgt_lang": self.options.target_lang}
+        for name, language in languages.items():
+            if language is not None and hasattr(tokenizer, name):
+                setattr(tokenizer, name, language)
 
     def texts(self, batch: Batch) -> list[list[str]]:
         """Put the prefix before each text."""
         return [[self.options.source_prefix + text for text in batch["text"]]]
 
-    def targets(
-        self, batch: Batch, encoding: Any, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, list[Any]]:
+    def targets(self, batch: Batch, encoding: Any, tokenizer: Tokenizer) -> dict[str, list[Any]]:
         """Return ``labels``, the tokens of the target."""
         targets = tokenizer(
-            text_target=batch["target"], truncation=True, max_length=self._target_length
+            text_target=batch["target"],
+            truncation=True,
+            max_length=self.options.max_target_length or DEFAULT_TARGET_LENGTH,
         )
         cut = [
             bool(text.overflowing or target.overflowing)
@@ -136,28 +124,22 @@ class SequenceToSequenceTask(Task):
         ]
         return {"labels": targets["input_ids"], "truncated": cut}
 
-    def data_collator(
-        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
-    ) -> Callable[..., Any]:
+    def data_collator(self, tokenizer: Tokenizer, model: Model) -> Callable[..., Any]:
         """Pad texts and targets, and make the decoder's inputs of the targets."""
         return DataCollatorForSeq2Seq(tokenizer, model=model)
 
     def scorer(
-        self,
-        examples: Dataset,
-        features: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
+        self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> SequenceToSequenceScorer:
         """Score ROUGE, or BLEU and chrF."""
         return SequenceToSequenceScorer(self, examples, features, tokenizer)
 
     def predictor(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
+        self, model: Model, tokenizer: Tokenizer, batch_size: int
     ) -> Callable[[Rows], list[str]]:
         """Write a text for each text."""
+        self.prepare(tokenizer)
         length = self.length(tokenizer, model)
-        self._set_languages(tokenizer)
 
         def predict(examples: Rows) -> list[str]:
             texts = self.texts({"text": [row["text"] for row in examples]})
@@ -172,8 +154,8 @@ class SequenceToSequenceTask(Task):
 
     def write(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: Model,
+        tokenizer: Tokenizer,
         inputs: Sequence[Mapping[str, Any]],
         batch_size: int = 16,
     ) -> list[str]:
@@ -224,18 +206,6 @@ class SequenceToSequenceTask(Task):
                 texts[place] = text.strip()
         return texts
 
-    @property
-    def _target_length(self) -> int:
-        length = self.options.max_target_length
-        return DEFAULT_TARGET_LENGTH if length is None else length
-
-    def _set_languages(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Set the languages that a multilingual tokenizer (mBART, NLLB, M2M100 …) marks."""
-        languages = {"src_lang": self.options.source_lang, "tgt_lang": self.options.target_lang}
-        for name, language in languages.items():
-            if language is not None and hasattr(tokenizer, name):
-                setattr(tokenizer, name, language)
-
 
 class SummarizationTask(SequenceToSequenceTask):
     """Texts in, summaries out."""
@@ -278,7 +248,7 @@ class SequenceToSequenceScorer(Scorer):
         task: SequenceToSequenceTask,
         examples: Dataset,
         features: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Tokenizer,
     ) -> None:
         self.measures = task.measures
         self._task = task

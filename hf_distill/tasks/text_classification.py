@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import (
-    DataCollatorWithPadding,
-    EvalPrediction,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import EvalPrediction
 
 from hf_distill.console import log_rank_0
 from hf_distill.heads import SequenceClassificationHead
-from hf_distill.tasks.base import Batch, Measures, Scorer, Task
+from hf_distill.tasks.base import (
+    Batch,
+    Config,
+    Measures,
+    Model,
+    Scorer,
+    Task,
+    Tokenizer,
+    pipeline_usage,
+)
 from hf_distill.tasks.cells import are_decimals, prints_back, read_labels
 from hf_distill.tasks.columns import (
     LABELS,
@@ -71,10 +73,7 @@ class TextClassificationTask(Task):
     name = "text-classification"
     head = SequenceClassificationHead
     timed = "text to label"
-    usage = (
-        "from transformers import pipeline\n\n"
-        'print(pipeline("text-classification", model="{name}")("A text."))'
-    )
+    usage = pipeline_usage(name)
 
     def rows(self, table: Dataset, *, labelled: bool = True) -> Dataset:
         """Pick ``text``, ``text_pair`` (for pairs), ``label``, and ``row``, its place in the table.
@@ -108,10 +107,7 @@ class TextClassificationTask(Task):
         return rows.add_column("row", list(range(len(rows))))
 
     def model_options(
-        self,
-        student: PreTrainedConfig | None,
-        teacher: PreTrainedConfig | None,
-        examples: Dataset | None,
+        self, student: Config | None, teacher: Config | None, examples: Dataset | None
     ) -> dict[str, Any]:
         """Return the labels, and whether a text has one, several, or a number."""
         problem_type = self.options.problem_type or configured_problem_type(teacher)
@@ -128,7 +124,7 @@ class TextClassificationTask(Task):
         labels = student_labels(student, teacher, examples, "label")
         return {**labels, "problem_type": problem_type or SINGLE}
 
-    def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
+    def label_counts(self, examples: Dataset, model: Model) -> dict[str, float]:
         """Count the labels; of numbers to predict return the range and mean."""
         if model_problem_type(model.config, examples) != REGRESSION:
             return dict(LabelMap(model_labels(model.config), examples, "label").counts())
@@ -139,28 +135,16 @@ class TextClassificationTask(Task):
             "highest": max(numbers),
         }
 
-    def labelled(self, examples: Dataset, config: PreTrainedConfig) -> Dataset:
+    def labelled(self, examples: Dataset, config: Config) -> Dataset:
         """Add the column ``labels``; see ``label_targets``."""
         return examples.add_column("labels", label_targets(examples, config))
 
-    def targets(
-        self, batch: Batch, encoding: Any, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, list[Any]]:
+    def targets(self, batch: Batch, encoding: Any, tokenizer: Tokenizer) -> dict[str, list[Any]]:
         """Return ``labels``."""
         return {"labels": batch["labels"]}
 
-    def data_collator(
-        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
-    ) -> Callable[..., Any]:
-        """Pad to the longest text of a batch."""
-        return DataCollatorWithPadding(tokenizer)
-
     def scorer(
-        self,
-        examples: Dataset,
-        features: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
+        self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> TextClassificationScorer:
         """Score accuracy and F1; or Pearson and Spearman."""
         return TextClassificationScorer(examples, model.config)

@@ -11,15 +11,21 @@ from datasets import Dataset
 from transformers import (
     DataCollatorForTokenClassification,
     EvalPrediction,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from hf_distill.console import log_rank_0
 from hf_distill.heads import TokenClassificationHead
 from hf_distill.heads.base import IGNORED
-from hf_distill.tasks.base import Batch, Measures, Scorer, Task
+from hf_distill.tasks.base import (
+    Batch,
+    Config,
+    Measures,
+    Model,
+    Scorer,
+    Task,
+    Tokenizer,
+    pipeline_usage,
+)
 from hf_distill.tasks.cells import read_labels
 from hf_distill.tasks.columns import (
     TAGS,
@@ -58,10 +64,7 @@ class TokenClassificationTask(Task):
     name = "token-classification"
     head = TokenClassificationHead
     timed = "words to tags"
-    usage = (
-        "from transformers import pipeline\n\n"
-        'print(pipeline("token-classification", model="{name}")("A text."))'
-    )
+    usage = pipeline_usage(name)
     _logged_scheme: str | None = "IOB"
 
     def rows(self, table: Dataset, *, labelled: bool = True) -> Dataset:
@@ -98,15 +101,12 @@ class TokenClassificationTask(Task):
         return rows.add_column("row", list(range(len(rows))))
 
     def model_options(
-        self,
-        student: PreTrainedConfig | None,
-        teacher: PreTrainedConfig | None,
-        examples: Dataset | None,
+        self, student: Config | None, teacher: Config | None, examples: Dataset | None
     ) -> dict[str, Any]:
         """Return the tags."""
         return student_labels(student, teacher, examples, "tags")
 
-    def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
+    def label_counts(self, examples: Dataset, model: Model) -> dict[str, float]:
         """Count the tags."""
         return dict(LabelMap(model_labels(model.config), examples, "tags").counts())
 
@@ -114,13 +114,11 @@ class TokenClassificationTask(Task):
         """Join the words."""
         return [[" ".join(tokens) for tokens in batch["tokens"]]]
 
-    def labelled(self, examples: Dataset, config: PreTrainedConfig) -> Dataset:
+    def labelled(self, examples: Dataset, config: Config) -> Dataset:
         """Number the tags."""
         return examples.remove_columns("tags").add_column("tags", tag_numbers(examples, config))
 
-    def targets(
-        self, batch: Batch, encoding: Any, tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, list[Any]]:
+    def targets(self, batch: Batch, encoding: Any, tokenizer: Tokenizer) -> dict[str, list[Any]]:
         """Return ``labels``, and ``words``: for each label that is not -100 its word's index."""
         columns: dict[str, list[Any]] = {"labels": [], "words": []}
         for tokens, tags, encoded in zip(
@@ -134,18 +132,12 @@ class TokenClassificationTask(Task):
             columns["words"].append(list(places))
         return columns
 
-    def data_collator(
-        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
-    ) -> Callable[..., Any]:
+    def data_collator(self, tokenizer: Tokenizer, model: Model) -> Callable[..., Any]:
         """Pad to the longest sentence of a batch."""
         return DataCollatorForTokenClassification(tokenizer)
 
     def scorer(
-        self,
-        examples: Dataset,
-        features: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
+        self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> TokenClassificationScorer:
         """Score whole entities, or tags that mark none."""
         scorer = TokenClassificationScorer(examples, features, model.config)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import EvalPrediction
 
 from hf_distill.compatibility import input_limit
 from hf_distill.heads import QuestionAnsweringHead
-from hf_distill.tasks.base import Measures, Scorer, Task
-from hf_distill.tasks.encoding import Encoded
+from hf_distill.tasks.base import Encoded, Measures, Model, Rows, Scorer, Task, Tokenizer
 from hf_distill.tasks.metrics import mean_metric
 from hf_distill.tasks.question_answering import (
     Prediction,
@@ -45,21 +44,11 @@ class QuestionAnsweringTask(Task):
         length: int | None = self.options.max_length
         return DEFAULT_LENGTH if length is None else length
 
-    def load_data(
-        self,
-        source: str,
-        *,
-        split: str | None = None,
-        config_name: str | None = None,
-        revision: str | None = None,
-        labelled: bool = True,
-    ) -> Dataset:
+    def load_data(self, source: str, *, labelled: bool = True, **places: str | None) -> Dataset:
         """Load and check questions with their contexts, and with their answers if ``labelled``."""
-        return load_question_answering_dataset(
-            source, split=split, config_name=config_name, revision=revision, answers=labelled
-        )
+        return load_question_answering_dataset(source, answers=labelled, **places)
 
-    def label_counts(self, examples: Dataset, model: PreTrainedModel) -> dict[str, float]:
+    def label_counts(self, examples: Dataset, model: Model) -> dict[str, float]:
         """Questions with and without an answer."""
         without = sum(not answers["text"] for answers in examples["answers"])
         return {"with an answer": len(examples) - without, "without an answer": without}
@@ -67,8 +56,8 @@ class QuestionAnsweringTask(Task):
     def features(
         self,
         examples: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
+        tokenizer: Tokenizer,
+        model: Model,
         *,
         training: bool,
         labelled: bool = True,
@@ -94,11 +83,7 @@ class QuestionAnsweringTask(Task):
         return Encoded(features, 0)
 
     def scorer(
-        self,
-        examples: Dataset,
-        features: Dataset,
-        tokenizer: PreTrainedTokenizerBase,
-        model: PreTrainedModel,
+        self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> QuestionAnsweringScorer:
         """EM and F1."""
         return QuestionAnsweringScorer(
@@ -112,12 +97,12 @@ class QuestionAnsweringTask(Task):
         )
 
     def predictor(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
-    ) -> Callable[[Sequence[Mapping[str, Any]]], object]:
-        """Questions and contexts in, answers out."""
+        self, model: Model, tokenizer: Tokenizer, batch_size: int
+    ) -> Callable[[Rows], object]:
+        """Answer questions from their contexts."""
         answerer = QuestionAnswerer(model, tokenizer, device=model.device)
 
-        def predict(examples: Sequence[Mapping[str, Any]]) -> object:
+        def predict(examples: Rows) -> object:
             return answerer.answer_all(
                 [row["question"] for row in examples],
                 [row["context"] for row in examples],
