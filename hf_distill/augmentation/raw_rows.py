@@ -15,16 +15,14 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset
 
-from hf_distill.augmentation.tables import ending, text_file
+from hf_distill.augmentation.tables import text_file
 from hf_distill.files import write_atomically
 from hf_distill.tasks.errors import TaskDataError
-from hf_distill.tasks.tables import read_text
+from hf_distill.tasks.text_files import conll_lines, ending, read_delimited, read_text
 
 # Names a row of the file in the data set that is augmented.
 ROW = "row of the file"
 _LINE = re.compile(r"([^\r\n]*)(\r\n|\n|\r|\Z)")
-_CONLL_LINE = re.compile(r"([^\n]*?)\r*(\n|\Z)")
-_CSV_CELL = re.compile(r'("[^"]*(?:""[^"]*)*"|[^",\r\n][^,\r\n]*|)(,|\r\n|\n|\r|\Z)')
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
@@ -45,20 +43,21 @@ class RawRow(NamedTuple):
     before: str = ""
 
 
-class _Kind(NamedTuple):
-    """A kind of file.
+class _File(NamedTuple):
+    """The text of a file.
 
     Attributes:
-        read: splits the text of a file into what stands before the rows, and the rows with the
-            places of the given columns.
+        head: what stands before the rows.
+        rows: the rows, with the places of the columns that were asked for.
         decode: turns what stands at a place into a value.
         encode: turns a new value into what is to stand there, given what stood there.
         before_copies: how many line breaks set a copy off from the row before.
     """
 
-    read: Callable[[str, Collection[str]], tuple[str, Iterable[RawRow]]]
-    decode: Callable[[str], Any]
-    encode: Callable[[Any, str], str]
+    head: str
+    rows: Iterator[RawRow]
+    decode: Callable[[str], Any] = str
+    encode: Callable[[Any, str], str] = lambda value, before: value
     before_copies: int = 0
 
 
@@ -76,19 +75,15 @@ class RawRows:
     """
 
     def __init__(self, path: Path, table: Dataset, columns: Iterable[str]) -> None:
-        self._kind = _KINDS[ending(path)]
         text = read_text(path)
         self._columns = [name for name in dict.fromkeys(columns) if name in table.column_names]
         self._features = table.features
-        try:
-            self._head, rows = self._kind.read(text, self._columns)
-            self._rows = list(rows)
-        except TaskDataError as error:
-            raise TaskDataError(f"{path}: {error}") from None
+        self._file = _READERS[ending(path)](text, self._columns)
+        self._rows = list(self._file.rows)
         if len(self._rows) != len(table):
             raise TaskDataError(
-                f"{path} has {len(table)} rows, or {len(self._rows)} where quotes and line breaks "
-                "are read strictly; quote cells as in RFC 4180, or write another kind of file."
+                f"{path} has {len(table)} rows, or {len(self._rows)} where line breaks are read "
+                "strictly; write another kind of file."
             )
         line_break = re.search(r"\r\n|\n|\r", text)
         self._line_break = line_break[0] if line_break else "\n"
@@ -97,7 +92,7 @@ class RawRows:
     def can_carry(source: Path, target: Path) -> bool:
         """Tell whether rows of one file can stand in the other as they are."""
         kinds = [ending(path).replace(".jsonl", ".json") for path in (source, target)]
-        return source.is_file() and kinds[0] == kinds[1] and ending(source) in _KINDS
+        return source.is_file() and kinds[0] == kinds[1] and ending(source) in _READERS
 
     def table(self) -> Dataset:
         """Return the data with the number of each row in the column ``ROW``.
@@ -123,7 +118,7 @@ class RawRows:
 
         def write(temporary: Path) -> None:
             with text_file(temporary) as file:
-                file.write(self._head)
+                file.write(self._file.head)
                 file.writelines(self._written(self._rows[row[ROW]], row) for row in rows)
 
         write_atomically(path, write)
@@ -137,10 +132,10 @@ class RawRows:
             for place, before, after in zip(places, old, new, strict=True):
                 if after != before:
                     changes.append((place, after))
-        pieces = [self._line_break * self._kind.before_copies if changes else row.before]
+        pieces = [self._line_break * self._file.before_copies if changes else row.before]
         last = 0
         for (start, end), new in sorted(changes, key=lambda change: change[0]):
-            pieces += [row.text[last:start], self._kind.encode(new, row.text[start:end])]
+            pieces += [row.text[last:start], self._file.encode(new, row.text[start:end])]
             last = end
         return "".join([*pieces, row.text[last:], self._line_break])
 
@@ -149,120 +144,56 @@ class RawRows:
         if place is None:
             return None
         if isinstance(place, list):
-            return [self._kind.decode(row.text[start:end]) for start, end in place]
-        return self._kind.decode(row.text[slice(*place)])
+            return [self._file.decode(row.text[start:end]) for start, end in place]
+        return self._file.decode(row.text[slice(*place)])
 
 
-def _delimited(
-    text: str, columns: Collection[str], split: Callable[[str], Iterator[list[_Place]]],
-    decode: Callable[[str], str],
-) -> tuple[str, Iterable[RawRow]]:  # fmt: skip
-    lines = split(text)
-    header = next(lines)
-    names = [decode(text[slice(*place)]) for place in header]
+def _delimited(text: str, columns: Collection[str], delimiter: str) -> _File:
+    table = read_delimited(text, delimiter)
 
     def rows() -> Iterator[RawRow]:
-        for cells in lines:
-            start = cells[0][0]
-            if len(cells) != len(names):
-                raise TaskDataError(
-                    f"line {_line_number(text, start)} has {len(cells)} cells, and the first line "
-                    f"has {len(names)}."
-                )
-            places = {
-                name: (first - start, last - start)
-                for name, (first, last) in zip(names, cells, strict=True)
-                if name in columns
-            }
-            yield RawRow(text[start : cells[-1][1]], places)
+        for cells in table.rows:
+            places, start = {}, 0
+            for name, cell in zip(table.names, cells, strict=True):
+                if name in columns:
+                    places[name] = (start, start + len(cell))
+                start += len(cell) + 1
+            yield RawRow(delimiter.join(cells), places)
 
-    after = _LINE.match(text, header[-1][1])
-    return text[: after.end() if after else 0], rows()
+    return _File(table.head, rows(), table.decode, table.encode)
 
 
-def _split_csv(text: str) -> Iterator[list[_Place]]:
-    place = 0
-    while place < len(text):
-        cells: list[_Place] = []
-        separator = ","
-        while separator == ",":
-            cell = _CSV_CELL.match(text, place)
-            if cell is None:
-                raise TaskDataError(
-                    f"line {_line_number(text, place)}: a quote is not closed, or is closed before "
-                    f"the end of the cell: {text[place : place + 60]!r}."
-                )
-            cells.append(cell.span(1))
-            separator, place = cell[2], cell.end()
-        if cells[0][0] < cells[-1][1]:  # an empty line is not a row
-            yield cells
-
-
-def _split_tsv(text: str) -> Iterator[list[_Place]]:
-    for line in _lines(text):
-        start, end = line.span(1)
-        if start < end:
-            cells, place = [], start
-            for cell in text[start:end].split("\t"):
-                cells.append((place, place + len(cell)))
-                place += len(cell) + 1
-            yield cells
-
-
-def _unquoted(cell: str) -> str:
-    return cell[1:-1].replace('""', '"') if cell.startswith('"') else cell
-
-
-def _csv_cell(value: str, before: str) -> str:
-    if before.startswith('"') or any(character in value for character in ',"\r\n'):
-        return '"' + value.replace('"', '""') + '"'
-    return value
-
-
-def _lines(text: str) -> Iterator[re.Match[str]]:
-    """The lines of a text, without an empty one at its end."""
-    return (line for line in _LINE.finditer(text) if line.start() < len(text))
-
-
-def _line_number(text: str, place: int) -> int:
-    return len(re.findall(r"\r\n|\n|\r", text[:place])) + 1
-
-
-def _text(text: str, columns: Collection[str]) -> tuple[str, Iterable[RawRow]]:
+def _text(text: str, columns: Collection[str]) -> _File:
     places = [name for name in columns if name == "text"]
-    return "", (RawRow(line[1], dict.fromkeys(places, (0, len(line[1])))) for line in _lines(text))
+    lines = (line[1] for line in _LINE.finditer(text) if line.start() < len(text))
+    return _File("", (RawRow(line, dict.fromkeys(places, (0, len(line)))) for line in lines))
 
 
-def _conll(text: str, columns: Collection[str]) -> tuple[str, Iterable[RawRow]]:
+def _conll(text: str, columns: Collection[str]) -> _File:
     def rows() -> Iterator[RawRow]:
         start = end = gap = 0
         tokens: list[_Place] = []
         tags: list[_Place] = []
-        # Lines end as for ``load_table``.
-        lines = (line for line in _CONLL_LINE.finditer(text) if line.start() < len(text))
-        for line in (*lines, None):
-            content = line[1] if line is not None else ""
-            # As in ``load_table``: some tokens of real data are blanks of other kinds than a tab.
-            fields = content.split("\t") if "\t" in content else content.split()
-            if line is not None and content.strip() and fields[0] != "-DOCSTART-":
-                start = start if tokens else line.start()
-                end = line.end(1)
-                first = line.start() - start + content.index(fields[0])
+        for place, content, fields in conll_lines(text):
+            if fields:
+                start = start if tokens else place
+                end = place + len(content)
+                first = place - start + content.index(fields[0])
                 tag = fields[-1].strip()
-                last = line.start() - start + content.rindex(fields[-1]) + fields[-1].index(tag)
+                last = place - start + content.rindex(fields[-1]) + fields[-1].index(tag)
                 tokens.append((first, first + len(fields[0])))
                 tags.append((last, last + len(tag)))
             elif tokens:
                 places = {"tokens": tokens, "tags": tags}
                 wanted = {name: places[name] for name in columns}
                 yield RawRow(text[start:end], wanted, text[gap:start])
-                gap = line.start() if line is not None else end
+                gap = min(place, len(text))
                 tokens, tags = [], []
 
-    return "", rows()
+    return _File("", rows(), before_copies=1)
 
 
-def _json(text: str, columns: Collection[str]) -> tuple[str, Iterable[RawRow]]:
+def _json(text: str, columns: Collection[str]) -> _File:
     def rows() -> Iterator[RawRow]:
         place = _after_space(text, 0)
         if text.startswith("[", place):
@@ -276,7 +207,7 @@ def _json(text: str, columns: Collection[str]) -> tuple[str, Iterable[RawRow]]:
             if text.startswith(",", place):
                 place = _after_space(text, place + 1)
 
-    return "", rows()
+    return _File("", rows(), json.loads, _json_value)
 
 
 def _members(text: str) -> Iterator[tuple[str, _Place]]:
@@ -302,16 +233,11 @@ def _json_value(value: Any, before: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _as_it_is(value: str, before: str = "") -> str:
-    return value
-
-
-_JSON = _Kind(_json, json.loads, _json_value)
-_KINDS = {
-    ".csv": _Kind(partial(_delimited, split=_split_csv, decode=_unquoted), _unquoted, _csv_cell),
-    ".tsv": _Kind(partial(_delimited, split=_split_tsv, decode=str), str, _as_it_is),
-    ".jsonl": _JSON,
-    ".json": _JSON,
-    ".txt": _Kind(_text, str, _as_it_is),
-    ".conll": _Kind(_conll, str, _as_it_is, before_copies=1),
+_READERS: dict[str, Callable[[str, Collection[str]], _File]] = {
+    ".csv": partial(_delimited, delimiter=","),
+    ".tsv": partial(_delimited, delimiter="\t"),
+    ".jsonl": _json,
+    ".json": _json,
+    ".txt": _text,
+    ".conll": _conll,
 }

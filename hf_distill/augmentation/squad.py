@@ -22,7 +22,7 @@ from hf_distill.tasks.question_answering.records import (
     check_records,
     read_squad_json,
 )
-from hf_distill.tasks.tables import half_character
+from hf_distill.tasks.text_files import half_character
 
 # Not a character: no text has it.
 _MARK = "\ufdd0"

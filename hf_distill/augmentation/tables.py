@@ -6,18 +6,20 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, time
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from datasets import ClassLabel, Dataset
 
 from hf_distill.files import write_atomically
-from hf_distill.tasks.columns import is_list
+from hf_distill.tasks.columns import describe, is_list, is_mixed
 from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.text_files import ending
 
 _ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet", ".txt", ".conll")
 
@@ -50,16 +52,23 @@ def write_table(table: Dataset, path: str | Path) -> None:
     """
     check_table_path(path)
     path = Path(path).expanduser()
+    for name, feature in table.features.items():
+        if is_mixed(feature):
+            raise TaskDataError(
+                f"the column {name!r} holds {describe(feature)}, which only .json and .jsonl files "
+                "carry on as they are; choose .jsonl for output_path, or leave the column out."
+            )
     if ending(path) == ".parquet":
         write_atomically(path, lambda temporary: table.to_parquet(str(temporary)))
         return
-    lines = {
+    writers: dict[str, Callable[[Dataset], Iterator[str]]] = {
         ".jsonl": _jsonl,
-        ".csv": _csv,
-        ".tsv": _tsv,
+        ".csv": partial(_delimited, delimiter=","),
+        ".tsv": partial(_delimited, delimiter="\t"),
         ".txt": _txt,
         ".conll": _conll,
-    }[ending(path)]
+    }
+    lines = writers[ending(path)]
 
     def write(temporary: Path) -> None:
         with text_file(temporary) as file:
@@ -83,12 +92,6 @@ def text_file(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def ending(path: Path) -> str:
-    """Return the ending of a file's name that says its kind, without ``.gz``, in lower case."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
-
-
 def _jsonl(table: Dataset) -> Iterator[str]:
     for number, row in enumerate(table):
         try:
@@ -100,26 +103,21 @@ def _jsonl(table: Dataset) -> Iterator[str]:
             ) from error
 
 
-def _csv(table: Dataset) -> Iterator[str]:
+def _delimited(table: Dataset, delimiter: str) -> Iterator[str]:
     buffer = io.StringIO()
     # Python below 3.13 quotes the line breaks of the line's own end only.
-    writer = csv.writer(buffer, lineterminator="\r\n")
-    for cells in _cells(table, ".csv"):
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\r\n")
+    for cells in _cells(table, ".csv" if delimiter == "," else ".tsv"):
         writer.writerow(cells)
-        yield buffer.getvalue().removesuffix("\r\n") + "\n"
-        buffer.seek(0)
-        buffer.truncate()
-
-
-def _tsv(table: Dataset) -> Iterator[str]:
-    for cells in _cells(table, ".tsv"):
-        line = "\t".join(cells)
-        if not line or any(character in cell for character in "\t\n\r" for cell in cells):
+        line = buffer.getvalue().removesuffix("\r\n")
+        if delimiter == "\t" and {"\n", "\r"} & {*line}:
             raise TaskDataError(
-                f"a .tsv file cannot hold the text {line[:60]!r}, with a tab or a line break or "
-                "without anything; choose .csv, .jsonl or .parquet for output_path."
+                f"a .tsv file cannot hold the text {line[:60]!r}, with a line break; choose .csv, "
+                ".jsonl or .parquet for output_path."
             )
         yield line + "\n"
+        buffer.seek(0)
+        buffer.truncate()
 
 
 def _txt(table: Dataset) -> Iterator[str]:

@@ -78,7 +78,7 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.tasks import create_task
     from hf_distill.tasks.options import TaskArguments
     from hf_distill.tasks.question_answering import QuestionAnswerer
-    from hf_distill.tasks.tables import half_character
+    from hf_distill.tasks.text_files import half_character
 
     for name, text in (("question", arguments.question), ("context", context)):
         half = half_character(text)

@@ -21,6 +21,7 @@ LABELS = ("label", "labels", "class", "category", "sentiment", "intent", "score"
 TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "labels", "label", "pos_tags")
 SOURCES = ("document", "article", "text", "dialogue", "source")
+_MIXED = "values of several kinds"
 TARGETS = ("summary", "highlights", "target", "abstract")
 
 
@@ -109,6 +110,21 @@ def is_list(feature: Any) -> bool:
     return isinstance(feature, List | LargeList)
 
 
+def mixed_type(kinds: Mapping[str, int]) -> str:
+    """Name the only field of a column whose values have no common type, and are kept as JSON.
+
+    Args:
+        kinds: the first row with each kind of value.
+    """
+    rows = ", ".join(f"{kind} in row {row}" for kind, row in kinds.items() if kind)
+    return f"{_MIXED} ({rows})"
+
+
+def is_mixed(feature: Any) -> bool:
+    """Return whether the values of a column have no common type."""
+    return isinstance(feature, Mapping) and next(iter(feature), "").startswith(_MIXED)
+
+
 def kind_of(feature: Any) -> str:
     """Return what a column or its lists hold: ``name``, ``number``, ``float`` or ``other``."""
     item = feature.feature if is_list(feature) else feature
@@ -171,6 +187,8 @@ def rows_in_words(rows: Sequence[int], most: int = 5) -> str:
 
 def describe(feature: Any) -> str:
     """Describe what a column holds."""
+    if is_mixed(feature):
+        return next(iter(feature))
     if is_list(feature):
         return f"lists of {describe(feature.feature)}"
     if isinstance(feature, ClassLabel):

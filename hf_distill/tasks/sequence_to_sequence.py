@@ -23,6 +23,7 @@ from hf_distill.tasks.columns import (
     TARGETS,
     checked_texts,
     find_column,
+    is_mixed,
     is_text,
     pick_columns,
     rows_in_words,
@@ -68,7 +69,8 @@ class SequenceToSequenceTask(Task):
         options = self.options
         text, target = options.text_column, options.target_column
         nested = text or "translation"
-        if nested in table.column_names and isinstance(table.features[nested], Mapping):
+        feature = table.features.get(nested)
+        if isinstance(feature, Mapping) and not is_mixed(feature):
             texts = {"text": _of_language(table, nested, "source_lang", options.source_lang)}
             if not labelled:
                 return Dataset.from_dict(texts)

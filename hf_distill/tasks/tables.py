@@ -5,38 +5,37 @@ Nothing that is read here can run code: no scripts, no pickle.
 
 from __future__ import annotations
 
-import codecs
-import csv
-import gzip
 import io
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset, load_from_disk
-from pyarrow import csv as arrow_csv
 
 from hf_distill.loading import hub_tried_once
+from hf_distill.tasks.columns import mixed_type
 from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.text_files import (
+    conll_lines,
+    encoding_of,
+    ending,
+    half_character,
+    open_file,
+    read_delimited,
+    read_text,
+)
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-_DOCUMENT_START = "-DOCSTART-"
-_ENCODINGS = {
-    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 _CHUNK = 10_000
-# Any cell without quotes; a quoted one, and what stands between its end and the next separator.
-_CSV_CELL = re.compile(r'[^",\r\n][^,\r\n]*|"([^"]*(?:""[^"]*)*)("[^,\r\n]*|\Z)')
+_JSON_KINDS = {
+    str: "text", bool: "true or false", int: "number", float: "number", list: "list", dict: "object"
+}  # fmt: skip
 
 
 def load_table(
@@ -50,9 +49,11 @@ def load_table(
 
     Args:
         source: One of
-            a ``.csv`` (comma, quotes as in RFC 4180) or ``.tsv`` file (tab, no quotes) with the
-            names of the columns in the first line; every cell is text, as it is written;
-            a ``.jsonl`` or ``.json`` file, one object per line or a list of objects;
+            a ``.csv`` (comma, quotes as in RFC 4180) or ``.tsv`` file (tab, with such quotes or
+            without; see ``read_delimited``) with the names of the columns in the first line; every
+            cell is text, as it is written;
+            a ``.jsonl`` or ``.json`` file, one object per line or a list of objects; a column with
+            values of several kinds (numbers and texts, say) is refused by whoever reads it;
             a ``.parquet`` file;
             a ``.txt`` file: the column ``text`` has its lines, line breaks included;
             a ``.conll`` file: a token and its tag per line, the tag last, an empty line between
@@ -116,8 +117,7 @@ def check_characters(table: Dataset, source: str) -> None:
 def _from_file(path: Path) -> Dataset:
     if path.stat().st_size == 0:
         raise TaskDataError(f"{path} is empty: it has no rows.")
-    name = path.name.lower().removesuffix(".gz")
-    reader = _READERS.get(Path(name).suffix)
+    reader = _READERS.get(ending(path))
     if reader is None or (reader is _parquet and path.suffix == ".gz"):
         raise TaskDataError(
             f"{path}: data files end in {', '.join(_READERS)} (all but .parquet also with .gz); "
@@ -125,27 +125,27 @@ def _from_file(path: Path) -> Dataset:
         )
     try:
         return reader(path)
-    except TaskDataError:
-        raise
+    except TaskDataError as error:
+        if str(path) in str(error):
+            raise
+        raise TaskDataError(f"{path}, {error}") from None
     except Exception as error:  # datasets wraps the reason differently for each reader
         reason = error.__cause__ or error
         raise TaskDataError(f"{path} cannot be read: {reason or type(reason).__name__}") from error
 
 
-def _delimited(path: Path, delimiter: str, *, quotes: bool) -> Dataset:
+def _delimited(path: Path, delimiter: str) -> Dataset:
     """Read a table of texts: what a cell means is for the reader of its column to decide."""
     text = read_text(path)
-    content = text.encode()
-    if b"\0" in content[:100]:
+    if "\0" in text[:100]:
         raise TaskDataError(
             f"{path} looks like UTF-16 without a byte order mark; save it as UTF-8 (spreadsheets "
             "call it “CSV UTF-8”)."
         )
-    quoting: Any = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
-    names = next((row for row in rows if row), [])
-    if not names:
+    if not text.strip("\r\n"):
         raise TaskDataError(f"{path} is empty: it has no rows.")
+    table = read_delimited(text, delimiter)
+    names = table.names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise TaskDataError(f"{path} has two columns {twice[0]!r}; rename one in the first line.")
@@ -155,62 +155,52 @@ def _delimited(path: Path, delimiter: str, *, quotes: bool) -> Dataset:
             f"{path} has the single column {names[0]!r}, in which {other!r} seems to separate "
             "cells; .csv files need commas, and .tsv files tabs."
         )
-    if quotes:
-        _check_quotes(path, text)
     # The reader of datasets guesses types, and fills short lines with nothing.
-    table = arrow_csv.read_csv(
-        io.BytesIO(content),
-        # One thread and one block, for line numbers in errors.
-        read_options=arrow_csv.ReadOptions(use_threads=False, block_size=2**31 - 1),
-        parse_options=arrow_csv.ParseOptions(
-            delimiter=delimiter, quote_char='"' if quotes else False, newlines_in_values=quotes
-        ),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-        ),
-    )
-    if table.column_names != names:
-        raise TaskDataError(f"{path}: the names of the columns in the first line cannot be read.")
+    return Dataset(pa.table({name: pa.array(table.column(name), pa.string()) for name in names}))
+
+
+def _json(path: Path, mixed: frozenset[str] = frozenset()) -> Dataset:
+    """Read objects; the columns ``mixed``, whose values have no common type, as ``mixed_type``."""
+    # The reader of datasets makes dates of texts that look like dates.
+    rows = json_rows(path)
+    parts: list[pa.Table] = []
+    failed: set[str] = set()
+    kinds: dict[str, dict[str, int]] = {name: {} for name in mixed}
+    while chunk := list(islice(rows, _CHUNK)):
+        columns = {}
+        for name in dict.fromkeys(name for row in chunk for name in row):
+            values = [row.get(name) for row in chunk]
+            if name in mixed:
+                for number, value in enumerate(values, start=len(parts) * _CHUNK):
+                    kinds[name].setdefault(_JSON_KINDS.get(type(value), ""), number)
+                values = [None if value is None else json.dumps(value) for value in values]
+            try:
+                columns[name] = _array(values)
+            except (pa.ArrowException, OverflowError):
+                failed.add(name)
+        parts.append(pa.table(columns))
+    if not parts:
+        raise TaskDataError(f"{path} is empty: it has no rows.")
+    for name in {name: None for part in parts for name in part.column_names}:
+        fields = [part.schema.field(name) for part in parts if name in part.column_names]
+        try:
+            pa.unify_schemas([pa.schema([one]) for one in fields], promote_options="permissive")
+        except pa.ArrowException:
+            failed.add(name)
+    if failed:
+        return _json(path, mixed | failed)
+    table = pa.concat_tables(parts, promote_options="permissive")
+    for name in mixed:
+        texts = table[name].combine_chunks()
+        kept = pa.StructArray.from_arrays([texts], names=[mixed_type(kinds[name])])
+        table = table.set_column(table.column_names.index(name), name, kept)
     return Dataset(table)
 
 
-def _check_quotes(path: Path, text: str) -> None:
-    """Check that no stray quote makes one cell of several rows, which Arrow reads in silence."""
-    for cell in _CSV_CELL.finditer(text) if '"' in text else ():
-        content, end = cell.groups()
-        if end == "" or (end not in (None, '"') and {"\n", "\r"} & {*content}):
-            line = len(re.findall(r"\r\n|\n|\r", text[: cell.start()])) + 1
-            raise TaskDataError(
-                f"{path}, line {line}: the quote before {content[:40]!r} is not closed at the end "
-                "of its cell, so the rows after it cannot be told apart; close it, and write "
-                "quotes inside a quoted cell twice."
-            )
-
-
-def _json(path: Path) -> Dataset:
-    # The reader of datasets makes dates of texts that look like dates.
-    rows = json_rows(path)
-    parts = []
-    while chunk := list(islice(rows, _CHUNK)):
-        names = dict.fromkeys(name for row in chunk for name in row)
-        parts.append(
-            pa.table({name: _array(path, name, [row.get(name) for row in chunk]) for name in names})
-        )
-    if not parts:
-        raise TaskDataError(f"{path} is empty: it has no rows.")
-    return Dataset(pa.concat_tables(parts, promote_options="permissive"))
-
-
-def _array(path: Path, name: str, values: list[Any]) -> pa.Array:
+def _array(values: list[Any]) -> pa.Array:
     if any(isinstance(value, int) and value.bit_length() > 63 for value in values):
         values = [str(value) if isinstance(value, int) else value for value in values]
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
-        reason = f"{error}".partition("\n")[0]
-        raise TaskDataError(
-            f"{path}: the values of {name!r} are not all of one kind that can be read: {reason}"
-        ) from error
+    return pa.array(values)
 
 
 def json_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -235,18 +225,6 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 "leave it out."
             )
         yield row
-
-
-def half_character(text: str) -> str | None:
-    """Describe the first half of a surrogate pair in a text, which has no form in UTF-8.
-
-    JSON can hold one as an escape, and an argument in another encoding becomes some.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"half a character, {text[error.start]!r}, at place {error.start}"
-    return None
 
 
 def _json_lines(path: Path, text: str) -> Iterator[Any]:
@@ -286,78 +264,36 @@ def _parquet(path: Path) -> Dataset:
 
 def _text(path: Path) -> Dataset:
     with open_file(path) as file:
-        encoding = _encoding(file.read(4))
+        encoding = encoding_of(file.read(4))
     return Dataset.from_text(str(path), keep_linebreaks=True, encoding=encoding)
 
 
 def _conll(path: Path) -> Dataset:
     columns: dict[str, list[list[str]]] = {"tokens": [], "tags": []}
-    for tokens, tags in _sentences(path):
-        columns["tokens"].append(tokens)
-        columns["tags"].append(tags)
-    return Dataset.from_dict(columns)
-
-
-def _sentences(path: Path) -> Iterator[tuple[list[str], list[str]]]:
     tokens: list[str] = []
     tags: list[str] = []
     width = 0
-    text = read_text(path)
-    for number, line in enumerate([*text.split("\n"), ""], start=1):
-        # Not split() where there are tabs: some tokens of real data are blanks of other kinds.
-        fields = line.rstrip("\r").split("\t") if "\t" in line else line.split()
-        if not line.strip() or fields[0] == _DOCUMENT_START:
-            if tokens:
-                yield tokens, tags
-            tokens, tags = [], []
-            continue
+    for number, (_, line, fields) in enumerate(conll_lines(read_text(path)), start=1):
         width = width or len(fields)
-        if len(fields) != width or width < 2:
+        if fields and (len(fields) != width or width < 2):
             raise TaskDataError(
                 f"{path}, line {number}: {line!r} has {len(fields)} columns"
                 + (f", the lines before have {width}" if width > 1 else "")
                 + "; each line must be a token and its tag, with a tab or a space between."
             )
-        tokens.append(fields[0])
-        tags.append(fields[-1].strip())
-
-
-def read_text(path: Path) -> str:
-    """Read a text file, compressed or not.
-
-    Raises:
-        TaskDataError: it is not in UTF-8, nor begins with the mark of UTF-16 or UTF-32.
-    """
-    try:
-        with open_file(path) as file:
-            content = file.read()
-    except EOFError as error:
-        raise TaskDataError(f"{path}: the gzip file is truncated; copy it again") from error
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise TaskDataError(f"{path} is not a sound gzip file: {error}") from error
-    encoding = _encoding(content)
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise TaskDataError(
-            f"{path}, line {line} is not text in {encoding.removesuffix('-sig').upper()}; save the "
-            "file as UTF-8 (spreadsheets call it “CSV UTF-8”)."
-        ) from error
-
-
-def _encoding(content: bytes) -> str:
-    marked = (name for mark, name in _ENCODINGS.items() if content.startswith(mark))
-    return next(marked, "utf-8-sig")
-
-
-def open_file(path: Path) -> gzip.GzipFile | IO[bytes]:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
+        if fields:
+            tokens.append(fields[0])
+            tags.append(fields[-1].strip())
+        elif tokens:
+            columns["tokens"].append(tokens)
+            columns["tags"].append(tags)
+            tokens, tags = [], []
+    return Dataset.from_dict(columns)
 
 
 _READERS: dict[str, Callable[[Path], Dataset]] = {
-    ".csv": partial(_delimited, delimiter=",", quotes=True),
-    ".tsv": partial(_delimited, delimiter="\t", quotes=False),
+    ".csv": partial(_delimited, delimiter=","),
+    ".tsv": partial(_delimited, delimiter="\t"),
     ".jsonl": _json,
     ".json": _json,
     ".parquet": _parquet,

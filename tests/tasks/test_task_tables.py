@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -9,8 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Value
 
+from hf_distill.augmentation.tables import write_table
+from hf_distill.tasks import create_task
+from hf_distill.tasks.columns import describe
 from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.tables import load_table
+from hf_distill.tasks.text_classification import data_problem_type
 
 ROWS = {"text": ["a, b", "c"], "label": [1, 0]}
 CELLS = {"text": ["a, b", "c"], "label": ["1", "0"]}
@@ -46,10 +52,56 @@ def test_saved_data(tmp_path: Path) -> None:
         load_table(tmp_path / "two")
 
 
-def test_quotes_in_tables_with_tabs_are_letters(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        # A quote that cannot enclose a cell: all are letters.
+        ('text\tlabel\n" open\t1\n"both"\t0\n', ['" open', '"both"']),
+        ('text\tlabel\n5" disk\t1\n"say ""hi"""\t0\n', ['5" disk', '"say ""hi"""']),
+        ('te"xt\tlabel\n"a ""b"""\t1\n', ['"a ""b"""']),
+        # Rows of equal length only where they are letters, or only where they are not.
+        ('text\tlabel\n"a\t1\nb"\t0\nc\t"2\n"d"\t3\n', ['"a', 'b"', "c", '"d"']),
+        ('text\tlabel\n"a\tb"\t1\n"c"\t0\n', ["a\tb", "c"]),
+        ('text\tlabel\n"two\r\n""lines"""\t1\r\n"c"\t0', ['two\r\n"lines"', "c"]),
+        # Quoted names, or no quotes without need: pandas and the module csv.
+        ('"text"\t"label"\n"both"\t"1"\n', ["both"]),
+        ('"text"\tlabel\n"say ""hi"""\t1\n', ['say "hi"']),
+        ('text\tlabel\n"say ""hi"""\t1\nx\t0\n', ['say "hi"', "x"]),
+        ('text\n"say ""hi"""\n""\n', ['say "hi"', ""]),
+    ],
+)
+def test_quotes_in_tables_with_tabs(content: str, texts: list[str], tmp_path: Path) -> None:
     path = tmp_path / "d.tsv"
-    path.write_text('text\tlabel\n" open\t1\n"both"\t0\n')
-    assert load_table(path)["text"][:] == ['" open', '"both"']
+    path.write_text(content, newline="")
+    table = load_table(path)
+    assert table[table.column_names[0]][:] == texts
+
+
+@pytest.mark.parametrize(
+    ("content", "row", "cell"),
+    [
+        ('text\tlabel\nx\t1\n"both"\t0\n', 1, "both"),
+        ('text\tlabel\n"a ""b"""\t1\n""\t0\n', 1, ""),
+        ('text\tlabel\n"Hello\t1\nbye"\t0\n', 0, "Hello"),
+        ('text\n"a\nb"\n', 0, "a"),
+    ],
+)
+def test_quotes_that_may_be_letters_are_refused(
+    content: str, row: int, cell: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "d.tsv"
+    path.write_text(content)
+    with pytest.raises(TaskDataError, match=rf"d\.tsv.*row {row}\b.*{cell}.*\.jsonl"):
+        load_table(path)
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_ALL, csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC])
+def test_what_pandas_writes_with_tabs(quoting: int, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    columns = {"text": ['say "hi"', "a\tb", "", "two\nlines", "plain"], "n": [0, 1, 2, 3, 4]}
+    pandas.DataFrame(columns).to_csv(tmp_path / "d.tsv", sep="\t", index=False, quoting=quoting)
+    table = load_table(tmp_path / "d.tsv")
+    assert table[:] == {"text": columns["text"], "n": list(map(str, columns["n"]))}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +203,6 @@ def test_byte_order_marks(name: str, encoding: str, tmp_path: Path) -> None:
         ("d.jsonl", b'{"text": "a"}\n{"text": "a", "text": "b"}\n', ("line 2", "'text'", "twice")),
         ("d.json", b'{\n"data": []\n}', ("line 1", "one object per line", "list of objects")),
         ("d.json", b'["a"]', ("value 1", "not an object")),
-        ("d.jsonl", b'{"label": 1}\n{"label": "a"}', ("'label'", "of one kind")),
         ("d.jsonl", b'{"text": "\\ud800"}', ("row 1", "half a character")),
     ],
 )
@@ -176,6 +227,40 @@ def test_json_values_stay_what_they_are(tmp_path: Path) -> None:
         {**rows[0], "id": str(2**70), "n": 1.0, "more": None},
         {**rows[1], "id": "7", "tags": None},
     ]
+
+
+MIXED = [{"text": "a", "meta": 1}, {"text": "b", "meta": "x"}, {"text": "c", "meta": None}]
+
+
+@pytest.mark.parametrize("before", [0, 10_000])
+def test_values_of_several_kinds_are_refused_where_they_are_read(
+    before: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "d.jsonl"
+    rows = [{"text": "more", "meta": 0}] * before + MIXED
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = load_table(path)
+    assert table["text"][before:] == ["a", "b", "c"]
+    task = create_task("text-classification", TaskArguments(label_column="meta"))
+    assert task.rows(table, labelled=False)["text"][before:] == ["a", "b", "c"]
+    for role in ("text_column", "label_column", "target_column"):
+        name = "summarization" if role == "target_column" else "text-classification"
+        options = TaskArguments(**{"label_column": "text", role: "meta"})
+        with pytest.raises(TaskDataError) as caught:
+            task = create_task(name, options)
+            data_problem_type(task.rows(table))
+        assert f"number in row 0, text in row {before + 1}" in str(caught.value)
+    with pytest.raises(TaskDataError, match="'meta' holds values of several kinds"):
+        write_table(table, tmp_path / "d.parquet")
+
+
+def test_lists_and_objects_of_several_kinds(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_text('[{"text": "a", "x": [1, "b"], "y": true}, {"text": "c", "y": 1}]')
+    table = load_table(path)
+    assert table["text"][:] == ["a", "c"]
+    assert describe(table.features["x"]).endswith("(list in row 0)")
+    assert describe(table.features["y"]).endswith("(true or false in row 0, number in row 1)")
 
 
 def test_conll(tmp_path: Path) -> None:

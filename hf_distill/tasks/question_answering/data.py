@@ -22,7 +22,8 @@ from hf_distill.tasks.question_answering.records import (
     read_squad_json,
     row_record,
 )
-from hf_distill.tasks.tables import check_characters, load_table, open_file
+from hf_distill.tasks.tables import check_characters, load_table
+from hf_distill.tasks.text_files import open_file
 
 FEATURES = Features(
     {

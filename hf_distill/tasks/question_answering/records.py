@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
-from hf_distill.tasks.tables import half_character, read_text
+from hf_distill.tasks.text_files import half_character, read_text
 
 
 @dataclass(frozen=True)
