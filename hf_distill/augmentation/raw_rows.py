@@ -1,4 +1,4 @@
-"""The rows of text files as they stand there: what is not augmented is carried byte for byte.
+"""Rows of text files as they stand there: what is not augmented is carried byte for byte.
 
 A reader with types would take ``007`` for a number and ``2024-01-05`` for a date, and write them in
 its own way. Here a row is a piece of the file, in which the values of some columns are replaced.
@@ -44,7 +44,7 @@ class RawRow(NamedTuple):
 
 
 class _File(NamedTuple):
-    """The text of a file.
+    """Text of a file.
 
     Attributes:
         head: what stands before the rows.
@@ -62,7 +62,7 @@ class _File(NamedTuple):
 
 
 class RawRows:
-    """The rows of a file.
+    """Rows of a file.
 
     Args:
         path: a ``.csv``, ``.tsv``, ``.jsonl``, ``.json``, ``.txt`` or ``.conll`` file, possibly in
@@ -211,7 +211,7 @@ def _json(text: str, columns: Collection[str]) -> _File:
 
 
 def _members(text: str) -> Iterator[tuple[str, _Place]]:
-    """The names in a JSON object, and where their values are."""
+    """Yield the names in a JSON object, and where their values are."""
     place = _after_space(text, 1)
     while text[place] != "}":
         name, place = _DECODER.raw_decode(text, place)

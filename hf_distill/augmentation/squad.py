@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ from hf_distill.tasks.question_answering.records import (
     check_records,
     read_squad_json,
 )
-from hf_distill.tasks.text_files import half_character
+from hf_distill.tasks.text_files import half_character, read_text
 
 # Not a character: no text has it.
 _MARK = "\ufdd0"
@@ -103,11 +102,8 @@ def augment_squad(
 def _read(path: Path) -> dict[str, Any]:
     """Read a document and check it."""
     check_records(read_squad_json(path), str(path))
-    content = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        content = gzip.decompress(content)
     # 1.10 stays 1.10: numbers with decimals are marked texts until they are written.
-    document: dict[str, Any] = json.loads(content.decode("utf-8-sig"), parse_float=_MARK.__add__)
+    document: dict[str, Any] = json.loads(read_text(path), parse_float=_MARK.__add__)
     for a, article in enumerate(document["data"]):
         for p, paragraph in enumerate(_paragraphs(article)):
             for q, question in enumerate(paragraph["qas"]):

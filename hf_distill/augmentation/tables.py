@@ -42,7 +42,7 @@ def write_table(table: Dataset, path: str | Path) -> None:
 
     Args:
         table: the rows.
-        path: a file; its name says the kind, as ``load_table`` reads it. Columns of class numbers
+        path: a file; its name tells the kind, as ``load_table`` reads it. Columns of class numbers
             are written as names in ``.conll``, as numbers elsewhere.
 
     Raises:
@@ -79,7 +79,7 @@ def write_table(table: Dataset, path: str | Path) -> None:
 
 @contextmanager
 def text_file(path: Path) -> Iterator[IO[str]]:
-    """A text file in UTF-8 to write to; in gzip, without a date, if its name says so."""
+    """Open a text file in UTF-8 to write to; in gzip, without a date, if its name ends so."""
     if path.suffix.lower() != ".gz":
         with path.open("w", encoding="utf-8", newline="") as file:
             yield file
@@ -170,7 +170,7 @@ def _conll(table: Dataset) -> Iterator[str]:
 
 
 def _cells(table: Dataset, ending: str) -> Iterator[list[str]]:
-    """The names of the columns, and the rows."""
+    """Yield the names of the columns, and the rows."""
     for name, feature in table.features.items():
         if is_list(feature) or isinstance(feature, dict):
             raise TaskDataError(

@@ -97,7 +97,7 @@ class HubDataArguments:
 
 @dataclass
 class EvaluationDataArguments(HubDataArguments):
-    """The data of `evaluate` and `compare`."""
+    """Data of `evaluate` and `compare`."""
 
     file: str | None = option(help=f"The labelled data: {FORMATS}.")
     split: str = option("validation", help="The split of --dataset_name.")
@@ -128,7 +128,7 @@ def task_sections() -> list[Section]:
 
 @dataclass
 class RuntimeArguments:
-    """How `evaluate` and `compare` run their models."""
+    """Running of models by `evaluate` and `compare`."""
 
     task: str | None = task_option()
     batch_size: int = option(16, help="Inputs (windows, texts …) that are computed at a time.")

@@ -120,12 +120,10 @@ class PositionHead(TaskHead):
         return attention_mask(batch) if labels is None else labels != IGNORED
 
     def compared_positions(self, batch: Batch) -> Tensor:
-        """The tokens that count."""
         mask = self.row_mask(batch)
         return not_padding(batch) if mask is None else mask
 
     def count_rows(self, batch: Batch) -> int | Tensor:
-        """Count those tokens."""
         mask, tokens = self.row_mask(batch), main_input(batch)
         return tokens.shape[0] * tokens.shape[1] if mask is None else mask.sum()
 
@@ -138,7 +136,7 @@ class LabelledHead(TaskHead):
 
     @property
     def num_labels(self) -> int | None:
-        """How many classes there are; ``None`` if the configuration does not say."""
+        """How many classes there are; ``None`` if the configuration does not tell."""
         count: int | None = getattr(self.config, "num_labels", None)
         return count
 

@@ -36,14 +36,13 @@ class SequenceClassificationHead(LabelledHead):
 
     @property
     def problem_type(self) -> str:
-        """The configuration's problem type, or what transformers infers where it is not set."""
+        """Return the configuration's problem type, or what transformers infers without one."""
         problem_type = getattr(self.config, "problem_type", None)
         if problem_type is not None:
             return str(problem_type)
         return "regression" if self.num_labels == 1 else "single_label_classification"
 
     def logits(self, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """Return the logits; see the class."""
         logits = output(outputs, "logits")
         if self.problem_type == "multi_label_classification":
             return torch.stack((logits, torch.zeros_like(logits)), dim=-1)
@@ -56,7 +55,6 @@ class SequenceClassificationHead(LabelledHead):
         return {"logits": logits}
 
     def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's logits in the student's order of labels."""
         if self.problem_type == "multi_label_classification" and self.teacher_order is not None:
             return student, teacher[:, self.teacher_order]
         return super().align(student, teacher)
@@ -65,7 +63,7 @@ class SequenceClassificationHead(LabelledHead):
         """Count the inputs, or their labels where there are several."""
         inputs = main_input(batch).shape[0]
         if self.problem_type == "multi_label_classification":
-            return inputs * int(self.config.num_labels)  # which says that there are several
+            return inputs * int(self.config.num_labels)  # several, by their type
         return inputs
 
     def count_labelled(self, batch: Batch) -> int | Tensor:
@@ -150,11 +148,9 @@ class MultipleChoiceHead(TaskHead):
     needs_token_types = True
 
     def count_rows(self, batch: Batch) -> int:
-        """Count the questions."""
         return main_input(batch).shape[0]
 
     def gold(self, batch: Batch) -> Tensor | None:
-        """Return the right choices."""
         labels = batch.get("labels")
         return None if labels is None else labels.flatten()
 
@@ -188,20 +184,17 @@ class QuestionAnsweringHead(TaskHead):
         return torch.stack((output(outputs, "start_logits"), output(outputs, "end_logits")), dim=1)
 
     def class_mask(self, batch: Batch) -> Tensor | None:
-        """The attention mask, ``(batch, 1, length)``."""
+        """Return the attention mask, ``(batch, 1, length)``."""
         mask = attention_mask(batch)
         return None if mask is None else mask[:, None, :]
 
     def compared_positions(self, batch: Batch) -> Tensor:
-        """All but padding."""
         return not_padding(batch)
 
     def outputs(self, logits: Tensor) -> dict[str, Tensor]:
-        """Return start and end apart."""
         return {"start_logits": logits[:, 0], "end_logits": logits[:, 1]}
 
     def count_rows(self, batch: Batch) -> int:
-        """Count two per sequence."""
         return 2 * main_input(batch).shape[0]
 
     def count_labelled(self, batch: Batch) -> int | Tensor:

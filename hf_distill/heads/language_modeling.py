@@ -29,7 +29,6 @@ class LanguageModelingHead(PositionHead):
     """
 
     def align(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the range of the vocabulary that both have."""
         shared = min(student.shape[-1], teacher.shape[-1])
         return student[..., :shared], teacher[..., :shared]
 
@@ -84,7 +83,6 @@ class CausalLMHead(LanguageModelingHead):
         return inputs[:, :-1] if mask is None else mask[:, 1:] & inputs[:, :-1]
 
     def compared_positions(self, batch: Batch) -> Tensor:
-        """The tokens before those that count."""
         return nn.functional.pad(self.row_mask(batch), (0, 1))
 
     def outputs(self, logits: Tensor) -> dict[str, Tensor]:
@@ -92,7 +90,6 @@ class CausalLMHead(LanguageModelingHead):
         return {"logits": nn.functional.pad(logits, (0, 0, 0, 1))}
 
     def gold(self, batch: Batch) -> Tensor | None:
-        """Return the next tokens."""
         labels = batch.get("labels")
         return None if labels is None else labels[:, 1:]
 
@@ -133,7 +130,6 @@ class Seq2SeqLMHead(LanguageModelingHead):
         return counts
 
     def compared_positions(self, batch: Batch) -> Tensor:
-        """The tokens of the target that count."""
         mask = self.row_mask(batch)
         if mask is None:
             mask = torch.ones_like(batch["decoder_input_ids"], dtype=torch.bool)

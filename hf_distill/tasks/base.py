@@ -43,7 +43,7 @@ def pipeline_usage(task: str, text: str = "A text.") -> str:
 
 
 class Encoded(NamedTuple):
-    """The inputs of a model."""
+    """Inputs of a model."""
 
     features: Dataset
     truncated: int

@@ -1,4 +1,4 @@
-"""How much of a score is chance: the bootstrap over the rows that it was measured on."""
+"""Bootstrap intervals of scores, over the rows that these were measured on."""
 
 from __future__ import annotations
 

@@ -86,12 +86,20 @@ def find_pair(
         for pair in PAIRS:
             if all(name in names for name in pair):
                 return pair
-    texts = [name for name in names if is_text(table.features[name]) and name != taken]
-    usual = tuple(texts) if len(texts) == 1 else TEXTS
-    found = find_column(table, "text_column", first, usual, "the text", taken=[taken])
+    found = find_text(table, first, taken=taken)
     if second is not None:
         find_column(table, "text_pair_column", second, (), "the second text", taken=[taken, found])
     return found, second
+
+
+def find_text(
+    table: Dataset, chosen: str | None, usual: Sequence[str] = TEXTS, *, taken: str = ""
+) -> str:
+    """Return the column of texts: the one that was chosen, the only one, or a usual one."""
+    features = table.features.items()
+    texts = [name for name, feature in features if is_text(feature) and name != taken]
+    usual = texts if len(texts) == 1 else usual
+    return find_column(table, "text_column", chosen, usual, "the text", taken=[taken])
 
 
 def pick_columns(table: Dataset, columns: Mapping[str, str]) -> Dataset:

@@ -1,4 +1,4 @@
-"""The error of data that a task cannot use."""
+"""Errors of data that a task cannot use."""
 
 from __future__ import annotations
 

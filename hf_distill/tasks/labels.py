@@ -21,7 +21,7 @@ Label = str | int
 
 @dataclass(frozen=True)
 class DataLabels:
-    """The labels of a column.
+    """Labels of a column.
 
     Attributes:
         names: all of them, in the order of their numbers: that of a ``ClassLabel`` feature, that
@@ -37,7 +37,7 @@ class DataLabels:
 
 
 class Choice(NamedTuple):
-    """The labels that a model to train is given."""
+    """Labels for a model to train."""
 
     names: tuple[str, ...]
     why: str | None
@@ -219,8 +219,8 @@ class LabelMap:
         if numbered and is_list(feature) and item.num_classes != len(self.names):
             raise TaskDataError(
                 f"The column {column!r} numbers {item.num_classes} labels, and the model has "
-                f"{len(self.names)}: {join_names(self.names)}. Nothing says which of these they "
-                "are; name them (for vectors of 0 and 1 with --class_names)."
+                f"{len(self.names)}: {join_names(self.names)}. Which of these they are is not "
+                "known; name them (for vectors of 0 and 1 with --class_names)."
             )
         self._data_names: tuple[str, ...] = ()
         if isinstance(item, ClassLabel) and _are_made_up(self.names):

@@ -27,7 +27,7 @@ from hf_distill.tasks.base import (
     Tokenizer,
     pipeline_usage,
 )
-from hf_distill.tasks.columns import TEXTS, checked_texts, find_column, is_text, pick_columns
+from hf_distill.tasks.columns import checked_texts, find_text, pick_columns
 from hf_distill.tasks.metrics import perplexity_metric, token_scores
 
 # Lines of a text file that belong together, in characters: an example to time or to sample.
@@ -53,11 +53,10 @@ class LanguageModelingTask(Task):
         """Pick ``text``.
 
         With ``join_texts`` the lines of a text file, which end with their line break, become
-        passages of some 2,000 characters. Texts that end with a line break go on in the next row.
+        passages of some 2,000 characters. A text that ends with a line break continues in the next
+        row.
         """
-        texts = [name for name, feature in table.features.items() if is_text(feature)]
-        usual = tuple(texts) if len(texts) == 1 else TEXTS
-        column = find_column(table, "text_column", self.options.text_column, usual, "the text")
+        column = find_text(table, self.options.text_column)
         checked_texts(table, column, "text_column")
         rows = pick_columns(table, {"text": column})
         if not self.options.join_texts:
@@ -139,14 +138,12 @@ class LanguageModelingTask(Task):
         return encode
 
     def data_collator(self, tokenizer: Tokenizer, model: Model) -> Callable[..., Any]:
-        """Pad, and mask in training."""
         probability = self.options.mlm_probability if self.masked else None
         return BlockCollator(tokenizer, mlm_probability=probability)
 
     def scorer(
         self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> LanguageModelingScorer:
-        """Score the perplexity."""
         return LanguageModelingScorer(shifted=not self.masked)
 
 
@@ -229,7 +226,6 @@ class LanguageModelingScorer(Scorer):
         return token_scores(logits, labels, shifted=self.shifted)
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """Score what ``preprocess_logits`` kept."""
         kept: Any = eval_prediction.predictions
         losses, top = kept
         labels: Any = eval_prediction.label_ids

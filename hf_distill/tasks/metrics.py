@@ -167,7 +167,7 @@ def tagging_metric(
     """Score one tag per word; a row is a sentence.
 
     Where ``entity_scheme`` finds a scheme, entities are read as the CoNLL script does, whatever the
-    scheme: an entity begins where its type changes or a tag says so, and a tag that continues
+    scheme: an entity begins where its type changes or a tag marks it, and a tag that continues
     nothing begins one. For correct sequences that is seqeval's strict mode. A predicted tag
     outside the scheme counts as ``O``.
 

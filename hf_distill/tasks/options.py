@@ -1,4 +1,4 @@
-"""The options of the tasks, each defined once.
+"""Options of the tasks, each defined once.
 
 The help text of a field is its documentation. Nothing here imports PyTorch.
 """
@@ -18,7 +18,7 @@ def option(default: Any = None, *, help: str, choices: list[str] | None = None) 
 
 
 def names(*dataclass_types: type) -> list[str]:
-    """The options that dataclasses define, in order."""
+    """Return the options that dataclasses define, in order."""
     return [f.name for dataclass_type in dataclass_types for f in fields(dataclass_type)]
 
 
@@ -53,30 +53,30 @@ class InputArguments:
 
 @dataclass
 class AnswerSpanArguments:
-    """How contexts are cut and answers are read."""
+    """Cutting of contexts and reading of answers."""
 
     doc_stride: int = option(128, help="Tokens that two windows of one context share.")
     max_answer_length: int = option(30, help="Most tokens in an answer.")
     no_answer_threshold: float = option(
         0.0,
-        help="Say `no answer` if it scores better than the best answer by more than this (in "
+        help="Answer `no answer` if it scores better than the best answer by more than this (in "
         "logits). Data in which every question has an answer always gets one.",
     )
 
 
 @dataclass
 class QuestionAnsweringArguments(AnswerSpanArguments):
-    """How contexts are cut, answers are read and how many of them are kept."""
+    """Cutting of contexts, reading of answers and their number."""
 
     n_best: int = option(20, help="Answers per question to keep in nbest_predictions.json.")
 
 
 @dataclass
 class ClassificationArguments:
-    """What the labels of texts mean."""
+    """Meaning of the labels of texts."""
 
     problem_type: str | None = option(
-        help="What the label column holds: one label a text (single_label_classification), "
+        help="What the label column holds: one label per text (single_label_classification), "
         "several (multi_label_classification) or a number to predict (regression). By default the "
         "teacher decides, or the data without one: lists are several labels, numbers with decimals "
         "are to be predicted, all else is one label.",
@@ -90,7 +90,7 @@ class ClassificationArguments:
 
 @dataclass
 class LanguageModelingArguments:
-    """How text is cut for language models."""
+    """Cutting of text for language models."""
 
     block_size: int | None = option(
         help="Tokens of a block of text. By default 512, or fewer if the model takes fewer."
@@ -102,22 +102,22 @@ class LanguageModelingArguments:
     )
     mlm_probability: float = option(
         0.15,
-        help="fill-mask: the share of the tokens to predict. In training they are drawn anew each "
+        help="fill-mask: the share of the tokens to predict. In training they are drawn again each "
         "time; for scores they are always the same.",
     )
 
 
 @dataclass
 class SequenceToSequenceArguments:
-    """How models write texts."""
+    """Writing of texts by models."""
 
     max_target_length: int | None = option(
         help="Most tokens of a target (default 128), and of what the model writes (by default "
-        "what its generation configuration says)."
+        "what its generation configuration sets)."
     )
     num_beams: int | None = option(
         help="Beams of the search when the model writes; 1 is greedy. By default what its "
-        "generation configuration says."
+        "generation configuration sets."
     )
     source_prefix: str = option(
         "", help="What the model expects before each text, such as `summarize: ` for T5."
@@ -137,7 +137,7 @@ class TaskArguments(
     QuestionAnsweringArguments,
     InputArguments,
 ):
-    """The options of all tasks."""
+    """Options of all tasks."""
 
 
 SCORING_OPTIONS = (

@@ -23,6 +23,7 @@ from hf_distill.tasks.columns import (
     TARGETS,
     checked_texts,
     find_column,
+    find_text,
     is_mixed,
     is_text,
     pick_columns,
@@ -80,9 +81,7 @@ class SequenceToSequenceTask(Task):
         if text is None and options.source_lang in names:
             text = options.source_lang
         if not labelled:
-            named = [name for name in names if is_text(table.features[name])]
-            usual = tuple(named) if len(named) == 1 else SOURCES
-            text = find_column(table, "text_column", text, usual, "the text")
+            text = find_text(table, text, SOURCES)
             checked_texts(table, text, "text_column")
             return pick_columns(table, {"text": text})
         if target is None and options.target_lang in names:
@@ -133,13 +132,11 @@ class SequenceToSequenceTask(Task):
     def scorer(
         self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> SequenceToSequenceScorer:
-        """Score ROUGE, or BLEU and chrF."""
         return SequenceToSequenceScorer(self, examples, features, tokenizer)
 
     def predictor(
         self, model: Model, tokenizer: Tokenizer, batch_size: int
     ) -> Callable[[Rows], list[str]]:
-        """Write a text for each text."""
         self.prepare(tokenizer)
         length = self.length(tokenizer, model)
 
@@ -163,7 +160,7 @@ class SequenceToSequenceTask(Task):
     ) -> list[str]:
         """Let a model write, without sampling.
 
-        Everything that no option sets is as the model's own generation configuration says; it
+        Everything that no option sets is as the model's own generation configuration sets it; it
         writes at most 128 tokens if that sets no limit.
 
         Args:
@@ -264,7 +261,6 @@ class SequenceToSequenceScorer(Scorer):
         return token_scores(logits, labels, shifted=False)
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """Compute the perplexity of the targets."""
         kept: Any = eval_prediction.predictions
         losses, top = kept
         labels: Any = eval_prediction.label_ids
@@ -305,7 +301,7 @@ class SequenceToSequenceScorer(Scorer):
 
 def _of_language(table: Dataset, column: str, option: str, language: str | None) -> list[Any]:
     languages = list(table.features[column])
-    # Multilingual tokenizers say `en_XX` where data says `en`.
+    # Multilingual tokenizers have `en_XX` where data has `en`.
     keys = [key for key in (language, str(language).partition("_")[0]) if key in languages]
     if not keys:
         raise TaskDataError(

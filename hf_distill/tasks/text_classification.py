@@ -140,13 +140,11 @@ class TextClassificationTask(Task):
         return examples.add_column("labels", label_targets(examples, config))
 
     def targets(self, batch: Batch, encoding: Any, tokenizer: Tokenizer) -> dict[str, list[Any]]:
-        """Return ``labels``."""
         return {"labels": batch["labels"]}
 
     def scorer(
         self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> TextClassificationScorer:
-        """Score accuracy and F1; or Pearson and Spearman."""
         return TextClassificationScorer(examples, model.config)
 
 
@@ -174,7 +172,6 @@ class TextClassificationScorer(Scorer):
         return logits[0] if isinstance(logits, tuple) else logits
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """Score the logits of an evaluation."""
         logits = np.asarray(eval_prediction.predictions, dtype=np.float64)
         gold = np.asarray(eval_prediction.label_ids)
         if self.problem_type == REGRESSION:
@@ -238,7 +235,7 @@ def data_problem_type(rows: Dataset) -> str:
             return REGRESSION
         raise TaskDataError(
             f"The label column holds numbers such as {cell!r}, which may be names or numbers to "
-            f"predict; say which with problem_type {SINGLE} or {REGRESSION}."
+            f"predict; choose with problem_type {SINGLE} or {REGRESSION}."
         )
     return SINGLE
 

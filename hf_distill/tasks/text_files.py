@@ -1,4 +1,4 @@
-"""The text of data files, and how it is divided into rows and cells."""
+"""Text of data files, and its division into rows and cells."""
 
 from __future__ import annotations
 

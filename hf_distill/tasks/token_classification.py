@@ -103,19 +103,15 @@ class TokenClassificationTask(Task):
     def model_options(
         self, student: Config | None, teacher: Config | None, examples: Dataset | None
     ) -> dict[str, Any]:
-        """Return the tags."""
         return student_labels(student, teacher, examples, "tags")
 
     def label_counts(self, examples: Dataset, model: Model) -> dict[str, float]:
-        """Count the tags."""
         return dict(LabelMap(model_labels(model.config), examples, "tags").counts())
 
     def texts(self, batch: Batch) -> list[list[str]]:
-        """Join the words."""
         return [[" ".join(tokens) for tokens in batch["tokens"]]]
 
     def labelled(self, examples: Dataset, config: Config) -> Dataset:
-        """Number the tags."""
         return examples.remove_columns("tags").add_column("tags", tag_numbers(examples, config))
 
     def targets(self, batch: Batch, encoding: Any, tokenizer: Tokenizer) -> dict[str, list[Any]]:
@@ -133,13 +129,11 @@ class TokenClassificationTask(Task):
         return columns
 
     def data_collator(self, tokenizer: Tokenizer, model: Model) -> Callable[..., Any]:
-        """Pad to the longest sentence of a batch."""
         return DataCollatorForTokenClassification(tokenizer)
 
     def scorer(
         self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> TokenClassificationScorer:
-        """Score whole entities, or tags that mark none."""
         scorer = TokenClassificationScorer(examples, features, model.config)
         if scorer.scheme not in (self._logged_scheme, "IOB"):
             self._logged_scheme = scorer.scheme
@@ -178,7 +172,6 @@ class TokenClassificationScorer(Scorer):
         return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """Score the tags of an evaluation."""
         tags, labels = eval_prediction.predictions, eval_prediction.label_ids
         self.predictions = []
         for row, (gold, words) in enumerate(zip(self._gold, self._words, strict=True)):

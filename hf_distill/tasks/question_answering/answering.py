@@ -29,7 +29,7 @@ _GROUP = 512
 
 
 class QuestionAnswerer:
-    """Answers questions with a piece of a text, or says that the text has no answer.
+    """Answers questions with a piece of a text, or finds that the text has no answer.
 
     Args:
         model: A model with a question-answering head (`AutoModelForQuestionAnswering`). It is
@@ -114,7 +114,7 @@ class QuestionAnswerer:
         return cls(model, tokenizer, device=device)
 
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
+    def __call__(  # type: ignore[overload-overlap]  # a str is also a Sequence[str]
         self,
         inputs: None = None,
         *,
@@ -276,7 +276,7 @@ class QuestionAnswerer:
         return start_logits, end_logits
 
     def _window_cutter(self, max_length: int, doc_stride: int) -> WindowCutter:
-        """The one of the last call if it fits: it copies the tokenizer, which takes a while."""
+        """Return the last call's if it fits: it copies the tokenizer, which takes a while."""
         cutter = self._cutter
         if cutter is None or (cutter.max_length, cutter.doc_stride) != (max_length, doc_stride):
             cutter = WindowCutter(self.tokenizer, max_length, doc_stride, for_evaluation=True)
@@ -301,7 +301,9 @@ def _torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
         return dtype
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype={dtype!r} is none; use 'float32', 'bfloat16' or 'float16'")
+        raise ValueError(
+            f"dtype={dtype!r} is not a floating-point type; use 'float32', 'bfloat16' or 'float16'"
+        )
     return found
 
 
@@ -349,7 +351,7 @@ def _pairs(
 
 
 def _ranked(prediction: Prediction, no_answer_threshold: float | None) -> list[Answer]:
-    """All candidates of a question, the most probable first, with probabilities as scores."""
+    """Return all candidates, the most probable first, with probabilities as scores."""
     candidates = list(prediction.answers)
     if no_answer_threshold is not None or not candidates:
         # Lowered by the threshold, "no answer" comes first exactly if it exceeds the best by more.

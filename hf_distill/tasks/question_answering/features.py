@@ -45,7 +45,7 @@ def prepare_train_features(
         num_proc: Processes to work with; by default this one.
 
     Returns:
-        One row a window: `input_ids`, `attention_mask`, `token_type_ids` if the tokenizer gives
+        One row per window: `input_ids`, `attention_mask`, `token_type_ids` if the tokenizer gives
         them, `start_positions`, `end_positions`. Rows are not padded: `DataCollatorWithPadding`
         does that for each batch. Only if the tokenizer pads on the left are they padded to
         `max_length` here, because later padding would move the labelled tokens.
@@ -216,7 +216,7 @@ class WindowCutter:
         return features
 
     def _features(self, *, labelled: bool) -> Features:
-        """The types of the columns; left to be guessed, None in the first rows would confuse."""
+        """Return the types of the columns: guessed ones fail where the first rows are None."""
         types: dict[str, Any] = {
             name: List(Value("int32" if name == "input_ids" else "int8"))
             for name in self.tokenizer_columns
@@ -304,7 +304,7 @@ def _check_first_answers(examples: dict[str, list[Any]]) -> None:
 def _context_offsets(
     context: str, offsets: list[tuple[int, int]], inside: list[bool]
 ) -> list[tuple[int, int] | None]:
-    """Offsets of the tokens that an answer can begin or end with, None for all others."""
+    """Return the offsets of tokens that an answer can begin or end with, else None."""
     return [
         offset if keep and context[slice(*offset)].strip() else None
         for offset, keep in zip(offsets, inside, strict=True)

@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one question.
+    """A model's answers to one question.
 
     Attributes:
         id: The id of the question.
@@ -85,10 +85,10 @@ def postprocess(
         n_best: Most answers to return for a question.
         max_answer_length: Most tokens in an answer.
         no_answer_threshold: The answer is "" if `no_answer_score` exceeds the best score by more
-            than this (in logits). None: never say "no answer", as SQuAD v1.1 wants.
+            than this (in logits). None: never predict "no answer", as SQuAD v1.1 requires.
 
     Returns:
-        One prediction an example, in the order of `examples`. Without any valid span (an empty
+        One prediction per example, in the order of `examples`. Without any valid span (an empty
         context), `answers` is empty and `text` is "".
 
     Raises:
@@ -142,7 +142,7 @@ def postprocess(
 
 @dataclass(frozen=True)
 class _WindowTable:
-    """The features as arrays.
+    """Features as arrays.
 
     Attributes:
         example_ids: The question of each window.

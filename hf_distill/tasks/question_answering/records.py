@@ -38,8 +38,8 @@ def read_squad_json(path: Path, *, answers: bool = True) -> Iterator[Record]:
     """Read the questions of a file, one by one.
 
     The layout is `{"data": [{"paragraphs": [{"context": …, "qas": [{"id": …, "question": …,
-    "answers": [{"text": …, "answer_start": …}]}]}]}]}`. v1.1 and v2.0 have a `title` beside
-    `paragraphs`; v2.0 has `is_impossible` beside `question`, and then `answers` may be missing;
+    "answers": [{"text": …, "answer_start": …}]}]}]}]}`. v1.1 and v2.0 have a `title` next to
+    `paragraphs`; v2.0 has `is_impossible` next to `question`, and then `answers` may be missing;
     GermanQuAD has numbers as ids. `data` may also hold the rows of the Hub's `squad` (`id`,
     `context`, `question`, `answers`), as the example scripts of transformers read them. Other
     fields (`plausible_answers`, `answer_id`, `document_id`, `version` …) are not read.
@@ -130,8 +130,8 @@ def row_record(
         impossible = field(row, "is_impossible", bool, where)
         if impossible == bool(texts):
             raise TaskDataError(
-                f"{where} (id {str(row.get('id'))!r}) says is_impossible={str(impossible).lower()} "
-                f"but has {len(texts)} answers; change one of the two"
+                f"{where} (id {str(row.get('id'))!r}) has is_impossible={str(impossible).lower()} "
+                f"and {len(texts)} answers; change one of the two"
             )
     return Record(
         where=where,

@@ -49,7 +49,6 @@ class QuestionAnsweringTask(Task):
         return load_question_answering_dataset(source, answers=labelled, **places)
 
     def label_counts(self, examples: Dataset, model: Model) -> dict[str, float]:
-        """Questions with and without an answer."""
         without = sum(not answers["text"] for answers in examples["answers"])
         return {"with an answer": len(examples) - without, "without an answer": without}
 
@@ -85,7 +84,6 @@ class QuestionAnsweringTask(Task):
     def scorer(
         self, examples: Dataset, features: Dataset, tokenizer: Tokenizer, model: Model
     ) -> QuestionAnsweringScorer:
-        """EM and F1."""
         return QuestionAnsweringScorer(
             QuestionAnsweringEvaluator(
                 examples,
@@ -133,7 +131,6 @@ class QuestionAnsweringScorer(Scorer):
         self.evaluator = evaluator
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """Score the logits of an evaluation."""
         logits: Any = eval_prediction.predictions
         self.predictions = self.evaluator.predictions(logits[0], logits[1])
         self.metric = mean_metric(self.evaluator.score_each(self.predictions))

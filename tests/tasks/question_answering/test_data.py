@@ -160,7 +160,7 @@ def set_at(document: dict[str, Any], path: str, value: Any) -> None:
         (
             "data[0].paragraphs[0].qas[1].is_impossible",
             True,
-            "data[0].paragraphs[0].qas[1] (id 'b') says is_impossible=true but has 2 answers",
+            "data[0].paragraphs[0].qas[1] (id 'b') has is_impossible=true and 2 answers",
         ),
         ("data[0].paragraphs[0].qas[1].is_impossible", "no", "is_impossible must be bool"),
         (
@@ -186,7 +186,7 @@ def test_a_faulty_record_is_named(tmp_path: Path, path: str, value: Any, message
 def test_is_impossible_false_without_answers_is_refused(tmp_path: Path) -> None:
     document = v2()
     questions(document)[2]["is_impossible"] = False
-    with pytest.raises(QuestionAnsweringDataError, match="is_impossible=false but has 0 answers"):
+    with pytest.raises(QuestionAnsweringDataError, match="is_impossible=false and 0 answers"):
         load_question_answering_dataset(write(tmp_path / "a.json", document))
 
 
@@ -336,7 +336,7 @@ def test_rows_of_the_hub_in_a_json_file(tmp_path: Path) -> None:
     assert found["answers"][1]["text"] == ["Donau"]
     document["data"][1] |= {"is_impossible": True}
     for row, message in (
-        ({"is_impossible": True}, r"data\[1\] \(id 'b'\) says is_impossible=true but has 1"),
+        ({"is_impossible": True}, r"data\[1\] \(id 'b'\) has is_impossible=true and 1"),
         ({"is_impossible": False, "answers": None}, r"data\[1\].answers is null"),
         ({"answers": {"text": ["Wien"], "answer_start": [0]}}, "expected 'Wien'.*found 'Die"),
         ({"question": None}, r"data\[1\].question must be str"),
@@ -364,9 +364,9 @@ def test_rows_that_contradict_is_impossible(name: str, tmp_path: Path) -> None:
     for impossible in (False, None):
         assert load(answers=cat, is_impossible=impossible)["answers"][:] == [cat]
     assert load(answers=none, is_impossible=True)["answers"][:] == [none]
-    with pytest.raises(QuestionAnsweringDataError, match="row 0 .id 'a'. says is_impossible=true"):
+    with pytest.raises(QuestionAnsweringDataError, match="row 0 .id 'a'. has is_impossible=true"):
         load(answers=cat, is_impossible=True)
-    with pytest.raises(QuestionAnsweringDataError, match="is_impossible=false but has 0 answers"):
+    with pytest.raises(QuestionAnsweringDataError, match="is_impossible=false and 0 answers"):
         load(answers=none, is_impossible=False)
 
 

@@ -166,7 +166,7 @@ def check_ids(predicted: Sequence[str], wanted: Sequence[str]) -> None:
 
 
 class _SquadMetric(evaluate.Metric):
-    """What both metrics share: their features, and references in the order of predictions."""
+    """Shared by both metrics: features, and references in the order of predictions."""
 
     citation: ClassVar[str]
     prediction_features: ClassVar[dict[str, Value]] = {}

@@ -1,3 +1,3 @@
-"""The module that `evaluate.load` finds by the path of this folder."""
+"""`evaluate.load` finds this module by the path of its folder."""
 
 from hf_distill.tasks.question_answering.metrics import Squad as Squad
