@@ -9,6 +9,7 @@ from hf_distill._version import __version__
 
 if TYPE_CHECKING:
     from hf_distill.compatibility import PairReport, check_pair
+    from hf_distill.exporting import ExportReport, export
     from hf_distill.layers import TeacherRecorderCallback
     from hf_distill.seq2seq import (
         Seq2SeqDistillationTrainer,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "ExportReport",
     "PairReport",
     "QuestionAnswerer",
     "Seq2SeqDistillationTrainer",
@@ -32,6 +34,7 @@ __all__ = [
     "cache_teacher_outputs",
     "check_pair",
     "create_student",
+    "export",
     "load_teacher_outputs",
 ]
 
@@ -39,6 +42,7 @@ __all__ = [
 _HOMES = {
     "DistillationTrainer": "hf_distill.trainer",
     "DistillationTrainingArguments": "hf_distill.training_args",
+    "ExportReport": "hf_distill.exporting",
     "PairReport": "hf_distill.compatibility.check",
     "QuestionAnswerer": "hf_distill.tasks.question_answering.answering",
     "Seq2SeqDistillationTrainer": "hf_distill.seq2seq",
@@ -47,6 +51,7 @@ _HOMES = {
     "cache_teacher_outputs": "hf_distill.teachers.caching",
     "check_pair": "hf_distill.compatibility.check",
     "create_student": "hf_distill.students",
+    "export": "hf_distill.exporting",
     "load_teacher_outputs": "hf_distill.teachers.caching",
 }
 

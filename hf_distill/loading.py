@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import transformers
@@ -35,6 +35,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_peft_available
 
+from hf_distill.onnx_model import load_exported
 from hf_distill.restoring import temporarily_set
 
 TRANSPORT_ERROR: Any = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
@@ -154,6 +155,9 @@ def load_fine_tuned(
 ) -> PreTrainedModel:
     """Load a model that is fine-tuned for a task, in evaluation mode.
 
+    A folder with nothing but an exported model gives an ``OnnxModel``, which is used in the same
+    way and cannot be trained.
+
     Args:
         auto_model: the name of an ``AutoModelFor…`` class.
         source: a folder or a Hub id.
@@ -169,6 +173,18 @@ def load_fine_tuned(
             random.
     """
     name = name or repr(str(source))
+    exported = load_exported(source)
+    if exported is not None:
+        if not auto_model.endswith(exported.kind):
+            raise ValueError(
+                f"{name} is an exported model …{exported.kind}, which is not for {task}."
+            )
+        if dtype not in (torch.float32, "float32", "auto"):
+            raise ValueError(
+                f"{name} is an exported model, which computes in its own number format; leave out "
+                f"dtype={dtype}."
+            )
+        return cast(PreTrainedModel, exported)
     try:
         model, new = load_model(auto_model, source, dtype=dtype, **options)
     except UnusableSourceError as error:

@@ -16,6 +16,7 @@ PACKAGE = Path(hf_distill.__file__).parent
 
 FLOORS = (
     ("cli", "demo", "__main__"),
+    ("exporting",),
     ("sweeping", "reports", "recipes"),
     ("scoring", "seq2seq", "trainer", "sharding"),
     ("hub", "checkpoints"),
@@ -29,7 +30,7 @@ FLOORS = (
     ("heads",),
     ("training_args",),
     ("losses", "step", "schedules"),
-    ("loading", "least_squares"),
+    ("loading", "onnx_model", "least_squares"),
     ("files", "extras", "console", "plotting", "markdown", "restoring", "_version"),
 )
 """Rooms from top to bottom. Those of one floor may import each other, but not in a circle."""

@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": "teacher, student alone, student distilled: one table and one plot",
     "answer": "ask a question-answering model about a text",
     "augment": "more training data: copies of texts with words replaced, answers kept",
+    "export": "a model for ONNX Runtime, also with 8-bit weights: scored and timed",
     "plot": "losses and attentions of a training run as images",
     "push": "the student of a finished run to the Hub, with a model card",
     "recipes": "pairs of models that are known to work, with their settings and results",

@@ -1,4 +1,4 @@
-"""Output of the commands, on terminals and pipes of any encoding."""
+"""What the commands print, on terminals and pipes of any encoding."""
 
 from __future__ import annotations
 

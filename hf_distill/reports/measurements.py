@@ -18,6 +18,7 @@ import transformers
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
+from hf_distill.onnx_model import exported_file
 from hf_distill.reports.comparison import Latency
 
 Predictor = Callable[[Sequence[Mapping[str, Any]]], object]
@@ -28,10 +29,14 @@ _NUMBER_FORMATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16":
 
 
 def weight_files(source: str) -> list[Path]:
-    """Return the ``.safetensors`` files of a folder, or of a Hub model in the local cache."""
+    """Return the ``.safetensors`` files of a folder, or of a Hub model in the local cache.
+
+    Of a folder with an exported model its ONNX file.
+    """
     folder = Path(source)
     if folder.is_dir():
-        return sorted(folder.glob("*.safetensors"))
+        exported = exported_file(folder)
+        return [exported] if exported else sorted(folder.glob("*.safetensors"))
     index = try_to_load_from_cache(source, "model.safetensors.index.json")
     names = {"model.safetensors"}
     if isinstance(index, str):
@@ -43,6 +48,8 @@ def weight_files(source: str) -> list[Path]:
 def stored_as(files: Sequence[Path]) -> str | None:
     """Return the number format of most weights; ``None`` without files."""
     counts: Counter[str] = Counter()
+    if [path.suffix for path in files] == [".onnx"]:
+        return "int8" if files[0].stem.endswith("int8") else "float32"
     for path in files:
         with safe_open(path, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118

@@ -44,6 +44,10 @@ class QuestionAnsweringTask(Task):
         length: int | None = self.options.max_length
         return DEFAULT_LENGTH if length is None else length
 
+    def length(self, tokenizer: Any, model: Any, *, pair: bool = True) -> int:
+        """Return the most tokens of a window."""
+        return self.max_length
+
     def load_data(self, source: str, *, labelled: bool = True, **places: str | None) -> Dataset:
         """Load and check questions with their contexts, and with their answers if ``labelled``."""
         return load_question_answering_dataset(source, answers=labelled, **places)

@@ -1,0 +1,93 @@
+"""``hf-distill export``: a fine-tuned model in a format for serving, scored and timed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
+
+from hf_distill.cli.parsing import CommandParser, Section
+from hf_distill.tasks import TASKS
+from hf_distill.tasks.options import TaskArguments, names, option
+
+EXAMPLES = """\
+examples:
+  hf-distill export distilled --format onnx --output_dir served
+  hf-distill export distilled --int8 --file dev.json --output_dir served
+  hf-distill evaluate --model served --file dev.json
+"""
+
+
+@dataclass
+class ExportArguments:
+    """What `export` writes."""
+
+    output_dir: str = option(MISSING, help="Where to write the exported model: a new folder.")
+    format: str = option("onnx", help="The format.", choices=["onnx"])
+    int8: bool = option(
+        False, help="Store weights as 8-bit integers: a quarter of the size. Needs --file."
+    )
+    calibration: str = option(
+        "dynamic",
+        help="Find the scales of activations for each input (dynamic), or on 64 rows of --file.",
+        choices=["dynamic", "static"],
+    )
+    tolerance: float = option(
+        1.0, help="Refuse an int8 model that loses more points of the task's first metric."
+    )
+    file: str | None = option(help="Labelled data on which original and export are scored.")
+    task: str | None = option(
+        help="What the model does. By default what it was made for.", choices=list(TASKS)
+    )
+    batch_size: int = option(16, help="Inputs that are scored at a time.")
+
+
+def build_parser() -> CommandParser:
+    """Make the parser of the command."""
+    parser = CommandParser(
+        [ExportArguments, TaskArguments],
+        prog="hf-distill export",
+        usage="hf-distill export MODEL --output_dir FOLDER [--int8 --file FILE] [options]",
+        description="Write a fine-tuned encoder for ONNX Runtime, score it on the task and time it "
+        "next to the original.",
+        sections=[Section("export", ["model", *names(ExportArguments)])],
+        rest="task",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("model", metavar="MODEL", help="The model: a folder or a Hub id.")
+    return parser
+
+
+def run(argv: Sequence[str]) -> None:
+    """Export, and show what it costs and gains."""
+    arguments, options, positional = build_parser().parse(argv)
+    if arguments.int8 and arguments.file is None:
+        raise ValueError("--int8 needs --file: what the model loses must be measured.")
+
+    from hf_distill.cli.loading import check_model_source, check_paths, choose_task
+    from hf_distill.exporting import export
+    from hf_distill.files import display_name
+    from hf_distill.reports.terminal import print_rows
+
+    source = check_model_source("model", positional.model)
+    check_paths({"file": arguments.file})
+    task = None
+    if arguments.task is not None or arguments.file is not None:
+        task = choose_task(arguments.task, options, {"model": source})
+    report = export(
+        source,
+        arguments.output_dir,
+        int8=arguments.int8,
+        calibration=arguments.calibration,
+        task=task,
+        data=arguments.file,
+        tolerance=arguments.tolerance,
+        batch_size=arguments.batch_size,
+    )
+    title = f"{display_name(source)} as {report.weights} ONNX"
+    title += f" ({report.settings})" if report.settings else ""
+    print_rows(title, ["", "original", "exported"], report.rows(), numbers=True)
+    sys.stdout.write(
+        f"{report.speed_up():.2f} times as fast on {report.machine['processor']}, "
+        f"{report.machine['threads']} threads. Written to {arguments.output_dir}.\n"
+    )

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
+
+pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+
+
+def test_export_evaluate_and_compare(
+    files: Files, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    """The exported folder stands wherever that of a model does, and scores the same."""
+    data = ("--file", files.validation)
+    served, teacher = tmp_path / "served", files.models["teacher"]
+    result = program("export", teacher, "--output_dir", served, *WINDOWS, *data)
+    assert result.status == 0, result.stderr
+    assert "original" in result.stdout and "times as fast" in result.stdout
+    report = json.loads((served / "export.json").read_text())
+    assert report["quality"]["exported"]["f1"] == report["quality"]["original"]["f1"] > 0
+    assert_says_nothing_about_the_machine(served, str(files.folder), str(tmp_path))
+    for model in (teacher, served):
+        options = ("--model", model, *data, *WINDOWS, "--output_dir", tmp_path / Path(model).name)
+        result = program("evaluate", "--use_cpu", *options)
+        assert result.status == 0, result.stderr
+    scores = [
+        json.loads((tmp_path / Path(model).name / "evaluation.json").read_text())["metrics"]
+        for model in (teacher, served)
+    ]
+    assert scores[0]["f1"] == scores[1]["f1"] == report["quality"]["original"]["f1"]
+    assert scores[0]["loss"] == pytest.approx(scores[1]["loss"], rel=1e-4)
+    roles = ("--teacher", teacher, "--student_distilled", served)
+    samples = ("--latency_samples", "2", "--throughput_samples", "2", "--use_cpu")
+    folder = tmp_path / "comparison"
+    result = program("compare", *roles, *data, *WINDOWS, *samples, "--output_dir", folder)
+    assert result.status == 0, result.stderr
+    models = json.loads((folder / "comparison.json").read_text())["models"]
+    original, exported = models["teacher"], models["student_distilled"]
+    assert exported["agreement"]["identical"] == 1
+    assert exported["stored_as"] == "float32"
+    assert exported["size_on_disk"] == (served / "onnx" / "model.onnx").stat().st_size
+    assert exported["parameters"] == original["parameters"]
+
+
+def test_int8_needs_data(files: Files, tmp_path: Path, program: Callable[..., Result]) -> None:
+    result = program("export", files.models["teacher"], "--int8", "--output_dir", tmp_path / "a")
+    assert result.status == 2
+    assert "--int8 needs --file" in result.stderr
