@@ -60,9 +60,9 @@ def check_launch(args: TrainingArguments) -> None:
 
 
 def _several_were_asked_for() -> bool:
-    """Whether ``accelerate launch`` started one process where it was told to start several.
+    """Return whether ``accelerate launch`` started one process instead of several.
 
-    Its launcher for one process says in ``ACCELERATE_USE_CPU`` what it takes the machine for, in
+    Its launcher for one process writes to ``ACCELERATE_USE_CPU`` what it takes the machine for, in
     Python's spelling, and names a main process only if there should be others.
     """
     by_accelerate = os.environ.get("ACCELERATE_USE_CPU") in ("True", "False")
@@ -119,11 +119,6 @@ def warn_of_half_precision(student: Any) -> None:
 
 def check_late_inputs(names: Iterable[str], dataset: Any, batch: Mapping[str, Any]) -> None:
     """Refuse a teacher that is first needed in the middle of a training and lacks inputs there.
-
-    Args:
-        names: what only the teacher reads.
-        dataset: the training data, of which ``Trainer`` removed what the student does not read.
-        batch: what is left of it.
 
     Raises:
         ValueError: names what was removed, or is not known to be absent from the data.
@@ -193,10 +188,6 @@ class TeacherGuard:
     def check_logits(self, pair: AlignedLogits, step: int) -> None:
         """Look at the teacher's logits of one batch, where they count.
 
-        Args:
-            pair: what is compared.
-            step: the training step, from 1; 0 for an evaluation.
-
         Raises:
             ValueError: names the batch and the rows.
         """
@@ -211,10 +202,6 @@ class TeacherGuard:
 
     def check(self, bad: Tensor, step: int) -> None:
         """Take note of the rows of a batch for which the teacher gave nothing usable.
-
-        Args:
-            bad: bool, ``(rows, …)``.
-            step: the training step, from 1; 0 for an evaluation.
 
         Raises:
             ValueError: names the batch and the rows.

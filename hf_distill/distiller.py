@@ -69,7 +69,7 @@ class BatchPlan(NamedTuple):
 
 
 class Distiller:
-    """What one run compares a student with, and how.
+    """Compares a student with its teacher, as the options of one run say.
 
     Args:
         student: the model that is trained, not yet wrapped.
@@ -143,11 +143,6 @@ class Distiller:
     def prepare(self, student: nn.Module, train_dataset: Any, eval_dataset: Any) -> bool:
         """Load and check the teacher, if the arguments call for one and it is not there yet.
 
-        Args:
-            student: the model that is trained, which may be another one than before.
-            train_dataset: may have the teacher's outputs in columns.
-            eval_dataset: one data set, or several by name.
-
         Returns:
             True if the teacher was loaded: the batches may have other columns then.
 
@@ -219,13 +214,6 @@ class Distiller:
         tries_teacher: bool,
     ) -> None:
         """Check everything else that can be checked before training.
-
-        Args:
-            train_dataset: may have the teacher's outputs in columns.
-            eval_dataset: one data set, or several by name.
-            collator: makes the batches.
-            sample_batches: gives some batches of a data set.
-            tries_teacher: whether the teacher can be run already.
 
         Raises:
             ValueError: teacher, student, data and arguments do not fit together.

@@ -86,10 +86,6 @@ def read_config(source: str, who: str) -> PreTrainedConfig:
 def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer that is saved with a model.
 
-    Args:
-        source: a folder or a Hub id.
-        revision: the branch, tag or commit on the Hub.
-
     Raises:
         OSError: there is none.
         ValueError: there is none of a known kind.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 from torch import nn
 
+from hf_distill.restoring import temporarily_set
 from hf_distill.teachers import block_classes
 
 
@@ -50,29 +50,17 @@ def complete_state(optimizer: torch.optim.Optimizer) -> None:
     """
     optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    untouched = [p for p in parameters if p not in optimizer.state]
-    if not untouched:
+    if all(parameter in optimizer.state for parameter in parameters):
         return
-    with _without_gradients_and_learning_rates(optimizer, parameters):
-        for parameter in untouched:
-            parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()
-
-
-@contextmanager
-def _without_gradients_and_learning_rates(
-    optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]
-) -> Iterator[None]:
     gradients = [parameter.grad for parameter in parameters]
-    rates = [group["lr"] for group in optimizer.param_groups]
-    try:
-        for parameter in parameters:
-            parameter.grad = None
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * 0  # a number, or a tensor
-        yield
-    finally:
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
+    with ExitStack() as stack:
+        for group in optimizer.param_groups:  # a rate is a number, or a tensor
+            stack.enter_context(temporarily_set(group, lr=group["lr"] * 0))
+        try:
+            for parameter in parameters:
+                known = parameter in optimizer.state
+                parameter.grad = None if known else torch.zeros_like(parameter)
+            optimizer.step()
+        finally:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient

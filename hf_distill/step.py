@@ -81,13 +81,7 @@ def weighted_mean(loss: Tensor, count: Any, factor: int = 1, total: Any = 1) -> 
 def count_items(
     counters: Mapping[str, ItemCounter], label_names: Sequence[str], batch: Batch
 ) -> dict[str, int | Tensor]:
-    """Count the items of a batch of any model, and leave out those that cannot be counted.
-
-    Args:
-        counters: one per loss, by its name.
-        label_names: the entries of a batch that the label loss is computed from.
-        batch: a batch.
-    """
+    """Count the items of a batch of any model, and leave out those that cannot be counted."""
     counts: dict[str, int | Tensor] = {}
     for name, counter in counters.items():
         if name == "task" and any(batch.get(label) is None for label in label_names):

@@ -1,4 +1,4 @@
-"""``DistillationTrainer``: the ``Trainer`` that learns from a teacher, too."""
+"""``DistillationTrainer``: a ``Trainer`` whose student also learns from a teacher."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class DistillationTrainer(Trainer):
     ``temperature`` (Hinton et al. 2015, section 2). Both means are taken over the whole step, so
     loss and gradient do not depend on how a batch is split into accumulation steps and processes.
 
-    To it come, each by its weight, the losses between hidden states and between attentions of
-    mapped layers. In ``stage="intermediate"`` there is nothing else (TinyBERT's first stage): no
-    labels, no logits, and the task head stays as it is. For two stages make two trainers, each with
-    an output directory of its own.
+    Weighted losses between hidden states and between attentions of mapped layers are added. In
+    ``stage="intermediate"`` there is nothing else (TinyBERT's first stage): no labels, no logits,
+    and the task head stays as it is. For two stages make two trainers, each with its own output
+    directory.
 
     With all weights 0 the teacher is neither loaded nor run, and the run is that of a plain
     ``Trainer``: bit for bit without gradient accumulation. With it, ``Trainer`` 5.23 multiplies the
@@ -82,7 +82,7 @@ class DistillationTrainer(Trainer):
     ``Trainer``.
 
     The log has ``loss_task``, ``loss_prediction``, ``loss_hidden_states`` and ``loss_attention``
-    beside ``loss`` (and the same with ``eval_``), as far as they are computed.
+    next to ``loss`` (and the same with ``eval_``), as far as they are computed.
 
     Args:
         model: the student, as for ``Trainer``.
@@ -95,7 +95,7 @@ class DistillationTrainer(Trainer):
         distillation_loss: a function ``(student_logits, teacher_logits, *, temperature, mask)``
             that is used instead of ``args.distillation_loss``. The logits are
             ``(*rows, classes)``, ``mask`` is ``None`` or bool and broadcastable to them (False is
-            padding), and the result is one loss a row, ``(*rows)``. A row without any valid class
+            padding), and the result is one loss per row, ``(*rows)``. A row without any valid class
             does not count, but its loss must be finite.
         **kwargs: everything else that ``Trainer`` takes. A label loss of your own, with class
             weights for example, goes to ``compute_loss_func`` and becomes ``L_task``; a subclass
@@ -483,6 +483,8 @@ class DistillationTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.distiller.guard.raise_if_bad()  # a run must not resume from weights that are NaN
         folder, writes = self._checkpoint_folder(trial), self.args.should_save
+        if self.is_fsdp_enabled and self.optimizer is not None and not self.args.save_only_model:
+            complete_state(self.optimizer)
         # Trainer would delete older ones before all processes have written the new one.
         with (
             temporarily_set(self.args, save_total_limit=None),
@@ -510,11 +512,6 @@ class DistillationTrainer(Trainer):
             state_dict = without_projections(state_dict)
         with detached(student):
             super()._save(output_dir, state_dict)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.is_fsdp_enabled and self.optimizer is not None:
-            complete_state(self.optimizer)
-        super()._save_optimizer_and_scheduler(output_dir)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None

@@ -184,7 +184,7 @@ class DistillationTrainingArguments(TrainingArguments):
     eval_with_teacher: bool = field(
         default=True,
         metadata={
-            "help": "Run the teacher during evaluation, too, for `eval_loss_prediction`. Turn it "
+            "help": "Also run the teacher during evaluation, for `eval_loss_prediction`. Turn it "
             "off to save time: `eval_loss`, the label loss, does not need the teacher. (Stage "
             "intermediate has no other loss and always needs it.)"
         },
@@ -275,7 +275,7 @@ class DistillationTrainingArguments(TrainingArguments):
             )
 
     def temperature_at(self, progress: float) -> float:
-        """The temperature when ``progress`` (0 to 1) of the training steps are done."""
+        """Return the temperature when ``progress`` (0 to 1) of the training steps are done."""
         return scheduled_value(
             self.temperature_schedule,
             self.temperature,
@@ -284,7 +284,7 @@ class DistillationTrainingArguments(TrainingArguments):
         )
 
     def distillation_loss_weight_at(self, progress: float) -> float:
-        """The weight of the distillation loss when ``progress`` (0 to 1) of the steps are done."""
+        """Return the weight of the distillation loss at ``progress`` (0 to 1) of the run."""
         return scheduled_value(
             self.distillation_loss_weight_schedule,
             self.distillation_loss_weight,

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class Terminated(BaseException):
-    """Training was told to end."""
+    """Training ends because of a SIGTERM."""
 
 
 @contextmanager
@@ -79,7 +79,7 @@ class CheckpointKeeper(TrainerCallback):
     due is left out, as there may not be time for it. One that is running is left. The run that
     resumes makes up for it before its first step.
 
-    All processes agree on the moment, as each gets the signal at a moment of its own.
+    All processes agree on the moment, as each gets the signal at its own time.
     """
 
     def __init__(self) -> None:

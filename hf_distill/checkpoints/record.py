@@ -1,4 +1,4 @@
-"""The record of a checkpoint: written last, it says what the checkpoint has and belongs to."""
+"""Records of checkpoints: written last, they list its files and the run that it belongs to."""
 
 from __future__ import annotations
 
@@ -34,13 +34,7 @@ _INDEX = "model.safetensors.index.json"
 def write_record(
     folder: Path, settings: Mapping[str, Any], *, evaluation_left_out: bool = False
 ) -> None:
-    """Mark a checkpoint as complete, when everything else in it is written.
-
-    Args:
-        folder: the checkpoint.
-        settings: ``distillation_settings`` of the run.
-        evaluation_left_out: whether the run that resumes has an evaluation to make up for.
-    """
+    """Mark a checkpoint as complete, when everything else in it is written."""
     files = {
         str(path.relative_to(folder)): path.stat().st_size
         for path in sorted(folder.rglob("*"))
@@ -57,7 +51,7 @@ def write_record(
 
 
 def read_record(folder: Path) -> dict[str, Any] | str:
-    """The record of a checkpoint, if that is whole; otherwise what is wrong with it."""
+    """Return the record of a checkpoint if that is whole; otherwise what is wrong with it."""
     try:
         record = read_json(folder / RECORD_FILE, _REMEDY)
         files, found_format, _ = record["files"], record["format"], record["settings"]
@@ -123,9 +117,7 @@ def is_of_plain_trainer(folder: Path) -> bool:
 def last_complete_checkpoint(
     folder: str | os.PathLike[str], *, of_plain_trainer: bool = False
 ) -> str | None:
-    """The newest checkpoint of a run that is whole; ``None`` if there is none.
-
-    It warns of newer ones that it passes over.
+    """Find the newest checkpoint of a run that is whole, and warn of newer ones that are not.
 
     Args:
         folder: the run's output directory.
@@ -169,7 +161,7 @@ def check_checkpoint(
     record = read_record(path)
     if isinstance(record, str):
         whole = last_complete_checkpoint(path.parent) if path.is_dir() else None
-        instead = "There is no complete one beside it"
+        instead = "There is no complete one next to it"
         if whole is not None:
             instead = f"The last complete one is {whole}: set resume_from_checkpoint=True"
         raise ValueError(f"resume_from_checkpoint={os.fspath(folder)!r}: {record}. {instead}.")

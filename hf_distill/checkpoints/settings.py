@@ -1,4 +1,4 @@
-"""What a distillation depends on: compared when a run goes on, and told in the model card."""
+"""Settings of a distillation: compared when a run resumes, and listed in the model card."""
 
 from __future__ import annotations
 
@@ -29,13 +29,7 @@ def distillation_settings(
     custom_loss: Callable[..., Any] | None = None,
     layer_pairs: Sequence[Sequence[int]] = (),
 ) -> dict[str, Any]:
-    """All that a distillation depends on, ready for JSON and without paths.
-
-    Args:
-        args: of the run.
-        teachers: one or several.
-        custom_loss: the function that is used instead of ``args.distillation_loss``.
-        layer_pairs: student's and teacher's layers that are compared.
+    """Return all that a distillation depends on, ready for JSON and without paths.
 
     Returns:
         Only what has an effect: nothing at all without a teacher.

@@ -56,19 +56,10 @@ def write_card(
     tags: Sequence[str] = (),
     repository: str | None = None,
 ) -> Path:
-    """Write ``README.md``.
+    """Write ``README.md``, with the ``comparison.md`` of ``hf-distill compare`` if there is one.
 
     A card that is there already is somebody's: only what stands between our marks is replaced, or
-    added below, and only metadata that it lacks.
-
-    Args:
-        folder: of the student; ``comparison.md`` of ``hf-distill compare`` is taken from it.
-        facts: ``distillation.json``.
-        title: the heading of a new card.
-        language: of the texts.
-        license: of the student.
-        tags: beside those of distillation.
-        repository: its id on the Hub, for the example; ``title`` by default.
+    added below, and only metadata that it lacks. Its example loads ``repository``, or ``title``.
 
     Raises:
         OSError: it cannot be written.
@@ -82,7 +73,7 @@ def write_card(
 
 
 def merged_cards(card: str, there: str | None) -> str:
-    """The card to push to a repository that may have one.
+    """Return the card to push to a repository that may have one.
 
     Args:
         card: as ``write_card`` wrote it.
@@ -100,7 +91,7 @@ def merged_cards(card: str, there: str | None) -> str:
 
 
 def _parts(text: str) -> tuple[str, str, str]:
-    """What stands before our part of a card's text, our part, and what stands after it."""
+    """Split a card's text into what stands before our part, our part, and what stands after it."""
     if _BEGIN not in text or _END not in text:
         return text, "", ""
     before, rest = text.split(_BEGIN, 1)
@@ -109,7 +100,7 @@ def _parts(text: str) -> tuple[str, str, str]:
 
 
 def _merged(metadata: Mapping[str, Any], text: str, data: Mapping[str, Any], section: str) -> str:
-    """A card with our part in it; of our metadata, what a person gave stays."""
+    """Return a card with our part in it; of our metadata, what a person gave stays."""
     before, ours, after = _parts(text)
     merged = dict(metadata)
     for name, value in data.items():
@@ -162,7 +153,7 @@ def _metadata(
 
 
 def render(folder: Path, facts: Mapping[str, Any], name: str) -> str:
-    """What the card says, as Markdown."""
+    """Return our part of the card, as Markdown."""
     parts = [_summary(facts), "## Use\n", f"```python\n{_use(facts, name)}\n```\n"]
     results = _results(folder, facts)
     if results:
@@ -252,7 +243,7 @@ def _training(facts: Mapping[str, Any]) -> str:
 
 
 def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a stage, as rows of a table."""
+    """Return the settings of a stage, as rows of a table."""
     told = {k: v for k, v in settings.items() if k not in ("stage", "teachers", "layer_pairs")}
     pairs = settings.get("layer_pairs")
     if pairs:

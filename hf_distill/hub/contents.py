@@ -1,4 +1,4 @@
-"""Which files of a folder are published, and how: a list of what may be, not of what may not."""
+"""Files of a folder that are published: a list of those that may be, not of those that may not."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _PROCESSING = (
 _REPORT = (CARD_FILE, "distillation.json", LOSSES_FILE, COMPARISON_FILE)
 _SETTINGS = "*config.json"
 _PLACES = ("name_or_path", "_path", "_file", "_dir")
-"""How the settings are called in which a library may have kept where something came from."""
+"""Endings of settings in which a library may have kept where something came from."""
 
 
 def published_files(folder: Path, *, report: Path | None = None) -> dict[str, Path | bytes]:
-    """What of a folder is published: a plain student and the report on it.
+    """Find what is published of a folder: a plain student and the report on it.
 
     Never: pickles (``training_args.bin``, which also has paths and the token; optimizer, scheduler
     and random numbers of a checkpoint), projections, recorded samples, predictions, logs.
@@ -57,7 +57,7 @@ def published_files(folder: Path, *, report: Path | None = None) -> dict[str, Pa
 
 
 def _without_places(path: Path) -> Path | bytes:
-    """A file, or what it is without anything about this machine."""
+    """Return a file, or its content without anything about this machine."""
     if not fnmatch(path.name, _SETTINGS):
         return path
     content = read_json(path, "save the student again")

@@ -29,7 +29,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def hub_id(name: str | os.PathLike[str] | None) -> str | None:
-    """A name, if it is that of a repository on the Hub and not a folder here."""
+    """Return a name if it is that of a repository on the Hub and not a folder here."""
     text = "" if name is None else os.fspath(name)
     is_id = _HUB_ID.fullmatch(text) and not text.startswith(".") and not Path(text).exists()
     return text if is_id else None
@@ -38,13 +38,7 @@ def hub_id(name: str | os.PathLike[str] | None) -> str | None:
 def stage_facts(
     args: TrainingArguments, state: TrainerState, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return how one stage was trained.
-
-    Args:
-        args: its arguments.
-        state: how far it came.
-        settings: ``distillation_settings``.
-    """
+    """Return how one stage was trained."""
     training = {name: _plain(getattr(args, name)) for name in _TRAINING}
     progress = {
         "processes": args.world_size,
@@ -74,7 +68,7 @@ def student_facts(model: Any, task: str | None, state: TrainerState) -> dict[str
 def scores_of(
     log_history: list[dict[str, float]], best_global_step: int | None = None
 ) -> dict[str, float]:
-    """The last evaluation, or that of the best step, which is the one that is kept."""
+    """Return the last evaluation, or that of the best step, whose weights are kept."""
     evaluations = [entry for entry in log_history if any(k.startswith("eval_") for k in entry)]
     best = [entry for entry in evaluations if entry.get("step") == best_global_step]
     chosen = (best or evaluations or [{}])[-1]
@@ -116,5 +110,5 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    """A value of the arguments as JSON has it."""
+    """Return a value of the arguments as JSON has it."""
     return getattr(value, "value", value)

@@ -25,11 +25,7 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: node.valu
 
 
 def read_card(path: Path, name: str) -> str:
-    """Read a card.
-
-    Args:
-        path: the file.
-        name: what a message calls it.
+    """Read a card, which errors call ``name``.
 
     Raises:
         ValueError: it is not UTF-8.
@@ -45,7 +41,7 @@ def read_card(path: Path, name: str) -> str:
 def split_card(card: str, name: str = "README.md") -> tuple[dict[str, Any], str]:
     """Split a card into its metadata and its text.
 
-    Front matter that is no YAML mapping is kept as text, with a warning.
+    Front matter that is not a YAML mapping is kept as text, with a warning.
     """
     found = REGEX_YAML_BLOCK.search(card)
     if found is None:

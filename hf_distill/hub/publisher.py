@@ -107,18 +107,7 @@ class HubPublisher:
     ) -> None:
         """Write ``README.md``, ``distillation.json`` and the plot of the losses.
 
-        Args:
-            facts: ``facts()``.
-            state: has the log.
-            language: of the texts.
-            license: of the student.
-            tags: in addition to those of distillation.
-            model_name: the title.
-            finetuned_from: the model that the student was made from.
-            tasks: not used; the student's class tells.
-            dataset_tags: ids of the data.
-            dataset: names of the data.
-            **kwargs: not used.
+        It takes what ``Trainer.create_model_card`` takes; the student's class tells the task.
         """
         # Scripts pass on what they were given, which may be a folder of this machine.
         base_model = hub_id(finetuned_from)
@@ -179,15 +168,7 @@ class HubPublisher:
         *,
         busy: bool,
     ) -> Future[Any] | None:
-        """Push the student of a checkpoint while training continues; ``None`` if that fails.
-
-        Args:
-            checkpoint: its folder.
-            repository: its id on the Hub.
-            step: of the training.
-            write_report: writes the card and the figures.
-            busy: whether an earlier push is still running.
-        """
+        """Push the student of a checkpoint while training continues; ``None`` if that fails."""
         try:
             if not busy:
                 forget_broken_pushes(self.folder)

@@ -40,7 +40,7 @@ class PublishingError(OSError):
 
 
 def reason(error: Exception) -> str:
-    """Why the Hub did not take something, in words."""
+    """Explain in words why the Hub did not take something."""
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # the client wraps what comes of an upload
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -48,18 +48,13 @@ def reason(error: Exception) -> str:
         text = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
         is_network = isinstance(error, (TRANSPORT_ERROR, ConnectionError, TimeoutError))
         return f"the Hub cannot be reached ({text})" if is_network else text
-    fallback = "the Hub has a failure of its own" if status >= 500 else "the Hub refused"
+    fallback = "the Hub itself has failed" if status >= 500 else "the Hub refused"
     return f"{_REASONS.get(status, fallback)} (HTTP {status})"
 
 
 @contextmanager
 def hub_errors(what: str, remedy: str) -> Iterator[None]:
-    """Errors of the Hub inside become ``PublishingError``.
-
-    Args:
-        what: that failed, as the beginning of a sentence.
-        remedy: what is not lost, and what can be done.
-    """
+    """Turn errors of the Hub inside into a ``PublishingError``: what failed, why, the remedy."""
     try:
         yield
     except PublishingError:
@@ -101,14 +96,7 @@ def push_folder(
     """Push files as one commit: all of them arrive, or none.
 
     Other files of the repository stay, and so does what a person wrote into its card, unless the
-    card that is pushed has a person's words, too.
-
-    Args:
-        files: as ``published_files`` finds them.
-        repository: its id on the Hub.
-        commit_message: of the commit.
-        token: by default that of the environment.
-        revision: the branch; by default ``main``.
+    card that is pushed has a person's own words.
 
     Returns:
         The address of the commit.
@@ -131,7 +119,7 @@ def push_folder(
 def push_in_background(
     files: Mapping[str, Path | bytes], repository: str, *, folder: Path, **options: Any
 ) -> Future[Any]:
-    """As ``push_folder``, beside the training; a failure is said when it comes.
+    """Push as ``push_folder`` does while the training continues; warn of a failure.
 
     Args:
         files: as ``published_files`` finds them. They may be deleted at once, but not
@@ -167,7 +155,7 @@ def say_not_pushed(repository: str, error: Exception) -> None:
     """Warn of a push in between that failed."""
     logger.warning(
         f"The student could not be pushed to {repository} in between: {reason(error)}. "
-        "Training goes on."
+        "Training continues."
     )
 
 
@@ -180,7 +168,7 @@ def _linked(path: Path, link: Path) -> Path:
 
 
 def _card_on_hub(repository: str, token: str | None, revision: str | None) -> str | None:
-    """The card that the repository has; ``None`` without one."""
+    """Return the card that the repository has; ``None`` without one."""
     api = HfApi(token=token)
     if not api.file_exists(repository, CARD_FILE, revision=revision):
         return None
@@ -194,7 +182,7 @@ def _text(content: Path | bytes) -> str:
 
 
 def operations(files: Mapping[str, Path | bytes]) -> list[CommitOperationAdd]:
-    """What a commit is made of, anew each time, because the client library changes it."""
+    """Return what a commit is made of; new each time, as the client library changes it."""
     return [
         CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         for name, content in files.items()

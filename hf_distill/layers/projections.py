@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from hf_distill.files import write_atomically
 from hf_distill.layers.mapping import LayerPair
 from hf_distill.least_squares import LeastSquares
+from hf_distill.restoring import temporarily_set
 
 PROJECTIONS_FILE = "distillation_projections.safetensors"
 EMBEDDINGS, HIDDEN_STATES = "embeddings", "hidden_states"
@@ -99,15 +100,13 @@ def attached(student: nn.Module, projections: Projections | None) -> Iterator[No
         yield
         return
     setattr(student, _ATTRIBUTE, projections)
-    holder: Any = student
-    before = getattr(holder, "_keys_to_ignore_on_save", None)
-    own = {f"{_ATTRIBUTE}.{name}" for name in projections.state_dict()}
-    holder._keys_to_ignore_on_save = {*(before or ()), *own}
+    ignored = set(getattr(student, "_keys_to_ignore_on_save", None) or ())
+    ignored |= {f"{_ATTRIBUTE}.{name}" for name in projections.state_dict()}
     try:
-        yield
+        with temporarily_set(student, _keys_to_ignore_on_save=ignored):
+            yield
     finally:
         delattr(student, _ATTRIBUTE)
-        holder._keys_to_ignore_on_save = before
 
 
 def join_optimizer(

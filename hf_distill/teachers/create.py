@@ -39,11 +39,7 @@ def choose_source(
 ) -> TeacherSource | SignalDescription:
     """Return the teacher that was given, or the description of the one in the data's columns.
 
-    Args:
-        given: what the user gave.
-        args: the weights, for the error.
-        train_dataset: may have the teacher's outputs in columns.
-        eval_dataset: one data set, or several by name; it matters without ``train_dataset``.
+    ``eval_dataset`` matters where there is no ``train_dataset``.
 
     Raises:
         ValueError: there is none of the two, or there are both.
@@ -83,15 +79,7 @@ def create_teacher(
     *,
     records_layers: bool,
 ) -> Teacher:
-    """Create the teacher of a run.
-
-    Args:
-        source: what the user gave, or the description of the teacher columns in the data.
-        student: the model that is trained.
-        head: its head. It learns the teacher's order of labels.
-        args: which losses there are, and how the teacher is loaded.
-        processing_class: what the data was prepared with.
-        records_layers: whether the teacher's layers are recorded, whatever the losses are.
+    """Create the teacher of a run, and let the student's head learn its order of labels.
 
     Raises:
         ValueError: it cannot be loaded, cannot teach this student, or what is compared was not
@@ -144,17 +132,8 @@ def create_live_teacher(
 ) -> Teacher:
     """Load one teacher, or several that are averaged, and check each against the student.
 
-    Args:
-        sources: modules, Hub ids or directories.
-        heads: the student's head once for each.
-        student: the student; without one the others are checked against the first teacher.
-        processing_class: what the data was prepared with.
-        compare_logits: whether they need trained heads for the student's task.
-        dtype: as for ``load_teacher``.
-        attn_implementation: as for ``load_teacher``.
-        device: where they run.
-        weights: as for ``EnsembleTeacher``.
-        combination: as for ``EnsembleTeacher``.
+    Without a student the others are checked against the first teacher. Each has its own head, as
+    it may have its own order of labels.
     """
     teachers = []
     first: nn.Module | None = None

@@ -103,10 +103,10 @@ class EnsembleTeacher(Teacher):
 
 
 def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
-    """Weights that sum to 1.
+    """Return weights that sum to 1.
 
     Args:
-        weights: one a teacher; equal ones if ``None``.
+        weights: one per teacher; equal ones if ``None``.
         count: how many teachers there are.
 
     Raises:

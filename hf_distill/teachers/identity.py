@@ -1,4 +1,4 @@
-"""Which teacher it is: by its weights, wherever they are stored."""
+"""Identities of teachers: by their weights, wherever they are stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_distill.heads import unwrapped
 
 @dataclass(frozen=True)
 class TeacherIdentity:
-    """Which teacher it is.
+    """Identifies a teacher.
 
     Attributes:
         name: Hub id, or last part of its folder's path.

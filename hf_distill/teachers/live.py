@@ -1,4 +1,4 @@
-"""A teacher that runs beside the student, one forward pass a batch."""
+"""A teacher that runs next to the student, one forward pass per batch."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_whatever_goes_wrong_with_a_push_in_between_the_checkpoint_stays(
         trainer.train()
     assert trainer.state.global_step == 3
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} >= {"checkpoint-2"}
-    assert f"in between: {error}. Training goes on." in caplog.text
+    assert f"in between: {error}. Training continues." in caplog.text
     trainer.push_to_hub()
     assert set(hub.files("tester/small")) == PUSHED
 

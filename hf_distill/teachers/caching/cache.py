@@ -74,7 +74,7 @@ def cache_teacher_outputs(
     use_cpu: bool = False,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Run a teacher over a data set once, and keep what it says as columns.
+    """Run a teacher over a data set once, and keep its outputs as columns.
 
     ``DistillationTrainer(teacher_model=None, train_dataset=…)`` then learns from the columns. A row
     keeps its own through ``select``, ``shuffle``, ``filter``, ``save_to_disk`` and ``push_to_hub``,
@@ -102,7 +102,7 @@ def cache_teacher_outputs(
         processing_class: the tokenizer (or processor) that the data was prepared with; by default
             the teacher's.
         data_collator: the one that will be trained with; by default ``Trainer``'s default. It must
-            make the same of a row each time: one that masks tokens at random is refused.
+            make the same of a row each time; one that masks tokens at random is refused.
         output_dir: where the outputs are kept; by default a folder of the ``datasets`` cache,
             named by everything that they depend on.
         dtype: how numbers are stored: ``float16`` (a relative error of up to 1/2,048),
@@ -229,7 +229,7 @@ def cache_teacher_outputs(
             _prepare(folder)
         state.wait_for_everyone()
         folder = CacheFolder.open(folder.path) or folder
-        missing = folder.missing()
+        missing = folder.files.missing()
         # All look before any adds a file: they share out the same list.
         state.wait_for_everyone()
         computer.compute(
@@ -251,7 +251,7 @@ def load_teacher_outputs(
     *,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """A data set with the outputs that ``cache_teacher_outputs`` computed for it before.
+    """Return a data set with the outputs that ``cache_teacher_outputs`` computed for it before.
 
     The teacher is not needed. Every file is compared with its checksum, and the data set with the
     one that the outputs were computed for.
@@ -355,7 +355,7 @@ def _is_finished(folder: CacheFolder) -> bool:
         return False
     if before is None or changes(before.manifest, folder.manifest):
         return False
-    return not before.missing() and not before.faults()
+    return not before.files.missing() and not before.files.faults()
 
 
 def _prepare(folder: CacheFolder) -> None:
@@ -381,7 +381,7 @@ def _prepare(folder: CacheFolder) -> None:
             "another folder, or delete this one."
         )
     before.files.remove_unfinished()
-    for path, fault in before.faults().items():
+    for path, fault in before.files.faults().items():
         logger.warning("%s is computed again: %s.", path.name, fault)
         path.unlink()
 

@@ -27,6 +27,7 @@ from hf_distill.teachers.columns import (
     describe_model,
     encode,
     identities,
+    split_rows,
     take_hidden_states,
     take_logits,
     to_array,
@@ -40,19 +41,7 @@ _SAME = 0.01
 
 
 class PartComputer:
-    """Computes what is stored of the rows of a data set.
-
-    Args:
-        teacher: the teacher.
-        head: its task.
-        runtime: where it runs, and in which precision.
-        inputs: the data, with nothing but what the data collator takes.
-        data_collator: makes batches of its rows.
-        dtype: how numbers are stored.
-        top_k: how many classes are stored.
-        hidden_layers: the layers whose hidden states are stored as well.
-        batch_size: rows at a time.
-    """
+    """Computes what is stored of the rows of a data set."""
 
     def __init__(
         self,
@@ -139,10 +128,6 @@ class PartComputer:
 
     def describe(self, weights: str, tokenizer: str | None) -> SignalDescription:
         """Describe the columns, from the outputs for the longest row.
-
-        Args:
-            weights: a hash of the teacher's weights.
-            tokenizer: a hash of the tokenizer, if there is one.
 
         Raises:
             ValueError: ``top_k`` or ``hidden_layers`` does not fit the teacher.
@@ -244,13 +229,11 @@ class PartComputer:
         positions = head.compared_positions(batch)
         counts = [1] * len(rows) if positions is None else positions.sum(dim=1).tolist()
         self._check_finite(logits, counts, rows)
-        encoded = encode(logits, dtype=self._dtype, top_k=self._top_k)
-        found = [row.columns() for row in encoded.rows(counts)]
+        found = split_rows(encode(logits, dtype=self._dtype, top_k=self._top_k), counts)
         if self._hidden_layers:
             states, counts = take_hidden_states(outputs, self._hidden_layers, batch)
-            ends = np.cumsum(counts)[:-1].tolist()
-            for row, part in zip(found, np.split(to_array(states, self._dtype), ends), strict=True):
-                row[HIDDEN_STATES] = part
+            stored = split_rows({HIDDEN_STATES: to_array(states, self._dtype)}, counts)
+            found = [row | further for row, further in zip(found, stored, strict=True)]
         for row, identity in zip(found, identities(head, batch), strict=True):
             row[CHECKSUM] = np.array([checksum(identity, list(row.values()))], dtype=np.uint32)
         return found

@@ -1,4 +1,4 @@
-"""A hash of the data that outputs are computed from, and the lengths of its rows."""
+"""Hash of the data that outputs are computed from, and the lengths of its rows."""
 
 from __future__ import annotations
 

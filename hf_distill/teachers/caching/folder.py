@@ -29,12 +29,7 @@ class DamagedManifestError(ValueError):
 
 
 class CacheFolder:
-    """A manifest, and the files of the parts that it lists.
-
-    Args:
-        path: the folder.
-        manifest: everything that the outputs depend on.
-    """
+    """A manifest, and the files of the parts that it lists."""
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.path = path
@@ -44,7 +39,7 @@ class CacheFolder:
         self.description = SignalDescription(**{**signal, "hidden_layers": layers})
         starts = [*manifest["parts"], manifest["data"]["rows"]]
         self.parts = [Part(number, *rows) for number, rows in enumerate(pairwise(starts))]
-        self.files = PartFiles(path, self.description.features(), self.key)
+        self.files = PartFiles(path, self.parts, self.description.features(), self.key)
 
     @classmethod
     def open(cls, path: Path) -> CacheFolder | None:
@@ -87,7 +82,7 @@ class CacheFolder:
 
     @property
     def key(self) -> str:
-        """A hash of what decides the outputs."""
+        """Hash of what decides the outputs."""
         kept = {}
         for group, content in self.manifest.items():
             if isinstance(content, Mapping):
@@ -101,17 +96,9 @@ class CacheFolder:
         content = {**self.manifest, "checksum": json_hash(self.manifest)}
         write_json(self.path / MANIFEST, content)
 
-    def missing(self) -> list[Part]:
-        """Return the parts that have no file."""
-        return [part for part in self.parts if self.files.find(part) is None]
-
-    def faults(self) -> dict[Path, str]:
-        """Return the files of parts that cannot be used, and why not."""
-        return self.files.faults(self.parts)
-
     def unknown_files(self) -> list[Path]:
         """Return everything in the folder that is not of this cache."""
-        return self.files.unknown_files(self.parts, (MANIFEST, LOCK))
+        return self.files.unknown_files((MANIFEST, LOCK))
 
     def join(self, dataset: Dataset) -> Dataset:
         """Return the data set with the columns of a finished cache."""

@@ -26,6 +26,11 @@ class Part(NamedTuple):
     start: int
     stop: int
 
+    @property
+    def name(self) -> str:
+        """Return how its file is called, without checksum."""
+        return f"part-{self.number:05d}"
+
 
 def part_starts(lengths: NDArray[Any], bytes_per_token: int) -> list[int]:
     """Cut a data set into parts that one process can hold.
@@ -53,13 +58,15 @@ class PartFiles:
 
     Args:
         folder: where they are.
+        parts: all of them.
         features: the columns.
         key: tells the outputs of this cache from all others. It stands in each file, with the rows
             that the file is of, so that one which was copied from elsewhere is noticed.
     """
 
-    def __init__(self, folder: Path, features: Features, key: str) -> None:
+    def __init__(self, folder: Path, parts: Sequence[Part], features: Features, key: str) -> None:
         self._folder = folder
+        self._parts = parts
         self._features = features
         self._key = key
 
@@ -77,15 +84,14 @@ class PartFiles:
         schema = self._features.arrow_schema
         schema = schema.with_metadata({**schema.metadata, _IDENTITY: self._identity(part)})
         table = pyarrow.table([columns[name] for name in schema.names], schema=schema)
-        name = f"part-{part.number:05d}"
         try:
-            with temporary_path(self._folder / name) as temporary:
+            with temporary_path(self._folder / part.name) as temporary:
                 with temporary.open("wb") as file:
                     with pyarrow.ipc.new_stream(file, schema) as writer:
                         writer.write_table(table)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, self._folder / f"{name}.{_checksum(temporary)}.arrow")
+                os.replace(temporary, self._folder / f"{part.name}.{_checksum(temporary)}.arrow")
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -103,7 +109,7 @@ class PartFiles:
         paths = self._files(part)
         if not paths:
             raise ValueError(
-                f"Rows {part.start} to {part.stop - 1} have no file (part-{part.number:05d}) in "
+                f"Rows {part.start} to {part.stop - 1} have no file ({part.name}) in "
                 f"{self._folder.name}: caching was not finished. Run it again to finish it."
             )
         for path in paths:
@@ -115,9 +121,15 @@ class PartFiles:
                 )
         return Dataset.from_file(str(paths[0]))
 
-    def faults(self, parts: Sequence[Part]) -> dict[Path, str]:
+    def missing(self) -> list[Part]:
+        """Return the parts that have no file."""
+        return [part for part in self._parts if self.find(part) is None]
+
+    def faults(self) -> dict[Path, str]:
         """Return the files that cannot be used, and why not."""
-        found = {path: self._fault(part, path) for part in parts for path in self._files(part)}
+        found = {
+            path: self._fault(part, path) for part in self._parts for path in self._files(part)
+        }
         return {path: fault for path, fault in found.items() if fault is not None}
 
     def remove_unfinished(self) -> None:
@@ -126,9 +138,9 @@ class PartFiles:
             if is_temporary(path):
                 path.unlink(missing_ok=True)
 
-    def unknown_files(self, parts: Sequence[Part], known: Collection[str]) -> list[Path]:
+    def unknown_files(self, known: Collection[str]) -> list[Path]:
         """Return what is neither a whole part, nor unfinished, nor of a known name."""
-        ours = {path for part in parts for path in self._files(part)} - set(self.faults(parts))
+        ours = {path for part in self._parts for path in self._files(part)} - set(self.faults())
         if not self._folder.is_dir():
             return []
         return [
@@ -138,7 +150,7 @@ class PartFiles:
         ]
 
     def _files(self, part: Part) -> list[Path]:
-        return sorted(self._folder.glob(f"part-{part.number:05d}.*.arrow"))
+        return sorted(self._folder.glob(f"{part.name}.*.arrow"))
 
     def _identity(self, part: Part) -> bytes:
         return f"{self._key} {part.start} {part.stop}".encode()

@@ -8,10 +8,10 @@ from hf_distill.teachers.columns.description import (
     describe_model,
 )
 from hf_distill.teachers.columns.encoding import (
-    EncodedSignal,
     checksum,
     encode,
     identities,
+    split_rows,
     take_hidden_states,
     take_logits,
     to_array,
@@ -20,7 +20,6 @@ from hf_distill.teachers.columns.encoding import (
 
 __all__ = [
     "DTYPES",
-    "EncodedSignal",
     "SignalDescription",
     "TeacherSignalCollator",
     "check_not_lost",
@@ -28,6 +27,7 @@ __all__ = [
     "describe_model",
     "encode",
     "identities",
+    "split_rows",
     "take_hidden_states",
     "take_logits",
     "to_array",

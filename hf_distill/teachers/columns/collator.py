@@ -19,6 +19,7 @@ from hf_distill.teachers.columns.description import (
     REST,
     TOKEN_IDS,
     SignalDescription,
+    id_type,
 )
 from hf_distill.teachers.columns.encoding import checksum, decode, identities, state_positions
 
@@ -28,11 +29,6 @@ class TeacherSignalCollator:
 
     Stored outputs are put where the batch has the tokens they belong to, however it is padded.
     Rows without teacher columns pass through.
-
-    Args:
-        inner: the data collator.
-        head: the task.
-        description: what the columns mean.
     """
 
     def __init__(
@@ -49,12 +45,12 @@ class TeacherSignalCollator:
             LOGITS: self._stored_type,
             REST: self._stored_type,
             HIDDEN_STATES: self._stored_type,
-            TOKEN_IDS: np.dtype(np.uint16 if description.classes <= 1 << 16 else np.uint32),
+            TOKEN_IDS: np.dtype(id_type(description.classes)),
         }
         self._columns = description.columns
 
     def __call__(self, rows: Sequence[Any]) -> Any:
-        """A batch, with ``teacher_logits`` and so on padded like its inputs.
+        """Return a batch, with ``teacher_logits`` and so on padded like its inputs.
 
         Raises:
             ValueError: the outputs of a row do not belong to what the collator made of it.

@@ -1,4 +1,4 @@
-"""What the teacher columns of a data set mean; it travels with the columns wherever they go."""
+"""Meaning of the teacher columns of a data set; it travels with them wherever they go."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NOT_STORED = (
 
 @dataclass(frozen=True)
 class SignalDescription:
-    """What the teacher columns of a data set mean.
+    """Meaning of the teacher columns of a data set.
 
     It is stored in the ``id`` of the column ``teacher_checksum`` in the data set's features, which
     survives ``select``, ``map``, ``save_to_disk``, Parquet and the Hub, and takes no room in a row.
@@ -46,7 +46,7 @@ class SignalDescription:
     Attributes:
         task: the head, as the Hub calls its task.
         architecture: the teacher's class.
-        config: the teacher's configuration; ``None`` if it is no model of transformers.
+        config: the teacher's configuration; ``None`` if it is not a model of transformers.
         dtype: the number format of ``teacher_logits`` and ``teacher_rest``; a key of ``DTYPES``.
         classes: logits that the teacher gives for an input, or for a position.
         by_position: whether there are logits for each position that the loss looks at.
@@ -82,7 +82,7 @@ class SignalDescription:
         return list(self.features())
 
     def read_config(self) -> PreTrainedConfig | None:
-        """The teacher's configuration; ``None`` if it is no model of transformers."""
+        """Return the teacher's configuration; ``None`` if it is not a model of transformers."""
         # A copy: some classes take their inner configurations apart.
         return None if self.config is None else AutoConfig.for_model(**deepcopy(self.config))
 
@@ -99,18 +99,17 @@ class SignalDescription:
         return found
 
     def features(self) -> Features:
-        """The types of the columns.
+        """Return the types of the columns.
 
         A row holds flat lists: ``teacher_logits`` has ``positions * stored`` numbers, position by
-        position (for question answering start, end, start, end, …); beside them stand, with
+        position (for question answering start, end, start, end, …); next to them stand, with
         ``top_k``, the classes they belong to and the log of the remaining mass of a position.
         """
         number = DTYPES[self.dtype]
         length = -1 if self.by_position else self.stored
         columns: dict[str, Any] = {LOGITS: List(Value(number), length=length)}
         if self.top_k is not None:
-            id_type = "uint16" if self.classes <= 1 << 16 else "uint32"
-            columns[TOKEN_IDS] = List(Value(id_type), length=length)
+            columns[TOKEN_IDS] = List(Value(id_type(self.classes)), length=length)
             columns[REST] = List(Value(number), length=-1 if self.by_position else 1)
         if self.hidden_layers:
             columns[HIDDEN_STATES] = List(Value(number))
@@ -165,8 +164,13 @@ class SignalDescription:
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"The description of the teacher columns is lost: the column {CHECKSUM} was cast "
-                "or made anew. Take the data as cache_teacher_outputs gave it."
+                "or made again. Take the data as cache_teacher_outputs gave it."
             ) from error
+
+
+def id_type(classes: int) -> str:
+    """Return the type of a stored class."""
+    return "uint16" if classes <= 1 << 16 else "uint32"
 
 
 def check_not_lost(dataset: Any) -> None:
@@ -212,7 +216,7 @@ def _hands_on_no_columns(dataset: Any) -> bool:
 
 
 def describe_model(model: nn.Module) -> tuple[str, dict[str, Any] | None]:
-    """The class and the configuration of a teacher, without anything about this machine."""
+    """Return the class and the configuration of a teacher, without anything about this machine."""
     model = unwrapped(model)
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_diff_dict"):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from hf_distill.heads import Batch, TaskHead
 from hf_distill.heads.base import MASKED_TARGET, main_input, output
-from hf_distill.teachers.columns.description import LOGITS, REST, TOKEN_IDS
+from hf_distill.teachers.columns.description import LOGITS, REST, TOKEN_IDS, id_type
 
 # At a time where several rows have ties: the sums over them take four bytes each.
 _TIED_SCORES = 1 << 24
@@ -23,7 +22,7 @@ _LARGEST = {"float16": torch.finfo(torch.float16).max}
 
 
 def take_logits(head: TaskHead, outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """The logits that the loss looks at, as they are stored.
+    """Return the logits that the loss looks at, as they are stored.
 
     Returns:
         ``(batch, classes)`` where a model gives logits for an input; else ``(positions, classes)``,
@@ -46,7 +45,7 @@ def take_logits(head: TaskHead, outputs: Mapping[str, Tensor], batch: Batch) -> 
 def take_hidden_states(
     outputs: Mapping[str, Any], layers: Sequence[int], batch: Batch
 ) -> tuple[Tensor, list[int]]:
-    """The hidden states of some layers, without those of padding.
+    """Return the hidden states of some layers, without those of padding.
 
     Returns:
         ``(positions, layers * width)``, and how many positions each input has.
@@ -72,64 +71,37 @@ def state_positions(batch: Batch) -> Tensor | None:
     return torch.ones_like(inputs, dtype=torch.bool)
 
 
-@dataclass(frozen=True)
-class EncodedSignal:
-    """Stored numbers of several rows, one after the other.
-
-    Attributes:
-        logits: ``(n, stored)`` in the stored number format.
-        token_ids: ``(n, stored)``, the classes of the logits; ``None`` if all are stored.
-        rest: ``(n,)``, the log of the sum of the exponentials of all other logits.
-    """
-
-    logits: NDArray[Any]
-    token_ids: NDArray[Any] | None = None
-    rest: NDArray[Any] | None = None
-
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """Return the numbers by the names of their columns."""
-        columns = {LOGITS: self.logits}
-        if self.token_ids is not None and self.rest is not None:
-            columns |= {TOKEN_IDS: self.token_ids, REST: self.rest}
-        return columns
-
-    def rows(self, counts: Sequence[int]) -> Iterator[EncodedSignal]:
-        """Split into rows of so many positions each."""
-        start = 0
-        for count in counts:
-            place = slice(start, start + count)
-            start += count
-            yield EncodedSignal(
-                self.logits[place],
-                None if self.token_ids is None else self.token_ids[place],
-                None if self.rest is None else self.rest[place],
-            )
+def split_rows(
+    columns: Mapping[str, NDArray[Any]], counts: Sequence[int]
+) -> list[dict[str, NDArray[Any]]]:
+    """Split columns of all rows, one after the other, into rows of so many positions each."""
+    ends = np.cumsum(counts)[:-1].tolist()
+    parts = [np.split(values, ends) for values in columns.values()]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*parts, strict=True)]
 
 
-def encode(logits: Tensor, *, dtype: str, top_k: int | None) -> EncodedSignal:
-    """Numbers as they are stored.
+def encode(logits: Tensor, *, dtype: str, top_k: int | None) -> dict[str, NDArray[Any]]:
+    """Return logits as they are stored, by column.
 
     Args:
         logits: ``(n, classes)``.
         dtype: a key of ``DTYPES``.
-        top_k: store only so many of the largest, and what the others add up to:
-            ``log sum exp`` of the rest.
+        top_k: store only so many of the largest, ``(n, top_k)``, their classes, and of all others
+            the log of the sum of their exponentials, ``(n,)``.
 
     Raises:
         ValueError: a logit is too large for the number format.
     """
     logits = logits.float()
     if top_k is None:
-        return EncodedSignal(to_array(logits, dtype))
+        return {LOGITS: to_array(logits, dtype)}
     values, indices = stable_topk(logits, top_k)
     others = logits.scatter(-1, indices, -torch.inf)
-    classes = logits.shape[-1]
-    id_type = np.uint16 if classes <= 1 << 16 else np.uint32
-    return EncodedSignal(
-        to_array(values, dtype),
-        indices.cpu().numpy().astype(id_type),
-        to_array(others.logsumexp(dim=-1), dtype),
-    )
+    return {
+        LOGITS: to_array(values, dtype),
+        TOKEN_IDS: indices.cpu().numpy().astype(id_type(logits.shape[-1])),
+        REST: to_array(others.logsumexp(dim=-1), dtype),
+    }
 
 
 def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -158,14 +130,14 @@ def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def decode(values: NDArray[Any], dtype: str) -> Tensor:
-    """Stored numbers as a tensor of their number format."""
+    """Return stored numbers as a tensor of their number format."""
     if dtype == "bfloat16":
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(values)
 
 
 def to_dense(logits: Tensor, token_ids: Tensor, rest: Tensor, classes: int) -> Tensor:
-    """Logits of all classes, from the largest and what the others add up to.
+    """Return the logits of all classes, from the largest and what the others add up to.
 
     The rest of the mass is shared out evenly: each class that is not stored has the logit
     ``rest - log(classes - k)``. So the softmax at temperature 1 is exact for every stored class,
@@ -202,7 +174,7 @@ def identities(head: TaskHead, batch: Batch) -> list[list[NDArray[Any]]]:
 
 
 def checksum(identity: Sequence[NDArray[Any]], stored: Sequence[NDArray[Any]]) -> int:
-    """A number that tells whether stored outputs belong to an input, and are unaltered: CRC-32."""
+    """Return a CRC-32 by which stored outputs belong to an input, and are unaltered."""
     value = 0
     for array in identity:
         kind = np.float32 if array.dtype.kind == "f" else np.int64
@@ -213,7 +185,7 @@ def checksum(identity: Sequence[NDArray[Any]], stored: Sequence[NDArray[Any]]) -
 
 
 def to_array(values: Tensor, dtype: str) -> NDArray[Any]:
-    """Numbers in the number format ``dtype``, as Arrow can hold them.
+    """Return numbers in the number format ``dtype``, as Arrow can hold them.
 
     Raises:
         ValueError: one is too large for it.

@@ -24,6 +24,7 @@ from hf_distill.teachers.columns import (
     encoding,
     to_dense,
 )
+from hf_distill.teachers.columns.description import LOGITS, REST, TOKEN_IDS
 from hf_distill.teachers.columns.encoding import decode
 
 
@@ -39,11 +40,10 @@ def logits(draw: st.DrawFn) -> tuple[torch.Tensor, int]:
 
 def restored(values: torch.Tensor, top_k: int, dtype: str = "float32") -> torch.Tensor:
     signal = encode(values, dtype=dtype, top_k=top_k)
-    assert signal.token_ids is not None and signal.rest is not None
     return to_dense(
-        decode(signal.logits, dtype),
-        torch.from_numpy(signal.token_ids.astype(np.int64)),
-        decode(signal.rest, dtype),
+        decode(signal[LOGITS], dtype),
+        torch.from_numpy(signal[TOKEN_IDS].astype(np.int64)),
+        decode(signal[REST], dtype),
         values.shape[-1],
     )
 
@@ -85,7 +85,7 @@ def test_impossible_classes_stay_impossible() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_numbers_come_back_rounded_to_their_format(dtype: str) -> None:
     values = torch.randn(7, 5, generator=torch.Generator().manual_seed(0)) * 10
-    back = decode(encode(values, dtype=dtype, top_k=None).logits, dtype)
+    back = decode(encode(values, dtype=dtype, top_k=None)[LOGITS], dtype)
     assert torch.equal(back.float(), values.to(getattr(torch, dtype)).float())
 
 
@@ -95,7 +95,7 @@ def test_float16_refuses_what_it_cannot_hold() -> None:
     with pytest.raises(ValueError, match="-1e[+]30"):
         encode(torch.tensor([[1.0, -1e30]]), dtype="float16", top_k=None)
     wide = encode(torch.tensor([[1.0, -1e30]]), dtype="bfloat16", top_k=None)
-    assert decode(wide.logits, "bfloat16")[0, 1].item() == pytest.approx(-1e30, rel=1e-2)
+    assert decode(wide[LOGITS], "bfloat16")[0, 1].item() == pytest.approx(-1e30, rel=1e-2)
 
 
 def description(**options: Any) -> SignalDescription:
@@ -207,5 +207,5 @@ def test_largest_of_equal_scores_are_those_of_a_plain_sort(
 def test_stored_classes_of_equal_logits_are_the_first() -> None:
     logits = torch.tensor([[1.0, 3.0, 1.0, 1.0, 3.0], [0.0] * 5])
     stored = encoding.encode(logits, dtype="float32", top_k=3)
-    assert stored.token_ids is not None and stored.token_ids.tolist() == [[1, 4, 0], [0, 1, 2]]
-    assert stored.logits.tolist() == [[3.0, 3.0, 1.0], [0.0] * 3]
+    assert stored[TOKEN_IDS] is not None and stored[TOKEN_IDS].tolist() == [[1, 4, 0], [0, 1, 2]]
+    assert stored[LOGITS].tolist() == [[3.0, 3.0, 1.0], [0.0] * 3]
