@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from hf_distill.compatibility import check_inputs, check_teacher, input_names, r
 from hf_distill.heads import find_head, unwrap_peft
 from hf_distill.labels import Labels
 from hf_distill.layers import IntermediateDistillation, TeacherRecorderCallback
-from hf_distill.layers.mapping import LayerPair
+from hf_distill.layers.mapping import LayerPairs
 from hf_distill.layers.recording import pop_losses
 from hf_distill.losses import get_logits_loss
 from hf_distill.restoring import preserve_rng_state
@@ -119,9 +120,9 @@ class Distiller:
         self._teacher_tried = False
 
     @property
-    def layer_pairs(self) -> list[LayerPair]:
+    def layer_pairs(self) -> LayerPairs:
         """The layers that are compared or recorded; none as long as that is not settled."""
-        return [] if self.layers is None else self.layers.pairs
+        return [] if self.layers is None else self.layers.layer_pairs
 
     @property
     def evaluates_with_teacher(self) -> bool:
@@ -280,14 +281,17 @@ class Distiller:
                 "The projections begin at random: they would be fitted to %s twice.", unread
             )
             return
-        left_out = {*self.labels.names, *self.teacher_only_inputs}
-
-        def sample() -> Iterator[Batch]:
-            for batch in sample_batches(dataset, _SAMPLE_ROWS):
-                yield {name: value for name, value in batch.items() if name not in left_out}
-
         with preserve_rng_state():
-            layers.settle(sample, self._ask_teacher)
+            layers.settle(
+                partial(sample_batches, dataset, _SAMPLE_ROWS),
+                self._ask_teacher,
+                self._unlabelled_inputs,
+            )
+
+    def _unlabelled_inputs(self, batch: Batch) -> dict[str, Any]:
+        assert self.head is not None
+        inputs = self.student_inputs(batch) | self.head.target_inputs(batch, self.student)
+        return {name: value for name, value in inputs.items() if name not in self.labels.names}
 
     def attached(self) -> AbstractContextManager[None]:
         """Record layers inside, with the projections as a part of the student."""
@@ -531,7 +535,12 @@ class Distiller:
             for name in ("task", "prediction"):
                 if name in losses:
                     return losses[name]
-        first, *others = (losses[name] * w for name, w in plan.weights.items() if name in losses)
+        first, *others = (
+            loss * weight
+            for kind, weight in plan.weights.items()
+            for name, loss in losses.items()
+            if name.partition(".")[0] == kind
+        )
         return sum(others, start=first)
 
     # ---- evaluation and log --------------------------------------------------------------------

@@ -130,6 +130,8 @@ class LossLog:
     def pop(self, accelerator: Accelerator) -> dict[str, float]:
         """Return the means over everything that all processes added since the last call.
 
+        Parts of a loss, called ``loss.part``, are added up.
+
         One reduction and one wait for the device, whatever the number of parts.
         """
         if not self._sums:
@@ -142,11 +144,12 @@ class LossLog:
             row[1] = self._counts[name]
         self.clear()
         pairs = accelerator.reduce(pairs, reduction="sum")
-        return {
-            f"loss_{name}": total / count
-            for name, (total, count) in zip(names, pairs.tolist(), strict=True)
-            if count
-        }
+        means: dict[str, float] = {}
+        for name, (total, count) in zip(names, pairs.tolist(), strict=True):
+            if count:
+                loss = f"loss_{name.partition('.')[0]}"
+                means[loss] = means.get(loss, 0.0) + total / count
+        return means
 
 
 class StepLosses:

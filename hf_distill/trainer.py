@@ -31,7 +31,7 @@ from hf_distill.distiller import Distiller
 from hf_distill.hub import HubPublisher
 from hf_distill.hub.facts import stage_facts
 from hf_distill.layers import TeacherRecorderCallback
-from hf_distill.layers.mapping import LayerPair
+from hf_distill.layers.mapping import LayerPairs
 from hf_distill.layers.projections import detached, without_projections
 from hf_distill.restoring import temporarily_set
 from hf_distill.sharding import (
@@ -176,16 +176,20 @@ class DistillationTrainer(Trainer):
         return None if teacher is None or teacher.is_cached else teacher.model
 
     @property
-    def layer_similarity(self) -> Tensor | None:
+    def layer_similarity(self) -> Tensor | dict[str, Tensor] | None:
         """Linear CKA between the layers, if ``layer_mapping="auto"`` compared them.
 
-        ``(student layers + 1, teacher layers + 1)``, the embedding output first.
+        ``(student layers + 1, teacher layers + 1)``, the embedding output first; of models with
+        encoder and decoder by their names.
         """
         return None if self.distiller.layers is None else self.distiller.layers.similarity
 
     @property
-    def layer_pairs(self) -> list[LayerPair]:
-        """The layers that are compared or recorded; none as long as that is not settled."""
+    def layer_pairs(self) -> LayerPairs:
+        """The layers that are compared or recorded; none as long as that is not settled.
+
+        Those of ``encoder`` and of ``decoder`` by their names, for models that have both.
+        """
         return self.distiller.layer_pairs
 
     def check(self) -> None:

@@ -24,7 +24,8 @@ from zoo import AUTO_MODELS, PAD, PAIRS, zoo_dataset, zoo_model
 
 from hf_distill import DistillationTrainer, cache_teacher_outputs
 
-NOT_STACKS = ("t5", "bart", "whisper", "convnext")
+NOT_STACKS = ("convnext",)
+TWO_STACKS = ("t5", "bart", "whisper")
 WITHOUT_QUERIES = ("mpnet", "deberta-v2")
 CASES = (*PAIRS, ("audio-classification", "hubert"), ("audio-classification", "wavlm"),
          ("text-generation", "opt"))  # fmt: skip
@@ -51,6 +52,8 @@ def losses(
     teacher = zoo_model(task, architecture, seed=0, layers=2, pad_token_id=pad).eval()
     student = copy.deepcopy(teacher)
     layers = architecture not in NOT_STACKS
+    if cached and architecture in TWO_STACKS:
+        layers = False  # their hidden states are not stored
     if cached:
         data = cache_teacher_outputs(
             teacher, data, output_dir=path / "cache", data_collator=collator, dtype="float32",
@@ -212,7 +215,7 @@ def test_layers_that_cannot_be_compared_are_refused(
     architecture: str, name: str, tmp_path: Path
 ) -> None:
     task = BY_ARCHITECTURE[architecture]
-    with pytest.raises(ValueError, match=f"encoder with a decoder|{name[:-7]}"):
+    with pytest.raises(ValueError, match=name[:-7]):
         losses(task, architecture, zoo_dataset(task, ROWS), tmp_path, **{name: 1.0})
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hf_distill.files import as_json, differences
+from hf_distill.layers.mapping import LayerPairs, as_lists
 from hf_distill.teachers import TeacherIdentity
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -27,7 +28,7 @@ def distillation_settings(
     teachers: Sequence[TeacherIdentity],
     *,
     custom_loss: Callable[..., Any] | None = None,
-    layer_pairs: Sequence[Sequence[int]] = (),
+    layer_pairs: LayerPairs | None = None,
 ) -> dict[str, Any]:
     """Return all that a distillation depends on, ready for JSON and without paths.
 
@@ -53,7 +54,7 @@ def distillation_settings(
         weights = args.intermediate_weights
         settings |= {f"{name}_loss_weight": weight for name, weight in weights.items()}
         settings["attention_loss"] = args.attention_comparison if weights["attention"] else None
-        settings["layer_pairs"] = [list(pair) for pair in layer_pairs]
+        settings["layer_pairs"] = as_lists(layer_pairs or [])
     found: dict[str, Any] = as_json(settings)
     return found
 

@@ -172,16 +172,20 @@ class ChosenLayers(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show them."""
-        similarity = self._trainer.layer_similarity
-        if similarity is None or not state.is_world_process_zero:
+        layers = self._trainer.distiller.layers
+        if layers is None or not layers.similarities or not state.is_world_process_zero:
             return
-        pairs = self._trainer.layer_pairs
         from hf_distill.reports.layer_similarity import plot_layer_similarity, similarity_table
 
-        log_rank_0("Similarity of the layers (linear CKA); * are those that learn from each other:")
-        sys.stderr.write(similarity_table(similarity, pairs) + "\n")
-        file = plot_layer_similarity(similarity, pairs, self._folder / "layer_similarity.png")
-        log_rank_0(f"The same as a picture: {file}")
+        for stack, similarity in layers.similarities.items():
+            of = f" of the {stack}" if stack else ""
+            log_rank_0(
+                f"Similarity of the layers{of} (linear CKA); * learn from each other:"
+            )
+            sys.stderr.write(similarity_table(similarity, layers.pairs[stack]) + "\n")
+            name = f"{stack}_layer_similarity.png" if stack else "layer_similarity.png"
+            file = plot_layer_similarity(similarity, layers.pairs[stack], self._folder / name)
+            log_rank_0(f"The same as a picture: {file}")
 
 
 def duration(seconds: float) -> str:

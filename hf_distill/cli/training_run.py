@@ -37,6 +37,7 @@ from hf_distill.files import display_name, write_json
 from hf_distill.hub import write_facts
 from hf_distill.hub.facts import hub_id, scores_of
 from hf_distill.layers import TeacherRecorderCallback
+from hf_distill.layers.mapping import as_lists
 from hf_distill.loading import load_model
 from hf_distill.reports.terminal import in_words, print_figures
 from hf_distill.tasks.bootstrap import interval
@@ -187,7 +188,7 @@ def summary(
         "train": {name.removeprefix("train_"): value for name, value in train_metrics.items()},
     }
     if args.uses_layer_losses:
-        content["layer_pairs"] = [list(pair) for pair in trainer.layer_pairs]
+        content["layer_pairs"] = as_lists(trainer.layer_pairs)
     return content
 
 

@@ -245,9 +245,11 @@ def _training(facts: Mapping[str, Any]) -> str:
 def _told(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a stage, as rows of a table."""
     told = {k: v for k, v in settings.items() if k not in ("stage", "teachers", "layer_pairs")}
-    pairs = settings.get("layer_pairs")
-    if pairs:
-        told["layers (student ← teacher)"] = ", ".join(f"{s} ← {t}" for s, t in pairs)
+    pairs = settings.get("layer_pairs") or []
+    for stack, found in (pairs if isinstance(pairs, dict) else {"": pairs}).items():
+        if found:
+            name = f"layers of the {stack}" if stack else "layers"
+            told[f"{name} (student ← teacher)"] = ", ".join(f"{s} ← {t}" for s, t in found)
     return told
 
 

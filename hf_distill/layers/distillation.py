@@ -14,13 +14,21 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from hf_distill.layers.checks import check_attention, check_checkpointing
+from hf_distill.layers.counting import parts_of
 from hf_distill.layers.layer_losses import (
     ATTENTION,
     HIDDEN_STATES,
     LayerLosses,
     check_hidden_states,
 )
-from hf_distill.layers.mapping import LayerPair, describe, layer_pairs
+from hf_distill.layers.mapping import (
+    LayerPair,
+    LayerPairs,
+    describe,
+    layer_pairs,
+    mapping_by_stack,
+)
 from hf_distill.layers.projections import (
     PROJECTIONS_FILE,
     Projections,
@@ -39,7 +47,7 @@ from hf_distill.layers.recording import (
 )
 from hf_distill.layers.samples import TeacherRecorderCallback
 from hf_distill.layers.similarity import LayerSimilarity, suggest_layer_pairs
-from hf_distill.layers.sizes import Sizes, check_attention, check_checkpointing
+from hf_distill.layers.stacks import STACKS, Stack, name_of, stacks_of
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -50,6 +58,8 @@ _OVERWHELMING = 10.0
 Batch = Mapping[str, Any]
 RunTeacher = Callable[[Batch, Mapping[str, Any]], Mapping[str, Tensor]]
 """(batch, further inputs) -> outputs."""
+States = tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]
+"""The mask of a batch, and the hidden states of student and teacher by layer."""
 
 
 class IntermediateDistillation:
@@ -70,9 +80,6 @@ class IntermediateDistillation:
         ValueError: the layers of this pair cannot be compared as the arguments say.
     """
 
-    similarity: Tensor | None = None
-    """``(student layers + 1, teacher layers + 1)``, linear CKA, if ``auto`` chose the layers."""
-
     def __init__(
         self,
         args: DistillationTrainingArguments,
@@ -85,32 +92,48 @@ class IntermediateDistillation:
         # A callback may set a weight to 0 and back.
         self.compared = {k for k, weight in args.intermediate_weights.items() if weight > 0}
         """The losses that have a weight when training is prepared, by their names."""
-        self.pairs: list[LayerPair] = []
-        """The layers that are compared or recorded; none as long as that is not settled."""
+        self.pairs: dict[str, list[LayerPair]] = {}
+        """The layers that are compared or recorded, by stack; none until that is settled."""
         self._args = args
         self._teacher = teacher
         self._callbacks = callbacks
         self._accelerator = accelerator
-        sizes = Sizes.of(teacher, "teacher"), Sizes.of(student, "student")
-        self._depths = {"teacher_layers": sizes[0].layers, "student_layers": sizes[1].layers}
+        theirs, ours = stacks_of(teacher, "teacher"), stacks_of(student, "student")
+        if theirs.keys() != ours.keys():
+            raise ValueError(
+                f"Of teacher ({type(teacher).__name__}) and student ({type(student).__name__}) one "
+                "is an encoder with a decoder and the other is not, so their layers cannot be "
+                "compared; set hidden_states_loss_weight=0 and attention_loss_weight=0."
+            )
+        self._stacks = {name: (ours[name], theirs[name]) for name in ours}
         if ATTENTION in self.compared:
             check_attention(args, teacher, student)
-        self._projections: Projections | None = None
-        if sizes[0].width != sizes[1].width and HIDDEN_STATES in self.compared:
-            device = next(student.parameters()).device
-            self._projections = Projections(
-                sizes[1].width, sizes[0].width, seed=args.seed, device=device
-            )
+        device = next(student.parameters()).device
+        self._projections_of = {
+            name: Projections(one.width, other.width, seed=args.seed, device=device)
+            for name, (one, other) in self._stacks.items()
+            if one.width != other.width and HIDDEN_STATES in self.compared
+        }
+        self._projections: nn.Module | None = self._projections_of.get("")
+        if self._projections_of and self._projections is None:
+            self._projections = nn.ModuleDict(self._projections_of)
+        self._parts = parts_of(student, ours)
+        heads = {name: stack.heads for name, stack in theirs.items()}
         self._losses = LayerLosses(
-            args, student, self.compared, self._projections, sizes[0].heads, accelerator.autocast
-        )
-        self._of_teacher, self._of_student = Recording(), Recording()
+            args, student, self.compared, self._parts, self._projections_of, heads,
+            accelerator.autocast,
+        )  # fmt: skip
+        self._of_teacher: dict[str, Recording] = {}
+        self._of_student: dict[str, Recording] = {}
         self._is_attached = False
         self._projections_begun = False
         self._compared_batch: Batch | None = None
         self._balance_checked = False
-        if args.layer_mapping != "auto":
-            self._use(layer_pairs(args.layer_mapping, **self._depths))
+        self.similarities: dict[str, Tensor] = {}
+        """Linear CKA of stacks paired by ``auto``, ``(student layers + 1, teacher layers + 1)``."""
+        self._mappings = mapping_by_stack(args.layer_mapping, list(self._stacks))
+        if "auto" not in self._mappings.values():
+            self._use({name: self._named_pairs(name) for name in self._mappings})
 
     # ---- layers --------------------------------------------------------------------------------
 
@@ -119,91 +142,139 @@ class IntermediateDistillation:
         """Whether nothing is left that depends on data; see ``settle``."""
         return bool(self.pairs) and (self._projections is None or self._projections_begun)
 
-    def _use(self, pairs: list[LayerPair]) -> None:
-        if ATTENTION in self.compared and not any(pair.student for pair in pairs):
+    @property
+    def layer_pairs(self) -> LayerPairs:
+        """The layers that are compared or recorded; none as long as that is not settled."""
+        return self.pairs if self.pairs and "" not in self.pairs else self.pairs.get("", [])
+
+    @property
+    def similarity(self) -> Tensor | dict[str, Tensor] | None:
+        """Linear CKA of the layers, by stack if there are several; only where ``auto`` chose."""
+        return self.similarities.get("") if "" in self._stacks else self.similarities or None
+
+    def _named_pairs(self, stack: str) -> list[LayerPair]:
+        student, teacher = self._stacks[stack]
+        depths = {"student_layers": student.depth, "teacher_layers": teacher.depth}
+        try:
+            return layer_pairs(self._mappings[stack], **depths)
+        except ValueError as error:
+            if not stack:
+                raise
+            raise ValueError(f"Of the {stack}s: {error}") from error
+
+    def _use(self, pairs: dict[str, list[LayerPair]]) -> None:
+        if ATTENTION in self.compared and not any(p.student for its in pairs.values() for p in its):
             raise ValueError(
                 f"layer_mapping={self._args.layer_mapping!r} has the embedding output alone, which "
                 "has no attention to compare; name a layer, or set attention_loss_weight=0."
             )
         self.pairs = pairs
         self._choose_recordings()
-        logger.info(describe(pairs, self._args.layer_mapping, **self._depths))
+        for name, its in pairs.items():
+            student, teacher = self._stacks[name]
+            depths = {"student_layers": student.depth, "teacher_layers": teacher.depth}
+            logger.info(describe(its, self._mappings.get(name), name, **depths))
 
     def _choose_recordings(self) -> None:
         writes = any(callback.samples_wanted for callback in self._callbacks())
-        self._of_teacher, self._of_student = (
-            Recording(
-                layers if writes or HIDDEN_STATES in self.compared else frozenset(),
-                layers - {0} if writes or ATTENTION in self.compared else frozenset(),
+        if writes and "" not in self._stacks:
+            raise ValueError(
+                "TeacherRecorderCallback writes samples of models with one text, and "
+                f"{type(self.student).__name__} has an encoder and a decoder; leave it out "
+                "(and --record_steps)."
             )
-            for layers in (
-                frozenset(pair.teacher for pair in self.pairs),
-                frozenset(pair.student for pair in self.pairs),
-            )
+        self._of_student, self._of_teacher = (
+            {part: self._recording(part, side, writes) for part in self._parts} for side in (0, 1)
         )
 
-    def settle(self, sample: Callable[[], Iterable[Batch]], run_teacher: RunTeacher) -> None:
+    def _recording(self, part: str, side: int, writes: bool) -> Recording:
+        stack: Stack = self._stacks[STACKS[part]][side]
+        layers = frozenset(pair[side] for pair in self.pairs.get(STACKS[part], ()))
+        compared = {
+            kind for kind in self.compared if part in self._losses.parts_of(kind, self.pairs)
+        }
+        return Recording(
+            layers if writes or HIDDEN_STATES in compared else frozenset(),
+            layers - {0} if writes or ATTENTION in compared else frozenset(),
+            part,
+            len(stack.layers),
+        )
+
+    def settle(
+        self,
+        sample: Callable[[], Iterable[Batch]],
+        run_teacher: RunTeacher,
+        student_inputs: Callable[[Batch], Batch],
+    ) -> None:
         """Settle what depends on data: ``layer_mapping="auto"``, and how projections begin.
 
         Projections that begin at random would first pull the student away from its own start.
 
         Args:
-            sample: returns some batches, on the device and without labels.
+            sample: returns some batches, on the device.
             run_teacher: the teacher's forward pass.
+            student_inputs: makes the student's inputs of a batch, without labels.
 
         Raises:
             ValueError: hidden states are not of the same tokens, or are NaN or infinite.
         """
+
+        def states(stack: str) -> Iterator[States]:
+            return self._hidden_states(stack, sample(), run_teacher, student_inputs)
+
         if not self.pairs:
-            self._choose_pairs(self._hidden_states(sample(), run_teacher))
-        if self._projections is not None and not self._projections_begun:
-            self._projections.fit(self._states_of_pairs(self._hidden_states(sample(), run_teacher)))
+            pairs = [{name: self._pairs_of(name, states) for name in self._mappings}]
+            if self._accelerator.num_processes > 1:
+                broadcast_object_list(pairs)
+            self._use(pairs[0])
+        if not self._projections_begun:
+            for name, projections in self._projections_of.items():
+                projections.fit(self._states_of_pairs(name, states(name)))
         self._projections_begun = True
 
     def _hidden_states(
-        self, batches: Iterable[Batch], run_teacher: RunTeacher
-    ) -> Iterator[tuple[Batch, Sequence[Tensor], Sequence[Tensor]]]:
-        """Run both models; yield each batch with all hidden states of student and teacher."""
-        asked = {"output_hidden_states": True}
+        self,
+        stack: str,
+        batches: Iterable[Batch],
+        run_teacher: RunTeacher,
+        student_inputs: Callable[[Batch], Batch],
+    ) -> Iterator[States]:
+        """Run both models; yield all hidden states of student and teacher with their mask."""
+        asked, name = {"output_hidden_states": True}, name_of(stack, HIDDEN_STATES)
         was_training = self.student.training
         self.student.eval()
         try:
             for batch in batches:
                 with torch.no_grad():
-                    theirs: Any = run_teacher(batch, asked)["hidden_states"]
+                    theirs: Any = run_teacher(batch, asked)[name]
                     with self._accelerator.autocast():
-                        ours = self.student(**batch, **asked)["hidden_states"]
-                yield batch, ours, theirs
+                        ours = self.student(**student_inputs(batch), **asked)[name]
+                yield self._parts[stack].queries.mask(batch, ours[0].shape[1]), ours, theirs
         finally:
             self.student.train(was_training)
             # Without a backward pass FSDP2 leaves the outermost weights whole.
             getattr(self.student, "reshard", lambda: None)()
 
     def _states_of_pairs(
-        self, states: Iterable[tuple[Batch, Sequence[Tensor], Sequence[Tensor]]]
+        self, stack: str, states: Iterable[States]
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield the valid tokens of each pair of layers, with the student's layer."""
-        for batch, all_ours, all_theirs in states:
-            for pair in self.pairs:
+        for mask, all_ours, all_theirs in states:
+            valid = slice(None) if mask is None else mask.flatten()
+            for pair in self.pairs.get(stack, ()):
                 ours, theirs = all_ours[pair.student], all_theirs[pair.teacher]
                 check_hidden_states(ours, theirs, pair)
-                mask = self._losses.count.mask(batch, ours.shape[1])
-                valid = slice(None) if mask is None else mask.flatten()
                 yield pair.student, ours.flatten(0, 1)[valid], theirs.flatten(0, 1)[valid]
 
-    def _choose_pairs(
-        self, states: Iterable[tuple[Batch, Sequence[Tensor], Sequence[Tensor]]]
-    ) -> None:
-        """``layer_mapping="auto"``: pair the layers that are most alike."""
+    def _pairs_of(self, stack: str, states: Callable[[str], Iterable[States]]) -> list[LayerPair]:
+        """Pair the layers of a stack; under ``auto`` those that are most alike."""
+        if self._mappings[stack] != "auto":
+            return self._named_pairs(stack)
         similarity = LayerSimilarity()
-        for batch, ours, theirs in states:
-            mask = self._losses.count.mask(batch, ours[0].shape[1])
+        for mask, ours, theirs in states(stack):
             similarity.add(ours, theirs, token_mask=mask)
-        self.similarity = similarity.matrix()
-        pairs = [suggest_layer_pairs(self.similarity)]
-        if self._accelerator.num_processes > 1:
-            broadcast_object_list(pairs)
-        self._use(pairs[0])
+        self.similarities[stack] = similarity.matrix()
+        return suggest_layer_pairs(self.similarities[stack])
 
     def join_optimizer(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
         """Let an optimizer that was made without the projections train them.
@@ -250,7 +321,7 @@ class IntermediateDistillation:
 
     def counters(self) -> dict[str, Callable[[Batch], int | Tensor]]:
         """Return what counts the items of a batch that each loss is a mean over."""
-        return self._losses.counters() if self.pairs else {}
+        return self._losses.counters(self.pairs) if self.pairs else {}
 
     def is_sample_due(self, step: int) -> bool:
         """Whether the batch of this step is to be written."""
@@ -261,10 +332,11 @@ class IntermediateDistillation:
 
     def run_teacher(self, batch: Batch, run_teacher: RunTeacher) -> Mapping[str, Tensor]:
         """Return the teacher's outputs for a batch, and record its layers."""
-        self._of_teacher.clear()
+        self.clear()
         with recorded(self._of_teacher):
             outputs = run_teacher(batch, self._further_inputs(self._teacher))
-        self._of_teacher.record_outputs(outputs, "teacher", self._teacher)
+        for recording in self._of_teacher.values():
+            recording.record_outputs(outputs, "teacher", self._teacher)
         return outputs
 
     def student_inputs(self) -> dict[str, bool]:
@@ -273,16 +345,17 @@ class IntermediateDistillation:
 
     def _further_inputs(self, model: nn.Module) -> dict[str, bool]:
         inputs = {}
-        if self._of_teacher.hidden_layers:
+        recordings = self._of_teacher.values()
+        if any(recording.hidden_layers for recording in recordings):
             inputs["output_hidden_states"] = True
-        if self._of_teacher.attention_layers and not has_attention_taps(model):
+        attends = any(recording.attention_layers for recording in recordings)
+        if attends and not has_attention_taps(model):
             inputs["output_attentions"] = True
         return inputs
 
     @contextmanager
     def compare(self, batch: Batch) -> Iterator[None]:
         """Record the student's forward pass inside, and compare it with the teacher's recording."""
-        self._of_student.clear()
         self._compared_batch = batch
         try:
             with recorded(self._of_student):
@@ -294,7 +367,8 @@ class IntermediateDistillation:
         batch = self._compared_batch
         if batch is None:
             return outputs
-        self._of_student.record_outputs(outputs, "student", module)
+        for recording in self._of_student.values():
+            recording.record_outputs(outputs, "student", module)
 
         def losses() -> dict[str, Tensor]:
             return self._losses(self.pairs, self._of_student, self._of_teacher, batch)
@@ -321,37 +395,43 @@ class IntermediateDistillation:
 
     def write_sample(self, step: int, batch: Batch) -> None:
         """Write the first row of the batch that was just recorded, for pictures."""
-        states = next(iter(self._of_student.hidden_states.values()), None)
+        theirs, ours = self._of_teacher[""], self._of_student[""]
+        states = next(iter(ours.hidden_states.values()), None)
         if states is None:
             return  # LayerDrop skipped all of them
-        mask = self._losses.count.mask(batch, states.shape[1])
+        mask = self._parts[""].queries.mask(batch, states.shape[1])
         for callback in self._due(step):
-            callback.write_sample(step, batch, mask, self.pairs, self._of_teacher, self._of_student)
+            callback.write_sample(step, batch, mask, self.pairs[""], theirs, ours)
 
     def clear(self) -> None:
         """Let go of the recordings: the losses keep what their backward pass needs."""
-        self._of_teacher.clear()
-        self._of_student.clear()
+        for recording in (*self._of_teacher.values(), *self._of_student.values()):
+            recording.clear()
 
     def nonfinite_rows(self, batch: Batch) -> Tensor:
         """Bool, ``(rows,)``: where the teacher's recording is not finite."""
-        recording = self._of_teacher
-        if recording.hidden_states:
-            last = recording.hidden_states[max(recording.hidden_states)]
-        else:
-            queries = (call.inputs.query for call in recording.attentions.values())
-            first = next(iter((*queries, *recording.attention_maps.values())))
-            last = first.transpose(1, 2).flatten(2)
-        bad = ~torch.isfinite(last.float().sum(-1))
-        mask = self._losses.count.mask(batch, last.shape[1])
-        return (bad if mask is None else bad & mask).any(-1)
+        found: Any = False
+        for part, recording in self._of_teacher.items():
+            if recording.hidden_states:
+                last = recording.hidden_states[max(recording.hidden_states)]
+            elif recording.attention_layers:
+                queries = (call.inputs.query for call in recording.attentions.values())
+                first = next(iter((*queries, *recording.attention_maps.values())))
+                last = first.transpose(1, 2).flatten(2)
+            else:
+                continue
+            bad = ~torch.isfinite(last.float().sum(-1))
+            mask = self._parts[part].queries.mask(batch, last.shape[1])
+            found = found | (bad if mask is None else bad & mask).any(-1)
+        rows: Tensor = found
+        return rows
 
     # ---- checkpoints ---------------------------------------------------------------------------
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write projections and layer pairs next to a checkpoint; every process calls it."""
         write = self._accelerator.is_main_process
-        save_projections(folder, self._projections, self.pairs, write=write)
+        save_projections(folder, self._projections, self.layer_pairs, write=write)
 
     def load(self, folder: str | os.PathLike[str]) -> None:
         """Read them back.
@@ -359,7 +439,8 @@ class IntermediateDistillation:
         Raises:
             ValueError: they are missing, damaged, or of another pair of models.
         """
-        self._use(load_projections(folder, self._projections))
+        pairs = load_projections(folder, self._projections)
+        self._use(pairs if isinstance(pairs, dict) else {"": pairs})
         self._projections_begun = True
 
     def load_best(self, folder: str | os.PathLike[str] | None) -> None:

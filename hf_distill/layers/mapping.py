@@ -12,6 +12,10 @@ from typing import Any, NamedTuple
 
 LAYER_MAPPINGS = ("uniform", "last", "first")
 
+_NAMED = ("encoder", "decoder")
+
+Mappings = str | Sequence[int] | Mapping[Any, Any]
+
 
 class LayerPair(NamedTuple):
     """A layer of the student and the teacher's layer that it learns from; 0 is the embeddings."""
@@ -20,9 +24,50 @@ class LayerPair(NamedTuple):
     teacher: int
 
 
-def layer_pairs(
-    mapping: str | Sequence[int] | Mapping[Any, int], *, student_layers: int, teacher_layers: int
-) -> list[LayerPair]:
+LayerPairs = list[LayerPair] | dict[str, list[LayerPair]]
+"""Those of a model; of one with encoder and decoder those of each, by their names."""
+
+
+def as_lists(pairs: LayerPairs) -> Any:
+    """Return layer pairs as JSON has them."""
+    if isinstance(pairs, dict):
+        return {stack: as_lists(found) for stack, found in pairs.items()}
+    return [list(pair) for pair in pairs]
+
+
+def mapping_by_stack(mapping: Mappings, stacks: Sequence[str]) -> dict[str, Mappings]:
+    """Return the mapping of each stack that is compared.
+
+    One mapping is that of every stack. Encoder and decoder may have mappings of their own:
+    ``"encoder=uniform;decoder=1:2,3:6"``, or a dict or JSON
+    ``{"encoder": "uniform", "decoder": {1: 2, 3: 6}}``. They say all there is: a stack that is not
+    named is not compared.
+
+    Args:
+        mapping: as the argument ``layer_mapping``.
+        stacks: their names; ``""`` is the only one of a model.
+
+    Raises:
+        ValueError: the mapping names a stack that there is not.
+    """
+    named: Any = mapping
+    if isinstance(mapping, str) and ("=" in mapping or mapping.strip().startswith("{")):
+        named = _parse(mapping)
+    if not isinstance(named, Mapping) or not any(name in _NAMED for name in named):
+        return dict.fromkeys(stacks, mapping)
+    unknown = [name for name in named if name not in stacks]
+    if unknown:
+        has, example = " and ".join(stacks), "encoder=2,4,6;decoder=1:2"
+        if "" in stacks:
+            has, example = "one stack of layers", "2,4,6"
+        raise ValueError(
+            f"layer_mapping={mapping!r} names {unknown[0]!r}, but the models have {has}: use a "
+            f"mapping such as {example!r}."
+        )
+    return {stack: named[stack] for stack in stacks if stack in named}
+
+
+def layer_pairs(mapping: Mappings, *, student_layers: int, teacher_layers: int) -> list[LayerPair]:
     """The layers that learn from each other, by increasing student layer.
 
     With M layers in the student and N in the teacher, student layer i = 1 … M learns from
@@ -87,13 +132,16 @@ def layer_pairs(
 def describe(
     pairs: Sequence[LayerPair],
     mapping: object = None,
+    stack: str = "",
     *,
     student_layers: int,
     teacher_layers: int,
 ) -> str:
     """Return a line for the log: the pairs, and whether ``uniform`` had to round."""
     listed = ", ".join(f"{pair.student} from {pair.teacher}" for pair in pairs)
-    text = f"Student layers learn from teacher layers (0 is the embedding output): {listed}."
+    of_stack = f" of the {stack}" if stack else ""
+    text = f"Student layers{of_stack} learn from teacher layers (0 is the embedding output): "
+    text += f"{listed}."
     if mapping == "uniform" and teacher_layers % student_layers:
         text += (
             f" The teacher's {teacher_layers} layers do not divide by the student's "
@@ -129,6 +177,9 @@ def _parse(text: str) -> object:
     try:
         if stripped.startswith(("[", "{")):
             return json.loads(stripped, object_pairs_hook=_distinct)
+        if "=" in stripped:
+            named = [part.partition("=") for part in stripped.split(";")]
+            return _distinct([(name.strip(), mapping) for name, _, mapping in named])
         parts = [part.strip() for part in stripped.split(",")]
         if all(":" in part for part in parts):
             return _distinct([(int(a), int(b)) for a, b in (part.split(":") for part in parts)])
@@ -159,7 +210,8 @@ def _unreadable(mapping: object) -> ValueError:
     return ValueError(
         f"layer_mapping={mapping!r} is no layer mapping: use one of "
         f"{', '.join(map(repr, LAYER_MAPPINGS))}, a teacher layer for each student layer, as "
-        "'2,4,6', or student:teacher pairs, each student layer once, as '1:2,3:6'."
+        "'2,4,6', or student:teacher pairs, each student layer once, as '1:2,3:6'; for encoder "
+        "and decoder apart 'encoder=2,4,6;decoder=1:2,3:6'."
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hf_distill.files import write_atomically
-from hf_distill.layers.mapping import LayerPair
+from hf_distill.layers.mapping import LayerPair, LayerPairs, as_lists
 from hf_distill.least_squares import LeastSquares
 from hf_distill.restoring import temporarily_set
 
@@ -94,7 +94,7 @@ def _map_of(layer: int) -> str:
 
 
 @contextmanager
-def attached(student: nn.Module, projections: Projections | None) -> Iterator[None]:
+def attached(student: nn.Module, projections: nn.Module | None) -> Iterator[None]:
     """Make the projections a part of the student inside, and of no file that is saved from it."""
     if projections is None or hasattr(student, _ATTRIBUTE):
         yield
@@ -110,7 +110,7 @@ def attached(student: nn.Module, projections: Projections | None) -> Iterator[No
 
 
 def join_optimizer(
-    projections: Projections, optimizer: torch.optim.Optimizer, scheduler: Any
+    projections: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any
 ) -> None:
     """Add projections that an optimizer lacks, as a group with its default options.
 
@@ -137,7 +137,7 @@ def join_optimizer(
     group["lr"] = group["lr"] * scheduler.lr_lambdas[-1](scheduler.last_epoch)
 
 
-def check_optimizer(projections: Projections, optimizer: torch.optim.Optimizer) -> None:
+def check_optimizer(projections: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Refuse an optimizer that leaves the projections as they were drawn.
 
     Raises:
@@ -151,7 +151,7 @@ def check_optimizer(projections: Projections, optimizer: torch.optim.Optimizer) 
         )
 
 
-def _left_out(projections: Projections, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+def _left_out(projections: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return [p for p in projections.parameters() if id(p) not in trained]
 
@@ -177,8 +177,8 @@ def without_projections(weights: Mapping[str, Any]) -> dict[str, Any]:
 
 def save_projections(
     folder: str | os.PathLike[str],
-    projections: Projections | None,
-    pairs: Sequence[LayerPair],
+    projections: nn.Module | None,
+    pairs: LayerPairs,
     *,
     write: bool,
 ) -> None:
@@ -191,13 +191,11 @@ def save_projections(
     if not write:
         return
     path = Path(folder) / PROJECTIONS_FILE
-    metadata = {"format": "pt", "layer_pairs": json.dumps([list(pair) for pair in pairs])}
+    metadata = {"format": "pt", "layer_pairs": json.dumps(as_lists(pairs))}
     write_atomically(path, lambda unfinished: save_file(full, unfinished, metadata=metadata))
 
 
-def load_projections(
-    folder: str | os.PathLike[str], projections: Projections | None
-) -> list[LayerPair]:
+def load_projections(folder: str | os.PathLike[str], projections: nn.Module | None) -> LayerPairs:
     """Read what ``save_projections`` wrote into ``projections``.
 
     Returns:
@@ -229,6 +227,8 @@ def load_projections(
         with torch.no_grad():
             for name, parameter in projections.named_parameters():
                 _copy(parameter, weights[name])
+    if isinstance(pairs, dict):
+        return {stack: [LayerPair(*pair) for pair in found] for stack, found in pairs.items()}
     return [LayerPair(*pair) for pair in pairs]
 
 

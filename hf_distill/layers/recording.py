@@ -13,123 +13,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache, partial
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.utils.generic import ModelOutput
 
 from hf_distill.heads import unwrap_peft
-from hf_distill.heads.base import as_visible
-from hf_distill.losses import AttentionInputs
+from hf_distill.layers.attention_calls import AttentionCall
+from hf_distill.layers.stacks import PARTS, layer_stacks, name_of
 
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _LOSSES = "intermediate_losses"
 
-BEYOND = {
-    "position_bias": "a position bias",
-    "softcap": "a soft-cap (attn_logit_softcapping)",
-    "s_aux": "attention sinks",
-    "sinks": "attention sinks",
-    "indices": "a choice of keys (sparse attention)",
-    "block_indices": "a choice of keys (sparse attention)",
-}
-"""Options of attention functions that change what queries and keys alone would give."""
-
-
-class Visible(NamedTuple):
-    """Which pairs of tokens, padding apart, see each other."""
-
-    causal: bool
-    """A query sees no later key."""
-    pair_mask: Tensor | None
-    """Bool, ``(batch or 1, heads or 1, length, length)``: True where a query sees a key; ``None``
-    if ``causal`` tells all."""
-    biased: bool = False
-    """Whether the mask adds something to the scores of pairs that see each other."""
-
-
-@dataclass
-class AttentionCall:
-    """The arguments of one attention layer."""
-
-    inputs: AttentionInputs
-    causal: bool
-    """Whether the layer hides later tokens where its mask does not say otherwise."""
-    mask: Tensor | None = None
-    """``(batch or 1, heads or 1, queries, keys)`` as the attention function got it: bool, True
-    where a query sees a key, or added to the scores; ``None`` if there is none."""
-    beyond: frozenset[str] = frozenset()
-    """What makes its probabilities in addition to queries and keys: keys of ``BEYOND``."""
-    implementation: str = "sdpa"
-    """The name of the attention function."""
-
-    @classmethod
-    def of(
-        cls,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        options: Mapping[str, Any],
-        implementation: str,
-    ) -> AttentionCall:
-        """Keep what an attention function was called with.
-
-        Raises:
-            ValueError: attention is local, and its mask is not known.
-        """
-        scaling, causal = options.get("scaling"), options.get("is_causal")
-        causal = getattr(module, "is_causal", True) if causal is None else causal
-        # Flash attention has a mask of tokens, flex attention one of blocks.
-        pairs = mask if isinstance(mask, Tensor) and mask.dim() == 4 else None
-        if pairs is not None and pairs.shape[-1] > key.shape[-2]:
-            pairs = pairs[..., : key.shape[-2]]
-        local = options.get("sliding_window")
-        if local is not None and pairs is None and query.shape[-2] > int(local):
-            raise ValueError(
-                f"{type(module).__name__} has local attention, whose mask is only known under the "
-                "attention implementations sdpa and eager; load teacher and student with one of "
-                "them (teacher_attn_implementation='sdpa')."
-            )
-        scaling = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
-        return cls(
-            AttentionInputs(query, key, value, scaling),
-            causal=bool(causal),
-            mask=pairs,
-            beyond=frozenset(name for name in BEYOND if options.get(name) is not None),
-            implementation=implementation,
-        )
-
-    def visible_pairs(self, token_mask: Tensor | None) -> Visible:
-        """Return what the mask hides or shows beyond padding and causality.
-
-        Args:
-            token_mask: bool, ``(batch, length)``: False is padding; ``None`` if there is none.
-        """
-        mask = self.mask
-        if mask is None:
-            return Visible(self.causal, None)
-        seen = as_visible(mask)
-        everything = torch.ones(seen.shape[-2:], dtype=torch.bool, device=seen.device)
-        told = everything.tril() if self.causal else everything
-        counts = everything
-        if token_mask is not None:
-            counts = token_mask[:, None, None] & token_mask[:, None, :, None]
-        adds = seen & (mask != 0) if mask.is_floating_point() else ~everything
-        biased = (adds & counts).any()
-        more, less = (seen & ~told & counts).any(), (told & ~seen & counts).any()
-        # One wait for the device; transformers waits for it when it makes the mask.
-        shows_more, shows_less, is_biased = torch.stack([more, less, biased]).tolist()
-        pair_mask = seen if shows_more or shows_less else None
-        return Visible(self.causal and not shows_more, pair_mask, is_biased)
-
 
 @dataclass
 class Recording:
-    """Hidden states and attentions of one forward pass, by layer.
+    """Hidden states and attentions of one part of a model in one forward pass, by layer.
 
     Layers are numbered as in the ``hidden_states`` of transformers: 0 is the embedding output, and
     i the output (and the attention) of layer i.
@@ -137,6 +38,10 @@ class Recording:
 
     hidden_layers: frozenset[int] = frozenset()
     attention_layers: frozenset[int] = frozenset()
+    part: str = ""
+    """Of ``STACKS``."""
+    followed: int = 0
+    """How many layers there are, if each is a module whose calls are followed; otherwise 0."""
     hidden_states: dict[int, Tensor] = field(default_factory=dict)
     """``(batch, length, width)``."""
     attentions: dict[int, AttentionCall] = field(default_factory=dict)
@@ -148,9 +53,9 @@ class Recording:
     calls: int = 0
     """Attention layers that ran so far."""
     running: int | None = None
-    """The layer that runs at the moment, of a model whose layers ``layer_stack`` found."""
+    """The followed layer that runs at the moment."""
     ran: dict[int, Any] = field(default_factory=dict)
-    """The output of each of these layers, ``None`` where its hidden states are not wanted."""
+    """The output of each followed layer, ``None`` where its hidden states are not wanted."""
 
     def clear(self) -> None:
         """Forget the forward pass."""
@@ -171,12 +76,11 @@ class Recording:
         """
         self.dropped = self._find_dropped(who, model)
         if self.hidden_layers:
-            weight = "hidden_states_loss_weight"
+            name, weight = name_of(self.part, "hidden_states"), "hidden_states_loss_weight"
             places = {layer: layer for layer in self.hidden_layers - self.dropped}
             if self.dropped:
                 # Outputs may lack the places of dropped layers; first and last are what they were.
-                states = outputs.get("hidden_states")
-                if not states:
+                if not outputs.get(name):
                     self.dropped |= {0}
                 ends = {0: 0, max(self.dropped | self.ran.keys()): -1}
                 places = {k: ends[k] for k in places if k in ends and k not in self.dropped}
@@ -184,8 +88,14 @@ class Recording:
                     layer: state for layer, state in self.ran.items() if state is not None
                 }
             if places:
-                self.hidden_states |= _chosen(outputs, "hidden_states", places, weight, who)
+                self.hidden_states |= _chosen(outputs, name, places, weight, who)
         missing = self.attention_layers - self.attentions.keys() - self.dropped
+        if missing and self.part:
+            raise ValueError(
+                f"The {self.part} attention of layer {min(missing)} of the {who} could not be "
+                "recorded: it does not run through transformers' attention functions. Set "
+                "attention_loss_weight=0, or name other layers in layer_mapping."
+            )
         if missing:
             maps = outputs.get("attentions") or ()
             shortened = bool(self.dropped) and len(maps) == len(self.ran)
@@ -195,32 +105,18 @@ class Recording:
             self.attention_maps |= _chosen(outputs, "attentions", places, weight, who)
 
     def _find_dropped(self, who: str, model: nn.Module) -> frozenset[int]:
-        """Return the layers that did not run, if LayerDrop explains it."""
-        config: Any = getattr(model, "config", None)
-        if not self.ran:  # all are dropped, or the model has no layers that can be followed
-            return frozenset(range(1, 1 + len(layer_stack(model))) if drops_layers(model) else ())
-        missing = frozenset(range(1, config.num_hidden_layers + 1)) - self.ran.keys()
+        """Return the followed layers that did not run, if LayerDrop explains it."""
+        missing = frozenset(range(1, self.followed + 1)) - self.ran.keys()
         wanted = missing & (self.hidden_layers | self.attention_layers)
+        if not self.ran and not drops_layers(model):
+            return frozenset()  # the outputs of a cached teacher
         if wanted and not drops_layers(model):
             raise ValueError(
-                f"Layer {min(wanted)} of the {who} did not run, and it is not LayerDrop that "
-                "skipped it: there is nothing to compare. Name other layers in layer_mapping."
+                f"Layer {min(wanted)} of the {self.part or who} did not run"
+                f"{f' in the {who}' if self.part else ''}, and it is not LayerDrop that skipped "
+                "it: there is nothing to compare. Name other layers in layer_mapping."
             )
         return missing
-
-
-def layer_stack(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model in their order, if each is a module that runs once.
-
-    Empty where that is not so: ALBERT's layers are one module.
-    """
-    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            parts = (type(part).__name__.lower() for layer in module for part in layer.modules())
-            if any("attention" in name for name in parts):
-                return list(module)
-    return []
 
 
 def drops_layers(model: nn.Module) -> bool:
@@ -253,24 +149,24 @@ def _chosen(
 
 
 class _Active:
-    """The recording that taps write to at the moment."""
+    """The recordings, by part, that taps write to at the moment."""
 
-    recording: Recording | None = None
+    recordings: Mapping[str, Recording] = MappingProxyType({})
 
 
 @contextmanager
-def recorded(recording: Recording) -> Iterator[None]:
-    """Write what tapped models compute inside to ``recording``.
+def recorded(recordings: Mapping[str, Recording]) -> Iterator[None]:
+    """Write what a tapped model computes inside to its recordings, by part.
 
     Recomputation by activation checkpointing happens outside, in the backward pass, and is not
     recorded again.
     """
-    before = _Active.recording
-    _Active.recording = recording
+    before = _Active.recordings
+    _Active.recordings = recordings
     try:
         yield
     finally:
-        _Active.recording = before
+        _Active.recordings = before
 
 
 @contextmanager
@@ -295,10 +191,11 @@ def tapped(*models: nn.Module) -> Iterator[None]:
             tap.users += 1
             stack.callback(tap.release)
         for model in models:
-            for number, layer in enumerate(layer_stack(model), start=1):
-                hook = layer.register_forward_pre_hook(partial(_enter, number))
-                stack.callback(hook.remove)
-                stack.callback(layer.register_forward_hook(partial(_leave, number)).remove)
+            for name, layers in layer_stacks(model).items():
+                for number, layer in enumerate(layers, start=1):
+                    before, after = (partial(f, PARTS[name], number) for f in (_enter, _leave))
+                    stack.callback(layer.register_forward_pre_hook(before).remove)
+                    stack.callback(layer.register_forward_hook(after).remove)
         yield
 
 
@@ -333,32 +230,31 @@ class _Tap:
         **options: Any,
     ) -> Any:
         inputs = (module, query, key, value, attention_mask)
-        recording = _Active.recording
-        if recording is not None:
+        for recording in _Active.recordings.values():
             recording.calls += 1
-            followed = recording.running is not None or recording.ran
-            layer = recording.running if followed else recording.calls
+            layer = recording.running if recording.followed else recording.calls
+            # Of a decoder's layer the first call is its self-attention, the second to the encoder.
             if layer in recording.attention_layers and layer not in recording.attentions:
                 recording.attentions[layer] = AttentionCall.of(*inputs, options, self._name)
+                break
         # Eager attention is not an entry of the table but a function next to the model.
         original = self._original or sys.modules[type(module).__module__].eager_attention_forward
         return original(*inputs, **options)
 
 
-def _enter(number: int, module: nn.Module, args: Any) -> None:
-    recording = _Active.recording
-    if recording is not None:
-        if recording.running is None and not recording.ran:
-            recording.attentions.clear()  # what ran before the first layer belongs to none
-        recording.running = number
+def _enter(parts: tuple[str, ...], number: int, module: nn.Module, args: Any) -> None:
+    for part in parts:
+        if part in _Active.recordings:
+            _Active.recordings[part].running = number
 
 
-def _leave(number: int, module: nn.Module, args: Any, output: Any) -> None:
-    recording = _Active.recording
-    if recording is not None:
-        recording.running = None
-        state = output[0] if isinstance(output, tuple | list) else output
-        recording.ran[number] = state if number in recording.hidden_layers else None
+def _leave(parts: tuple[str, ...], number: int, module: nn.Module, args: Any, output: Any) -> None:
+    state = output[0] if isinstance(output, tuple | list) else output
+    for part in parts:
+        if part in _Active.recordings:
+            recording = _Active.recordings[part]
+            recording.running = None
+            recording.ran[number] = state if number in recording.hidden_layers else None
 
 
 def has_attention_taps(model: nn.Module) -> bool:

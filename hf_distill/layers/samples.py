@@ -67,7 +67,7 @@ class RecordedLayers:
             if mask is not None:
                 mask = mask[row if mask.shape[0] > 1 else 0][None][..., valid, :][..., valid]
             visible = replace(call, mask=mask).visible_pairs(None)
-            if call.beyond or visible.biased:
+            if call.beyond or visible.bias is not None:
                 continue  # queries and keys alone do not make its probabilities
             layers.query[layer] = call.inputs.query[row][:, valid]
             layers.key[layer] = call.inputs.key[row][:, valid]

@@ -61,6 +61,8 @@ class AttentionLoss:
     """How full attention maps are compared instead; ``None`` if queries and keys are needed."""
     not_changed_by: frozenset[str] = frozenset()
     """Options of attention functions that leave what is compared as it is."""
+    compares_crossed: bool = True
+    """Whether it can compare the attention of one text to another."""
 
 
 ATTENTION_LOSSES = {
@@ -69,7 +71,7 @@ ATTENTION_LOSSES = {
     "probabilities_mse": AttentionLoss(
         partial(probabilities_loss, divergence="mse"), "pairs", "mse"
     ),
-    "relations": AttentionLoss(relations_loss, "tokens"),
+    "relations": AttentionLoss(relations_loss, "tokens", compares_crossed=False),
 }
 """The losses between attentions by the name that ``attention_loss`` takes; ``relations`` also needs
 ``relation_heads``."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from hf_distill.layers.counting import TokenCount
+from hf_distill.layers.counting import Tokens
 from hf_distill.least_squares import LeastSquares
 from hf_distill.students.calibration import Calibration, TokenArrays
 from hf_distill.students.families import Attention, Block, FeedForward, Part, Stack
@@ -46,7 +46,7 @@ class Side:
         layers: nn.ModuleList = find(self.base, stack.layers)
         self.runner = LayerRunner(model, layers, stack.always_run)
         self.layers = layers
-        self._count = TokenCount(model)
+        self._count = Tokens(model)
 
     def norm(self, layer: int, block: Block) -> nn.Module | None:
         """Return the norm of a block; ``None`` where a layer goes without it."""

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from torch import nn
 
-from hf_distill.layers.mapping import LayerPair
+from hf_distill.layers.mapping import LayerPairs
 from hf_distill.teachers.identity import TeacherIdentity
 
 MIXED_PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -78,7 +78,7 @@ class Teacher:
     def check_data(self, dataset: Any, name: str) -> None:
         """Check that teacher columns of ``dataset``, called ``name`` in errors, can be read."""
 
-    def check_layers(self, pairs: Sequence[LayerPair]) -> None:
+    def check_layers(self, pairs: LayerPairs) -> None:
         """Check that there are outputs of the layers that are compared."""
 
     def read_columns(self, dataset: Any, data_collator: Any) -> tuple[Any, Any]:

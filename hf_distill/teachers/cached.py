@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from hf_distill.heads import TaskHead
-from hf_distill.layers.mapping import LayerPair
+from hf_distill.layers.mapping import LayerPairs
 from hf_distill.teachers.base import Runtime, Teacher
 from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator, to_dense
 from hf_distill.teachers.columns.description import HIDDEN_STATES, LOGITS, REST, TOKEN_IDS
@@ -39,7 +39,7 @@ class CachedTeacher(Teacher):
         ]
         self._head = head
 
-    def check_layers(self, pairs: Sequence[LayerPair]) -> None:
+    def check_layers(self, pairs: LayerPairs) -> None:
         """Check that what is compared was stored; ``auto`` has no pairs yet."""
         stored = self.description.hidden_layers
         listed = ", ".join(map(str, stored))
@@ -48,6 +48,7 @@ class CachedTeacher(Teacher):
                 "layer_mapping='auto' looks at all layers of the teacher, and only the hidden "
                 f"states of the layers {listed} are cached; choose uniform, last, first or a list."
             )
+        assert isinstance(pairs, list)  # of encoders with decoders no layer is stored
         missing = [pair.teacher for pair in pairs if pair.teacher not in stored]
         if missing:
             raise ValueError(

@@ -12,13 +12,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from zoo import PAIRS, zoo_dataset, zoo_model
 
 from hf_distill.heads.base import as_visible
+from hf_distill.layers.attention_calls import AttentionCall
 from hf_distill.layers.recording import (
-    AttentionCall,
     Recording,
     has_attention_taps,
     recorded,
     tapped,
 )
+from hf_distill.layers.stacks import layer_stacks
 
 LAYERS = 2
 _WITHOUT_TAPS = ("mpnet", "deberta-v2", "convnext", "t5")
@@ -46,8 +47,9 @@ def probabilities(call: AttentionCall, valid: Tensor) -> Tensor:
 
 
 def record(model: Any, batch: dict[str, Tensor], layers: set[int]) -> tuple[Recording, Any]:
-    recording = Recording(attention_layers=frozenset(layers))
-    with tapped(model), torch.no_grad(), recorded(recording):
+    followed = len(layer_stacks(model)[""])
+    recording = Recording(attention_layers=frozenset(layers), followed=followed)
+    with tapped(model), torch.no_grad(), recorded({"": recording}):
         outputs = model(**batch)
     return recording, outputs
 
@@ -89,7 +91,7 @@ def test_nothing_is_left_of_the_taps_and_nothing_recorded_without_them() -> None
     recording, _ = record(model, batch_for("bert"), {1})
     assert (dict(ALL_ATTENTION_FUNCTIONS._local_mapping), ALL_ATTENTION_FUNCTIONS["sdpa"]) == before
     recording.clear()
-    with recorded(recording):
+    with recorded({"": recording}):
         model(**batch_for("bert"))
     assert recording.calls == 0
 
@@ -124,7 +126,7 @@ def test_two_users_of_one_table() -> None:
     second.enter_context(tapped(models[1]))
     first.close()
     recording = Recording(attention_layers=frozenset({1}))
-    with recorded(recording):
+    with recorded({"": recording}):
         models[1](**batch_for("bert"))
     assert recording.calls == 1
     second.close()

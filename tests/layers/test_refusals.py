@@ -100,7 +100,6 @@ def test_no_teacher(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "architecture", "options", "message"),
     [
-        ("summarization", "bart", {}, "encoder with a decoder"),
         (
             "question-answering",
             "deberta-v2",

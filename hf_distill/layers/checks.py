@@ -1,52 +1,16 @@
-"""Can the intermediate layers of two models be compared? Said before training."""
+"""Check, before training, that the attentions of two models can be compared."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from hf_distill.layers.recording import has_attention_taps
+from hf_distill.layers.stacks import stacks_of
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What intermediate layers of a model look like."""
-
-    layers: int
-    width: int
-    heads: int | None
-    """``None`` for a family without attention."""
-
-    @classmethod
-    def of(cls, model: nn.Module, who: str) -> Sizes:
-        """Read them from a model's configuration.
-
-        Raises:
-            ValueError: it is not a stack of equal layers.
-        """
-        config: Any = getattr(model, "config", None)
-        if getattr(config, "is_encoder_decoder", False):
-            raise ValueError(
-                f"The {who} is a {type(model).__name__}, an encoder with a decoder; their "
-                "intermediate layers cannot be compared yet. Use stage='prediction' with "
-                "hidden_states_loss_weight=0 and attention_loss_weight=0."
-            )
-        layers = getattr(config, "num_hidden_layers", None)
-        width = getattr(config, "hidden_size", None)
-        if not isinstance(layers, int) or not isinstance(width, int):
-            raise ValueError(
-                f"The {who} is a {type(model).__name__}, whose configuration has no "
-                "num_hidden_layers and hidden_size: it is no stack of equal layers. Use "
-                "stage='prediction' with hidden_states_loss_weight=0 and attention_loss_weight=0."
-            )
-        heads = getattr(config, "num_attention_heads", None)
-        return cls(layers, width, heads if isinstance(heads, int) else None)
 
 
 def check_attention(
@@ -57,29 +21,30 @@ def check_attention(
     Raises:
         ValueError: says what to use instead.
     """
-    sizes = {"teacher": Sizes.of(teacher, "teacher"), "student": Sizes.of(student, "student")}
-    for who, size in sizes.items():
-        if size.heads is None:
-            raise ValueError(
-                f"The {who} has no attention; set attention_loss_weight=0 and compare hidden "
-                "states alone."
-            )
-    heads = {who: size.heads for who, size in sizes.items()}
+    ours, theirs = stacks_of(student, "student"), stacks_of(teacher, "teacher")
     loss = args.attention_comparison
-    if loss == "relations":
-        relation_heads = args.relation_heads or heads["teacher"] or 1
+    for name, stack in ours.items():
+        sizes, of = {"teacher": theirs[name], "student": stack}, f"'s {name}" if name else ""
         for who, size in sizes.items():
-            if size.width % relation_heads:
+            if size.heads is None:
                 raise ValueError(
-                    f"relation_heads={relation_heads} does not divide the {who}'s width "
-                    f"{size.width}; choose one that divides both widths."
+                    f"The {who}{of} has no attention; set attention_loss_weight=0 and compare "
+                    "hidden states alone."
                 )
-    elif heads["teacher"] != heads["student"]:
-        raise ValueError(
-            f"attention_loss={loss!r} compares head by head, but the teacher has "
-            f"{heads['teacher']} heads and the student {heads['student']}; use "
-            "attention_loss='relations'."
-        )
+        if loss == "relations":
+            relation_heads = args.relation_heads or theirs[name].heads or 1
+            for who, size in sizes.items():
+                if size.attention_width % relation_heads:
+                    raise ValueError(
+                        f"relation_heads={relation_heads} does not divide the {who}{of}'s width "
+                        f"{size.attention_width}; choose one that divides both widths."
+                    )
+        elif theirs[name].heads != stack.heads:
+            raise ValueError(
+                f"attention_loss={loss!r} compares head by head, but the teacher{of} has "
+                f"{theirs[name].heads} heads and the student{of} {stack.heads}; use "
+                "attention_loss='relations'."
+            )
     tapped = {who: has_attention_taps(m) for who, m in (("teacher", teacher), ("student", student))}
     if all(tapped.values()):
         return
@@ -88,6 +53,11 @@ def check_attention(
         raise ValueError(
             f"Of teacher ({names['teacher']}) and student ({names['student']}) only one has "
             "attention whose queries and keys can be recorded. Set attention_loss_weight=0."
+        )
+    if "" not in ours:
+        raise ValueError(
+            f"Queries and keys of {names['student']} cannot be recorded, as the attention losses "
+            "of encoders with decoders need; set attention_loss_weight=0."
         )
     if not loss.startswith("probabilities"):
         raise ValueError(
