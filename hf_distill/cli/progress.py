@@ -179,9 +179,7 @@ class ChosenLayers(TrainerCallback):
 
         for stack, similarity in layers.similarities.items():
             of = f" of the {stack}" if stack else ""
-            log_rank_0(
-                f"Similarity of the layers{of} (linear CKA); * learn from each other:"
-            )
+            log_rank_0(f"Similarity of the layers{of} (linear CKA); * learn from each other:")
             sys.stderr.write(similarity_table(similarity, layers.pairs[stack]) + "\n")
             name = f"{stack}_layer_similarity.png" if stack else "layer_similarity.png"
             file = plot_layer_similarity(similarity, layers.pairs[stack], self._folder / name)

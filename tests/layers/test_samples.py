@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_distill.layers.mapping import LayerPair
 from hf_distill.layers.attention_calls import AttentionCall
+from hf_distill.layers.mapping import LayerPair
 from hf_distill.layers.recording import Recording
 from hf_distill.layers.samples import RecordedLayers, RecordedSample, SampleFolder, read_sample
 from hf_distill.losses import AttentionInputs
