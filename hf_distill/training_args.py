@@ -139,7 +139,8 @@ class DistillationTrainingArguments(TrainingArguments):
             "help": "Which teacher layer a student layer learns from: uniform (every N/M-th), last "
             "or first (the teacher's last or first layers), auto (by how alike they are on a "
             "sample of the data, linear CKA), a list of one teacher layer for each student layer "
-            "(2,4,6), or only some pairs, student:teacher (3:6). 0 is the embedding output."
+            "(2,4,6), or only some pairs, student:teacher (3:6). 0 is the embedding output. Of "
+            "encoder and decoder each has this mapping, or its own: 'encoder=uniform;decoder=3:6'."
         },
     )
     teacher_dtype: str | None = field(
