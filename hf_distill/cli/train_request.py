@@ -177,12 +177,6 @@ def _check_two_stages(request: Request) -> None:
             "--stage intermediate is the first stage alone; leave it out for two stages, or leave "
             "--intermediate_epochs and --intermediate_max_steps out and set --num_train_epochs."
         )
-    if run.task in ("summarization", "translation") and not run.baseline:
-        raise ValueError(
-            f"the models of --task {run.task} are encoders with decoders, whose intermediate "
-            "layers cannot be compared yet; leave --intermediate_epochs and "
-            "--intermediate_max_steps out."
-        )
     if args.deepspeed is not None and not run.baseline:
         raise ValueError(
             "DeepSpeed's configuration is for one training, not two; run the stages one by one: "

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 from hf_distill.cli.main import COMMANDS, _program_parser
-from hf_distill.cli.train import build_parser
-from hf_distill.cli.train_request import read_request
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,23 +69,8 @@ def no_option(name: str) -> Callable[[], bool]:
     return lambda: name not in OPTIONS
 
 
-def refused(*words: str) -> Callable[[], bool]:
-    def is_refused() -> bool:
-        basics = "--teacher_model t --student_model s --train_file f --output_dir o --use_cpu"
-        try:
-            read_request(build_parser(), [*basics.split(), *words])
-        except SystemExit:
-            return True
-        return False
-
-    return is_refused
-
-
 DENIED = {
     "| `dev_split` |": no_option("dev_split"),
-    "- Encoders with decoders (T5, BART …)": refused(
-        "--task", "summarization", "--intermediate_epochs", "1"
-    ),
 }
 """The beginnings of the lines that say that something is not there, with what shows it."""
 
