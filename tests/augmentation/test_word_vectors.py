@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
-import shutil
 import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,7 +96,11 @@ def test_damaged_archives(tmp_path: Path) -> None:
         find_file("nowhere.txt")
 
 
-def test_neighbours_are_those_with_the_largest_cosine(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [1 << 16, 70, 300])
+def test_neighbours_are_those_with_the_largest_cosine(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_distill.augmentation.word_vectors._ROWS", rows)
     random = np.random.default_rng(0)
     matrix = random.normal(size=(300, 7)).astype(np.float32)
     names = [f"w{i}" for i in range(300)]
@@ -132,15 +135,16 @@ def test_a_word_is_looked_for_as_written_and_in_lower_case(tmp_path: Path) -> No
 def test_the_index_is_written_once_and_again_when_the_file_changes(tmp_path: Path) -> None:
     path = file(tmp_path, CONTENT)
     assert len(open_word_vectors(path) or ()) == 3
-    (index,) = [folder for folder in tmp_path.iterdir() if folder.is_dir()]
-    info = index / "index.json"
-    written = info.stat().st_mtime_ns
+    (index,) = tmp_path.glob(".*")
+    written = index.stat()
     os.utime(path)
     assert len(open_word_vectors(path) or ()) == 3
-    assert json.loads(info.read_text())["size_and_time"][1] == path.stat().st_mtime_ns
+    # The index has the date of the file, so that it need not be read to know that it is the same.
+    assert written.st_mtime_ns != index.stat().st_mtime_ns == path.stat().st_mtime_ns
+    assert index.stat().st_ino == written.st_ino
     file(tmp_path, CONTENT + "sea 0.8 0.2\n")
     assert len(open_word_vectors(path) or ()) == 4
-    assert info.stat().st_mtime_ns > written
+    assert index.stat().st_ino != written.st_ino
     assert len(open_word_vectors(path, max_words=2) or ()) == 2
     assert len(open_word_vectors(path, max_words=None) or ()) == 4
     # The same size, and other words.
@@ -152,27 +156,42 @@ def test_the_index_is_written_once_and_again_when_the_file_changes(tmp_path: Pat
 def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
     path = file(tmp_path, CONTENT)
     open_word_vectors(path)
-    (index,) = [folder for folder in tmp_path.iterdir() if folder.is_dir()]
-    (index / "vectors.f32").write_bytes(b"short")
-    assert (open_word_vectors(path) or {}).neighbours(["river"], 1) == {"river": ["lake"]}
-    (index / "index.json").write_text("{")
-    assert (open_word_vectors(path) or {}).neighbours(["river"], 1) == {"river": ["lake"]}
+    (index,) = tmp_path.glob(".*")
+    whole = index.read_bytes()
+    for content in (b"short", b"", whole[:-9], whole[: len(whole) // 2]):
+        index.write_bytes(content)
+        os.utime(index, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+        assert (open_word_vectors(path) or {}).neighbours(["river"], 1) == {"river": ["lake"]}
+        assert index.read_bytes() == whole
+
+
+def test_an_index_with_places_outside_of_it_is_made_again(tmp_path: Path) -> None:
+    path = file(tmp_path, CONTENT)
+    open_word_vectors(path)
+    (index,) = tmp_path.glob(".*")
+    whole = index.read_bytes()
+    places = np.array([0, 5, 9, 15], dtype=np.int32).tobytes()
+    assert whole.count(places) == 1
+    index.write_bytes(whole.replace(places, np.array([0, 5, 9, 1 << 30], np.int32).tobytes()))
+    os.utime(index, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    assert "castle" in (open_word_vectors(path) or ())
+    assert index.read_bytes() == whole
 
 
 def test_the_index_goes_to_the_cache_where_the_folder_is_read_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = file(tmp_path, CONTENT)
-    make = Path.mkdir
+    make = Path.touch
 
     def refuse(self: Path, *args: Any, **kwargs: Any) -> None:
         if self.parent == tmp_path:
             raise PermissionError("read-only")
         make(self, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(Path, "touch", refuse)
     assert len(open_word_vectors(path) or ()) == 3
-    assert not [folder for folder in tmp_path.iterdir() if folder.is_dir()]
+    assert list(tmp_path.iterdir()) == [path]
     assert list(Path(os.environ["XDG_CACHE_HOME"], "hf_distill").iterdir())
 
 
@@ -182,34 +201,33 @@ def test_others_may_read_the_index(tmp_path: Path) -> None:
         open_word_vectors(file(tmp_path, CONTENT))
     finally:
         os.umask(before)
-    (index,) = [folder for folder in tmp_path.iterdir() if folder.is_dir()]
-    assert index.stat().st_mode & 0o777 == 0o750
-    assert {one.stat().st_mode & 0o777 for one in index.iterdir()} == {0o640}
+    (index,) = tmp_path.glob(".*")
+    assert index.stat().st_mode & 0o777 == 0o640
 
 
 def test_an_index_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that can neither be read nor replaced."""
     path = file(tmp_path, CONTENT)
     open_word_vectors(path)
-    (index,) = [folder for folder in tmp_path.iterdir() if folder.is_dir()]
-    read, remove = Path.read_text, shutil.rmtree
+    (index,) = tmp_path.glob(".*")
+    written = index.read_bytes()
+    read, remove = pa.memory_map, Path.unlink
 
-    def read_own(self: Path, *args: Any, **kwargs: Any) -> str:
-        if self.parent == index:
+    def read_own(name: str) -> Any:
+        if name == str(index):
             raise PermissionError(13, "Permission denied")
-        return read(self, *args, **kwargs)
+        return read(name)
 
-    def remove_own(folder: Path, ignore_errors: bool = False) -> None:
-        if folder != index:
-            remove(folder, ignore_errors)
-        elif not ignore_errors:
-            raise PermissionError(13, "Permission denied")
+    def remove_own(self: Path, missing_ok: bool = False) -> None:
+        if self == index:
+            raise PermissionError(13, "Operation not permitted")
+        remove(self, missing_ok)
 
-    monkeypatch.setattr(Path, "read_text", read_own)
-    monkeypatch.setattr(shutil, "rmtree", remove_own)
+    monkeypatch.setattr(pa, "memory_map", read_own)
+    monkeypatch.setattr(Path, "unlink", remove_own)
     for _ in range(2):
         assert (open_word_vectors(path) or {}).neighbours(["river"], 1) == {"river": ["lake"]}
-    assert [folder for folder in tmp_path.iterdir() if folder.is_dir()] == [index]
+    assert {*tmp_path.iterdir()} == {path, index} and index.read_bytes() == written
     assert len(list(Path(os.environ["XDG_CACHE_HOME"], "hf_distill").iterdir())) == 1
 
 
@@ -220,7 +238,6 @@ def test_without_a_path_and_without_the_package() -> None:
 
 
 def test_the_vectors_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as parquet
 
     data = tmp_path / "glove_package" / "data"
@@ -235,7 +252,7 @@ def test_the_vectors_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     vectors = open_word_vectors()
     assert vectors is not None
     assert vectors.neighbours(["castle"], 2) == {"castle": ["lake", "river"]}
-    assert not list(tmp_path.glob("glove_package/**/*.f32"))
+    assert not list(tmp_path.glob("glove_package/**/*.arrow"))
 
 
 CHARACTERS = st.characters(exclude_categories=["Cs", "Zs", "Cc", "Zl", "Zp"])
