@@ -20,6 +20,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,9 @@ def number_formats(sizes: Sizes) -> Iterator[tuple[str, Check]]:
             options, limit = FORMATS[name]
             if name == "tf32" and not torch.cuda.is_available():
                 raise NotTriedError("a GPU's")
+            if "torch_compile" in options and sizes == ON_CPU:
+                # A dry run tries this script, for which half a minute of C++ is not needed.
+                options = {**options, "torch_compile_backend": "aot_eager"}
             found = train(sizes, stage=stage, **options)
             found["difference"] = largest_difference(found, whole)
             return accept(found, {"difference": limit})
@@ -165,43 +169,54 @@ def augmentation(sizes: Sizes) -> dict[str, Any]:
     )
 
 
-def over_all_gpus(sizes: Sizes, config: str, stage: str) -> dict[str, Any]:
-    """A training by ``accelerate launch`` with all GPUs, against one process with its batch."""
+def over_all_gpus(sizes: Sizes, config: str) -> Iterator[tuple[str, Check]]:
+    """Train by one ``accelerate launch`` with all GPUs, against one process with its batch."""
     processes = torch.cuda.device_count()
-    launcher = ["--config_file", str(CONFIGS / f"{config}.yaml")]
-    if not processes:
-        if config == "fsdp2":
+
+    @cache
+    def launched() -> dict[str, Any]:
+        launcher = ["--config_file", str(CONFIGS / f"{config}.yaml")]
+        if not processes:
+            launcher = ["--config_file", str(CONFIGS / "two_processes_on_cpu.yaml")]
+        launcher += ["--num_processes", str(processes or 2), "--mixed_precision", "no"]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "found.json"
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "accelerate.commands.launch", *launcher),
+                    *(__file__, "--worker", str(path)),
+                    *(["--dry_run"] if sizes == ON_CPU else []),
+                ],
+                capture_output=True,
+                text=True,
+                timeout=1800,
+            )
+            if done.returncode or not path.exists():
+                raise RuntimeError(done.stderr[-2000:])
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return found
+
+    def compared(stage: str) -> dict[str, Any]:
+        if config == "fsdp2" and not processes:
             raise NotTriedError("accelerate has it for GPUs only")
-        processes = 2
-        launcher = ["--config_file", str(CONFIGS / "two_processes_on_cpu.yaml")]
-    launcher += ["--num_processes", str(processes), "--mixed_precision", "no"]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "found.json"
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "accelerate.commands.launch", *launcher),
-                *(__file__, "--worker", str(path), "--stage", stage),
-                *(["--dry_run"] if sizes == ON_CPU else []),
-            ],
-            capture_output=True,
-            text=True,
-            timeout=1800,
-        )
-        if done.returncode or not path.exists():
-            raise RuntimeError(done.stderr[-2000:])
-        found = json.loads(path.read_text(encoding="utf-8"))
-    if found["processes"] != processes:
-        raise WrongResultError(f"{found['processes']} processes, not {processes}")
-    alone = train(sizes, stage=stage, batch_size=sizes.batch_size * processes)
-    found |= {"difference": largest_difference(found, alone), "ms_alone": alone["ms"]}
-    return accept(found, {"difference": 1e-3})
+        found = launched()[stage]
+        if found["processes"] != (processes or 2):
+            raise WrongResultError(f"{found['processes']} processes, not {processes or 2}")
+        alone = train(sizes, stage=stage, batch_size=sizes.batch_size * found["processes"])
+        found |= {"difference": largest_difference(found, alone), "ms_alone": alone["ms"]}
+        return accept(found, {"difference": 1e-3})
+
+    for stage in STAGES:
+        yield f"{config} over all GPUs, {stage}", lambda stage=stage: compared(stage)  # type: ignore[misc]
 
 
-def worker(sizes: Sizes, path: str, stage: str) -> None:
+def worker(sizes: Sizes, path: str) -> None:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     steps = sizes.steps + sizes.warm_up
     data = make_data(sizes, steps * sizes.batch_size * processes, sizes.length)
-    found = {**train(sizes, stage=stage, data=data), "processes": processes}
+    found = {
+        stage: {**train(sizes, stage=stage, data=data), "processes": processes} for stage in STAGES
+    }
     if os.environ.get("RANK", "0") == "0":
         Path(path).write_text(json.dumps(found), encoding="utf-8")
     sys.stdout.flush()
@@ -216,11 +231,7 @@ def all_checks(sizes: Sizes) -> Iterator[tuple[str, Check]]:
     yield "caching teacher outputs", lambda: caching(sizes)
     yield "augmentation, float16", lambda: augmentation(sizes)
     for config in ("ddp", "fsdp2"):
-        for stage in STAGES:
-            yield (
-                f"{config} over all GPUs, {stage}",
-                lambda config=config, stage=stage: over_all_gpus(sizes, config, stage),  # type: ignore[misc]
-            )
+        yield from over_all_gpus(sizes, config)
 
 
 def try_out(name: str, check: Check) -> dict[str, Any]:
@@ -265,14 +276,13 @@ def main() -> int:
     parser.add_argument("--dry_run", action="store_true", help="tiny models, a few steps")
     parser.add_argument("--only", help="only paths whose name has this in it")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.getLogger("hf_distill").setLevel(logging.ERROR)  # of teachers that know nothing
     found = gpus()
     dry = options.dry_run or not found
     sizes = ON_CPU if dry else ON_GPU
     if options.worker:
-        worker(sizes, options.worker, options.stage)
+        worker(sizes, options.worker)
     if not found:
         print("There is no GPU here. A tiny dry run on the CPU tries this script, nothing else.")
     rows = []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -70,15 +69,13 @@ def test_a_dry_run_is_not_recorded(gpu_check: Any, monkeypatch: Any, capsys: Any
 
 
 @pytest.mark.slow
-def test_all_of_a_dry_run() -> None:
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "gpu_check.py")],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| ddp over all GPUs, intermediate | ok | " in done.stdout
-    assert "2 processes" in done.stdout
-    assert "FAILED" not in done.stdout
+def test_all_of_a_dry_run(gpu_check: Any, monkeypatch: Any, capsys: Any) -> None:
+    # Of the launcher and of the processes that it starts.
+    monkeypatch.setattr(sys, "executable", forked.interpreter())
+    monkeypatch.setenv("PYTHON_EXEC", forked.interpreter())
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run(gpu_check, monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert "| ddp over all GPUs, intermediate | ok | " in said
+    assert "2 processes" in said
+    assert "FAILED" not in said

@@ -56,8 +56,9 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 # A ValueError from one of these is about what the user asked for; from anywhere else it is a bug.
+# joblib raises again what its processes raised.
 _PACKAGES_THAT_CHECK_INPUT = frozenset(
-    ("hf_distill", "transformers", "datasets", "huggingface_hub", "accelerate")
+    ("hf_distill", "transformers", "datasets", "huggingface_hub", "accelerate", "joblib")
 )
 
 

@@ -3,13 +3,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from filelock import FileLock
 from masked_lms import WORDS
@@ -19,7 +19,6 @@ from hf_distill.augmentation import WordSubstituter, augment_squad, parts
 from hf_distill.augmentation.parts import Item, Parts, StoredCandidates
 from hf_distill.augmentation.processes import Rank, compute_share
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [" ".join(WORDS[i : i + 7]) for i in range(0, 60, 5)]
 
 
@@ -140,28 +139,39 @@ def test_a_second_run_into_the_same_file_is_kept_out(saved_model: str, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.json", "out.json"]
 
 
-def squad_command(source: Path, target: Path, model: str, *options: str) -> list[str]:
-    return [
-        sys.executable, "-m", "hf_distill", "augment", "--squad_path", str(source), "--output_path",
-        str(target), "--model", model, "--device", "cpu", "--multiplication_factor", "3", *options,
-    ]  # fmt: skip
+SCRIPT = """
+import os, sys
+from joblib.externals.loky.backend import context
+
+import hf_distill.augmentation.parts as parts
+from hf_distill.augmentation import augment_squad
+from hf_distill.cli.main import main
+
+parts.PART_TEXTS = 4
+words = sys.argv[1:]
+if words[0] != "loky":
+    context.set_start_method("fork")  # what it starts has imported PyTorch, and is as it is here
+if words[0] == "killed":
+    parts.Parts.compute = lambda *_: os.kill(os.getpid(), 9)
+sys.exit(main(["augment", "--device", "cpu", "--multiplication_factor", "3", *words[1:]]))
+"""
 
 
-def environment(tmp_path: Path) -> dict[str, str]:
-    # Small parts in the other processes as well.
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os\n"
-        "if os.environ.get('SMALL_PARTS'):\n"
-        "    import hf_distill.augmentation.parts as parts\n"
-        "    parts.PART_TEXTS = 4\n"
-        "if os.environ.get('KILLED'):\n"
-        "    import hf_distill.augmentation.parts as parts\n"
-        "    parts.Parts.compute = lambda *_: os.kill(os.getpid(), 9)\n"
+def augment(
+    tmp_path: Path, source: Path, target: Path, *options: str, launcher: Sequence[str] = (),
+    mode: str = "",
+) -> subprocess.Popen[str]:  # fmt: skip
+    """Start ``hf-distill augment`` with small parts in a process of its own."""
+    script = tmp_path.with_suffix(".py")
+    script.write_text(SCRIPT)
+    words = ["--squad_path", str(source), "--output_path", str(target), *options]
+    return subprocess.Popen(
+        [forked.interpreter(), *launcher, str(script), mode, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON_EXEC": forked.interpreter()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    return {
-        **os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "SMALL_PARTS": "1",
-        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -171,14 +181,14 @@ def test_the_same_bytes_from_any_number_of_processes(saved_model: str, tmp_path:
     augment_squad(source, tmp_path / "one.json", **options)
     augment_squad(source, tmp_path / "two.json", num_proc=2, **options)
     assert (tmp_path / "two.json").read_bytes() == (tmp_path / "one.json").read_bytes()
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
-    command = squad_command(source, tmp_path / "three.json", saved_model)
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    done = subprocess.run(
-        [*launch, *command[1:]], env=environment(tmp_path), capture_output=True, text=True
+    launcher = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = augment(
+        tmp_path, source, tmp_path / "three.json", "--model", saved_model, launcher=launcher
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("questions in") == 1
+    out, err = command.communicate()
+    assert command.returncode == 0, err
+    assert out.count("questions in") == 1
     assert (tmp_path / "three.json").read_bytes() == (tmp_path / "one.json").read_bytes()
     assert not list(tmp_path.glob(".*"))
 
@@ -188,17 +198,13 @@ def test_the_same_bytes_from_any_number_of_processes(saved_model: str, tmp_path:
 def test_a_killed_run_is_resumed(processes: str, saved_model: str, tmp_path: Path) -> None:
     source = write(tmp_path / "in.json", big_document(repeat=30))
     target = tmp_path / "out.json"
-    command = squad_command(source, target, saved_model, "--masking", "single")
-    command += ["--num_proc", processes]
-    process = subprocess.Popen(
-        command, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    words = ["--model", saved_model, "--masking", "single", "--num_proc", processes]
+    process = augment(tmp_path, source, target, *words)
     folder = tmp_path / ".out.json.parts"
     while not list(folder.glob("part-*.jsonl")):
         assert process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    forked.kill(process)
     assert not target.exists()
     if processes == "2":
         # What it had started ends after the part that it is at.
@@ -230,19 +236,17 @@ def test_a_killed_run_is_resumed(processes: str, saved_model: str, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_is_told(
-    saved_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_fails_is_told(saved_model: str, tmp_path: Path) -> None:
     source = write(tmp_path / "in.json", big_document())
-    options: dict[str, Any] = {"model": saved_model, "num_proc": 2}
-    with pytest.raises(ValueError, match="masking='double'"):
-        augment_squad(source, tmp_path / "out.json", masking="double", **options)
-    with pytest.raises(OSError, match="nowhere"):
-        augment_squad(source, tmp_path / "out.json", **{**options, "model": "nowhere"})
-    for name, value in {**environment(tmp_path), "KILLED": "1"}.items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "sitecustomize.py").rename(tmp_path.parent / "sitecustomize.py")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path.parent}{os.pathsep}{ROOT}")
-    with pytest.raises(RuntimeError, match="num_proc was killed.*memory for 2 models"):
-        augment_squad(source, tmp_path / "out.json", **options)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.json"]
+    for mode, model, batch_size, told in (
+        ("", saved_model, "0", "batch_size=0"),
+        ("", "nowhere", "4", "'nowhere'"),
+        ("killed", saved_model, "4", "a process of num_proc was killed"),
+    ):
+        words = ["--model", model, "--batch_size", batch_size, "--num_proc", "2"]
+        process = augment(tmp_path, source, tmp_path / "out.json", *words, mode=mode)
+        _, err = process.communicate()
+        assert process.returncode == 2, err
+        assert told in err and "Traceback" not in err
+        assert [path.name for path in tmp_path.iterdir()] == ["in.json"]
+    assert "memory for 2 models" in err

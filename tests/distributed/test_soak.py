@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -14,9 +14,10 @@ SOAK = Path(__file__).resolve().parents[2] / "benchmarks" / "soak.py"
 
 
 def test_a_run_that_is_interrupted_again_and_again_ends_with_the_same_weights() -> None:
+    python = forked.interpreter()
     done = subprocess.run(
-        [sys.executable, str(SOAK), "--kills", "2", "--steps", "6"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [python, str(SOAK), "--kills", "2", "--steps", "6"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON_EXEC": python},
         capture_output=True,
         text=True,
         timeout=900,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 from hub.writable import TOKEN, writable_hub
 
 SCRIPT = """
@@ -47,7 +47,7 @@ def test_teacher_columns_come_back_from_the_hub(tmp_path: Path) -> None:
         environment |= {"HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[1])],
+            [forked.interpreter(), "-c", SCRIPT, str(Path(__file__).parents[1])],
             env=environment,
             capture_output=True,
             text=True,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from datasets import Dataset
 from hub.server import hub
@@ -68,7 +68,7 @@ def run(url: str, tmp_path: Path, teacher: str) -> subprocess.CompletedProcess[s
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "cache")}
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, teacher, str(tmp_path / "out")],
+        [forked.interpreter(), "-c", SCRIPT, teacher, str(tmp_path / "out")],
         env={**environment, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

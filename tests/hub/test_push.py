@@ -7,11 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import huggingface_hub
 import pytest
 import torch
@@ -133,7 +133,7 @@ save_file({**batch, "start": outputs.start_logits, "end": outputs.end_logits}, s
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": TOKEN}
     subprocess.run(
-        [sys.executable, "-c", script, "tester/small", str(tmp_path / "logits")],
+        [forked.interpreter(), "-c", script, "tester/small", str(tmp_path / "logits")],
         env={**environment, "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"},
         check=True,
         timeout=120,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 from datasets import Dataset
 from hub.server import hub
 from recipes.stand_ins import STAND_INS, save_models
@@ -66,7 +66,7 @@ def test_recipes_run_from_the_hub(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     with hub(root) as (url, requests):
         result = subprocess.run(
-            [sys.executable, "-c", SCRIPT, *NAMES],
+            [forked.interpreter(), "-c", SCRIPT, *NAMES],
             env={
                 **environment,
                 "HF_ENDPOINT": url,

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from hub.writable import TOKEN, Fault, Hub, writable_hub
 from huggingface_hub import ModelCard
 from tiny import model_for, tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
 USER, MACHINE = "somebody-secret", "machine-secret"
 NAMED = f"""
-import os, platform, socket
+import os, platform, socket, sys
+from hf_distill.cli.main import main
 socket.gethostname = platform.node = lambda: "{MACHINE}"
 names = os.uname()
 os.uname = lambda: os.uname_result((names[0], "{MACHINE}", *names[2:]))
+sys.exit(main(sys.argv[1:]))
 """
 ALLOWED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
            "README.md", "distillation.json", "losses.png"}  # fmt: skip
@@ -29,8 +30,7 @@ ALLOWED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_conf
 def home(tmp_path: Path) -> Path:
     """Where a user works: models, data."""
     folder = tmp_path / "home" / USER
-    (folder / "named").mkdir(parents=True)
-    (folder / "named" / "sitecustomize.py").write_text(NAMED)
+    folder.mkdir(parents=True)
     for name, layers, seed in (("big", 4, 1), ("small", 2, 0)):
         width = 16 if name == "big" else 8
         model = model_for("question-answering", seed=seed, layers=layers, width=width)
@@ -65,11 +65,10 @@ def program(hub: Hub, home: Path, *words: str) -> subprocess.CompletedProcess[st
         "HOME": str(home),
         "USER": USER,
         "LOGNAME": USER,
-        "PYTHONPATH": os.pathsep.join((str(home / "named"), str(ROOT))),
         "OMP_NUM_THREADS": "1",
     }
     return subprocess.run(
-        [sys.executable, "-m", "hf_distill", *words],
+        [forked.interpreter(), "-c", NAMED, *words],
         env=environment,
         capture_output=True,
         text=True,

@@ -190,9 +190,13 @@ def test_the_padding_content_changes_nothing(
     assert results[0][1] == pytest.approx(results[1][1], rel=1e-6)
 
 
+# The default backend writes C++, which takes half a minute; test_training_modes.py has it once.
+COMPILED = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+
+
 @pytest.mark.parametrize("options", [
-    {"bf16": True}, {"gradient_checkpointing": True}, {"torch_compile": True},
-    {"torch_compile": True, "gradient_checkpointing": True},
+    {"bf16": True}, {"gradient_checkpointing": True}, COMPILED,
+    {**COMPILED, "gradient_checkpointing": True},
 ], ids=str)  # fmt: skip
 def test_modes_of_training(options: dict[str, Any], tmp_path: Path) -> None:
     task, steps = "question-answering", {"max_steps": 2, "learning_rate": 1e-3}

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
+
+if __name__ == "__main__":
+    # Without the rest of the package, which has PyTorch and transformers imported.
+    name = "hf_distill.tasks.question_answering"
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = [str(Path(__file__).parents[3].joinpath(*name.split(".")))]
+    sys.modules[name] = module_from_spec(spec)
 
 from hf_distill.tasks.question_answering.postprocessing import postprocess
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ import datasets
 import pyarrow
 import torch
 from datasets import Dataset
-from forked import context, free_port
+from forked import free_port
 from transformers import default_data_collator
 from zoo import zoo_dataset, zoo_model
 
@@ -23,6 +24,10 @@ import hf_distill.teachers.caching.parts
 from hf_distill import cache_teacher_outputs
 from hf_distill.teachers.caching import cache
 from hf_distill.teachers.caching.parts import PartFiles
+
+# Not forked.interpreter(), which takes no functions.
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["hf_distill.teachers.caching", "transformers.models.bert"])
 
 TASK = ("question-answering", "bert")
 ROWS, ROWS_A_PART = 20, 4
