@@ -159,7 +159,7 @@ def kill(process: subprocess.Popen[Any]) -> None:
 
 def _serve(listener: socket.socket, parent: int) -> dict[str, Any]:
     """Fork for each client; returns in the fork, with what it has to run."""
-    while parent not in select.select([listener, parent], [], [])[0]:
+    while parent not in select.select([listener.fileno(), parent], [], [])[0]:
         connection, _ = listener.accept()
         if not os.fork():
             listener.close()
