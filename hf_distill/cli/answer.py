@@ -53,7 +53,6 @@ class AnswerArguments:
 
 
 def build_parser() -> CommandParser:
-    """The parser of the command."""
     basics = (
         "model", "question", "context", "context_file", "top_k", "json", "always_answer",
         "no_answer_threshold",

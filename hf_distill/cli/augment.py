@@ -71,7 +71,6 @@ class AugmentArguments(SquadAugmentationOptions):
 
 
 def build_parser() -> CommandParser:
-    """Build the parser of the command."""
     return CommandParser(
         [AugmentArguments],
         prog="hf-distill augment",

@@ -76,7 +76,6 @@ TeacherArguments = outline(
 
 
 def build_parser() -> CommandParser:
-    """Build the parser of the command."""
     return CommandParser(
         [CacheArguments, TeacherArguments, TrainingFileArguments, TaskArguments],
         prog="hf-distill cache",

@@ -99,7 +99,7 @@ class _Types(dict[str, Any]):
 
 
 def _value(module: str, node: ast.expr | None) -> Any:
-    """An expression's value; ``None`` if it is not written out."""
+    """Return an expression's value; ``None`` if it is not written out."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) == 1:
         argument = _value(module, node.args[0])
         known = node.func.id in _FUNCTIONS and argument is not None

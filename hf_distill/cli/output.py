@@ -1,4 +1,4 @@
-"""What the commands print, on terminals and pipes of any encoding."""
+"""Output of the commands, on terminals and pipes of any encoding."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class CommandParser(HfArgumentParser):
         self._preset = preset
         self._raises = raises
 
-    def parse(self, argv: Sequence[str]) -> tuple[Any, ...]:
+    def parse(self, argv: Iterable[str]) -> tuple[Any, ...]:
         """Read the options into the dataclasses, in the order of ``dataclass_types``.
 
         Options of a preset come first, then those of a ``--config`` file, then those of the
@@ -98,7 +98,7 @@ class CommandParser(HfArgumentParser):
         except ValueError as error:
             self.error(str(error))
 
-    def given(self, argv: Sequence[str]) -> dict[str, Any]:
+    def given(self, argv: Iterable[str]) -> dict[str, Any]:
         """Return the options that are given, by name, as ``parse`` reads them; no defaults."""
         words = self._with_config(argv)
         self._check_names(words)
@@ -114,15 +114,6 @@ class CommandParser(HfArgumentParser):
         for action in self._actions:
             action.help = texts.get(action.dest, action.help)
             action.required = action.required or action.dest == required
-
-    def words_of(self, options: Mapping[Any, Any], source: str) -> list[str]:
-        """Return options by name as they would be written on the command line.
-
-        Args:
-            options: a file's or a preset's. ``None`` is an option that is not given.
-            source: where they are from, for errors.
-        """
-        return list(self._words_of(options, source))
 
     def error(self, message: str) -> NoReturn:
         """End the program with status 2 and a message that names the option once."""
@@ -183,7 +174,7 @@ class CommandParser(HfArgumentParser):
 
     # ---- config files and presets --------------------------------------------------------------
 
-    def _with_config(self, argv: Sequence[str]) -> list[str]:
+    def _with_config(self, argv: Iterable[str]) -> list[str]:
         argv = list(_expanded(argv))
         path = self._given(argv, "config")
         config = self._read_config(path) if path else {}
@@ -201,9 +192,9 @@ class CommandParser(HfArgumentParser):
                 self.error(f"--{self._preset.option}: {error}")
             if any(given(option) is not None for option in self._preset.replaced_by):
                 options = {k: v for k, v in options.items() if k not in self._preset.part}
-            words += self._words_of(options, f"{self._preset.option} {name}")
+            words += self.words_of(options, f"{self._preset.option} {name}")
         if path:
-            words += _expanded(self._words_of(config, path))
+            words += _expanded(self.words_of(config, path))
         return [*words, *argv]
 
     def _given(self, words: Sequence[str], name: str) -> str | None:
@@ -216,7 +207,13 @@ class CommandParser(HfArgumentParser):
         value: str | None = getattr(only.parse_known_args(words)[0], name)
         return value
 
-    def _words_of(self, options: Mapping[Any, Any], source: str) -> Iterator[str]:
+    def words_of(self, options: Mapping[Any, Any], source: str) -> Iterator[str]:
+        """Yield options by name as they would be written on the command line.
+
+        Args:
+            options: a file's or a preset's. ``None`` is an option that is not given.
+            source: where they are from, for errors.
+        """
         types = _types_of(self.dataclass_types)
         actions = {a.dest: a for a in reversed(self._actions) if a.dest in types}
         for key, value in options.items():
@@ -262,7 +259,7 @@ class CommandParser(HfArgumentParser):
             self.error(f"--config {path} is not a YAML file of options: {error}")
         if not isinstance(content, dict):
             self.error(
-                f"--config {path} must hold options, one `name: value` a line, but it holds a "
+                f"--config {path} must hold options, one `name: value` per line, but it holds a "
                 f"{type(resolved(content)).__name__}."
             )
         spellings: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Which precision trains faster on this machine."""
+"""Choose the precision that trains faster on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CLEARLY_FASTER = 0.8
 decides as the first one did."""
 
 _CLEARLY_SLOWER = 1.5
-"""Above both's noise: nobody is told to leave out what helps."""
+"""Above both's noise: nobody is asked to leave out what helps."""
 
 
 def bfloat16_pays() -> bool:
@@ -30,7 +30,7 @@ def bfloat16_pays() -> bool:
 
 
 def warn_if_bfloat16_is_slow(args: TrainingArguments) -> None:
-    """Tell who trains in bfloat16 on a CPU that multiplies it more slowly; once in a process."""
+    """Warn, once per process, if a CPU multiplies bfloat16 more slowly than float32."""
     if args.bf16 and args.device.type == "cpu" and args.process_index == 0:
         _warn_if_bfloat16_is_slow()
 
@@ -46,12 +46,12 @@ def _warn_if_bfloat16_is_slow() -> None:
 
 
 def _bfloat16_slowness() -> float:
-    """The time of a product in bfloat16 over that in float32."""
+    """Return the time of a product in bfloat16 over that in float32."""
     return _seconds(torch.bfloat16) / _seconds(torch.float32)
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """The shortest of a few products of the demo's largest kind."""
+    """Return the shortest time of a few products of the demo's largest kind."""
     states, weight = torch.rand(256, 384, dtype=dtype), torch.rand(1536, 384, dtype=dtype)
     F.linear(states, weight)
     shortest = float("inf")

@@ -34,7 +34,7 @@ class WholeRun:
         self._began_at = self._stage_began_at = 0.0
 
     def expect(self, shares: Sequence[float]) -> None:
-        """Say what each of the trainings costs, in any unit."""
+        """Note what each of the trainings costs, in any unit."""
         self._shares, self._done, self._began_at = list(shares), 0.0, self._clock()
 
     def skip(self) -> None:
@@ -42,11 +42,10 @@ class WholeRun:
         self._shares = self._shares[1:]
 
     def begin(self) -> None:
-        """Note that the next training begins."""
         self._stage_began_at = self._clock()
 
     def end(self) -> None:
-        """Note that it has ended."""
+        """Note that the training has ended."""
         self._done += sum(self._shares[:1])
         self._shares = self._shares[1:]
 
@@ -99,7 +98,6 @@ class StageProgress(ProgressCallback):
         self._loss = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Open the bar, at the step of the checkpoint."""
         self._begun_with = self.current_step = state.global_step
         if (whole := _whole_run.get()) is not None:
             whole.begin()
@@ -113,7 +111,6 @@ class StageProgress(ProgressCallback):
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Advance the bar."""
         if self.training_bar is None:
             return
         whole, steps = _whole_run.get(), max(state.max_steps, 1)
@@ -127,7 +124,6 @@ class StageProgress(ProgressCallback):
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        """Advance the bar of an evaluation."""
         if not args.disable_tqdm:
             super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
             if self.prediction_bar is not None:
@@ -154,7 +150,6 @@ class StageProgress(ProgressCallback):
             self.training_bar.write(place, file=sys.stderr)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
         if (whole := _whole_run.get()) is not None:
             whole.end()
         if self.training_bar is not None:
@@ -171,7 +166,6 @@ class ChosenLayers(TrainerCallback):
         self._trainer, self._folder = trainer, folder
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Show them."""
         layers = self._trainer.distiller.layers
         if layers is None or not layers.similarities or not state.is_world_process_zero:
             return

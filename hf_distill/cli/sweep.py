@@ -42,7 +42,6 @@ The validation data chose the winner, so judge it in the end on other data.
 
 
 def build_parser(*, outlined: bool = False) -> CommandParser:
-    """Make the parser of the command; see ``training_parser``."""
     return training_parser(
         outlined=outlined,
         further=[SweepArguments],

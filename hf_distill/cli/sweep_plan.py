@@ -147,7 +147,7 @@ def _plan(arguments: SweepArguments, options: dict[str, Any]) -> SweepPlan:
 
     def read_value(name: str, raw: Any) -> Value:
         """Read a value as a training does, if there is such an option and it can be searched."""
-        words = parser.words_of({**options, "output_dir": ".", name: raw}, "search_space")
+        words = list(parser.words_of({**options, "output_dir": ".", name: raw}, "search_space"))
         value: Any = None if raw is None else parser.given(words)[name]
         if name == "teacher_model" and value is not None and not isinstance(raw, list):
             (value,) = value  # one teacher per trial

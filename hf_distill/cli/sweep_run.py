@@ -111,7 +111,7 @@ def _cache(plan: SweepPlan) -> None:
         if options.get(precision):
             wanted["mixed_precision"] = precision
     wanted["output_dir"] = str(plan.output_dir / TEACHER_OUTPUTS)
-    cache.run(cache.build_parser().words_of(wanted, "options"))
+    cache.run(list(cache.build_parser().words_of(wanted, "options")))
 
 
 def _train(plan: SweepPlan, judge: Judge, study: Study) -> None:

@@ -78,7 +78,6 @@ def run(argv: Sequence[str]) -> None:
 
 
 def build_parser(*, outlined: bool = False) -> CommandParser:
-    """Make the parser of the command; see ``training_parser``."""
     return training_parser(
         outlined=outlined,
         prog="hf-distill train",

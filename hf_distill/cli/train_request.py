@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +58,16 @@ class Request:
         return self.first_stage.wanted and not self.run.baseline
 
     @property
+    def needs_live_teacher(self) -> list[str]:
+        """What was asked for that stored outputs are not enough for."""
+        asked = {
+            "the intermediate stage (--intermediate_…)": self.first_stage.wanted,
+            "--stage intermediate": self.args.stage == "intermediate",
+            "recorded samples (--record_steps)": self.run.record_steps is not None,
+        }
+        return [what for what, wanted in asked.items() if wanted]
+
+    @property
     def title(self) -> str:
         """Name of the training, or of the stage, on its progress bar."""
         if not self.has_two_stages:
@@ -91,7 +101,7 @@ class Request:
         return " + ".join(map(display_name, self.run.teacher_model or ())) or None
 
 
-def read_request(parser: CommandParser, argv: Sequence[str]) -> Request:
+def read_request(parser: CommandParser, argv: Iterable[str]) -> Request:
     """Read the options, and check what they alone determine; ``parser.error`` reports faults."""
     request = Request(*parser.parse(argv))
     try:
@@ -130,19 +140,13 @@ def _check_options(request: Request) -> None:
 
 
 def _check_teacher(request: Request) -> None:
-    run, args, two_stages = request.run, request.args, request.first_stage.wanted
+    run, args = request.run, request.args
     if run.baseline:
         return
     if run.teacher_outputs is not None:
-        needs_layers = {
-            "the intermediate stage (--intermediate_…)": two_stages,
-            "--stage intermediate": args.stage == "intermediate",
-            "recorded samples (--record_steps)": run.record_steps is not None,
-        }
-        for what, wanted in needs_layers.items():
-            if wanted:
-                raise ValueError(f"{what} needs the teacher itself: pass --teacher_model instead.")
-    elif run.teacher_model is None and (args.needs_teacher or two_stages):
+        if asked := request.needs_live_teacher:
+            raise ValueError(f"{asked[0]} needs the teacher itself: pass --teacher_model instead.")
+    elif run.teacher_model is None and (args.needs_teacher or request.first_stage.wanted):
         raise ValueError(
             "--teacher_model is missing; name the model to learn from (or --teacher_outputs), or "
             "add --baseline to train without one."
@@ -160,14 +164,9 @@ def _leave_the_teacher_out(request: Request) -> None:
     args.distillation_loss_weight_schedule = "constant"
     args.distillation_loss_weight_end = None
     args.hidden_states_loss_weight = args.attention_loss_weight = None
-    left_out = {
-        "the intermediate stage (--intermediate_…)": request.first_stage.wanted,
-        "recorded samples (--record_steps)": run.record_steps is not None,
-    }
+    for what in request.needs_live_teacher:
+        log_rank_0(f"--baseline trains without a teacher, so {what} is left out.")
     run.record_steps = None
-    for what, wanted in left_out.items():
-        if wanted:
-            log_rank_0(f"--baseline trains without a teacher, so {what} is left out.")
 
 
 def _check_two_stages(request: Request) -> None:
