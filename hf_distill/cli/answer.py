@@ -25,7 +25,7 @@ NO_ANSWER = "(the text does not answer this)"
 
 @dataclass
 class AnswerArguments:
-    """What `answer` is asked."""
+    """The options of `answer`."""
 
     model: str = option(MISSING, help="A question-answering model: a folder or a Hub id.")
     question: str = option(MISSING, help="The question.")

@@ -38,14 +38,14 @@ examples:
 
 @dataclass
 class CacheArguments:
-    """Whose outputs are stored, and how."""
+    """The teacher, and how its outputs are stored."""
 
     teacher_model: list[str] = option(
         MISSING,
         help="The teacher, fine-tuned for the task: a folder or a Hub id. Of several, the "
         "predictions are averaged.",
     )
-    output_dir: str = option(MISSING, help="Where the outputs go. A folder of their own.")
+    output_dir: str = option(MISSING, help="Where the outputs go: a folder for them alone.")
     task: str | None = task_option()
     dtype: str = option(
         "float16",

@@ -27,7 +27,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 @dataclass
 class CheckArguments(EvaluationDataArguments):
-    """What `check` looks at."""
+    """The options of `check`."""
 
     task: str | None = task_option()
     file: str | None = option(
@@ -47,7 +47,7 @@ class CheckArguments(EvaluationDataArguments):
 
 def build_parser() -> CommandParser:
     """Make the parser of the command."""
-    parser = CommandParser(
+    return CommandParser(
         [CheckArguments, TaskArguments],
         prog="hf-distill check",
         usage="hf-distill check TEACHER STUDENT [--task TASK] [--file FILE] [options]",
@@ -59,14 +59,12 @@ def build_parser() -> CommandParser:
             Section("check", ["task", "file", *names(CheckArguments)]),
             *task_sections(),
         ],
+        positional={
+            "teacher": "The fine-tuned teacher: a folder or a Hub id.",
+            "student": "The student: a folder or a Hub id. It need not be fine-tuned.",
+        },
         epilog=EXAMPLES,
     )
-    for name, text in (
-        ("teacher", "The fine-tuned teacher: a folder or a Hub id."),
-        ("student", "The student: a folder or a Hub id. It need not be fine-tuned."),
-    ):
-        parser.add_argument(name, metavar=name.upper(), help=text)
-    return parser
 
 
 def run(argv: Sequence[str]) -> None:

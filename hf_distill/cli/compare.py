@@ -35,7 +35,7 @@ example:
 
 @dataclass
 class CompareArguments:
-    """What `compare` compares."""
+    """The models of `compare`, and how they are timed."""
 
     teacher: str | None = option(help="The teacher: a folder or a Hub id.")
     student_alone: list[str] | None = option(

@@ -36,7 +36,7 @@ CONTEXT = "Ecuador uses the dollar, and its parliament meets in Quito. Peru is g
 
 @dataclass
 class DemoArguments:
-    """What the demo does."""
+    """The options of the demo."""
 
     output_dir: str = option("demo_output", help="Where data, models, table and plot go.")
     seed: int = option(0, help="Chooses the questions, and the order in which they are learnt.")
@@ -44,13 +44,13 @@ class DemoArguments:
     hub: bool = option(
         False,
         help=f"Do the same on SQuAD v2.0 from the Hub ({HUB_DATA}), with {HUB_TEACHER}, which is "
-        f"fine-tuned already, as the teacher of {HUB_STUDENT}. Downloads 1 GB and wants a GPU.",
+        f"fine-tuned already, as the teacher of {HUB_STUDENT}. Downloads 1 GB, for a GPU.",
     )
 
 
 @dataclass
 class DemoSizeArguments:
-    """How much is learnt from what, for a shorter or another run."""
+    """The sizes of the demo, for a shorter or another run."""
 
     train_passages: int = option(640, help="Texts to learn from, with five questions each.")
     validation_passages: int = option(140, help="Texts to score with, with five questions each.")
@@ -66,7 +66,7 @@ class DemoSizeArguments:
     )
     student_model: str | None = option(
         help="The pretrained model that the students are made of: minilm-l6-cut (the default: "
-        "the first three layers of minilm-l6), minilm-l3 (a 3-layer model of its own, which takes "
+        "the first three layers of minilm-l6), minilm-l3 (another 3-layer model, which takes "
         "many more epochs), a folder or a Hub id."
     )
 
@@ -92,7 +92,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does: the trainings in their order, and options of ``hf-distill compare``."""
+    """The trainings of a run in their order, and the options of ``hf-distill compare``."""
 
     trainings: list[Training]
     comparison: list[str]

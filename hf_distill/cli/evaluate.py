@@ -20,7 +20,7 @@ examples:
 
 @dataclass
 class EvaluateArguments:
-    """What `evaluate` scores and where it writes."""
+    """The model that `evaluate` scores, and where it writes."""
 
     model: str = option(MISSING, help="The model to score: a folder or a Hub id.")
     output_dir: str | None = option(

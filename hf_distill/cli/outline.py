@@ -118,7 +118,7 @@ def _value(module: str, node: ast.expr | None) -> Any:
 
 
 def _statement(module: str, name: str) -> Any:
-    """What defines a name of a module, there or where it is imported from.
+    """Return the statement that defines a name of a module, there or where it is imported from.
 
     Raises:
         LookupError: nothing does.

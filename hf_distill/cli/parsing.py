@@ -54,6 +54,7 @@ class CommandParser(HfArgumentParser):
         rest: the title of the last part, with the options that no section names.
         hidden: options that are accepted and not listed.
         preset: options that one option stands for.
+        positional: the help texts of arguments that are needed and have no ``--``, by name.
         raises: raise a ``ValueError`` where the program would end.
         usage: the short form of the call; ``--help`` lists the rest.
         **kwargs: as for ``argparse.ArgumentParser``.
@@ -68,6 +69,7 @@ class CommandParser(HfArgumentParser):
         rest: str = "other options",
         hidden: Collection[str] = (),
         preset: Preset | None = None,
+        positional: Mapping[str, str] = {},
         raises: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -83,6 +85,8 @@ class CommandParser(HfArgumentParser):
         self._hidden = hidden
         self._preset = preset
         self._raises = raises
+        for name, text in positional.items():
+            self.add_argument(name, metavar=name.upper(), help=text)
 
     def parse(self, argv: Iterable[str]) -> tuple[Any, ...]:
         """Read the options into the dataclasses, in the order of ``dataclass_types``.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, SAMPLES, read_log
-from hf_distill.tasks.options import option
+from hf_distill.tasks.options import names, option
 
 if TYPE_CHECKING:
     from hf_distill.layers.mapping import LayerPair
@@ -43,7 +43,7 @@ class PlotArguments:
 
 def build_parser() -> CommandParser:
     """Make the parser of the command."""
-    parser = CommandParser(
+    return CommandParser(
         [PlotArguments],
         prog="hf-distill plot",
         usage="hf-distill plot RUN_FOLDER [--step N] [--layers STUDENT:TEACHER] [--head N]",
@@ -51,19 +51,16 @@ def build_parser() -> CommandParser:
         "with --record_steps the attentions of teacher and student side by side. The images go to "
         "RUN_FOLDER/pictures; those of the first of two stages have names that begin with "
         "`intermediate_`.",
-        sections=[Section("plots", ["folder", "step", "layers", "head"])],
+        sections=[Section("plots", ["run_folder", *names(PlotArguments)])],
+        positional={"run_folder": "The --output_dir of the run, finished or not."},
         epilog=EXAMPLES,
     )
-    parser.add_argument(
-        "folder", metavar="RUN_FOLDER", help="The --output_dir of the run, finished or not."
-    )
-    return parser
 
 
 def run(argv: Sequence[str]) -> None:
     """Draw all there is, and list it."""
     options, positional = build_parser().parse(argv)
-    folder = Path(positional.folder).expanduser()
+    folder = Path(positional.run_folder).expanduser()
     if not folder.is_dir():
         raise ValueError(f"{folder}: this folder does not exist; name the --output_dir of a run.")
 

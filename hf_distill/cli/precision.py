@@ -20,7 +20,7 @@ _CLEARLY_SLOWER = 1.5
 
 
 def bfloat16_pays() -> bool:
-    """Whether training in bfloat16 is clearly faster than in float32.
+    """Return whether training in bfloat16 is clearly faster than in float32.
 
     On an accelerator it is taken to be. Of a CPU it is measured, in a fraction of a second: with
     instructions for bfloat16 it multiplies up to ten times as fast, without them ten times as

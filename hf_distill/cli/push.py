@@ -45,23 +45,22 @@ class PushArguments:
 
 def build_parser() -> CommandParser:
     """Make the parser of the command."""
-    parser = CommandParser(
+    return CommandParser(
         [PushArguments],
         prog="hf-distill push",
         usage="hf-distill push RUN_FOLDER --hub_model_id REPOSITORY [options]",
         description="Push the student of a finished run to the Hub: weights, tokenizer, model "
         "card, distillation.json and pictures, and nothing else of the folder.",
-        sections=[Section("push", ["folder", *names(PushArguments)])],
+        sections=[Section("push", ["run_folder", *names(PushArguments)])],
+        positional={"run_folder": "The --output_dir of the run."},
         epilog=EXAMPLES,
     )
-    parser.add_argument("folder", metavar="RUN_FOLDER", help="The --output_dir of the run.")
-    return parser
 
 
 def run(argv: Sequence[str]) -> None:
     """Write the card and push."""
     options, positional = build_parser().parse(argv)
-    folder = Path(positional.folder)
+    folder = Path(positional.run_folder)
 
     from hf_distill.cli.run_folder import read_log
     from hf_distill.hub import published_files, push_folder, read_facts, write_card

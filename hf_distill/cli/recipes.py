@@ -29,7 +29,7 @@ published: the student alone → distilled (its teacher).
 
 @dataclass
 class RecipesArguments:
-    """How `recipes` shows them."""
+    """The options of `recipes`."""
 
     json: bool = option(False, help="Print JSON.")
 

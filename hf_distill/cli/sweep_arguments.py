@@ -13,7 +13,7 @@ from hf_distill.tasks.options import SCORING_OPTIONS, TaskArguments, names, opti
 
 @dataclass
 class SweepArguments:
-    """What is searched, and how."""
+    """The options of a sweep itself."""
 
     search_space: dict | str | None = option(
         help="The options to search, in the --config file: a list of values (temperature: "
@@ -52,7 +52,7 @@ TEACHER_OPTIONS = (
     "teacher_model", "teacher_weights", "teacher_combination",
     "teacher_dtype", "teacher_attn_implementation",
 )  # fmt: skip
-"""What decides on the teacher's outputs."""
+"""The options that decide on the teacher's outputs."""
 
 _OF_THE_SWEEP = {
     "task": "the trials of a sweep have one task",

@@ -1,4 +1,4 @@
-"""The plan of a sweep: read from its options, checked, and told apart from another one."""
+"""The plan of a sweep: read from its options, checked, and compared with an earlier one."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SweepPlan:
 
     @cached_property
     def described(self) -> dict[str, Any]:
-        """What another sweep in the same folder would have to have in common."""
+        """The settings that another sweep in the same folder must share."""
         contents = {
             f"{name} {display_name(one)}": _content_hash(one)
             for name in _SOURCES
@@ -111,7 +111,7 @@ def _content_hash(source: str) -> str | None:
 
 
 def read_plan(parser: CommandParser, argv: Sequence[str]) -> SweepPlan:
-    """Read the options of a sweep, and check what can be told from them alone."""
+    """Read the options of a sweep, and check what they alone determine."""
     given = parser.given(argv)
     own = {f.name for f in fields(SweepArguments)}
     arguments = SweepArguments(**{name: given[name] for name in own & set(given)})

@@ -38,7 +38,7 @@ _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EAC
 
 
 class Judge(NamedTuple):
-    """How trials are compared."""
+    """The metric by which trials are compared."""
 
     metric: str
     """The figure of ``eval`` in metrics.json."""

@@ -146,5 +146,5 @@ class IntermediateStageArguments:
 
     @property
     def wanted(self) -> bool:
-        """Whether there is such a stage."""
+        """Return whether there is such a stage."""
         return self.intermediate_epochs is not None or self.intermediate_max_steps is not None

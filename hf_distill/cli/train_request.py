@@ -40,7 +40,7 @@ class Request:
     begins_with: str | None = None
     """The folder of the student of the stage before, if there was one."""
     shows_data: bool = True
-    """Whether to show what the data is like; it may have been shown before."""
+    """Show an overview of the data; it may have been shown before."""
 
     @cached_property
     def task(self) -> Task:
@@ -54,12 +54,12 @@ class Request:
 
     @property
     def has_two_stages(self) -> bool:
-        """Whether intermediate layers come first; not without a teacher."""
+        """Return whether intermediate layers come first; not without a teacher."""
         return self.first_stage.wanted and not self.run.baseline
 
     @property
     def needs_live_teacher(self) -> list[str]:
-        """What was asked for that stored outputs are not enough for."""
+        """Return what was asked for that stored outputs are not enough for."""
         asked = {
             "the intermediate stage (--intermediate_…)": self.first_stage.wanted,
             "--stage intermediate": self.args.stage == "intermediate",

@@ -12,7 +12,7 @@ import yaml
 
 
 class Tokenizer(Protocol):
-    """What ``family_of`` needs of a tokenizer."""
+    """The methods of a tokenizer that ``family_of`` calls."""
 
     def __len__(self) -> int:
         """The number of tokens, added ones included."""
@@ -52,7 +52,7 @@ class Family:
         model_types: the ``config.model_type`` of its models.
         students: pretrained students, the biggest first.
         teachers: pretrained models that are usually fine-tuned to be teachers.
-        token_ids: ids by which its tokenizer is told from others of the same size.
+        token_ids: ids by which its tokenizer is distinguished from others of the same size.
         shares_with: families with the same vocabulary.
         remarks: what else to know.
     """

@@ -17,7 +17,7 @@ NOT_RECIPES = ("families.yaml",)
 
 @dataclass(frozen=True)
 class Published:
-    """What was published about a pair, in the terms of those who published it.
+    """Figures and settings of a pair, in the terms of those who published them.
 
     Args:
         metric: what the figures are.
@@ -53,7 +53,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Convention:
-    """How another program weighs the two losses.
+    """The weights that another program gives the two losses.
 
     With ``s = scale(w)``, its loss for a weight ``w`` is ``s`` times ours for ``weight(w)``.
 
@@ -127,13 +127,13 @@ class Recipe:
         return " \\\n    ".join(["hf-distill train", *words, f"--output_dir {output_dir}"])
 
     def in_words(self) -> str:
-        """What to know before it is run: what it does, how its weight was translated, and more."""
+        """Return its summary, the translation of its weight, and what differs from the source."""
         parts = (f"Recipe {self.name}: {self.summary}", self.translation, self.differs)
         return "\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in parts) + "\n"
 
     @property
     def translation(self) -> str:
-        """How the published weight became the one used here, in words."""
+        """Return in words how the published weight became the one used here."""
         published, ours = self.published.distillation_loss_weight, self.training
         convention = CONVENTIONS[self.convention]
         scale = convention.scale(published)

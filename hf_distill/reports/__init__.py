@@ -1,1 +1,1 @@
-"""What a run was worth: the comparison of teacher, student alone and student distilled."""
+"""Reports of runs: the comparison of teacher, student alone and student distilled."""

@@ -1,4 +1,4 @@
-"""Pictures of what teacher and student attend to."""
+"""Pictures of the attention of teacher and student."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class ModelReport:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better or worse one model is than another."""
+    """The difference in a metric between two models."""
 
     metric: str
     role: str
@@ -110,7 +110,7 @@ class Comparison:
     lower_is_better: Collection[str] = ()
     """Metrics that are errors, such as a perplexity."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the measurements depend on, such as the batch size."""
+    """Settings of the measurements, such as the batch size."""
     machine: Mapping[str, Any] = field(default_factory=dict)
     baseline: tuple[str, Mapping[str, float]] | None = None
     """A predictor that is the same for every row, and its metrics."""

@@ -14,7 +14,7 @@ from hf_distill.reports.comparison import ROLES, Comparison, ModelReport
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: told apart by people with any colour vision. The shape says it again.
+# Okabe and Ito's palette: distinct with any colour vision. The shape differs as well.
 _COLORS = {"teacher": "#0072B2", "student_alone": "#7F7F7F", "student_distilled": "#D55E00"}
 _MARKERS = {"teacher": "s", "student_alone": "o", "student_distilled": "^"}
 

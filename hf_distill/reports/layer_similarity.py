@@ -1,4 +1,4 @@
-"""How alike the layers of teacher and student are: a table and a heat map."""
+"""Similarity of the layers of teacher and student: a table and a heat map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How big saved models are and how fast they answer, side by side, and on what machine."""
+"""Sizes of saved models, their speed side by side, and the machine."""
 
 from __future__ import annotations
 

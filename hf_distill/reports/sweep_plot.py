@@ -29,7 +29,7 @@ class HeatMap(NamedTuple):
     """One panel."""
 
     title: str
-    """What its trials have in common; may be empty."""
+    """The value that its trials share; may be empty."""
     columns: list[Any]
     """The values of the horizontal option."""
     rows: list[Any]

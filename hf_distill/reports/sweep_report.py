@@ -53,7 +53,7 @@ class SweepReport:
     parameters: Sequence[str]
     """The names of the options that the sweep set, in order."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What the sweep was made of, for ``sweep.json``."""
+    """The sweep's own settings, for ``sweep.json``."""
     baseline: tuple[str, float] | None = None
     """A predictor that is the same for every row, and its metric."""
 
