@@ -21,6 +21,7 @@ from transformers import (
 from hf_distill.compatibility import input_limit
 from hf_distill.heads import TaskHead
 from hf_distill.tasks.bootstrap import bootstrap
+from hf_distill.tasks.columns import find_column
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.tables import load_table
@@ -146,6 +147,12 @@ class Task(ABC):
     def rows(self, table: Dataset, *, labelled: bool = True) -> Dataset:
         """Pick and check the columns of a table that the task reads."""
         raise NotImplementedError
+
+    def column(
+        self, table: Dataset, option: str, usual: Sequence[str], what: str, **more: Any
+    ) -> str:
+        """Find a column by an option or its usual names; see ``find_column``."""
+        return find_column(table, option, getattr(self.options, option), usual, what, **more)
 
     def label_counts(self, examples: Dataset, model: Model) -> dict[str, float]:
         """Count each label, or describe what a model is to predict by other figures."""

@@ -26,7 +26,6 @@ from hf_distill.tasks.columns import (
     LABELS,
     checked_texts,
     describe,
-    find_column,
     find_pair,
     is_list,
     is_text,
@@ -83,13 +82,8 @@ class TextClassificationTask(Task):
         options = self.options
         texts = (options.text_column, options.text_pair_column)
         if labelled:
-            label = find_column(
-                table,
-                "label_column",
-                options.label_column,
-                LABELS,
-                "the label",
-                error=MissingLabelsError,
+            label = self.column(
+                table, "label_column", LABELS, "the label", error=MissingLabelsError
             )
         else:
             usual = (n for n in LABELS if n in table.column_names and n not in texts)

@@ -32,7 +32,6 @@ from hf_distill.tasks.columns import (
     TOKENS,
     checked_words,
     describe,
-    find_column,
     is_list,
     kind_of,
     pick_columns,
@@ -69,21 +68,12 @@ class TokenClassificationTask(Task):
 
     def rows(self, table: Dataset, *, labelled: bool = True) -> Dataset:
         """Pick ``tokens``, ``tags`` (as ``read_labels`` makes them), and ``row``, its place."""
-        words = find_column(
-            table, "text_column", self.options.text_column, TOKENS, "the list of words"
-        )
+        words = self.column(table, "text_column", TOKENS, "the list of words")
         if not labelled:
             checked_words(table, words)
             return Dataset.from_dict({"tokens": [row or [] for row in table[words]]})
-        tags = find_column(
-            table,
-            "label_column",
-            self.options.label_column,
-            TAGS,
-            "the list of tags",
-            taken=[words],
-            error=MissingLabelsError,
-        )
+        wanted: dict[str, Any] = {"taken": [words], "error": MissingLabelsError}
+        tags = self.column(table, "label_column", TAGS, "the list of tags", **wanted)
         checked_words(table, words)
         feature = table.features[tags]
         if not is_list(feature) or kind_of(feature) not in ("name", "number"):
