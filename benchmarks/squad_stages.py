@@ -147,7 +147,7 @@ class StagesMaterial(Material):
         name = f"{run.questions or 'all'}"
         path = self.work_dir / f"train-{name}.json"
         if not path.exists():
-            self._write_sample(path, run.questions)
+            write_sample(Path(self.options.data_dir), path, run.questions)
         if masking is not None:
             name += f"-{masking}"
             augmented = self.work_dir / f"train-{name}.json"
@@ -173,21 +173,23 @@ class StagesMaterial(Material):
         )
         return name, features.add_column("length", [len(ids) for ids in features["input_ids"]])
 
-    def _write_sample(self, path: Path, questions: int) -> None:
-        with gzip.open(Path(self.options.data_dir) / "train-v1.1.json.gz", "rt") as file:
-            articles = json.load(file)["data"]
-        paragraphs = [part for article in articles for part in article["paragraphs"]]
-        if questions:
-            random.Random(0).shuffle(paragraphs)
-            found = accumulate(len(paragraph["qas"]) for paragraph in paragraphs)
-            paragraphs = paragraphs[: 1 + next(i for i, n in enumerate(found) if n >= questions)]
-        content = {"version": "1.1", "data": [{"title": "sample", "paragraphs": paragraphs}]}
-        path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-
     def validation(self, run: Run) -> tuple[Dataset, Dataset]:
         """Questions and their features."""
         _, questions, features = self.data(run)
         return questions, features
+
+
+def write_sample(data_dir: Path, path: Path, questions: int) -> None:
+    """Write so many of the training questions, in whole paragraphs; 0 for all."""
+    with gzip.open(data_dir / "train-v1.1.json.gz", "rt") as file:
+        articles = json.load(file)["data"]
+    paragraphs = [part for article in articles for part in article["paragraphs"]]
+    if questions:
+        random.Random(0).shuffle(paragraphs)
+        found = accumulate(len(paragraph["qas"]) for paragraph in paragraphs)
+        paragraphs = paragraphs[: 1 + next(i for i, n in enumerate(found) if n >= questions)]
+    content = {"version": "1.1", "data": [{"title": "sample", "paragraphs": paragraphs}]}
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def train(

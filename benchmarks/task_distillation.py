@@ -162,7 +162,7 @@ def execute(job: Job, way: str, seed: int, material: Material) -> dict[str, Any]
         models += ["--teacher_model", material.teacher(job)]
     options += f" {COMMON} --seed {seed}"
     wall, cpu = time.perf_counter(), time.process_time()
-    _run("train", "--task", job.task, *material.data(job), *models, *options.split(),
+    run_command("train", "--task", job.task, *material.data(job), *models, *options.split(),
          "--overwrite_output_dir", "--output_dir", str(output))  # fmt: skip
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
@@ -178,13 +178,14 @@ def execute(job: Job, way: str, seed: int, material: Material) -> dict[str, Any]
 
 def _score(job: Job, output: Path, material: Material) -> dict[str, Any]:
     file, options = material.data(job)[3], "--block_size 256 --use_cpu --dtype bfloat16"
-    _run("evaluate", "--task", job.task, "--model", material.teacher(job), "--file", file,
+    run_command("evaluate", "--task", job.task, "--model", material.teacher(job), "--file", file,
          *options.split(), "--output_dir", str(output))  # fmt: skip
     scores = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
     return {"options": options, "eval": scores["metrics"], **circumstances()}
 
 
-def _run(*command: str) -> None:
+def run_command(*command: str) -> None:
+    """Run an `hf-distill` command in this process."""
     status = hf_distill(command)
     if status != 0:
         raise RuntimeError(f"hf-distill {' '.join(command)} ended with status {status}")
