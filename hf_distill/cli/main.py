@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "train a student with the help of a teacher, or without one (--baseline)",
     "cache": "run a teacher over the training data once, for any number of trainings",
     "sweep": "search temperature, weight, loss or any option: table and heat map, resumable",
+    "create-student": "a smaller model from a teacher: fewer layers, narrower ones, or both",
     "check": "say whether a teacher can teach a student",
     "evaluate": "score a model on labelled data",
     "compare": "teacher, student alone, student distilled: one table and one plot",
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no command {command!r}: {hint}")
     debug = options.debug or os.environ.get("HF_DISTILL_DEBUG", "0") not in ("", "0")
     try:
-        module = importlib.import_module(f"hf_distill.cli.{command}")
+        module = importlib.import_module(f"hf_distill.cli.{command.replace('-', '_')}")
         _hide_noise()
         module.run(argv[position + 1 :])
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,8 @@ class Calibration:
         else:
             self._collate = default_data_collator
         self._names = input_names(teacher) | {"token_type_ids"}
+        if data_collator is not None:  # which may count on labels, or make them
+            self._names |= {*inspect.signature(teacher.forward).parameters, "label", "label_ids"}
         self._limit = input_limit(teacher)
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
         self._order = order.split(ROWS_PER_BATCH)

@@ -6,12 +6,15 @@ import inspect
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
+from hf_distill._version import __version__
+from hf_distill.files import display_name
 from hf_distill.heads import unwrap_peft
 from hf_distill.loading import load_fine_tuned, read_config
 from hf_distill.restoring import preserve_rng_state
@@ -22,6 +25,7 @@ from hf_distill.students.families import Family, family_of
 from hf_distill.students.fitting import Side, StackFit, Statistics
 from hf_distill.students.head_fitting import HeadFit
 from hf_distill.students.running import evaluating
+from hf_distill.students.saving import keep_record
 from hf_distill.students.sizes import Sizes, student_config, student_sizes
 from hf_distill.students.weights import copy_weights, find, unfitted
 
@@ -109,7 +113,11 @@ def create_student(
         raise ValueError(
             f"initialization={initialization!r} is not one of {', '.join(INITIALIZATIONS)}."
         )
-    model = _load(teacher)
+    if calibration_tokens < 1:
+        raise ValueError(f"calibration_tokens={calibration_tokens} must be at least 1.")
+    if layers == "auto" and num_hidden_layers is None:
+        raise ValueError("layers='auto' needs num_hidden_layers, the number of layers to keep.")
+    model = load_whole(teacher)
     family = family_of(model.config)
     wide = Sizes.of(model.config, family)
     all_layers: nn.ModuleList = find(model.base_model, family.stack.layers)
@@ -123,8 +131,8 @@ def create_student(
     )
     if initialization == "copy" and narrow != wide:
         raise ValueError(
-            "initialization='copy' keeps the widths: leave out hidden_size, intermediate_size and "
-            "num_attention_heads, or choose 'least_squares'."
+            "initialization='copy' keeps the widths: leave out hidden_size, intermediate_size "
+            "and num_attention_heads, or choose 'least_squares'."
         )
     changes = narrow != wide or kept is None or len(kept) < len(all_layers)
     fits = changes and (narrow != wide or initialization == "least_squares")
@@ -148,12 +156,13 @@ def create_student(
     with evaluating(model), preserve_rng_state():
         set_seed(seed)
         if kept is None:
-            assert calibration is not None and num_hidden_layers is not None
+            assert calibration is not None and num_hidden_layers is not None  # as checked above
             kept = _search(model, family, calibration, num_hidden_layers)
         student = _empty_student(model, family, narrow, kept)
         copy_weights(model, student, family.stack, kept)
+        used = 0
         if fits and calibration is not None:
-            _fit(model, student, family, kept, calibration, calibration_tokens)
+            used = _fit(model, student, family, kept, calibration, calibration_tokens)
     missing = unfitted(student)
     if missing:
         raise ValueError(
@@ -162,10 +171,30 @@ def create_student(
         )
     module: nn.Module = student
     module.to(dtype=model.dtype)
+    keep_record(
+        student,
+        {
+            "teacher": display_name(model.name_or_path or type(model).__name__),
+            "model": type(model).__name__,
+            "layers": kept,
+            "teacher_sizes": {"num_hidden_layers": len(all_layers), **asdict(wide)},
+            "sizes": {"num_hidden_layers": len(kept), **asdict(narrow)},
+            "parameters": sum(parameter.numel() for parameter in student.parameters()),
+            "initialization": "least_squares" if fits else "copy",
+            "calibration_tokens": used,
+            "seed": seed,
+            "hf_distill_version": __version__,
+        },
+    )
     return student
 
 
-def _load(teacher: Any) -> PreTrainedModel:
+def load_whole(teacher: PreTrainedModel | str | os.PathLike[str]) -> PreTrainedModel:
+    """Return a teacher of which a student can be made: a module as it is, or loaded with its head.
+
+    Raises:
+        ValueError: it has adapters, is quantised or sharded, or cannot be loaded.
+    """
     if isinstance(teacher, str | os.PathLike):
         source = os.fspath(teacher)
         config = read_config(source, "teacher")
@@ -183,9 +212,9 @@ def _load(teacher: Any) -> PreTrainedModel:
         )
     if getattr(teacher, "is_quantized", False):
         raise ValueError("teacher is quantised: load it without quantization_config.")
-    devices = {parameter.device.type for parameter in teacher.parameters()}
+    devices = {parameter.device for parameter in teacher.parameters()}
     sharded = any(hasattr(parameter, "full_tensor") for parameter in teacher.parameters())
-    if sharded or len({p.device for p in teacher.parameters()}) > 1 or "meta" in devices:
+    if sharded or len(devices) > 1 or torch.device("meta") in devices:
         raise ValueError(
             "teacher is sharded or spread over devices: load it whole, on one device (without "
             "device_map, FSDP or DeepSpeed)."
@@ -234,7 +263,8 @@ def _fit(
     layers: list[int],
     calibration: Calibration,
     tokens: int,
-) -> None:
+) -> int:
+    """Fit a student; return the number of tokens that it was fitted on."""
     wide, narrow = (
         Side(one, family.stack, Sizes.of(one.config, family)) for one in (model, student)
     )
@@ -254,3 +284,4 @@ def _fit(
         HeadFit(fit).fit()
         if fit.narrower:
             keep_basis(student, fit.basis)
+    return statistics.tokens

@@ -33,7 +33,7 @@ from hf_distill.students.running import Feed, LayerRunner
 from hf_distill.students.sizes import Sizes
 from hf_distill.students.weights import Map, find
 
-RIDGE = 3e-2
+RIDGE = 0.1
 _CHUNK = 4096
 
 
@@ -295,9 +295,8 @@ class StackFit:
             self._embeddings()
             steps.update()
             begin = 0
-            for index, source in enumerate(self.layers):
-                last = index == len(self.layers) - 1
-                target = len(self.teacher.layers) - 1 if last else source
+            targets = target_layers(self.layers, len(self.teacher.layers))
+            for index, (source, target) in enumerate(zip(self.layers, targets, strict=True)):
                 self._run_teacher(begin, source, target)
                 self._layer(index, source, target)
                 begin = target + 1
@@ -549,6 +548,11 @@ class StackFit:
         self, array: Tensor, batch: dict[str, Any], where: slice, state: Tensor, side: Side
     ) -> None:
         array[where] = state[side.tokens(batch, state)].float().cpu()
+
+
+def target_layers(layers: list[int], number: int) -> list[int]:
+    """Return the teacher's layer whose output each layer of the student is to give."""
+    return [*layers[:-1], number - 1]
 
 
 def strongest(strength: Tensor, number: int) -> Tensor:

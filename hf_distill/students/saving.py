@@ -1,0 +1,52 @@
+"""A created student on disk: its weights, its tokenizer, its basis, and how it was made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_distill.files import write_json
+from hf_distill.students.basis import save_basis
+
+STUDENT_FILE = "student.json"
+_ATTRIBUTE = "distillation_record"
+
+
+def keep_record(student: PreTrainedModel, record: dict[str, Any]) -> None:
+    """Note on a student how it was made, for ``save_student``."""
+    vars(student)[_ATTRIBUTE] = record
+
+
+def save_student(
+    student: PreTrainedModel, folder: str | os.PathLike[str], processing_class: Any = None
+) -> dict[str, Any]:
+    """Write a student of ``create_student`` to a folder.
+
+    Args:
+        student: is written with ``save_pretrained``, its basis as ``student_basis.safetensors``
+            (``basis_of`` finds it there), and what it was made of as ``student.json``.
+        folder: is made if need be.
+        processing_class: its tokenizer or processor, which is saved with it.
+
+    Returns:
+        The content of ``student.json``.
+
+    Raises:
+        ValueError: ``create_student`` did not make the model.
+        OSError: the folder cannot be written to.
+    """
+    record: dict[str, Any] | None = vars(student).get(_ATTRIBUTE)
+    if record is None:
+        raise ValueError(
+            f"student is a {type(student).__name__} that create_student did not make: use "
+            "save_pretrained."
+        )
+    student.save_pretrained(folder)
+    if processing_class is not None:
+        processing_class.save_pretrained(folder)
+    save_basis(student, folder)
+    write_json(Path(folder) / STUDENT_FILE, record)
+    return record

@@ -1,0 +1,88 @@
+"""``hf-distill create-student``: a teacher's folder in, a student's folder out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
+from task_runs import LABELS, OPTIONS, save_model, write_data
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+Program = Callable[..., Result]
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "student.json").read_text())
+
+
+def test_a_student_is_made_and_can_be_trained(
+    program: Program, files: Files, tmp_path: Path
+) -> None:
+    teacher, student = files.models["teacher"], tmp_path / "student"
+    made = program(
+        "create-student", teacher, "--hidden_size", "8", "--intermediate_size", "16",
+        "--calibration_file", files.train, "--calibration_tokens", "300",
+        "--output_dir", student, *WINDOWS,
+    )  # fmt: skip
+    assert made.status == 0, made.stderr
+    record = record_of(student)
+    assert f"{record['parameters']:,} parameters" in made.stdout
+    assert record["sizes"]["hidden_size"] == 8 and record["initialization"] == "least_squares"
+    assert 300 <= record["calibration_tokens"] < 1000
+    assert_says_nothing_about_the_machine(student, str(tmp_path), str(files.folder))
+    model = AutoModelForQuestionAnswering.from_pretrained(student)
+    assert model.config.hidden_size == 8
+    words = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (teacher, student)]
+    assert words[0] == words[1]
+    trained = program(
+        "train", "--teacher_model", teacher, "--student_model", student, "--train_file",
+        files.train, "--max_steps", "1", "--output_dir", tmp_path / "out", "--use_cpu", *WINDOWS,
+    )  # fmt: skip
+    assert trained.status == 0, trained.stderr
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "fill-mask"])
+def test_data_of_every_task(task: str, program: Program, tmp_path: Path) -> None:
+    teacher = save_model(tmp_path / "teacher", task, seed=1, layers=2, **LABELS.get(task, {}))
+    data = write_data(tmp_path, task)
+    if task == "fill-mask":
+        data = str(Path(data).rename(tmp_path / "data.text.txt"))
+    made = program(
+        "create-student", teacher, "--hidden_size", "8", "--intermediate_size", "8", "--layers",
+        "1", "--calibration_file", data, "--output_dir", tmp_path / "student",
+        *OPTIONS.get(task, []),
+    )  # fmt: skip
+    assert made.status == 0, made.stderr
+    assert record_of(tmp_path / "student")["layers"] == [1]
+
+
+def test_layers_alone_need_no_data(program: Program, files: Files, tmp_path: Path) -> None:
+    made = program(
+        "create-student", files.models["teacher"], "--layers", "last", "--num_hidden_layers", "1",
+        "--output_dir", tmp_path / "student",
+    )  # fmt: skip
+    assert made.status == 0, made.stderr
+    assert record_of(tmp_path / "student")["initialization"] == "copy"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hidden_size", "8"], "calibration_data"),
+        (["--calibration_file", "none.txt"], "--calibration_file none.txt"),
+        (["--calibration_file", "a", "--dataset_name", "b"], "--dataset_name"),
+        (["--num_hidden_layers", "99"], "num_hidden_layers=99"),
+    ],
+)
+def test_wrong_options_are_named(
+    options: list[str], message: str, program: Program, files: Files, tmp_path: Path
+) -> None:
+    made = program(
+        "create-student", files.models["teacher"], "--output_dir", tmp_path / "student", *options
+    )
+    assert made.status == 2
+    assert message in made.stderr
