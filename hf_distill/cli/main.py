@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from hf_distill._version import __version__
 from hf_distill.cli.output import make_output_safe
@@ -63,6 +64,11 @@ _PACKAGES_THAT_CHECK_INPUT = frozenset(
 )
 
 
+def command_module(command: str) -> Any:
+    """Import the module of a command."""
+    return importlib.import_module(f"hf_distill.cli.{command.replace('-', '_')}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``hf-distill``.
 
@@ -89,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no command {command!r}: {hint}")
     debug = options.debug or os.environ.get("HF_DISTILL_DEBUG", "0") not in ("", "0")
     try:
-        module = importlib.import_module(f"hf_distill.cli.{command.replace('-', '_')}")
+        module = command_module(command)
         _hide_noise()
         module.run(argv[position + 1 :])
         sys.stdout.flush()

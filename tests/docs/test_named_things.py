@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hf_distill.cli.main import COMMANDS, _program_parser
+from hf_distill.cli.main import COMMANDS, _program_parser, command_module
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -19,7 +18,7 @@ FOREIGN = {"num_processes", "multi_gpu", "cpu", "config_file", "logdir", "mixed_
 
 
 def parsers() -> dict[str, Any]:
-    found = {name: importlib.import_module(f"hf_distill.cli.{name}") for name in COMMANDS}
+    found = {name: command_module(name) for name in COMMANDS}
     return {name: module.build_parser() for name, module in found.items()} | {"": _program_parser()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 import textwrap
@@ -13,7 +12,7 @@ import pytest
 from transformers import BertConfig
 
 from hf_distill.cli import main, sweep, train
-from hf_distill.cli.main import COMMANDS
+from hf_distill.cli.main import COMMANDS, command_module
 from hf_distill.cli.sweep_plan import read_plan
 from hf_distill.cli.train_request import read_request
 
@@ -39,7 +38,7 @@ def shown() -> Iterator[tuple[str, str]]:
                 yield from ((page.name, command) for command in commands(block))
     yield from (("hf-distill --help", command) for command in commands(main.EPILOG))
     for name in COMMANDS:
-        module = importlib.import_module(f"hf_distill.cli.{name}")
+        module = command_module(name)
         for command in commands(getattr(module, "EXAMPLES", "")):
             yield f"hf-distill {name} --help", command
 
@@ -76,7 +75,7 @@ def test_it_parses(
     elif name == "sweep":
         read_plan(sweep.build_parser(), words)
     else:
-        importlib.import_module(f"hf_distill.cli.{name}").build_parser().parse(words)
+        command_module(name).build_parser().parse(words)
 
 
 def test_there_are_commands_of_every_kind() -> None:
