@@ -10,6 +10,7 @@ import forked
 import pytest
 import torch
 from cli_runs import FACTS, squad
+from task_runs import save_model, write_data
 from two_stage_runs import checkpoints, metrics, one_stage, same, state, weights
 
 ROOT = Path(__file__).parents[2]
@@ -234,3 +235,28 @@ def test_two_processes_train_both_stages(
         names = [[p.name for p in sorted((tmp_path / run / stage / "samples").iterdir())]
                  for run in ("out", "two")]  # fmt: skip
         assert names[0] == names[1] == ["step-00000000.safetensors", "step-00000002.safetensors"]
+
+
+def test_two_stages_of_a_model_that_writes(program: Any, tmp_path: Path) -> None:
+    """Its encoder and its decoder have layers of their own, and it needs its targets."""
+    task = "summarization"
+    data = write_data(tmp_path, task)
+    teacher, student = (
+        save_model(tmp_path / name, task, seed=seed, layers=layers)
+        for name, seed, layers in (("teacher", 1, 2), ("student", 0, 1))
+    )
+    out = tmp_path / "out"
+    result = program(
+        "train", "--task", task, "--teacher_model", teacher, "--student_model", student,
+        "--train_file", data, "--validation_file", data, "--output_dir", out, "--use_cpu",
+        "--max_target_length", "12", "--max_steps", "1", "--intermediate_max_steps", "2",
+        "--attention_loss", "scores", "--layer_mapping", "encoder=auto;decoder=1:2",
+    )  # fmt: skip
+    assert result.status == 0, result.stderr
+    assert "Similarity of the layers of the encoder" in result.stderr
+    assert (out / "intermediate" / "pictures" / "encoder_layer_similarity.png").exists()
+    pairs = metrics(out)["intermediate_stage"]["layer_pairs"]
+    assert pairs["decoder"] == [[1, 2]] and pairs["encoder"][0] == [0, 0]
+    assert any("loss_attention" in e for e in state(out / "intermediate")["log_history"])
+    card = (out / "README.md").read_text()
+    assert "layers of the decoder (student ← teacher) | 1 ← 2" in card
