@@ -56,11 +56,6 @@ class WholeWords(NamedTuple):
         anywhere = torch.tensor([bool(text) and text in whole for text in texts])
         return cls(texts, starts, anywhere)
 
-    @property
-    def marks_spaces(self) -> bool:
-        """Whether tokens say that there is a space before them."""
-        return not torch.equal(self.after_space, self.anywhere)
-
 
 def _marker(tokens: list[str]) -> str:
     """What a token begins with that stands at the start of a word, if the vocabulary marks it."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import transformers
@@ -240,7 +240,7 @@ def test_run_qa(tmp_path: Path) -> None:
         "max_steps": 2,
         "use_cpu": True,
     }
-    command = [sys.executable, str(EXAMPLES / "run_qa.py")]
+    command = [forked.interpreter(), str(EXAMPLES / "run_qa.py")]
     command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     result = subprocess.run(
         command, check=True, capture_output=True, text=True, env={**os.environ}, timeout=120
