@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import tempfile
@@ -19,13 +20,17 @@ from hf_distill.heads import unwrap_peft
 from hf_distill.loading import load_fine_tuned, read_config
 from hf_distill.restoring import preserve_rng_state
 from hf_distill.students.basis import keep_basis
-from hf_distill.students.calibration import Calibration
+from hf_distill.students.calibration import Calibration, read_texts
 from hf_distill.students.depth import choose_layers, least_missed
 from hf_distill.students.families import Family, family_of
 from hf_distill.students.fitting import Side, StackFit, Statistics
 from hf_distill.students.head_fitting import HeadFit
 from hf_distill.students.running import evaluating
 from hf_distill.students.saving import keep_record
+from hf_distill.students.sentence_embeddings import (
+    create_sentence_student,
+    is_sentence_transformer,
+)
 from hf_distill.students.sizes import Sizes, student_config, student_sizes
 from hf_distill.students.weights import copy_weights, find, unfitted
 
@@ -72,7 +77,9 @@ def create_student(
     layer).
 
     Args:
-        teacher: a model with or without a head, a folder or a Hub id. It is not changed.
+        teacher: a model with or without a head, a folder or a Hub id. It is not changed. Of a
+            ``SentenceTransformer`` the encoder is made smaller: its pooling stays, and after it a
+            ``Dense``, fitted on ``calibration_data`` (texts), maps to the teacher's width.
         num_hidden_layers: of the student; by default as many as ``layers`` names, or the teacher
             has.
         layers: which of the teacher's layers to keep: a list, from 0, or, of N layers,
@@ -97,7 +104,8 @@ def create_student(
 
     Returns:
         The student, in evaluation mode, in the teacher's precision and on its device.
-        ``hf_distill.students.basis_of(student)`` is P.
+        ``hf_distill.students.basis_of(student)`` is P. A ``SentenceTransformer`` if the teacher is
+        one.
 
     Raises:
         ValueError: the teacher or its family cannot be cut so, a size does not go with another, or
@@ -117,6 +125,23 @@ def create_student(
         raise ValueError(f"calibration_tokens={calibration_tokens} must be at least 1.")
     if layers == "auto" and num_hidden_layers is None:
         raise ValueError("layers='auto' needs num_hidden_layers, the number of layers to keep.")
+    if is_sentence_transformer(teacher):
+        if isinstance(calibration_data, str | os.PathLike):
+            calibration_data = read_texts(calibration_data)
+        create = functools.partial(
+            create_student,
+            num_hidden_layers=num_hidden_layers,
+            layers=layers,
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_attention_heads=num_attention_heads,
+            calibration_data=calibration_data,
+            calibration_tokens=calibration_tokens,
+            initialization=initialization,
+            seed=seed,
+        )
+        student: PreTrainedModel = create_sentence_student(teacher, calibration_data or [], create)
+        return student
     model = load_whole(teacher)
     family = family_of(model.config)
     wide = Sizes.of(model.config, family)

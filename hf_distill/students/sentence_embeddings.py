@@ -14,6 +14,7 @@ from hf_distill.students.basis import basis_of
 from hf_distill.students.fitting import Ridge
 
 _BATCH = 32
+_MOST_TEXTS = 4096
 
 
 def is_sentence_transformer(model: object) -> bool:
@@ -26,7 +27,7 @@ def is_sentence_transformer(model: object) -> bool:
 
 
 def create_sentence_student(
-    teacher: Any, texts: Sequence[str], create: Callable[[PreTrainedModel, Any], PreTrainedModel]
+    teacher: Any, texts: Sequence[str], create: Callable[..., PreTrainedModel]
 ) -> Any:
     """Make a ``SentenceTransformer`` whose encoder is a student of the teacher's encoder.
 
@@ -37,7 +38,7 @@ def create_sentence_student(
     Args:
         teacher: a transformer, a pooling and any further modules.
         texts: what the map is fitted on; may be empty if the widths are equal.
-        create: makes the student of an encoder, given its tokenizer.
+        create: makes the student of an encoder, given its tokenizer as ``processing_class``.
 
     Raises:
         ValueError: the teacher has other modules, or texts are missing.
@@ -50,12 +51,12 @@ def create_sentence_student(
             "by a Pooling can be made smaller."
         )
     body, pooling = modules[:2]
-    encoder = create(body.model, body.tokenizer)
+    encoder = create(body.model, processing_class=body.tokenizer)
     body = copy.deepcopy(body, {id(body.model): encoder})
     narrow, wide = encoder.config.hidden_size, pooling.embedding_dimension
     if narrow == wide:
         return _assembled(teacher, [body, *copy.deepcopy(modules[1:])])
-    if not texts:
+    if not (len(texts) and isinstance(texts[0], str)):
         raise ValueError("calibration_data must be texts for a narrower SentenceTransformer.")
     own_pooling = type(pooling)(
         narrow, pooling_mode=pooling.pooling_mode, include_prompt=pooling.include_prompt
@@ -68,6 +69,7 @@ def create_sentence_student(
     if basis is not None:
         guess = torch.block_diag(*[basis.T.double()] * parts)
     fit = Ridge(guess)
+    texts = texts[:_MOST_TEXTS]
     with torch.no_grad():
         for begin in range(0, len(texts), _BATCH):
             some = list(texts[begin : begin + _BATCH])

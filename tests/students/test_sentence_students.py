@@ -1,0 +1,92 @@
+"""Students of sentence-transformers models: pooling, width, and a folder that the package reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import bert_config, tokenizer
+from torch import nn
+from transformers import BertModel
+
+from hf_distill import create_student
+
+sentence_transformers = pytest.importorskip(
+    "sentence_transformers", reason="sentence-transformers is not installed"
+)
+
+TEXTS = [f"{a} {b} {c}" for a in "abcdefgh" for b in "ijklmn" for c in ("word1", "word2", "?")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    BertModel(bert_config(4, 32, num_attention_heads=4, initializer_range=0.2)).save_pretrained(
+        made
+    )
+    words = tokenizer()
+    words.model_max_length = 64
+    words.save_pretrained(made)
+    return made
+
+
+def teacher(folder: Path, pooling: Any = "mean") -> Any:
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    modules = [Transformer(str(folder)), Pooling(32, pooling), Normalize()]
+    return sentence_transformers.SentenceTransformer(
+        modules=modules, device="cpu", prompts={"query": "a "}, similarity_fn_name="dot"
+    )
+
+
+def embeddings(model: Any, texts: list[str]) -> torch.Tensor:
+    return torch.tensor(model.encode(texts))
+
+
+def kinds(model: Any) -> list[str]:
+    return [type(module).__name__ for module in model]
+
+
+@pytest.mark.parametrize("pooling", ["mean", ("cls", "mean")])
+def test_a_narrow_student_gives_embeddings_of_the_teachers_width(
+    folder: Path, pooling: Any, tmp_path: Path
+) -> None:
+    wide = teacher(folder, pooling)
+    before = embeddings(wide, TEXTS)
+    student = create_student(wide, hidden_size=16, calibration_data=TEXTS)
+    assert torch.equal(embeddings(wide, TEXTS), before)
+    assert kinds(student) == ["Transformer", "Pooling", "Dense", "Normalize"]
+    assert student[0].model.config.hidden_size == 16
+    assert (student.prompts["query"], student.similarity_fn_name) == ("a ", "dot")
+    found = embeddings(student, TEXTS)
+    assert found.shape == before.shape
+    fitted = (found * before).sum(-1).mean()
+    with torch.no_grad():
+        nn.init.normal_(student[2].linear.weight)
+    drawn = (embeddings(student, TEXTS) * before).sum(-1).mean()
+    assert fitted > 0.9 > 0.5 > drawn
+    student.save(str(tmp_path))
+    again = sentence_transformers.SentenceTransformer(str(tmp_path), device="cpu")
+    torch.testing.assert_close(embeddings(again, TEXTS), embeddings(student, TEXTS))
+
+
+def test_fewer_layers_need_no_texts_and_no_map(folder: Path) -> None:
+    wide = teacher(folder)
+    student = create_student(wide, num_hidden_layers=2)
+    assert kinds(student) == ["Transformer", "Pooling", "Normalize"]
+    assert len(student[0].model.encoder.layer) == 2
+    assert len(wide[0].model.encoder.layer) == 4
+    whole = create_student(wide, num_hidden_layers=4)
+    assert torch.equal(embeddings(whole, TEXTS), embeddings(wide, TEXTS))
+
+
+def test_what_cannot_be_made_smaller_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="calibration_data"):
+        create_student(teacher(folder), hidden_size=16)
+    without = sentence_transformers.SentenceTransformer(modules=[teacher(folder)[0]], device="cpu")
+    with pytest.raises(ValueError, match="Pooling"):
+        create_student(without, num_hidden_layers=2)
