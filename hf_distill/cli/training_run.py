@@ -52,24 +52,25 @@ def prepare(
 ) -> DistillationTrainer:
     """Load data and models; whatever does not fit together is refused here.
 
-    Stage ``intermediate`` reads no labels, and does not score a head that learns nothing. Student
-    and tokenizer are loaded unless they are given.
+    Stage ``intermediate`` reads no labels, except for targets that a decoder reads, and does not
+    score a head that learns nothing. Student and tokenizer are loaded unless they are given.
     """
     run, data, task, args = request.run, request.data, request.task, request.args
     has_scores = args.stage == "prediction"
+    reads_labels = has_scores or task.reads_targets
     needs_labels = args.needs_labels or not args.needs_teacher
     train, labelled = load_examples(
-        task, data.training, labelled=has_scores, or_unlabelled=not needs_labels
+        task, data.training, labelled=reads_labels, or_unlabelled=not needs_labels
     )
     validation = None
     if data.validation is not None:
-        validation, _ = load_examples(task, data.validation, labelled=has_scores)
+        validation, _ = load_examples(task, data.validation, labelled=reads_labels)
     if tokenizer is None:
         tokenizer = load_tokenizer("student_model", run.student_model)
     options = _model_options(request, train if labelled else None) if has_scores else {}
     if data.max_train_samples is not None:
         train = evenly_spaced(train, data.max_train_samples)
-    if not labelled and has_scores and task.reads_targets:
+    if not labelled and task.reads_targets:
         train, labelled = _with_targets(request, train), True
     if student is None:
         student = _load_student(request, **options)
@@ -84,8 +85,8 @@ def prepare(
             train_features, run.teacher_outputs, preprocessing=preprocessing_of(task)
         )
     if validation is not None:
-        encoded = encode(validation, training=not has_scores, labelled=has_scores)
-        splits["validation"], features = (validation, encoded, has_scores), encoded.features
+        encoded = encode(validation, training=not has_scores, labelled=reads_labels)
+        splits["validation"], features = (validation, encoded, reads_labels), encoded.features
         if has_scores:
             scorer = task.scorer(validation, features, tokenizer, student)
     if request.shows_data:
