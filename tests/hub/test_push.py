@@ -265,10 +265,10 @@ FAULTS = {
     "wrong token": (Fault("/api/repos/create", 401), "there is no token, or it is wrong"),
     "no right": (Fault("/api/repos/create", 403), "this token may not write there"),
     "gone": (Fault("/preupload/", 404), "there is no such repository"),
-    "their failure": (Fault("/commit/", 500), "a failure of its own (HTTP 500)"),
+    "their failure": (Fault("/commit/", 500), "itself has failed (HTTP 500)"),
     "cut": (Fault("/commit/", "cut"), "the Hub cannot be reached"),
     "upload refused": (Fault("/_lfs/", 403), "this token may not write there"),
-    "upload failed": (Fault("/_lfs/", 500), "a failure of its own (HTTP 500)"),
+    "upload failed": (Fault("/_lfs/", 500), "itself has failed (HTTP 500)"),
     "upload cut": (Fault("/_lfs/", "cut"), "the Hub cannot be reached"),
 }
 
