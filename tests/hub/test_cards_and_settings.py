@@ -136,6 +136,18 @@ def test_metadata_and_text_come_back(metadata: dict[str, Any], text: str) -> Non
 # ---- figures -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("pairs", "rows"), [
+    ([[0, 0], [1, 2]], ["| layers (student ← teacher) | 0 ← 0, 1 ← 2 |"]),
+    ({"encoder": [[1, 1]], "decoder": [[1, 2]]},
+     ["| layers of the encoder (student ← teacher) | 1 ← 1 |",
+      "| layers of the decoder (student ← teacher) | 1 ← 2 |"]),
+], ids=["one stack", "two stacks"])  # fmt: skip
+def test_layer_pairs_are_written_out(pairs: Any, rows: list[str], tmp_path: Path) -> None:
+    stage = {"settings": {"layer_pairs": pairs}, "training": {}}
+    text = render(tmp_path, {**FACTS, "stages": [stage]}, "small")
+    assert all(row in text for row in rows)
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
