@@ -89,10 +89,10 @@ class Created(Material):
         facts = folder / "created.json"
         with claim(folder.with_suffix(".lock"), wait=True):
             if not facts.exists():
-                source, options = self.teacher(job), self.pairs(job)
+                source, typed = self.teacher(job), self.pairs(job)
                 tokenizer = AutoTokenizer.from_pretrained(source)
                 task = create_task(
-                    job.task, TaskArguments(max_length=int(options["--max_length"]), doc_stride=64)
+                    job.task, TaskArguments(max_length=int(typed["--max_length"]), doc_stride=64)
                 )
                 teacher: Any = load_teacher(
                     source,
@@ -101,11 +101,13 @@ class Created(Material):
                     dtype="float32",
                     device=torch.device("cpu"),
                 )
-                examples = task.load_data(options["--train_file"], labelled=False)
+                examples = task.load_data(typed["--train_file"], labelled=False)
                 data = task.features(examples, tokenizer, teacher, training=True, labelled=False)
+                options = STUDENTS[name].options
+                copied = options.get("initialization") == "copy"
                 cpu = time.process_time()
-                student = create_student(teacher, **STUDENTS[name].options, seed=seed,
-                                         calibration_data=data.features,
+                student = create_student(teacher, **options, seed=seed,
+                                         calibration_data=None if copied else data.features,
                                          processing_class=tokenizer)  # fmt: skip
                 seconds = round(time.process_time() - cpu, 1)
                 student.config.hidden_dropout_prob = student.config.attention_probs_dropout_prob = 0
@@ -150,8 +152,9 @@ class Created(Material):
             if way == "stages":
                 last = steps // 2
                 first = output.with_name(f"{output.name}-first")
-                self.train(job, student, first, seed, "--stage", "intermediate", "--max_steps",
-                           str(steps - last), "--teacher_model", self.teacher(job))  # fmt: skip
+                if not (first / "metrics.json").exists():
+                    self.train(job, student, first, seed, "--stage", "intermediate", "--max_steps",
+                               str(steps - last), "--teacher_model", self.teacher(job))  # fmt: skip
                 losses, student = _logged_losses(first), first
             scores = self.train(job, student, output, seed, "--max_steps", str(last), *cached)
             scores = scores["eval"]

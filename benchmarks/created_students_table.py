@@ -23,7 +23,7 @@ class Student:
 _FITTED: dict[str, Any] = {"initialization": "least_squares"}
 STUDENTS = {
     "6x192": Student("6 × 192, least squares", {"hidden_size": 192}),
-    "3x384-copied": Student("3 × 384, copied", {"num_hidden_layers": 3}),
+    "3x384-copied": Student("3 × 384, copied", {"num_hidden_layers": 3, "initialization": "copy"}),
     "3x192": Student("3 × 192, least squares", {"num_hidden_layers": 3, "hidden_size": 192}),
     "6x288": Student("6 × 288, least squares", {"hidden_size": 288}),
     "3x384-fitted": Student("3 × 384, least squares", {"num_hidden_layers": 3, **_FITTED}),
@@ -43,7 +43,8 @@ def render(titles: Mapping[str, tuple[str, str]]) -> str:
     Args:
         titles: of the tasks by name, and the metric of each.
     """
-    return "\n".join([*(_task(name, *found) for name, found in titles.items()), _sizes()])
+    parts = [*(_task(name, *found) for name, found in titles.items()), _sizes()]
+    return "\n".join(part for part in parts if part)
 
 
 def _scores(job: str, student: str, way: str, steps: int, metric: str) -> list[float]:
