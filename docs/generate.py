@@ -115,7 +115,8 @@ def api() -> str:
 def _api_of(home: str) -> Iterator[str]:
     module = importlib.import_module(home)
     yield f"## `{home}`"
-    for name in sorted(n for n in module.__all__ if not n.startswith("__")):
+    above = () if home == API[0] else importlib.import_module(API[0]).__all__
+    for name in sorted(n for n in module.__all__ if not n.startswith("__") and n not in above):
         member = getattr(module, name)
         yield f"### `{name}`"
         if not (inspect.isclass(member) and issubclass(member, Exception)):
@@ -204,7 +205,12 @@ _SECTIONS = {
     "Example:": "Example",
     "Examples": "Example",
 }
-API = ("hf_distill", "hf_distill.augmentation", "hf_distill.tasks.question_answering")
+API = (
+    "hf_distill",
+    "hf_distill.augmentation",
+    "hf_distill.students",
+    "hf_distill.tasks.question_answering",
+)
 
 
 def link(name: str, kind: str = "") -> str:

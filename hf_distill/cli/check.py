@@ -137,12 +137,19 @@ def _show(report: PairReport, teacher: str) -> None:
 
 
 def _suggest_students(teacher: str) -> None:
-    """Name pretrained models with the teacher's tokenizer."""
+    """Say how to make a student, and name pretrained models with the teacher's tokenizer."""
     from hf_distill.cli.loading import load_tokenizer
     from hf_distill.loading import read_config
     from hf_distill.recipes import family_of
+    from hf_distill.students.families import FAMILIES
 
     config = read_config(teacher, "teacher")
+    if config.model_type in FAMILIES:
+        sys.stdout.write(
+            "No student? Create one from the teacher: hf-distill create-student "
+            f"{teacher} --num_hidden_layers "
+            f"{max(1, config.num_hidden_layers // 2)} --output_dir student\n"
+        )
     family = family_of(load_tokenizer("teacher", teacher), config.model_type)
     if family is None:
         return

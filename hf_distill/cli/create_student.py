@@ -96,7 +96,8 @@ def run(argv: Sequence[str]) -> None:
 
     from hf_distill.cli.loading import check_model_source, check_paths, load_tokenizer
     from hf_distill.cli.run_folder import make_output_folder
-    from hf_distill.students import create_student, load_whole, save_student
+    from hf_distill.students import create_student, save_student
+    from hf_distill.students.create import load_whole
 
     source = check_model_source("teacher", positional.teacher)
     check_paths({"calibration_file": arguments.calibration_file})

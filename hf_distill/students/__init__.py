@@ -1,15 +1,13 @@
 """Students that are made from their teacher."""
 
 from hf_distill.students.basis import basis_of, save_basis
-from hf_distill.students.create import CALIBRATION_TOKENS, create_student, load_whole
+from hf_distill.students.create import create_student
 from hf_distill.students.saving import save_student
 from hf_distill.students.vocabulary import trim_vocabulary
 
 __all__ = [
-    "CALIBRATION_TOKENS",
     "basis_of",
     "create_student",
-    "load_whole",
     "save_basis",
     "save_student",
     "trim_vocabulary",

@@ -116,6 +116,7 @@ def test_a_refused_pair_ends_with_status_1(
     printed = capsys.readouterr().out
     assert "error" in printed and "have different tokenizers: 97 and 97 tokens" in printed
     assert "The pair is refused." in printed
+    assert f"hf-distill create-student {tmp_path / 't'} --num_hidden_layers 1" in printed
 
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
