@@ -257,7 +257,7 @@ def _search(
         batches.append(batch)
         if tokens >= _AUTO_TOKENS:
             break
-    return least_missed(side.runner, batches, number, family.stack.always_run)
+    return least_missed(side, batches, number, family.stack.always_run)
 
 
 def _empty_student(

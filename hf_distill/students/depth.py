@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_distill.students.running import LayerRunner
+from hf_distill.students.fitting import Side
 
 LAYER_CHOICES = ("uniform", "first", "last", "auto")
 
@@ -61,50 +61,65 @@ def choose_layers(
 
 
 def least_missed(
-    runner: LayerRunner, batches: Iterable[Mapping[str, Any]], number: int, fixed: Sequence[int]
+    teacher: Side, batches: Sequence[dict[str, Any]], number: int, fixed: Sequence[int]
 ) -> list[int]:
     """Return the layers that are left when those that change the output least have gone.
 
     One layer is removed after the other: that without which the output on the calibration data
-    changes least, measured by the relative squared error of logits (or hidden states) against those
-    of the whole teacher. Of equal ones the lower goes. The greedy search by output on calibration
-    data follows SLEB (Song et al. 2024, section 3.2), which measures perplexity.
+    changes least. The change is the Kullback-Leibler divergence from the whole teacher's logits, or
+    the relative squared error of a single number or of hidden states. Of equal ones the lower layer
+    goes. The greedy search by output on calibration data follows SLEB (Song et al. 2024, section
+    3.2), which measures perplexity.
 
     Args:
-        runner: of the teacher.
+        teacher: the layers, and what runs them.
         batches: of calibration data; they are run many times.
         number: of layers to keep.
         fixed: layers that must stay.
     """
-    layers = len(runner.layers)
+    layers = len(teacher.layers)
+    whole = [_outputs(teacher, batch, ()) for batch in batches]
     removed: list[int] = []
     rounds = range(layers - number)
     total = sum(layers - gone - len(fixed) for gone in rounds)
     with tqdm(total=total, desc="Layers", leave=False) as bar:
         for _ in rounds:
-            errors = {}
-            for candidate in range(layers):
-                if candidate not in removed and candidate not in fixed:
-                    errors[candidate] = _output_change(runner, batches, [*removed, candidate])
-                    bar.update()
-            removed.append(min(errors, key=lambda index: (errors[index], index)))
+            changes = {}
+            for candidate in sorted({*range(layers)} - {*removed, *fixed}):
+                skipped = [*removed, candidate]
+                changes[candidate] = sum(
+                    _change(_outputs(teacher, batch, skipped), before)
+                    for batch, before in zip(batches, whole, strict=True)
+                )
+                bar.update()
+            removed.append(min(changes, key=lambda index: (changes[index], index)))
     return [index for index in range(layers) if index not in removed]
 
 
-def _output_change(
-    runner: LayerRunner, batches: Iterable[Mapping[str, Any]], skipped: Sequence[int]
-) -> float:
-    error = size = 0.0
-    for batch in batches:
-        whole, part = (_outputs(runner.without(batch, gone)) for gone in ((), skipped))
-        for one, other in zip(whole, part, strict=True):
-            error += float((one - other).square().sum())
-            size += float((one - one.mean(-1, keepdim=True)).square().sum())
-    return error / size if size else error
-
-
-def _outputs(outputs: Any) -> Iterator[Tensor]:
-    """Yield what a model says: its logits, or its last hidden states if it has no head."""
+def _outputs(
+    teacher: Side, batch: dict[str, Any], skipped: Sequence[int]
+) -> list[tuple[Tensor, bool]]:
+    """Return log-probabilities (True), or numbers or the last hidden states (False)."""
+    mask = teacher.tokens(batch, teacher.runner.embed(batch))
+    outputs = teacher.runner.without(batch, skipped)
     logits = [value for name, value in outputs.items() if "logits" in name]
+    values = []
     for value in logits or [outputs["last_hidden_state"]]:
-        yield torch.atleast_2d(value.double())
+        if value.shape == mask.shape:  # a logit for each token: one distribution per row
+            value = value.masked_fill(~mask, torch.finfo(value.dtype).min)
+        elif value.shape[:2] == mask.shape:
+            value = value[mask]
+        is_distribution = bool(logits) and value.shape[-1] > 1
+        value = value.double().log_softmax(-1) if is_distribution else value.double()
+        values.append((value, is_distribution))
+    return values
+
+
+def _change(outputs: Sequence[tuple[Tensor, bool]], whole: Sequence[tuple[Tensor, bool]]) -> float:
+    change = 0.0
+    for (one, is_distribution), (other, _) in zip(outputs, whole, strict=True):
+        if is_distribution:
+            change += float((other.exp() * (other - one)).sum())
+        else:
+            change += float((one - other).square().sum() / other.square().sum())
+    return change
