@@ -24,16 +24,31 @@ SENTENCES = [
     "人口は二百万人です。 Москва столица России, and the capital of the country.",
     "hello hellos helloes hell shell shells unhelpful helpful helpfully help",
 ]
+LOWEST = -60.0
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def words_of(tokenizer: Tokenizer) -> list[str]:
+    """The words that a tokenizer divides the sentences into; trainers give them no fixed order."""
+    texts = SENTENCES
+    if tokenizer.normalizer is not None:
+        texts = [tokenizer.normalizer.normalize_str(text) for text in texts]
+    found = [tokenizer.pre_tokenizer.pre_tokenize_str(text) for text in texts]
+    return sorted({word for words in found for word, _ in words})
 
 
 def word_piece() -> PreTrainedTokenizerFast:
     """``##`` continues a word; special tokens in front, as BERT has them."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordPiece({}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=330, special_tokens=SPECIAL, show_progress=False)
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    words = words_of(tokenizer)
+    letters = sorted({letter for word in words for letter in word})
+    starts = sorted({word[:size] for word in words for size in (2, 3, 5) if len(word) > 1})
+    ends = sorted({f"##{word[size:]}" for word in words for size in (2, 3, 5)} - {"##"})
+    pieces = dict.fromkeys([*SPECIAL, *letters, *(f"##{c}" for c in letters), *starts, *ends])
+    numbers = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer.model = models.WordPiece(numbers, unk_token="<unk>")
     tokenizer.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 0))
     return wrapped(tokenizer)
 
@@ -61,24 +76,31 @@ def byte_level() -> PreTrainedTokenizerFast:
 
 def characters() -> PreTrainedTokenizerFast:
     """Merges of characters, where the last one of a word is marked; unknown ones are ``<unk>``."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=SPECIAL, end_of_word_suffix="</w>", show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    tokenizer.post_processor = templates()
-    return wrapped(tokenizer)
+    return of_merges(end_of_word_suffix="</w>")
 
 
 def continued() -> PreTrainedTokenizerFast:
     """Merges of characters, where all but the first one of a word are marked."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", continuing_subword_prefix="##"))
+    return of_merges(continuing_subword_prefix="##")
+
+
+def of_merges(**marks: str) -> PreTrainedTokenizerFast:
+    """Words of the sentences, from left to right; what several begin with is merged first."""
+    prefix, suffix = marks.get("continuing_subword_prefix", ""), marks.get("end_of_word_suffix", "")
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=SPECIAL, continuing_subword_prefix="##", show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    letters, merges = set(), {}
+    for word in words_of(tokenizer):
+        symbols = [word[0], *(prefix + letter for letter in word[1:])]
+        symbols[-1] += suffix
+        letters |= {*symbols}
+        left = symbols[0]
+        for right in symbols[1:]:
+            merges[left, right] = left + right.removeprefix(prefix)
+            left = merges[left, right]
+    pieces = dict.fromkeys([*SPECIAL, *sorted(letters), *merges.values()])
+    numbers = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer.model = models.BPE(numbers, [*merges], unk_token="<unk>", **marks)
     tokenizer.post_processor = templates()
     return wrapped(tokenizer)
 
@@ -107,14 +129,18 @@ def byte_fallback() -> PreTrainedTokenizerFast:
 
 
 def unigram() -> PreTrainedTokenizerFast:
-    """Pieces with scores, the unknown token in the middle, further tokens after the pieces."""
+    """Pieces with scores, unknown letters, further tokens after the pieces."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=260, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    words = words_of(tokenizer)
+    letters = sorted({letter for word in words for letter in word} - {"z"})
+    parts = sorted({w[i : i + n] for w in words for n in (2, 3, 5) for i in (0, 2, 5)} - {""})
+    scored = [*((piece, -8.0) for piece in letters), ("▁zzz", LOWEST)]
+    scored += [(piece, -9.0) for piece in parts if len(piece) > 1]
+    # No two alike, so that the best segmentation is one.
+    pieces = [(piece, score - i / 1024) for i, (piece, score) in enumerate(scored)]
+    tokenizer.model = models.Unigram([*((one, 0.0) for one in SPECIAL), *pieces], unk_id=3)
     tokenizer.add_tokens([AddedToken("<extra_0>", special=True), AddedToken("<extra_1>")])
     tokenizer.post_processor = templates()
     return wrapped(tokenizer)

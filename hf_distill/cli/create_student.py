@@ -60,6 +60,10 @@ class CreateStudentArguments(HubDataArguments):
         "squares as soon as a width changes.",
         choices=["auto", "least_squares", "copy"],
     )
+    trim_vocabulary: str | None = option(
+        help="Keep the tokens of these texts and no others: a .txt file with a text per line. The "
+        "teacher's ids are mapped in training."
+    )
     task: str | None = task_option()
     seed: int = option(0, help="Of the choice of the calibration data.")
 
@@ -67,6 +71,10 @@ class CreateStudentArguments(HubDataArguments):
         """Check that there is one source of data."""
         if self.calibration_file is not None and self.dataset_name is not None:
             raise ValueError("pass either --calibration_file or --dataset_name, not both.")
+        if self.trim_vocabulary is not None and Path(self.trim_vocabulary).suffix != ".txt":
+            raise ValueError(
+                f"--trim_vocabulary {self.trim_vocabulary} is not a .txt file with a text per line."
+            )
 
 
 def build_parser() -> CommandParser:
@@ -96,17 +104,20 @@ def run(argv: Sequence[str]) -> None:
 
     from hf_distill.cli.loading import check_model_source, check_paths, load_tokenizer
     from hf_distill.cli.run_folder import make_output_folder
-    from hf_distill.students import create_student, save_student
+    from hf_distill.students import create_student, save_student, tokenizer_of
     from hf_distill.students.create import load_whole
 
     source = check_model_source("teacher", positional.teacher)
-    check_paths({"calibration_file": arguments.calibration_file})
+    check_paths({n: getattr(arguments, n) for n in ("calibration_file", "trim_vocabulary")})
     make_output_folder(arguments.output_dir)
     tokenizer = load_tokenizer("teacher", source)
     teacher = load_whole(source)
     data: dict[str, Any] = {}
     if arguments.calibration_file is not None or arguments.dataset_name is not None:
         data = _calibration(arguments, task_options, source, teacher, tokenizer)
+    if arguments.trim_vocabulary is not None:
+        texts = Path(arguments.trim_vocabulary).expanduser().read_text(encoding="utf-8")
+        data["vocabulary_from"] = texts.splitlines()
     student = create_student(
         teacher,
         num_hidden_layers=arguments.num_hidden_layers,
@@ -120,7 +131,7 @@ def run(argv: Sequence[str]) -> None:
         processing_class=tokenizer,
         **data,
     )
-    record = save_student(student, arguments.output_dir, tokenizer)
+    record = save_student(student, arguments.output_dir, tokenizer_of(student) or tokenizer)
     sizes = record["sizes"]
     share = record["parameters"] / sum(p.numel() for p in teacher.parameters())
     sys.stdout.write(

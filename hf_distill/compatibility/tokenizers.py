@@ -37,6 +37,7 @@ SPECIAL_IDS = tuple(
 # Where a causal model's text ends and how it is padded, which never counts, is not the teacher's
 # business; instruct and base models differ in it.
 _CAUSAL_SPECIAL_IDS = ("bos_token_id", "unk_token_id")
+_ATTRIBUTE = "distillation_tokenizer"
 _REMEDY = (
     "A teacher's predictions mean nothing for ids of another tokenizer; choose a teacher and a "
     "student that share one, and prepare the data with it (processing_class)."
@@ -315,9 +316,22 @@ def _by_id(item: tuple[str, int]) -> tuple[int, str]:
     return item[1], item[0]
 
 
+def keep_tokenizer(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let ``tokenizer_of`` find the tokenizer of a model that was made with it."""
+    holder: Any = model
+    setattr(holder, _ATTRIBUTE, tokenizer)
+
+
 def tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model's weights, on this machine or on the Hub; None without one."""
-    source: Any = getattr(unwrapped(model), "name_or_path", None)
+    """Return the tokenizer that a model was made with, or that is next to its weights.
+
+    ``None`` where there is none on this machine or on the Hub.
+    """
+    model = unwrapped(model)
+    kept: PreTrainedTokenizerBase | None = getattr(model, _ATTRIBUTE, None)
+    if kept is not None:
+        return kept
+    source: Any = getattr(model, "name_or_path", None)
     try:
         if not source or not any(_has_file(source, name) for name in TOKENIZER_FILES):
             return None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from hf_distill._version import __version__
+from hf_distill.compatibility.tokenizers import vocabulary_size
 from hf_distill.files import display_name
 from hf_distill.heads import unwrap_peft
 from hf_distill.loading import load_fine_tuned, read_config
@@ -32,7 +32,8 @@ from hf_distill.students.sentence_embeddings import (
     is_sentence_transformer,
 )
 from hf_distill.students.sizes import Sizes, student_config, student_sizes
-from hf_distill.students.weights import copy_weights, find, unfitted
+from hf_distill.students.vocabulary import trim_vocabulary
+from hf_distill.students.weights import copy_weights, empty_like, find, unfitted
 
 CALIBRATION_TOKENS = 8192
 INITIALIZATIONS = ("auto", "least_squares", "copy")
@@ -51,6 +52,7 @@ def create_student(
     calibration_data: Any = None,
     data_collator: Callable[[list[Any]], Mapping[str, Any]] | None = None,
     processing_class: Any = None,
+    vocabulary_from: Iterable[str | Sequence[str]] | None = None,
     calibration_tokens: int = CALIBRATION_TOKENS,
     initialization: str = "auto",
     seed: int = 0,
@@ -96,6 +98,8 @@ def create_student(
             a narrower student and for ``layers="auto"``.
         data_collator: makes a batch of rows; by default they are padded with ``processing_class``.
         processing_class: the tokenizer; texts need it.
+        vocabulary_from: texts whose tokens are kept, and no others (``trim_vocabulary``); the
+            student's tokenizer is ``hf_distill.students.tokenizer_of(student)`` then.
         calibration_tokens: how many tokens to use, in rows drawn with ``seed``.
         initialization: ``"copy"`` copies weights, which only works in depth; ``"least_squares"``
             fits all of them, in depth as well; ``"auto"`` copies for depth alone, and fits as soon
@@ -126,6 +130,11 @@ def create_student(
     if layers == "auto" and num_hidden_layers is None:
         raise ValueError("layers='auto' needs num_hidden_layers, the number of layers to keep.")
     if is_sentence_transformer(teacher):
+        if vocabulary_from is not None:
+            raise ValueError(
+                "vocabulary_from: the vocabulary of a SentenceTransformer is not trimmed; leave it "
+                "out."
+            )
         if isinstance(calibration_data, str | os.PathLike):
             calibration_data = read_texts(calibration_data)
         create = functools.partial(
@@ -142,6 +151,8 @@ def create_student(
         )
         student: PreTrainedModel = create_sentence_student(teacher, calibration_data or [], create)
         return student
+    if vocabulary_from is not None and processing_class is None:
+        raise ValueError("vocabulary_from is trimmed with the tokenizer: pass processing_class.")
     model = load_whole(teacher)
     family = family_of(model.config)
     wide = Sizes.of(model.config, family)
@@ -194,6 +205,8 @@ def create_student(
             f"The teacher, a {type(model).__name__}, has parts that create_student cannot make "
             f"narrower: {', '.join(missing)}. Keep hidden_size, or take a teacher without them."
         )
+    if vocabulary_from is not None:
+        student, _ = trim_vocabulary(student, processing_class, vocabulary_from)
     module: nn.Module = student
     module.to(dtype=model.dtype)
     keep_record(
@@ -207,6 +220,7 @@ def create_student(
             "parameters": sum(parameter.numel() for parameter in student.parameters()),
             "initialization": "least_squares" if fits else "copy",
             "calibration_tokens": used,
+            "vocab_size": vocabulary_size(student),
             "seed": seed,
             "hf_distill_version": __version__,
         },
@@ -264,13 +278,9 @@ def _empty_student(
     teacher: PreTrainedModel, family: Family, sizes: Sizes, layers: list[int]
 ) -> PreTrainedModel:
     """Make a model of the student's size, with weights to be overwritten."""
-    options: dict[str, Any] = {}
-    takes = inspect.signature(type(teacher).__init__).parameters
-    if "add_pooling_layer" in takes and getattr(teacher, "pooler", None) is None:
-        options["add_pooling_layer"] = False
     config = student_config(teacher.config, family, sizes, layers)
     config.name_or_path = ""
-    student: PreTrainedModel = type(teacher)(config, **options)
+    student: PreTrainedModel = empty_like(teacher, config)
     fitted = sizes != Sizes.of(teacher.config, family)
     module: nn.Module = student
     module.to(device=teacher.device, dtype=torch.float32 if fitted else teacher.dtype)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_distill.compatibility.tokenizers import check_vocabulary, vocabulary_size
+from hf_distill.compatibility.tokenizers import check_vocabulary, keep_tokenizer, vocabulary_size
 from hf_distill.compatibility.vocabulary_map import (
     MARK,
     VocabularyMap,
@@ -19,7 +19,9 @@ from hf_distill.compatibility.vocabulary_map import (
     with_moved_ids,
 )
 from hf_distill.restoring import preserve_rng_state
+from hf_distill.students.basis import basis_of, keep_basis
 from hf_distill.students.tokenizer_json import needed_ids, read_tokenizer, renumbered
+from hf_distill.students.weights import empty_like
 
 Text = str | Sequence[str]
 _AT_ONCE = 1000
@@ -92,7 +94,12 @@ def trim_vocabulary(
                 "leave this text out"
                 + ("." if keep_characters else ", or set keep_characters=True.")
             )
-    return _cut(model, vocabulary, numbers), tokenizer
+    trimmed = _cut(model, vocabulary, numbers)
+    keep_tokenizer(trimmed, tokenizer)
+    basis = basis_of(model)
+    if basis is not None:
+        keep_basis(trimmed, basis)
+    return trimmed, tokenizer
 
 
 def _checked_size(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -146,7 +153,7 @@ def _cut(
     config.name_or_path = ""
     setattr(config, MARK, vocabulary.mark)
     with preserve_rng_state():
-        trimmed: Any = type(model)(deepcopy(config))
+        trimmed: Any = empty_like(model, deepcopy(config))
     trimmed.to(model.device)
     shapes = {name: weight.shape for name, weight in trimmed.state_dict().items()}
     weights: dict[str, Tensor] = {}

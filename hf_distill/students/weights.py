@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -24,6 +25,15 @@ def matrix(module: nn.Module) -> Tensor:
     """Return the weight of a linear map as ``(outputs, inputs)``: a view."""
     weight: Any = module.weight
     return weight.T if isinstance(module, Conv1D) else weight
+
+
+def empty_like(model: PreTrainedModel, config: Any) -> Any:
+    """Return a model of another's class and optional parts, with weights to be overwritten."""
+    options: dict[str, Any] = {}
+    takes = inspect.signature(type(model).__init__).parameters
+    if "add_pooling_layer" in takes and getattr(model, "pooler", None) is None:
+        options["add_pooling_layer"] = False
+    return type(model)(config, **options)
 
 
 class Map:

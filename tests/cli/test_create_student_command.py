@@ -69,9 +69,36 @@ def test_layers_alone_need_no_data(program: Program, files: Files, tmp_path: Pat
     assert record_of(tmp_path / "student")["initialization"] == "copy"
 
 
+def test_a_trimmed_student_learns_from_the_whole_teacher(
+    program: Program, files: Files, tmp_path: Path
+) -> None:
+    teacher, student = files.models["teacher"], tmp_path / "student"
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("word3 word4\nword5, who?\n")
+    made = program(
+        "create-student", teacher, "--num_hidden_layers", "1", "--trim_vocabulary", corpus,
+        "--output_dir", student,
+    )  # fmt: skip
+    assert made.status == 0, made.stderr
+    words = AutoTokenizer.from_pretrained(student)
+    assert len(words) == record_of(student)["vocab_size"]
+    assert {"word3", "word5"} <= words.get_vocab().keys()
+    assert len(words) < len(AutoTokenizer.from_pretrained(teacher))
+    assert_says_nothing_about_the_machine(student, str(tmp_path), str(files.folder))
+    checked = program("check", teacher, student)
+    assert "mapped" in checked.stdout, checked.stderr
+    trained = program(
+        "train", "--teacher_model", teacher, "--student_model", student, "--train_file",
+        files.train, "--max_steps", "1", "--output_dir", tmp_path / "out", "--use_cpu", *WINDOWS,
+    )  # fmt: skip
+    assert trained.status == 0, trained.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--trim_vocabulary", "none.txt"], "--trim_vocabulary none.txt"),
+        (["--trim_vocabulary", "train.json"], "--trim_vocabulary train.json"),
         (["--hidden_size", "8"], "calibration_data"),
         (["--calibration_file", "none.txt"], "--calibration_file none.txt"),
         (["--calibration_file", "a", "--dataset_name", "b"], "--dataset_name"),

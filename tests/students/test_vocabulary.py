@@ -16,13 +16,15 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BertModel,
     PreTrainedTokenizerFast,
 )
-from vocabularies import KINDS, SENTENCES
+from vocabularies import KINDS, SENTENCES, wrapped
+from vocabularies import SPECIAL as FRONT
 from zoo import zoo_config, zoo_model
 
 from hf_distill.compatibility.vocabulary_map import VocabularyMap
-from hf_distill.students.vocabulary import trim_vocabulary
+from hf_distill.students import basis_of, create_student, tokenizer_of, trim_vocabulary
 
 CORPUS = [SENTENCES[0], SENTENCES[2], "hello <mask> shells, unhelpful Größe"]
 PADDING = 7
@@ -291,11 +293,14 @@ def test_written_files_name_no_folder(tmp_path: Path) -> None:
 
 def test_unknown_characters_cost_what_they_did() -> None:
     """The penalty is counted from the lowest score, whose piece must not be dropped."""
-    whole = tokenizer("unigram")
-    content = json.loads(whole.backend_tokenizer.to_str())["model"]["vocab"]
-    part = trimmed("unigram")[1]
-    kept = json.loads(part.backend_tokenizer.to_str())["model"]["vocab"]
-    assert min(s for _, s in kept) == min(s for _, s in content)
+    from tokenizers import Tokenizer, models
+
+    pieces = [*((one, 0.0) for one in FRONT), ("ab", -30.0), ("cd", -30.0), ("bcd", -1.0)]
+    whole = wrapped(Tokenizer(models.Unigram([*pieces, ("zzz", -50.0)], unk_id=3)))
+    assert whole.tokenize("abcd") == ["ab", "cd"]
+    teacher = zoo_model("fill-mask", "bert", seed=0, vocab_size=len(whole), pad_token_id=1)
+    _, part = trim_vocabulary(teacher, whole, ["abcd", "bcd"])
+    assert part.tokenize("abcd") == ["ab", "cd"]
 
 
 def test_refusals() -> None:
@@ -343,8 +348,6 @@ def test_a_weight_that_cannot_be_cut_is_named() -> None:
 def test_a_text_that_would_be_encoded_otherwise_is_named() -> None:
     """A word that was unknown, and is not any more: its longest first piece is not kept."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from vocabularies import SPECIAL as FRONT
-    from vocabularies import wrapped
 
     pieces = [*FRONT, "a", "ab", "##bc"]
     fast = Tokenizer(models.WordPiece({p: i for i, p in enumerate(pieces)}, unk_token="<unk>"))
@@ -361,3 +364,34 @@ def test_a_text_that_would_be_encoded_otherwise_is_named() -> None:
     teacher = zoo_model("fill-mask", "bert", seed=0, vocab_size=len(pieces), pad_token_id=1)
     with pytest.raises(ValueError, match="'abc'"):
         trim_vocabulary(teacher, wrapped(fast), ["xbc", "abc"])
+
+
+@pytest.mark.parametrize("pooler", [True, False])
+def test_an_encoder_without_head_keeps_its_parts(pooler: bool) -> None:
+    size = len(tokenizer("word_piece"))
+    config = zoo_config("bert", 1, vocab_size=size, pad_token_id=1)
+    teacher = BertModel(config, add_pooling_layer=pooler).eval()
+    small, part = trim_vocabulary(teacher, tokenizer("word_piece"), CORPUS)
+    inputs = [t(CORPUS[2], return_tensors="pt") for t in (part, tokenizer("word_piece"))]
+    with torch.no_grad():
+        states = [m(**x).last_hidden_state for m, x in zip((small, teacher), inputs, strict=True)]
+    assert torch.equal(*states)
+    assert (small.pooler is None) == (not pooler)
+
+
+@pytest.mark.parametrize("options", [{"num_hidden_layers": 1}, {"hidden_size": 8}])
+def test_a_created_student_is_trimmed(options: dict[str, Any]) -> None:
+    teacher = model("fill-mask", "bert", "word_piece", layers=2)
+    whole = tokenizer("word_piece")
+    if "hidden_size" in options:
+        options = {**options, "calibration_data": SENTENCES * 40, "calibration_tokens": 2000}
+    made = {"processing_class": whole, **options}
+    wide = create_student(teacher, **made)
+    small = create_student(teacher, vocabulary_from=CORPUS, **made)
+    part = tokenizer_of(small)
+    ids = VocabularyMap.of(part).ids  # type: ignore[union-attr]
+    assert torch.equal(logits(small, part, CORPUS), logits(wide, whole, CORPUS)[..., ids])
+    basis = basis_of(wide)
+    assert basis is None or torch.equal(basis, basis_of(small))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="processing_class"):
+        create_student(teacher, vocabulary_from=CORPUS, num_hidden_layers=1)
