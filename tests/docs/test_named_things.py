@@ -51,7 +51,7 @@ def test_options_that_help_texts_name_exist(name: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist(page: Path) -> None:
-    named = set(re.findall(r"`hf-distill ([a-z]\w*)", page.read_text(encoding="utf-8")))
+    named = set(re.findall(r"`hf-distill ([a-z][\w-]*)", page.read_text(encoding="utf-8")))
     assert named <= set(COMMANDS)
 
 
