@@ -24,20 +24,21 @@ class LeastSquares:
         self._y: Tensor | None = None
         """``(inputs + 1, outputs)``."""
 
-    def add(self, x: Tensor, y: Tensor, weight: float = 1.0) -> None:
+    def add(self, x: Tensor, y: Tensor, weight: float | Tensor = 1.0) -> None:
         """Add rows: inputs ``(rows, inputs)`` and what they are to be mapped to.
 
         Args:
             x: ``(rows, inputs)``.
             y: ``(rows, outputs)``.
-            weight: how often each of these rows counts.
+            weight: how often each of these rows counts: a number, or one for each, ``(rows, 1)``.
         """
         x, y = as_float64(x), as_float64(y)
         x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-        products = weight * (x.mT @ x), weight * (x.mT @ y)
+        weighted = weight * x
+        products = weighted.mT @ x, weighted.mT @ y
         self._x = products[0] if self._x is None else self._x + products[0]
         self._y = products[1] if self._y is None else self._y + products[1]
-        self.rows += weight * len(x)
+        self.rows += float(weighted[:, -1].sum())
 
     def solve(self, ridge: float, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
         """Return weight ``(outputs, inputs)`` and bias ``(outputs,)``, float64 on the CPU.

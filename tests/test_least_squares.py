@@ -59,6 +59,10 @@ def test_without_an_intercept_and_with_weights() -> None:
     expected = np.linalg.lstsq(rows, targets, rcond=None)[0].T
     np.testing.assert_allclose(weight, expected, atol=1e-9)
     np.testing.assert_array_equal(bias, 0.0)
+    by_row = LeastSquares()
+    by_row.add(x, y, weight=torch.where(torch.arange(len(x)) < 100, 3.0, 1.0)[:, None])
+    assert by_row.rows == 500
+    np.testing.assert_allclose(by_row.solve(1e-14, intercept=False)[0], weight, atol=1e-9)
 
 
 def test_how_the_rows_are_split_does_not_matter() -> None:

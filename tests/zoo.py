@@ -52,6 +52,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "llama": {"num_key_value_heads": 1},
     "qwen2": {"num_key_value_heads": 1},
+    "mistral": {"num_key_value_heads": 1},
+    "qwen3": {"num_key_value_heads": 1, "head_dim": 8},
     "t5": {
         "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "dropout_rate": 0.0,
         "decoder_start_token_id": PAD, "is_encoder_decoder": True, "initializer_factor": 5.0,

@@ -157,7 +157,7 @@ def create_student(
     family = family_of(model.config)
     wide = Sizes.of(model.config, family)
     all_layers: nn.ModuleList = find(model.base_model, family.stack.layers)
-    kept = choose_layers(layers, num_hidden_layers, len(all_layers))
+    kept = choose_layers(layers, num_hidden_layers, len(all_layers), family.stack.first_layer)
     narrow = student_sizes(
         wide,
         hidden_size=hidden_size,
@@ -271,7 +271,8 @@ def _search(
         batches.append(batch)
         if tokens >= _AUTO_TOKENS:
             break
-    return least_missed(side, batches, number, family.stack.always_run)
+    fixed = () if family.stack.first_layer is None else (0,)
+    return least_missed(side, batches, number, fixed)
 
 
 def _empty_student(

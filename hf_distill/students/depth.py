@@ -15,16 +15,37 @@ LAYER_CHOICES = ("uniform", "first", "last", "auto")
 
 
 def choose_layers(
-    layers: str | Sequence[int] | None, number: int | None, teacher_layers: int
+    layers: str | Sequence[int] | None,
+    number: int | None,
+    teacher_layers: int,
+    first_layer: str | None = None,
 ) -> list[int] | None:
     """Return the teacher's layers that are kept, from 0; ``None`` for ``"auto"``.
 
     Of N layers, M are kept: ``"uniform"`` the layers ⌊i·N/M⌋, ``"first"`` the first M, ``"last"``
     the last M.
 
+    Args:
+        layers: the choice, or a list.
+        number: M, by default the length of the list, or N.
+        teacher_layers: N.
+        first_layer: why layer 0 cannot go, where it cannot.
+
     Raises:
-        ValueError: there is no such choice, layer or number of layers.
+        ValueError: there is no such choice, layer or number of layers, or layer 0 must stay.
     """
+    kept = _chosen(layers, number, teacher_layers)
+    if first_layer is not None and kept is not None and kept[0] != 0:
+        raise ValueError(
+            f"layers={layers!r} leaves out the teacher's layer 0, {first_layer}: choose others, "
+            "such as 'uniform' or 'first'."
+        )
+    return kept
+
+
+def _chosen(
+    layers: str | Sequence[int] | None, number: int | None, teacher_layers: int
+) -> list[int] | None:
     if layers is None or isinstance(layers, str):
         kept = teacher_layers if number is None else number
         if not 1 <= kept <= teacher_layers:

@@ -63,7 +63,7 @@ class Stack:
     blocks: tuple[Block, ...]
     pre_norm: bool = False
     tables: tuple[str, ...] = ()
-    """Embeddings (or parameters) whose rows are added to the stream."""
+    """Embeddings, parameters or convolutions whose outputs are added to the stream."""
     projection: str | None = None
     """Where a model has it, the map from narrower embeddings to the stream."""
     embedding_norm: str | None = None
@@ -73,6 +73,8 @@ class Stack:
     relative_embeddings: str | None = None
     """Position embeddings that all layers read through their query and key maps (DeBERTa)."""
     relative_norm: str | None = None
+    first_layer: str | None = None
+    """Why the teacher's layer 0 must stay the first one, where it must."""
     always_run: tuple[int, ...] = ()
     """Layers that give something to all later ones, such as T5's position bias."""
 
@@ -90,6 +92,8 @@ class Family:
     """Other entries of the configuration that change with the width if they are equal to it."""
     per_layer: tuple[str, ...] = ()
     """Lists of the configuration with one entry for each layer."""
+    place_matters: str | None = None
+    """An entry of the configuration with which a layer computes something else at another place."""
 
 
 _BERT_FFN = FeedForward((Part("intermediate.dense"),), "output.dense", "output.LayerNorm")
@@ -173,6 +177,82 @@ _MPNET = Stack(
     embedding_norm="embeddings.LayerNorm",
     head_tables=("encoder.relative_attention_bias",),
 )
+_MODERNBERT = Stack(
+    layers="layers",
+    blocks=(
+        Attention(
+            query=Part("attn.Wqkv", 0, 3),
+            key=Part("attn.Wqkv", 1, 3),
+            value=Part("attn.Wqkv", 2, 3),
+            writer="attn.Wo",
+            norm="attn_norm",
+        ),
+        FeedForward((Part("mlp.Wi", 0, 2), Part("mlp.Wi", 1, 2)), "mlp.Wo", "mlp_norm"),
+    ),
+    pre_norm=True,
+    tables=("embeddings.tok_embeddings",),
+    embedding_norm="embeddings.norm",
+    final_norm="final_norm",
+    first_layer="which has no norm before its attention, unlike all others",
+)
+_GPT2 = Stack(
+    layers="h",
+    blocks=(
+        Attention(
+            query=Part("attn.c_attn", 0, 3),
+            key=Part("attn.c_attn", 1, 3),
+            value=Part("attn.c_attn", 2, 3),
+            writer="attn.c_proj",
+            norm="ln_1",
+        ),
+        FeedForward((Part("mlp.c_fc"),), "mlp.c_proj", "ln_2"),
+    ),
+    pre_norm=True,
+    tables=("wte", "wpe"),
+    final_norm="ln_f",
+)
+_LLAMA = Stack(
+    layers="layers",
+    blocks=(
+        Attention(
+            query=Part("self_attn.q_proj"),
+            key=Part("self_attn.k_proj"),
+            value=Part("self_attn.v_proj"),
+            writer="self_attn.o_proj",
+            norm="input_layernorm",
+        ),
+        FeedForward(
+            (Part("mlp.gate_proj"), Part("mlp.up_proj")),
+            "mlp.down_proj",
+            "post_attention_layernorm",
+        ),
+    ),
+    pre_norm=True,
+    tables=("embed_tokens",),
+    final_norm="norm",
+)
+_VIT = Stack(
+    layers="layers",
+    blocks=(
+        Attention(
+            query=Part("attention.q_proj"),
+            key=Part("attention.k_proj"),
+            value=Part("attention.v_proj"),
+            writer="attention.o_proj",
+            norm="layernorm_before",
+        ),
+        FeedForward((Part("mlp.fc1"),), "mlp.fc2", "layernorm_after"),
+    ),
+    pre_norm=True,
+    tables=(
+        "embeddings.cls_token",
+        "embeddings.mask_token",
+        "embeddings.position_embeddings",
+        "embeddings.patch_embeddings.projection",
+    ),
+    final_norm="layernorm",
+)
+_LLAMA_LIKE = Family(_LLAMA, free_head_size="head_dim", per_layer=("layer_types",))
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(_BERT),
@@ -183,6 +263,15 @@ FAMILIES: dict[str, Family] = {
     "distilbert": Family(_DISTILBERT, intermediate_size="hidden_dim"),
     "mpnet": Family(_MPNET),
     "deberta-v2": Family(_DEBERTA, width_names=("pooler_hidden_size", "embedding_size")),
+    "modernbert": Family(_MODERNBERT, per_layer=("layer_types",)),
+    "gpt2": Family(
+        _GPT2, intermediate_size="n_inner", place_matters="scale_attn_by_inverse_layer_idx"
+    ),
+    "llama": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE,
+    "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE,
+    "vit": Family(_VIT, width_names=("pooler_output_size",)),
 }
 """By ``config.model_type``."""
 

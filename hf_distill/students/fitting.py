@@ -46,6 +46,8 @@ class Side:
         layers: nn.ModuleList = find(self.base, stack.layers)
         self.runner = LayerRunner(model, layers, stack.always_run)
         self.layers = layers
+        self.centred = any(isinstance(module, nn.LayerNorm) for module in layers.modules())
+        """Whether its norms subtract the mean over the units."""
         self._count = Tokens(model)
 
     def norm(self, layer: int, block: Block) -> nn.Module | None:
@@ -79,10 +81,12 @@ class Statistics:
     """What the first pass of the teacher finds out: its stream, and how much each unit does.
 
     The basis is that of the mean of the covariances of all streams: the embedding output and what
-    each block leaves. It follows SliceGPT (Ashkboos et al. 2024, section 3.3).
+    each block leaves. It follows SliceGPT (Ashkboos et al. 2024, section 3.3). Where norms come
+    first, a token counts as they see it: by its direction, from zero, whatever its size.
     """
 
     def __init__(self, teacher: Side, calibration: Calibration, least: int) -> None:
+        self._teacher = teacher
         stack, layers = teacher.stack, len(teacher.layers)
         blocks = range(len(stack.blocks))
         width = teacher.sizes.hidden_size
@@ -136,13 +140,26 @@ class Statistics:
 
     def _add(self, stream: int, states: Tensor) -> None:
         states = states.float()
-        self._sums[stream] += states.double().sum(0).cpu()
+        if self._teacher.stack.pre_norm:
+            if self._teacher.centred:
+                states = states - states.mean(-1, keepdim=True)
+            states = states * inverse_squares(states).sqrt()
+        else:
+            self._sums[stream] += states.double().sum(0).cpu()
         self._products += (states.T @ states).double().cpu()
 
     def covariance(self) -> Tensor:
-        """Return the mean covariance of all streams, float64, ``(width, width)``."""
+        """Return the mean covariance of all streams, float64, ``(width, width)``.
+
+        Where norms come first, of directions, without subtracting their mean.
+        """
         means = self._sums / self.tokens
         return (self._products / self.tokens - means.T @ means) / len(means)
+
+
+def inverse_squares(states: Tensor) -> Tensor:
+    """Return one over the mean square of each state, ``(rows, 1)``."""
+    return 1 / states.square().mean(-1, keepdim=True).clamp(min=1e-12)
 
 
 def left_by(side: Side, layer: int, block: Block, total: Tensor) -> Tensor:
@@ -172,12 +189,28 @@ def principal_basis(covariance: Tensor, width: int, *, centred: bool) -> Tensor:
     if width == size:
         return torch.eye(size, dtype=torch.float64)
     kept = width - 1 if centred else width
-    vectors = torch.linalg.eigh(covariance).eigenvectors[:, -kept:].flip(1).T
-    largest = vectors.abs().argmax(1, keepdim=True)
-    vectors = vectors * vectors.gather(1, largest).sign()
+    vectors = _with_signs(torch.linalg.eigh(covariance).eigenvectors[:, -kept:].flip(1).T)
     if not centred:
         return vectors
     return _centred_axes(width) @ vectors
+
+
+def _with_signs(vectors: Tensor) -> Tensor:
+    largest = vectors.abs().argmax(1, keepdim=True)
+    return vectors * vectors.gather(1, largest).sign()
+
+
+def along_scales(basis: Tensor, scales: Tensor) -> Tensor:
+    """Turn a basis within its span so that scales of the teacher's units scale its coordinates.
+
+    A final RMSNorm before a tied decoder has no matrix behind it that could take up its scales.
+
+    Args:
+        basis: ``(width, size)``, orthonormal rows.
+        scales: ``(size,)``.
+    """
+    scales = scales.detach().to("cpu", basis.dtype)
+    return _with_signs(torch.linalg.eigh((basis * scales) @ basis.T).eigenvectors.T @ basis)
 
 
 def _centred_axes(width: int) -> Tensor:
@@ -198,7 +231,7 @@ class Ridge:
         self._bias = self._weight.new_zeros(len(weight)) if bias is None else bias.double()
         self._squares = LeastSquares()
 
-    def add(self, x: Tensor, y: Tensor, weight: float = 1.0) -> None:
+    def add(self, x: Tensor, y: Tensor, weight: float | Tensor = 1.0) -> None:
         """Add rows."""
         x, y = x.double(), y.double()
         self._squares.add(x, y - x @ self._weight.T - self._bias, weight)
@@ -269,10 +302,13 @@ class StackFit:
         self.layers, self.calibration, self.statistics = layers, calibration, statistics
         wide, narrow = teacher.sizes, student.sizes
         self.narrower = narrow.hidden_size < wide.hidden_size
-        centred = any(isinstance(module, nn.LayerNorm) for module in teacher.layers.modules())
-        self.basis = principal_basis(
-            statistics.covariance(), narrow.hidden_size, centred=centred
-        ).float()
+        basis = principal_basis(
+            statistics.covariance(), narrow.hidden_size, centred=teacher.centred
+        )
+        final_norm = find(teacher.base, self.stack.final_norm)
+        if self.narrower and final_norm is not None and not teacher.centred:
+            basis = along_scales(basis, final_norm.weight)
+        self.basis = basis.float()
         """P, ``(width of the student, width of the teacher)``."""
         arrays = self.arrays = TokenArrays(folder, statistics.batches)
         self.teacher_states = arrays.new(wide.hidden_size)
@@ -309,8 +345,7 @@ class StackFit:
         if self.narrower:
             narrow = find(student.base, stack.projection)
             for path in stack.tables if narrow is None else (stack.projection,):
-                self._project_table(find(teacher.base, path), find(student.base, path),
-                                    writer=narrow is not None)  # fmt: skip
+                self._project_table(find(teacher.base, path), find(student.base, path))
         for batch, where in self.batches():
             state = teacher.runner.embed(batch)
             self._store(self.teacher_states, batch, where, state, teacher)
@@ -328,13 +363,14 @@ class StackFit:
         self._head_tables()
         self._relative_embeddings()
 
-    def _project_table(self, wide: Any, narrow: Any, *, writer: bool) -> None:
-        """Project the rows of a table, or the outputs of the map from narrower embeddings."""
+    def _project_table(self, wide: Any, narrow: Any) -> None:
+        """Project the rows of a table, or the outputs of a linear map or a convolution."""
         if wide is None:
             return
-        if writer:
-            narrow.weight.copy_(self.basis @ wide.weight.float())
-            if narrow.bias is not None:
+        if isinstance(wide, nn.Linear | nn.Conv2d):
+            outputs = self.basis @ wide.weight.flatten(1).float()
+            narrow.weight.copy_(outputs.view_as(narrow.weight))
+            if wide.bias is not None:
                 narrow.bias.copy_(self.basis @ wide.bias.float())
         else:
             source, target = (getattr(table, "weight", table) for table in (wide, narrow))
@@ -353,7 +389,7 @@ class StackFit:
         rows, norm = wide.weight.float(), find(self.teacher.base, self.stack.relative_norm)
         states = rows if norm is None else norm(wide.weight).float()
         if self.narrower:
-            self._project_table(wide, narrow, writer=False)
+            self._project_table(wide, narrow)
             if norm is not None:
                 fit = NormFit(find(self.student.base, self.stack.relative_norm))
                 fit.add(narrow.weight, states @ self.basis.T)
@@ -435,11 +471,16 @@ class StackFit:
         narrow_any: Any = narrow
         wide_any: Any = wide
         narrow_any.weight.fill_(1.0)
-        bias = getattr(wide_any, "bias", None)
-        if bias is not None:
-            narrow_any.bias.zero_()
         scale = math.sqrt(back.shape[0] / back.shape[1])
-        return scale * wide_any.weight.double()[:, None] * back, bias
+        weight = scale * wide_any.weight.double()[:, None].cpu() * back
+        bias = getattr(wide_any, "bias", None)
+        if bias is None:
+            return weight, None
+        bias = bias.double().cpu()
+        # Readers may have no bias that could take it.
+        shift = torch.linalg.pinv(weight, rtol=1e-5) @ bias
+        narrow_any.bias.copy_(shift)
+        return weight, bias - weight @ shift
 
     def _position_readers(self, index: int, source: int, block: Block) -> None:
         if self._relative is None or not isinstance(block, Attention):
@@ -467,7 +508,9 @@ class StackFit:
             feed = self.student.feed(batch, self.student_states[where])
             inputs = self.student.runner.run(batch, index, feed, until=module)
             units[where] = inputs[self.student.tokens(batch, inputs)].float().cpu()
-            fit.add(units[where], self._target(self._sums[number], where) - self._stream[where])
+            target = self._target(self._sums[number], where)
+            weight_of = inverse_squares(target) if self.stack.pre_norm else 1.0
+            fit.add(units[where], target - self._stream[where], weight_of)
         weight, bias = fit.solve(intercept=written.bias is not None)
         written.write(weight, bias)
         for where in self.chunks():

@@ -155,9 +155,11 @@ class HeadFit:
 
     def _fit_input(self, step: _Step) -> tuple[Tensor, Tensor]:
         """Fit the map from the student's input of a module to the teacher's."""
-        fit = Ridge(*self._guess(step))
+        weight, bias = self._guess(step)
+        has_bias = self._modules(step.name)[1].bias is not None
+        fit = Ridge(weight, bias if has_bias else None)
         self._each(step.name, lambda wide, narrow: fit.add(narrow, wide))
-        return fit.solve()
+        return fit.solve(intercept=has_bias)
 
     def _strongest_units(self, step: _Step, later: list[_Step], number: int) -> Tensor:
         """Return the outputs of a map that do most: by size, times the weights that read them."""
@@ -225,7 +227,7 @@ class HeadFit:
             decoded = inputs[0][self._teacher.tokens(batch, inputs[0])]
             states = normalised(self._norms[1], self._stack.student_states[where])
             fit.add(states, decoded.float().cpu())
-        weight, bias = fit.solve()
+        weight, bias = fit.solve(intercept=narrow.bias is not None)
         weight, bias = to_table @ weight, to_table @ bias
         total, squares, count = 0.0, 0.0, 0
         for where in self._stack.chunks():
@@ -234,12 +236,22 @@ class HeadFit:
             total, squares = total + float(outputs.sum()), squares + float(outputs.square().sum())
             count += outputs.numel()
         scale = (squares / count) ** -0.5
+        if narrow.bias is None:
+            weight = weight + _SHIFT / scale * self._constant()
         Map(narrow).write(scale * weight, scale * bias + _SHIFT)
         norm = NormFit(narrow_norm)
         self._each(
             norm_step.name, lambda x, y: norm.add(y, normalised(wide_norm, x) @ to_table.T.float())
         )
         norm.write()
+
+    def _constant(self) -> Tensor:
+        """Return the map from the student's last state that comes nearest to 1, ``(1, width)``."""
+        fit = Ridge(torch.zeros(1, len(self._stack.basis)))
+        for where in self._stack.chunks():
+            states = normalised(self._norms[1], self._stack.student_states[where])
+            fit.add(states, torch.ones(len(states), 1))
+        return fit.solve(intercept=False)[0]
 
     def _decoder(self, step: _Step, *, transformed: bool) -> None:
         """Fit the final norm to the table, unless a transform was; then the bias."""

@@ -90,23 +90,42 @@ def student_sizes(
 def student_config(
     teacher: PreTrainedConfig, family: Family, sizes: Sizes, layers: list[int]
 ) -> PreTrainedConfig:
-    """Return the teacher's configuration with the sizes of the student."""
+    """Return the teacher's configuration with the sizes of the student.
+
+    Raises:
+        ValueError: the family does not have such models.
+    """
     config: Any = copy.deepcopy(teacher)
+    moves = layers != list(range(len(layers)))
+    if moves and family.place_matters and getattr(config, family.place_matters):
+        raise ValueError(
+            f"layers={layers} moves layers to other places, but with {family.place_matters} a "
+            "layer depends on its place: choose layers='first'."
+        )
     before = Sizes.of(teacher, family)
     for name in family.width_names:
         if getattr(config, name, None) == before.hidden_size:
             setattr(config, name, sizes.hidden_size)
     config.hidden_size = sizes.hidden_size
     config.num_attention_heads = sizes.heads
-    if sizes.intermediate_size != before.intermediate_size:
-        setattr(config, family.intermediate_size, sizes.intermediate_size)
     if sizes.groups != before.groups:
         config.num_key_value_heads = sizes.groups
-    if family.free_head_size:
+    after = Sizes.of(config, family)
+    if after.intermediate_size != sizes.intermediate_size:
+        setattr(config, family.intermediate_size, sizes.intermediate_size)
+    if family.free_head_size and after.head_size != sizes.head_size:
         setattr(config, family.free_head_size, sizes.head_size)
     for name in family.per_layer:
         entries = getattr(config, name, None)
         if isinstance(entries, list):
             setattr(config, name, [entries[index] for index in layers])
     config.num_hidden_layers = len(layers)
+    if hasattr(config, "validate_architecture"):
+        try:
+            config.validate_architecture()
+        except ValueError as error:
+            raise ValueError(
+                f"hidden_size={sizes.hidden_size} and num_attention_heads={sizes.heads} do not go "
+                f"together in a {config.model_type} model: {error} Choose another of them."
+            ) from error
     return config

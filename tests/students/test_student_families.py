@@ -13,8 +13,8 @@ from zoo import AUTO_MODELS, PAIRS, zoo_dataset, zoo_model
 
 from hf_distill import create_student
 from hf_distill.students.families import FAMILIES
+from hf_distill.students.weights import find
 
-WIDE = {"bert": {}}
 CASES = [(task, name) for task, name in PAIRS if name in FAMILIES]
 
 
@@ -60,8 +60,25 @@ def test_a_narrow_student_loads_like_any_other(task: str, name: str, tmp_path: P
     for one, other in zip(logits(loaded, task), logits(student, task), strict=True):
         assert torch.isfinite(one).all()
         torch.testing.assert_close(one, other)
-    table = student.get_input_embeddings().weight
     output = student.get_output_embeddings()
     wide_output = teacher.get_output_embeddings()
     if output is not None and wide_output.weight is teacher.get_input_embeddings().weight:
-        assert output.weight is table
+        assert output.weight is student.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize(("task", "name"), CASES)
+def test_layers_are_copied_and_run_as_before(task: str, name: str) -> None:
+    """Against a teacher from which the layer was taken out by hand."""
+    teacher = zoo_model(task, name, seed=0, layers=3).eval()
+    student = create_student(teacher, layers=[0, 2])
+    teacher.config.use_cache = False  # which has a place for each layer
+    layers = find(teacher.base_model, FAMILIES[name].stack.layers)
+    del layers[1]
+    if getattr(teacher.config, "layer_types", None):
+        del teacher.config.layer_types[1]
+    weights = teacher.state_dict()
+    assert student.state_dict().keys() == weights.keys()
+    for key, value in student.state_dict().items():
+        assert torch.equal(value, weights[key]), key
+    for one, other in zip(logits(student, task), logits(teacher, task), strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,235 @@
+"""Families whose norms come first: planted streams come back, fused maps and traps of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+from zoo import zoo_dataset, zoo_model
+
+from hf_distill import create_student
+from hf_distill.students.families import FAMILIES, Attention
+from hf_distill.students.weights import Map, find
+
+CASES = [
+    ("text-classification", "modernbert", {}),
+    ("token-classification", "modernbert", {}),
+    ("text-classification", "gpt2", {}),
+    ("text-generation", "gpt2", {}),
+    ("text-generation", "llama", {"tie_word_embeddings": False}),
+    ("text-generation", "llama", {"tie_word_embeddings": True}),
+    ("text-generation", "mistral", {"tie_word_embeddings": True}),
+    ("text-generation", "qwen2", {"tie_word_embeddings": True}),
+    ("text-generation", "qwen3", {"tie_word_embeddings": True}),
+    ("text-classification", "llama", {}),
+    ("image-classification", "vit", {}),
+]
+GROUPED = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def logits(model: Any, task: str, seed: int = 0) -> Tensor:
+    rows = zoo_dataset(task, labels=False, rows=32, seed=seed)
+    rows.set_format("torch")
+    batch = dict(rows[:].items())
+    with torch.no_grad():
+        values: Tensor = model.eval()(**batch).logits
+    return values[batch["attention_mask"].bool()] if values.dim() == 3 else values
+
+
+def data(task: str) -> Any:
+    return zoo_dataset(task, rows=48, seed=5, labels=False)
+
+
+def model_of(task: str, name: str, seed: int, size: int, **options: Any) -> Any:
+    """A model of a width, with heads of 4 (in groups of 2, where a family has them)."""
+    sizes: dict[str, Any] = {
+        "hidden_size": size,
+        "num_attention_heads": size // 4,
+        "intermediate_size": 2 * size,
+    }
+    if name == "gpt2":
+        sizes |= {"n_embd": size, "n_head": size // 4, "n_inner": 2 * size}
+        sizes["layer_norm_epsilon"] = 1e-12
+    if name in GROUPED:
+        sizes |= {"num_key_value_heads": size // 8, "head_dim": 4}
+    return zoo_model(task, name, seed=seed, layers=2, **{**sizes, **options}).eval()
+
+
+def rotation(wide: int, size: int) -> Tensor:
+    """Orthonormal columns that map a vector of ones to a multiple of a vector of ones."""
+    torch.manual_seed(5)
+    axes = []
+    for rows in (wide, size):
+        draw = torch.randn(rows, size, dtype=torch.float64)
+        draw[:, 0] = 1.0
+        axes.append(torch.linalg.qr(draw).Q)
+        axes[-1][:, 0] = axes[-1][:, 0].abs()
+    return (axes[0] @ axes[1].T).float()
+
+
+def embed(core: Any, model: Any, turn: Tensor) -> Any:
+    """Let a model compute what ``core`` does in a stream of ``turn @`` the core's.
+
+    Its other heads and neurons do nothing.
+    """
+    stack = FAMILIES[core.config.model_type].stack
+    wide, size = turn.shape
+    keeps_axes = bool((turn.abs().sum(0) == 1).all())
+    seen = set()
+
+    def linear(one: Map, other: Map, reads: bool, writes: bool) -> None:
+        weight, bias = one.weight, one.bias
+        weight = weight @ turn.T if reads else weight
+        if writes:
+            weight, bias = turn @ weight, None if bias is None else turn @ bias
+        other.weight.zero_()[: weight.shape[0], : weight.shape[1]] = weight
+        if bias is not None:
+            assert other.bias is not None
+            other.bias.zero_()[: len(bias)] = bias
+
+    def norm(one: Any, other: Any) -> None:
+        if not keeps_axes:
+            one.weight.fill_(1.3)
+        scales = turn.abs() @ one.weight if keeps_axes else one.weight[0].expand(wide)
+        other.weight.copy_((size / wide) ** 0.5 * scales)
+        if getattr(one, "bias", None) is not None:
+            one.bias.sub_(one.bias.mean())  # a LayerNorm's stream has no mean
+            other.bias.copy_(turn @ one.bias)
+
+    with torch.no_grad():
+        for path in stack.tables:
+            one, other = find(core.base_model, path), find(model.base_model, path)
+            if isinstance(one, nn.Conv2d):
+                other.weight.copy_((turn @ one.weight.flatten(1)).view_as(other.weight))
+                other.bias.copy_(turn @ one.bias)
+            elif one is not None:
+                source, target = (getattr(table, "weight", table) for table in (one, other))
+                target.copy_(source @ turn.T)
+                seen.add(id(target))
+        for one, other in zip(find(core.base_model, stack.layers),
+                              find(model.base_model, stack.layers), strict=True):  # fmt: skip
+            for block in stack.blocks:
+                attends = isinstance(block, Attention)
+                parts = (block.query, block.key, block.value) if attends else block.readers
+                for part in parts:
+                    linear(Map.at(one, part), Map.at(other, part), True, False)
+                linear(Map(find(one, block.writer)), Map(find(other, block.writer)), False, True)
+                if not isinstance(find(one, block.norm), nn.Identity):
+                    norm(find(one, block.norm), find(other, block.norm))
+            for name in ("q_norm", "k_norm"):
+                scale = find(one, f"self_attn.{name}.weight")
+                if scale is not None:
+                    find(other, f"self_attn.{name}.weight").copy_(scale)
+        for path in (stack.embedding_norm, stack.final_norm):
+            if path is not None:
+                norm(find(core.base_model, path), find(model.base_model, path))
+        inside = {id(module) for module in model.base_model.modules()}
+        for name, module in model.named_modules():
+            if id(module) in inside or id(getattr(module, "weight", None)) in seen:
+                continue
+            if isinstance(module, nn.Linear):  # a head: the first reads the stream
+                linear(Map(core.get_submodule(name)), Map(module), not seen & {0}, False)
+                seen.add(0)
+            elif isinstance(module, nn.LayerNorm):
+                pytest.fail(f"{name} is not planted")
+    return model
+
+
+@pytest.mark.parametrize(("task", "name", "options"), CASES[2:])
+def test_a_planted_stream_comes_back(task: str, name: str, options: dict[str, Any]) -> None:
+    core = model_of(task, name, 1, 8, **options)
+    teacher = embed(core, model_of(task, name, 2, 16, **options), rotation(16, 8))
+    wanted = logits(teacher, task)
+    torch.testing.assert_close(wanted, logits(core, task), atol=1e-3, rtol=1e-3)
+    student = create_student(teacher, hidden_size=8, calibration_data=data(task))
+    assert student.config.num_attention_heads == 2
+    if name in GROUPED:
+        assert student.config.num_key_value_heads == 1
+    torch.testing.assert_close(logits(student, task), wanted, atol=5e-3, rtol=5e-3)
+    smaller = create_student(
+        teacher, hidden_size=4 if name not in GROUPED else 6, calibration_data=data(task)
+    )
+    assert (logits(smaller, task) - wanted).abs().max() > 0.05
+
+
+def test_a_tied_decoder_has_the_scales_of_the_final_norm() -> None:
+    """Its table is not the place for them, so the axes of the stream must fit them."""
+    task, name = "text-generation", "llama"
+    core = model_of(task, name, 1, 8, tie_word_embeddings=True)
+    with torch.no_grad():
+        core.model.norm.weight.copy_(torch.tensor([0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 4.0]))
+    axes = torch.eye(16)[:, [3, 0, 7, 15, 9, 2, 12, 5]]
+    teacher = embed(core, model_of(task, name, 2, 16, tie_word_embeddings=True), axes)
+    wanted = logits(teacher, task)
+    torch.testing.assert_close(wanted, logits(core, task), atol=1e-3, rtol=1e-3)
+    student = create_student(teacher, hidden_size=8, calibration_data=data(task))
+    torch.testing.assert_close(logits(student, task), wanted, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("task", "name", "options"), CASES)
+def test_neurons_that_do_nothing_can_go(task: str, name: str, options: dict[str, Any]) -> None:
+    """At full width everything else is fitted, and must come back as it was."""
+    teacher = model_of(task, name, 0, 16, **options)
+    stack = FAMILIES[name].stack
+    with torch.no_grad():
+        for layer in find(teacher.base_model, stack.layers):
+            Map(find(layer, stack.blocks[1].writer)).weight[:, ::2] = 0.0
+    student = create_student(teacher, intermediate_size=16, calibration_data=data(task))
+    torch.testing.assert_close(logits(student, task), logits(teacher, task), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_decoders_stay_tied_or_not_and_generate(tied: bool) -> None:
+    task = "text-generation"
+    teacher = model_of(task, "llama", 0, 16, tie_word_embeddings=tied)
+    student: Any = create_student(teacher, hidden_size=8, num_hidden_layers=1,
+                                  calibration_data=data(task))  # fmt: skip
+    assert (student.lm_head.weight is student.model.embed_tokens.weight) is tied
+    assert student.config.tie_word_embeddings is tied
+    prompt = torch.tensor([[5, 6, 7]])
+    made = student.generate(prompt, max_new_tokens=4, do_sample=False)
+    by_hand = prompt
+    for _ in range(made.shape[1] - 3):
+        with torch.no_grad():
+            best = student(by_hand).logits[:, -1].argmax(-1, keepdim=True)
+        by_hand = torch.cat([by_hand, best], dim=1)
+    assert torch.equal(made, by_hand)
+
+
+def test_modernbert_keeps_its_first_layer_and_its_rhythm() -> None:
+    task = "text-classification"
+    teacher = zoo_model(task, "modernbert", seed=0, layers=4)
+    student: Any = create_student(teacher, layers=[0, 1, 3])
+    types = teacher.config.layer_types
+    assert student.config.layer_types == [types[0], types[1], types[3]] == [
+        "full_attention", "sliding_attention", "sliding_attention"]  # fmt: skip
+    assert AutoConfig.for_model(**student.config.to_dict()).layer_types == types[:2] + types[3:]
+    for layers in ("last", [1, 2]):
+        with pytest.raises(ValueError, match=r"layers=.*layer 0.*norm"):
+            create_student(teacher, layers=layers, num_hidden_layers=2)
+    with torch.no_grad():  # layer 0 is missed least, but it stays
+        teacher.model.layers[0].attn.Wo.weight.zero_()
+        teacher.model.layers[0].mlp.Wo.weight.zero_()
+    auto: Any = create_student(teacher, num_hidden_layers=1, layers="auto",
+                               calibration_data=data(task))  # fmt: skip
+    assert torch.equal(auto.model.layers[0].mlp.Wo.weight, teacher.model.layers[0].mlp.Wo.weight)
+    assert not auto.model.layers[0].mlp.Wo.weight.any()
+
+
+def test_layers_and_sizes_that_a_family_does_not_have_are_named() -> None:
+    task = "text-generation"
+    teacher = zoo_model(task, "gpt2", seed=0, layers=3, scale_attn_by_inverse_layer_idx=True)
+    create_student(teacher, layers=[0, 1])
+    with pytest.raises(ValueError, match=r"layers=\[0, 2\].*scale_attn_by_inverse_layer_idx"):
+        create_student(teacher, layers=[0, 2])
+    llama = model_of(task, "llama", 0, 16)
+    for heads, message in (
+        (3, "num_attention_heads=3.* 2"),
+        (4, "hidden_size=6.*attention_heads=4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            create_student(llama, hidden_size=6, num_attention_heads=heads,
+                           calibration_data=data(task))  # fmt: skip
