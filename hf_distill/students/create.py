@@ -19,7 +19,6 @@ from hf_distill.files import display_name
 from hf_distill.heads import unwrap_peft
 from hf_distill.loading import load_fine_tuned, read_config
 from hf_distill.restoring import preserve_rng_state
-from hf_distill.students.basis import keep_basis
 from hf_distill.students.calibration import Calibration, read_texts
 from hf_distill.students.depth import choose_layers, least_missed
 from hf_distill.students.families import Family, family_of
@@ -108,8 +107,7 @@ def create_student(
 
     Returns:
         The student, in evaluation mode, in the teacher's precision and on its device.
-        ``hf_distill.students.basis_of(student)`` is P. A ``SentenceTransformer`` if the teacher is
-        one.
+        A ``SentenceTransformer`` if the teacher is one.
 
     Raises:
         ValueError: the teacher or its family cannot be cut so, a size does not go with another, or
@@ -318,6 +316,4 @@ def _fit(
         fit = StackFit(wide, narrow, layers, calibration, statistics, folder)
         fit.fit()
         HeadFit(fit).fit()
-        if fit.narrower:
-            keep_basis(student, fit.basis)
     return statistics.tokens

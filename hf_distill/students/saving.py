@@ -1,4 +1,4 @@
-"""A created student on disk: its weights, its tokenizer, its basis, and how it was made."""
+"""A created student on disk: its weights, its tokenizer, and how it was made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_distill.files import write_json
-from hf_distill.students.basis import save_basis
 
 STUDENT_FILE = "student.json"
 _ATTRIBUTE = "distillation_record"
@@ -26,8 +25,7 @@ def save_student(
     """Write a student of ``create_student`` to a folder.
 
     Args:
-        student: is written with ``save_pretrained``, its basis as ``student_basis.safetensors``
-            (``basis_of`` finds it there), and what it was made of as ``student.json``.
+        student: is written with ``save_pretrained``, and what it was made of as ``student.json``.
         folder: is made if need be.
         processing_class: its tokenizer or processor, which is saved with it.
 
@@ -47,6 +45,5 @@ def save_student(
     student.save_pretrained(folder)
     if processing_class is not None:
         processing_class.save_pretrained(folder)
-    save_basis(student, folder)
     write_json(Path(folder) / STUDENT_FILE, record)
     return record

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_distill.students.basis import basis_of
-from hf_distill.students.fitting import Ridge
+from hf_distill.least_squares import LeastSquares
+from hf_distill.students.fitting import RIDGE, Ridge
 
 _BATCH = 32
-_MOST_TEXTS = 4096
+_MOST_TEXTS = 1024
 
 
 def is_sentence_transformer(model: object) -> bool:
@@ -61,25 +61,16 @@ def create_sentence_student(
     own_pooling = type(pooling)(
         narrow, pooling_mode=pooling.pooling_mode, include_prompt=pooling.include_prompt
     )
-    start = _assembled(teacher, [body, own_pooling])
-    modes = pooling.pooling_mode
-    parts = 1 if isinstance(modes, str) else len(modes)
-    basis = basis_of(encoder)
-    guess = torch.zeros(wide * parts, narrow * parts, dtype=torch.float64)
-    if basis is not None:
-        guess = torch.block_diag(*[basis.T.double()] * parts)
-    fit = Ridge(guess)
-    texts = texts[:_MOST_TEXTS]
-    with torch.no_grad():
-        for begin in range(0, len(texts), _BATCH):
-            some = list(texts[begin : begin + _BATCH])
-            fit.add(_pooled(start, [body, own_pooling], some), _pooled(teacher, modules[:2], some))
-    weight, bias = fit.solve()
+    weight, bias = _fitted(
+        (_assembled(teacher, [body, own_pooling]), [body, own_pooling]),
+        (teacher, modules[:2]),
+        texts[:_MOST_TEXTS],
+    )
     from sentence_transformers.sentence_transformer.modules import Dense
 
     dense = Dense(
-        narrow * parts,
-        wide * parts,
+        weight.shape[1],
+        weight.shape[0],
         activation_function=nn.Identity(),
         init_weight=weight.float(),
         init_bias=bias.float(),
@@ -87,7 +78,33 @@ def create_sentence_student(
     return _assembled(teacher, [body, own_pooling, dense, *copy.deepcopy(modules[2:])])
 
 
-def _pooled(model: Any, modules: Sequence[Any], texts: list[str]) -> Tensor:
+_Model = tuple[Any, Sequence[Any]]
+"""A SentenceTransformer, and its modules up to the pooling."""
+
+
+def _fitted(student: _Model, teacher: _Model, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the map from the student's pooled embeddings to the teacher's.
+
+    There are more tokens than texts: their map is the first guess, which the texts correct.
+    """
+    runs = []
+    for begin in range(0, len(texts), _BATCH):
+        some = list(texts[begin : begin + _BATCH])
+        runs.append([_run(*model, some) for model in (student, teacher)])
+    of_tokens = LeastSquares()
+    for (narrow, _), (wide, _) in runs:
+        of_tokens.add(narrow, wide)
+    guess, _ = of_tokens.solve(RIDGE)
+    parts = runs[0][0][1].shape[1] // len(guess.T)
+    fit = Ridge(torch.block_diag(*[guess] * parts))
+    for (_, narrow), (_, wide) in runs:
+        fit.add(narrow, wide)
+    return fit.solve()
+
+
+@torch.no_grad()
+def _run(model: Any, modules: Sequence[Any], texts: list[str]) -> tuple[Tensor, Tensor]:
+    """Return the states of all tokens, and the pooled embeddings."""
     features: Any = model.preprocess(texts)
     features = {
         name: value.to(model.device) if isinstance(value, Tensor) else value
@@ -95,8 +112,9 @@ def _pooled(model: Any, modules: Sequence[Any], texts: list[str]) -> Tensor:
     }
     for module in modules:
         features = module.eval()(features)
-    embedding: Tensor = features["sentence_embedding"]
-    return embedding.cpu()
+    tokens: Tensor = features["token_embeddings"][features["attention_mask"].bool()]
+    embeddings: Tensor = features["sentence_embedding"]
+    return tokens.float().cpu(), embeddings.float().cpu()
 
 
 def _assembled(teacher: Any, modules: list[Any]) -> Any:

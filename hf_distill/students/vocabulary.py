@@ -19,7 +19,6 @@ from hf_distill.compatibility.vocabulary_map import (
     with_moved_ids,
 )
 from hf_distill.restoring import preserve_rng_state
-from hf_distill.students.basis import basis_of, keep_basis
 from hf_distill.students.tokenizer_json import needed_ids, read_tokenizer, renumbered
 from hf_distill.students.weights import empty_like
 
@@ -96,9 +95,6 @@ def trim_vocabulary(
             )
     trimmed = _cut(model, vocabulary, numbers)
     keep_tokenizer(trimmed, tokenizer)
-    basis = basis_of(model)
-    if basis is not None:
-        keep_basis(trimmed, basis)
     return trimmed, tokenizer
 
 

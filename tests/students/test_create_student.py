@@ -24,7 +24,7 @@ from transformers import (
 
 from hf_distill import create_student
 from hf_distill.files import read_json
-from hf_distill.students import basis_of, fitting, save_student
+from hf_distill.students import fitting, save_student
 from hf_distill.students.calibration import ROWS_PER_BATCH
 
 QA, CLASSES = "question-answering", "text-classification"
@@ -77,7 +77,6 @@ def test_layers_are_copied(layers: Any, number: int | None, expected: list[int])
     for name, value in student.state_dict().items():
         assert torch.equal(value, weights[name]), name
     assert torch.equal(answers(student), answers(by_hand))
-    assert basis_of(student) is None
 
 
 def test_auto_keeps_the_layers_that_the_output_misses_most() -> None:
@@ -225,19 +224,21 @@ def test_only_neurons_can_be_cut() -> None:
     )
     assert student.config.hidden_size == 16
     torch.testing.assert_close(answers(student), answers(teacher), atol=1e-4, rtol=1e-4)
-    assert basis_of(student) is None
 
 
-def test_the_basis_is_that_of_the_hidden_states() -> None:
-    teacher = model_for(QA, seed=0, layers=2).eval()
-    student = narrow(teacher)
-    basis = basis_of(student)
-    assert basis is not None and basis.shape == (8, 16)
+def test_the_basis_has_orthonormal_directions_that_add_up_to_0() -> None:
+    covariance = torch.cov(
+        torch.randn(16, 100, generator=torch.Generator().manual_seed(0)).double()
+    )
+    basis = fitting.principal_basis(covariance, 8, centred=True)
     spectrum = torch.linalg.svdvals(basis)
-    torch.testing.assert_close(spectrum, torch.tensor([1.0] * 7 + [0.0]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(basis.sum(0), torch.zeros(16), atol=1e-5, rtol=0)
-    embeddings = teacher.bert.embeddings.word_embeddings.weight @ basis.T
-    torch.testing.assert_close(student.bert.embeddings.word_embeddings.weight, embeddings)
+    torch.testing.assert_close(
+        spectrum, torch.tensor([1.0] * 7 + [0.0]).double(), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(basis.sum(0), torch.zeros(16).double(), atol=1e-5, rtol=0)
+    # They span the leading eigenvectors.
+    vectors = torch.linalg.eigh(covariance).eigenvectors[:, -7:]
+    torch.testing.assert_close(basis @ vectors @ vectors.T, basis)
 
 
 # ---- the same again, and nothing left behind -------------------------------------------------
@@ -354,7 +355,9 @@ def test_names_and_settings_are_kept_and_saved(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(tmp_path).vocab_size == 97
     assert str(tmp_path) not in (tmp_path / "config.json").read_text()
     again = type(student).from_pretrained(tmp_path)
-    torch.testing.assert_close(basis_of(again), basis_of(student))
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.parameters(), student.parameters(), strict=True)
+    )
     with pytest.raises(ValueError, match="create_student"):
         save_student(teacher, tmp_path)
 
