@@ -20,7 +20,7 @@ from hf_distill.heads import unwrap_peft
 from hf_distill.loading import load_fine_tuned, read_config
 from hf_distill.restoring import preserve_rng_state
 from hf_distill.students.calibration import Calibration, read_texts
-from hf_distill.students.depth import choose_layers, least_missed
+from hf_distill.students.depth import by_stack, choose_layers, least_missed
 from hf_distill.students.families import Family, family_of
 from hf_distill.students.fitting import Side, StackFit, Statistics
 from hf_distill.students.head_fitting import HeadFit
@@ -44,7 +44,7 @@ def create_student(
     teacher: PreTrainedModel | str | os.PathLike[str],
     *,
     num_hidden_layers: int | None = None,
-    layers: str | Sequence[int] | None = None,
+    layers: str | Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     hidden_size: int | None = None,
     intermediate_size: int | None = None,
     num_attention_heads: int | None = None,
@@ -86,7 +86,9 @@ def create_student(
         layers: which of the teacher's layers to keep: a list, from 0, or, of N layers,
             ``"uniform"`` (the default: layers ⌊i·N/M⌋), ``"first"``, ``"last"``, or ``"auto"``,
             which removes one after the other that without which the teacher's output on
-            ``calibration_data`` changes least.
+            ``calibration_data`` changes least. An encoder and its decoder each keep the same number
+            or the same list; ``{"encoder": [0, 2], "decoder": [0]}`` gives a list for each, and a
+            stack that it does not name keeps all of its layers.
         hidden_size: the width of the student; in most families a multiple of the size of a head.
         intermediate_size: neurons of each feed-forward network; by default they fall with the
             width.
@@ -155,7 +157,15 @@ def create_student(
     family = family_of(model.config)
     wide = Sizes.of(model.config, family)
     all_layers: nn.ModuleList = find(model.base_model, family.stack.layers)
-    kept = choose_layers(layers, num_hidden_layers, len(all_layers), family.stack.first_layer)
+    choice: Any = layers
+    decoder_kept: list[int] | None = None
+    if family.decoder is not None and find(model.base_model, family.decoder.layers) is not None:
+        choice, decoder_choice = by_stack(layers, num_hidden_layers)
+        number = len(find(model.base_model, family.decoder.layers))
+        decoder_kept = choose_layers(
+            decoder_choice, num_hidden_layers, number, family.decoder.first_layer
+        )
+    kept = choose_layers(choice, num_hidden_layers, len(all_layers), family.stack.first_layer)
     narrow = student_sizes(
         wide,
         hidden_size=hidden_size,
@@ -167,6 +177,12 @@ def create_student(
         raise ValueError(
             "initialization='copy' keeps the widths: leave out hidden_size, intermediate_size "
             "and num_attention_heads, or choose 'least_squares'."
+        )
+    if family.depth_only and (narrow != wide or kept is None or initialization == "least_squares"):
+        raise ValueError(
+            f"create_student copies layers of {model.config.model_type} models: "
+            f"{family.depth_only}. Leave out hidden_size, intermediate_size, num_attention_heads, "
+            "layers='auto' and initialization='least_squares'."
         )
     changes = narrow != wide or kept is None or len(kept) < len(all_layers)
     fits = changes and (narrow != wide or initialization == "least_squares")
@@ -192,8 +208,11 @@ def create_student(
         if kept is None:
             assert calibration is not None and num_hidden_layers is not None  # as checked above
             kept = _search(model, family, calibration, num_hidden_layers)
-        student = _empty_student(model, family, narrow, kept)
-        copy_weights(model, student, family.stack, kept)
+        student = _empty_student(model, family, narrow, kept, decoder_kept)
+        places = {family.stack.layers: kept}
+        if family.decoder is not None and decoder_kept is not None:
+            places[family.decoder.layers] = decoder_kept
+        copy_weights(model, student, places)
         used = 0
         if fits and calibration is not None:
             used = _fit(model, student, family, kept, calibration, calibration_tokens)
@@ -213,6 +232,7 @@ def create_student(
             "teacher": display_name(model.name_or_path or type(model).__name__),
             "model": type(model).__name__,
             "layers": kept,
+            **({} if decoder_kept is None else {"decoder_layers": decoder_kept}),
             "teacher_sizes": {"num_hidden_layers": len(all_layers), **asdict(wide)},
             "sizes": {"num_hidden_layers": len(kept), **asdict(narrow)},
             "parameters": sum(parameter.numel() for parameter in student.parameters()),
@@ -274,10 +294,14 @@ def _search(
 
 
 def _empty_student(
-    teacher: PreTrainedModel, family: Family, sizes: Sizes, layers: list[int]
+    teacher: PreTrainedModel,
+    family: Family,
+    sizes: Sizes,
+    layers: list[int],
+    decoder_layers: list[int] | None,
 ) -> PreTrainedModel:
     """Make a model of the student's size, with weights to be overwritten."""
-    config = student_config(teacher.config, family, sizes, layers)
+    config = student_config(teacher.config, family, sizes, layers, decoder_layers)
     config.name_or_path = ""
     student: PreTrainedModel = empty_like(teacher, config)
     fitted = sizes != Sizes.of(teacher.config, family)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,23 @@ def choose_layers(
             "such as 'uniform' or 'first'."
         )
     return kept
+
+
+def by_stack(layers: Any, number: int | None) -> tuple[Any, Any]:
+    """Return the choices for encoder and decoder: the same, or those of a mapping.
+
+    Raises:
+        ValueError: a mapping names another stack, or there is also a number of layers.
+    """
+    if not isinstance(layers, Mapping):
+        return layers, layers
+    lists = all(isinstance(value, Sequence) and not isinstance(value, str)
+                for value in layers.values())  # fmt: skip
+    if not layers or not layers.keys() <= {"encoder", "decoder"} or not lists:
+        raise ValueError(f"layers={layers!r} is not a list of layers for encoder, decoder or both.")
+    if number is not None:
+        raise ValueError(f"layers={layers!r} names layers: leave out num_hidden_layers={number}.")
+    return layers.get("encoder"), layers.get("decoder")
 
 
 def _chosen(

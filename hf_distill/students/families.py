@@ -60,7 +60,7 @@ class Stack:
     """Layers that write to one stream. Paths are from the base model, in layers from the layer."""
 
     layers: str
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block, ...] = ()
     pre_norm: bool = False
     tables: tuple[str, ...] = ()
     """Embeddings, parameters or convolutions whose outputs are added to the stream."""
@@ -84,6 +84,12 @@ class Family:
     """The declaration of a model type."""
 
     stack: Stack
+    """The only stack, or the encoder's."""
+    decoder: Stack | None = None
+    decoder_layers: str = "decoder_layers"
+    """The configuration's name for the number of the decoder's layers."""
+    depth_only: str | None = None
+    """Why widths cannot change, where they cannot: layers are copied then."""
     intermediate_size: str = "intermediate_size"
     """The configuration's name for the number of neurons."""
     free_head_size: str | None = None
@@ -252,6 +258,28 @@ _VIT = Stack(
     ),
     final_norm="layernorm",
 )
+_T5_FIRST = "whose relative position bias all layers use"
+_TWO_STREAMS = (
+    "the decoder reads two streams, its own and the encoder's, and only one can be fitted so far"
+)
+_BART_LIKE = Family(
+    Stack("encoder.layers"),
+    decoder=Stack("decoder.layers"),
+    depth_only=_TWO_STREAMS,
+    intermediate_size="encoder_ffn_dim",
+)
+_T5 = Family(
+    Stack("encoder.block", first_layer=_T5_FIRST),
+    decoder=Stack("decoder.block", first_layer=_T5_FIRST),
+    decoder_layers="num_decoder_layers",
+    depth_only=_TWO_STREAMS,
+    intermediate_size="d_ff",
+    free_head_size="d_kv",
+)
+_WAV2VEC2 = Family(
+    Stack("encoder.layers"),
+    depth_only="the convolutions before its layers, which also encode positions, cannot be fitted",
+)
 _LLAMA_LIKE = Family(_LLAMA, free_head_size="head_dim", per_layer=("layer_types",))
 
 FAMILIES: dict[str, Family] = {
@@ -272,6 +300,10 @@ FAMILIES: dict[str, Family] = {
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
     "vit": Family(_VIT, width_names=("pooler_output_size",)),
+    "t5": _T5,
+    "bart": _BART_LIKE,
+    "whisper": _BART_LIKE,
+    "wav2vec2": _WAV2VEC2,
 }
 """By ``config.model_type``."""
 

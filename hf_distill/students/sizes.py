@@ -88,7 +88,11 @@ def student_sizes(
 
 
 def student_config(
-    teacher: PreTrainedConfig, family: Family, sizes: Sizes, layers: list[int]
+    teacher: PreTrainedConfig,
+    family: Family,
+    sizes: Sizes,
+    layers: list[int],
+    decoder_layers: list[int] | None = None,
 ) -> PreTrainedConfig:
     """Return the teacher's configuration with the sizes of the student.
 
@@ -120,6 +124,8 @@ def student_config(
         if isinstance(entries, list):
             setattr(config, name, [entries[index] for index in layers])
     config.num_hidden_layers = len(layers)
+    if decoder_layers is not None:
+        setattr(config, family.decoder_layers, len(decoder_layers))
     if hasattr(config, "validate_architecture"):
         try:
             config.validate_architecture()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hf_distill.students.families import Part, Stack
+from hf_distill.students.families import Part
 
 
 def find(module: nn.Module, path: str | None) -> Any:
@@ -66,25 +67,24 @@ class Map:
 
 
 def copy_weights(
-    teacher: PreTrainedModel, student: PreTrainedModel, stack: Stack, layers: list[int]
+    teacher: PreTrainedModel, student: PreTrainedModel, layers: Mapping[str, list[int]]
 ) -> None:
     """Copy every weight that has the same shape in both models, and make all others NaN.
 
     Args:
         teacher: copied from.
         student: copied to.
-        stack: where the layers are.
-        layers: the teacher's layer for each of the student's.
+        layers: the teacher's layer for each of the student's, by the place of the stack.
     """
-    prefix = f"{stack.layers}."
-    if teacher.base_model is not teacher:
-        prefix = f"{teacher.base_model_prefix}.{prefix}"
+    base = "" if teacher.base_model is teacher else f"{teacher.base_model_prefix}."
     given = teacher.state_dict()
     for name, value in student.state_dict().items():
         source = name
-        if name.startswith(prefix):
-            index, _, rest = name[len(prefix) :].partition(".")
-            source = f"{prefix}{layers[int(index)]}.{rest}"
+        for path, kept in layers.items():
+            prefix = f"{base}{path}."
+            if name.startswith(prefix):
+                index, _, rest = name[len(prefix) :].partition(".")
+                source = f"{prefix}{kept[int(index)]}.{rest}"
         if source in given and given[source].shape == value.shape:
             value.copy_(given[source])
         elif value.is_floating_point():
