@@ -34,6 +34,16 @@ def test_a_place_for_each_layer_is_declared() -> None:
     assert {name for _, name in CASES} >= FAMILIES.keys() - {"mistral", "qwen3", "camembert"}
 
 
+def test_the_page_lists_the_families() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "which-students.md").read_text(encoding="utf-8")
+    table = page.split("| model types |")[1].split("\n\n")[0]
+    rows = [row.split("|") for row in table.splitlines()[2:]]
+    widths = {name: row[3].strip() for row in rows for name in row[1].split("`")[1::2]}
+    assert widths == {
+        name: "no" if family.depth_only else "yes" for name, family in FAMILIES.items()
+    }
+
+
 def data(task: str) -> Any:
     return zoo_dataset(task, rows=24, seed=5)
 
