@@ -70,7 +70,9 @@ def create_student(
     - the maps back to the hidden states are :math:`\operatorname{ridge}(c \to P u - x)`, where c
       are the units' outputs and u is the teacher's sum, so that each of them also repairs what was
       lost before it;
-    - the scale and shift of each unit of a LayerNorm are a regression, too.
+    - the scale and shift of each unit of a LayerNorm are a regression, too. Where norms come before
+      the blocks, the maps behind them take these up, and tokens count by the directions of their
+      states instead of their sizes.
 
     Kept are the heads with the largest mean norm of their context, and the neurons with the largest
     root mean square times the norm of the weights that read them. Following SliceGPT (Ashkboos et

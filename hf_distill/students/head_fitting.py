@@ -66,6 +66,8 @@ class HeadFit:
         """Fit every module that changes its shape."""
         self._read = self._fit_stream()
         steps = self._steps()
+        if all(self._modules(step.name)[0] is self._norms[0] for step in steps):
+            self._last_states()
         for number, step in enumerate(steps):
             wide, narrow = self._modules(step.name)
             if wide is self._norms[0] or not _changes(wide, narrow):
@@ -99,6 +101,17 @@ class HeadFit:
                 normalised(self._norms[0], stack.teacher_states[where]),
             )
         return fit.solve()
+
+    def _last_states(self) -> None:
+        """Fit the final norm of a model without a head, whose outputs are hidden states."""
+        stack, (wide, narrow) = self._stack, self._norms
+        if narrow is None or not stack.narrower:
+            return
+        fit = NormFit(narrow)
+        for where in stack.chunks():
+            states = normalised(wide, stack.teacher_states[where])
+            fit.add(stack.student_states[where], states @ stack.basis.T)
+        fit.write()
 
     def _steps(self) -> list[_Step]:
         """Return the linear maps and norms after the last layer, in the order of the forward."""

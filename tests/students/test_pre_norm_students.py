@@ -39,6 +39,16 @@ def logits(model: Any, task: str, seed: int = 0) -> Tensor:
     return values[batch["attention_mask"].bool()] if values.dim() == 3 else values
 
 
+def last_states(model: Any, task: str) -> Tensor:
+    rows = zoo_dataset(task, labels=False, rows=32)
+    rows.set_format("torch")
+    batch = dict(rows[:].items())
+    with torch.no_grad():
+        states: Tensor = model.eval()(**batch).last_hidden_state
+    mask = batch.get("attention_mask")
+    return states.flatten(0, 1) if mask is None else states[mask.bool()]
+
+
 def data(task: str) -> Any:
     return zoo_dataset(task, rows=48, seed=5, labels=False)
 
@@ -53,6 +63,8 @@ def model_of(task: str, name: str, seed: int, size: int, **options: Any) -> Any:
     if name == "gpt2":
         sizes |= {"n_embd": size, "n_head": size // 4, "n_inner": 2 * size}
         sizes["layer_norm_epsilon"] = 1e-12
+    if name == "modernbert":
+        sizes["norm_eps"] = 1e-12
     if name in GROUPED:
         sizes |= {"num_key_value_heads": size // 8, "head_dim": 4}
     return zoo_model(task, name, seed=seed, layers=2, **{**sizes, **options}).eval()
@@ -155,6 +167,20 @@ def test_a_planted_stream_comes_back(task: str, name: str, options: dict[str, An
     assert (logits(smaller, task) - wanted).abs().max() > 0.05
 
 
+@pytest.mark.parametrize("name", ["modernbert", "gpt2", "llama", "vit"])
+def test_a_planted_stream_comes_back_without_a_head(name: str) -> None:
+    """The last hidden states, after the final norm, are the teacher's in other axes."""
+    task = "image-classification" if name == "vit" else "text-classification"
+    core = model_of(task, name, 1, 8).base_model
+    teacher = embed(core, model_of(task, name, 2, 16).base_model, rotation(16, 8))
+    student = create_student(teacher, hidden_size=8, calibration_data=data(task))
+    states, wanted = (last_states(model, task) for model in (student, teacher))
+    torch.testing.assert_close(states @ states.T, wanted @ wanted.T, atol=2e-2, rtol=5e-3)
+    same = [last_states(model, task) @ turn.T for model, turn in (
+        (core, rotation(16, 8)), (teacher, torch.eye(16)))]  # fmt: skip
+    torch.testing.assert_close(*same, atol=1e-3, rtol=1e-3)
+
+
 def test_a_tied_decoder_has_the_scales_of_the_final_norm() -> None:
     """Its table is not the place for them, so the axes of the stream must fit them."""
     task, name = "text-generation", "llama"
@@ -179,6 +205,46 @@ def test_neurons_that_do_nothing_can_go(task: str, name: str, options: dict[str,
             Map(find(layer, stack.blocks[1].writer)).weight[:, ::2] = 0.0
     student = create_student(teacher, intermediate_size=16, calibration_data=data(task))
     torch.testing.assert_close(logits(student, task), logits(teacher, task), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_the_group_of_heads_that_does_something_stays(name: str) -> None:
+    task = "text-generation"
+    teacher = model_of(task, name, 0, 16)
+    with torch.no_grad():
+        for layer in teacher.model.layers:
+            layer.self_attn.v_proj.weight[:4] = 0.0  # read by the first two of four heads
+            if layer.self_attn.v_proj.bias is not None:
+                layer.self_attn.v_proj.bias[:4] = 0.0
+    student = create_student(teacher, num_attention_heads=2, calibration_data=data(task))
+    assert student.config.num_key_value_heads == 1
+    torch.testing.assert_close(logits(student, task), logits(teacher, task), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("text-generation", "gpt2"), ("text-generation", "llama"), ("text-generation", "qwen3")],
+)
+def test_a_narrow_student_is_nearer_than_a_cut_or_a_random_one(task: str, name: str) -> None:
+    """With a teacher whose stream is nearly planted: most of it, and some noise everywhere."""
+    core = model_of(task, name, 1, 8)
+    teacher = model_of(task, name, 2, 16)
+    embed(core, teacher, rotation(16, 8))
+    with torch.no_grad():
+        torch.manual_seed(3)
+        for weight in teacher.parameters():
+            weight.add_(torch.randn_like(weight), alpha=0.02)
+    student = create_student(teacher, hidden_size=8, calibration_data=data(task))
+    random, cut = (type(teacher)(student.config) for _ in range(2))
+    with torch.no_grad():
+        for key, weight in cut.named_parameters():
+            weight.copy_(teacher.get_parameter(key)[tuple(map(slice, weight.shape))])
+    wanted = logits(teacher, task).log_softmax(-1)
+    made, *others = (
+        float((wanted.exp() * (wanted - logits(model, task).log_softmax(-1))).sum(-1).mean())
+        for model in (student, random, cut)
+    )
+    assert made < 0.25 * min(others)
 
 
 @pytest.mark.parametrize("tied", [True, False])
