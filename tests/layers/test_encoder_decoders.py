@@ -75,7 +75,7 @@ def run(architecture: str, student: Any, teacher: Any, path: Path, **options: An
 # ---- by hand ---------------------------------------------------------------------------------
 
 
-def computed(model: Any, batch: dict[str, Tensor]) -> dict[str, Any]:
+def computed(model: Any, batch: dict[str, Tensor], *, maps: bool = True) -> dict[str, Any]:
     """Hidden states, probabilities and scores of all layers, by part, in float64."""
     model = copy.deepcopy(model).double().eval().requires_grad_(False)
     model.set_attn_implementation("eager")
@@ -94,6 +94,8 @@ def computed(model: Any, batch: dict[str, Tensor]) -> dict[str, Any]:
     outputs = model(**inputs, output_hidden_states=True, output_attentions=True)
     for hook in hooks:
         hook.remove()
+    if maps and not outputs.cross_attentions:
+        pytest.skip("this version of transformers returns no attention maps of T5")
     found: dict[str, Any] = {
         "encoder": {"states": outputs.encoder_hidden_states, "maps": outputs.encoder_attentions},
         "decoder": {"states": outputs.decoder_hidden_states, "maps": outputs.decoder_attentions},
@@ -137,7 +139,8 @@ def expected(
     student: Any, teacher: Any, batch: dict[str, Tensor], kind: str
 ) -> tuple[float, float]:
     """The losses of layers (0, 0) and (1, 2), pair by pair of tokens."""
-    ours, theirs = computed(student, batch), computed(teacher, batch)
+    maps = kind != "scores"
+    ours, theirs = (computed(one, batch, maps=maps) for one in (student, teacher))
     lengths = {part: ours[part]["states"][0].shape[1] for part in ("encoder", "decoder")}
     pairs = counted(batch, lengths)
     hidden = attention = 0.0
