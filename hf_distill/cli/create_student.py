@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
@@ -110,14 +111,24 @@ def run(argv: Sequence[str]) -> None:
     source = check_model_source("teacher", positional.teacher)
     check_paths({n: getattr(arguments, n) for n in ("calibration_file", "trim_vocabulary")})
     make_output_folder(arguments.output_dir)
+    found = [*Path(arguments.output_dir).glob("*.safetensors")]
+    found += [*Path(arguments.output_dir).glob("config.json")]
+    if found:
+        raise ValueError(
+            f"--output_dir {arguments.output_dir} holds a model already ({found[0].name}): choose "
+            "another folder, or delete it."
+        )
     tokenizer = load_tokenizer("teacher", source)
     teacher = load_whole(source)
     data: dict[str, Any] = {}
     if arguments.calibration_file is not None or arguments.dataset_name is not None:
         data = _calibration(arguments, task_options, source, teacher, tokenizer)
     if arguments.trim_vocabulary is not None:
-        texts = Path(arguments.trim_vocabulary).expanduser().read_text(encoding="utf-8")
-        data["vocabulary_from"] = texts.splitlines()
+        file = Path(arguments.trim_vocabulary).expanduser()
+        try:
+            data["vocabulary_from"] = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"--trim_vocabulary {file} cannot be read: {error}") from error
     student = create_student(
         teacher,
         num_hidden_layers=arguments.num_hidden_layers,
@@ -142,7 +153,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _layers(text: str | None) -> str | list[int] | None:
-    if text is None or not text.replace(",", "").replace(" ", "").isdigit():
+    if text is None or not re.fullmatch(r"[0-9]+( *, *[0-9]+)*", text):
         return text
     return [int(number) for number in text.split(",")]
 

@@ -172,7 +172,7 @@ class CommandParser(HfArgumentParser):
         return f"there is no option {first.partition('=')[0]}.{self._suggest(name, prefix='--')}"
 
     def _suggest(self, name: str, prefix: str = "") -> str:
-        names = [action.dest for action in self._actions]
+        names = [action.dest for action in self._actions if action.option_strings]
         near = difflib.get_close_matches(name, names, n=1)
         return f" Did you mean {prefix}{near[0]}?" if near else ""
 

@@ -50,7 +50,12 @@ def check_unused(folder: Path, names: Sequence[str] = _RUN_FILES) -> None:
 
 def make_output_folder(folder: str | os.PathLike[str]) -> None:
     """Make a folder before the work whose results are to go there, or refuse it."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"--output_dir {folder} cannot be made ({error.strerror}); name another folder."
+        ) from error
     if not os.access(folder, os.W_OK):
         raise ValueError(f"--output_dir {folder} cannot be written to; name another folder.")
 

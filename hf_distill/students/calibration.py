@@ -18,7 +18,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_distill.compatibility import input_limit, input_names
+from hf_distill.compatibility import input_limit, input_names, vocabulary_size
 from hf_distill.restoring import preserve_rng_state
 
 ROWS_PER_BATCH = 8
@@ -46,13 +46,13 @@ class Calibration:
     ) -> None:
         if isinstance(data, str | os.PathLike):
             data = read_texts(data)
-        try:
-            rows = len(data)
-        except TypeError:
+        sized = hasattr(data, "__len__") and hasattr(data, "__getitem__")
+        if isinstance(data, Mapping) or not sized:
             raise ValueError(
-                f"calibration_data must be sized, but a {type(data).__name__} has no length: pass "
+                f"calibration_data is a {type(data).__name__}, which has no rows by number: pass "
                 "a data set of features, a list of texts, or the path of a text file."
-            ) from None
+            )
+        rows = len(data)
         if rows == 0:
             raise ValueError("calibration_data is empty.")
         self._texts = isinstance(data[0], str)
@@ -68,7 +68,9 @@ class Calibration:
         self._names = input_names(teacher) | {"token_type_ids"}
         if data_collator is not None:  # which may count on labels, or make them
             self._names |= {*inspect.signature(teacher.forward).parameters, "label", "label_ids"}
+        self._main = {teacher.main_input_name, "inputs_embeds"}
         self._limit = input_limit(teacher)
+        self._vocabulary = vocabulary_size(teacher)
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
         self._order = order.split(ROWS_PER_BATCH)
         self.batches = len(self._order)
@@ -77,17 +79,49 @@ class Calibration:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Make the batches again: each time the same, also where a collator draws at random."""
         for number in range(self.batches):
-            rows = [self._features(self._data[int(index)]) for index in self._order[number]]
+            rows = [self._features(int(index)) for index in self._order[number]]
             with preserve_rng_state():
-                set_seed(self._seed + number)
-                batch = self._collate(rows)
+                set_seed((self._seed + number) % 2**32)
+                try:
+                    batch = self._collate(rows)
+                except (ValueError, TypeError) as error:
+                    raise ValueError(
+                        f"calibration_data: rows cannot be made a batch ({error}). Pass "
+                        "processing_class, which pads them, or another data_collator."
+                    ) from error
             yield dict(batch)
 
-    def _features(self, row: Any) -> dict[str, Any]:
-        if self._texts:
-            return dict(self._tokenizer(row, truncation=self._limit is not None,
-                                        max_length=self._limit))  # fmt: skip
-        return {name: value for name, value in row.items() if name in self._names}
+    def _features(self, index: int) -> dict[str, Any]:
+        row = self._data[index]
+        if self._texts and isinstance(row, str):
+            row = dict(self._tokenizer(row, truncation=self._limit is not None,
+                                       max_length=self._limit))  # fmt: skip
+        columns = list(row) if isinstance(row, Mapping) else []
+        features = {name: row[name] for name in columns if name in self._names}
+        if not features.keys() & self._main:
+            names = f"has the columns {', '.join(columns)}"
+            what = names if columns else f"is a {type(row).__name__}"
+            raise ValueError(
+                f"calibration_data: row {index} {what}, without {min(self._main)}, which the "
+                "teacher reads. Pass features, or the texts alone as a list, with "
+                "processing_class."
+            )
+        self._check_ids(index, features.get("input_ids", []))
+        return features
+
+    def _check_ids(self, index: int, values: Any) -> None:
+        """Refuse ids and lengths that the embeddings of the teacher do not have."""
+        ids = np.asarray(values)
+        if self._limit is not None and ids.ndim and ids.shape[-1] > self._limit:
+            raise ValueError(
+                f"calibration_data: row {index} has {ids.shape[-1]} tokens, but the teacher takes "
+                f"{self._limit}: truncate it."
+            )
+        if self._vocabulary is not None and ids.size and ids.max() >= self._vocabulary:
+            raise ValueError(
+                f"calibration_data: row {index} has the id {ids.max()}, but the teacher has "
+                f"{self._vocabulary} tokens: make it with the teacher's tokenizer."
+            )
 
 
 def read_texts(path: str | os.PathLike[str]) -> Sequence[str]:

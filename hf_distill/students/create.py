@@ -30,7 +30,7 @@ from hf_distill.students.sentence_embeddings import (
     create_sentence_student,
     is_sentence_transformer,
 )
-from hf_distill.students.sizes import Sizes, student_config, student_sizes
+from hf_distill.students.sizes import Sizes, is_between, student_config, student_sizes
 from hf_distill.students.vocabulary import trim_vocabulary
 from hf_distill.students.weights import copy_weights, empty_like, find, unfitted
 
@@ -129,7 +129,9 @@ def create_student(
         )
     if calibration_tokens < 1:
         raise ValueError(f"calibration_tokens={calibration_tokens} must be at least 1.")
-    if layers == "auto" and num_hidden_layers is None:
+    if not is_between(seed, 0, 2**32 - 1):
+        raise ValueError(f"seed={seed!r} is not an integer from 0 to 2**32 - 1.")
+    if isinstance(layers, str) and layers == "auto" and num_hidden_layers is None:
         raise ValueError("layers='auto' needs num_hidden_layers, the number of layers to keep.")
     if is_sentence_transformer(teacher):
         if vocabulary_from is not None:
@@ -156,6 +158,12 @@ def create_student(
     if vocabulary_from is not None and processing_class is None:
         raise ValueError("vocabulary_from is trimmed with the tokenizer: pass processing_class.")
     model = load_whole(teacher)
+    damaged = unfitted(model)
+    if damaged:
+        raise ValueError(
+            f"teacher has weights that are not finite: {', '.join(damaged)}. Load it again, or "
+            "train it without overflow."
+        )
     family = family_of(model.config)
     wide = Sizes.of(model.config, family)
     all_layers: nn.ModuleList = find(model.base_model, family.stack.layers)
@@ -228,6 +236,12 @@ def create_student(
         student, _ = trim_vocabulary(student, processing_class, vocabulary_from)
     module: nn.Module = student
     module.to(dtype=model.dtype)
+    overflown = unfitted(student)
+    if overflown:
+        raise ValueError(
+            f"teacher is in {model.dtype}, which cannot hold the student's {', '.join(overflown)}: "
+            "load it with dtype=torch.float32."
+        )
     keep_record(
         student,
         {
@@ -268,6 +282,10 @@ def load_whole(teacher: PreTrainedModel | str | os.PathLike[str]) -> PreTrainedM
         raise ValueError(
             f"teacher is a {type(teacher).__name__}, not a model of transformers: pass the model "
             "inside it, its folder or its Hub id."
+        )
+    if getattr(teacher, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            "teacher has adapters (add_adapter, load_adapter): merge them into its weights before."
         )
     if getattr(teacher, "is_quantized", False):
         raise ValueError("teacher is quantised: load it without quantization_config.")

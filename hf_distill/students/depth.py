@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_distill.students.fitting import Side
+from hf_distill.students.sizes import is_between
 
 LAYER_CHOICES = ("uniform", "first", "last", "auto")
 
@@ -65,9 +66,10 @@ def _chosen(
 ) -> list[int] | None:
     if layers is None or isinstance(layers, str):
         kept = teacher_layers if number is None else number
-        if not 1 <= kept <= teacher_layers:
+        if not is_between(kept, 1, teacher_layers):
             raise ValueError(
-                f"num_hidden_layers={kept} is not between 1 and the teacher's {teacher_layers}."
+                f"num_hidden_layers={kept!r} is not an integer from 1 to the teacher's "
+                f"{teacher_layers}."
             )
         if layers in (None, "uniform"):
             return [index * teacher_layers // kept for index in range(kept)]
@@ -80,7 +82,7 @@ def _chosen(
         raise ValueError(
             f"layers={layers!r} is not a list of layers or one of {', '.join(LAYER_CHOICES)}."
         )
-    chosen = list(layers)
+    chosen = list(layers) if isinstance(layers, Iterable) else []
     if not chosen or any(isinstance(i, bool) or not isinstance(i, int) for i in chosen):
         raise ValueError(f"layers={layers!r} is not a list of the teacher's layers, from 0.")
     if sorted(set(chosen)) != chosen:

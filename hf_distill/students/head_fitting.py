@@ -129,7 +129,14 @@ class HeadFit:
             steps.clear()  # what was run before the last layer
             return feed(like)
 
-        self._teacher.runner.after(batch, begin, hooks=hooks)
+        outputs = self._teacher.runner.after(batch, begin, hooks=hooks, others_are_nan=True)
+        values = [value for value in outputs.values() if isinstance(value, Tensor)]
+        if any(torch.isnan(value).any() for value in values):
+            raise ValueError(
+                f"The teacher, a {type(self._teacher.model).__name__}, has a head that reads other "
+                "hidden states than the last, which create_student cannot fit: leave out the sizes "
+                "and initialization, and choose layers alone."
+            )
         return steps
 
     def _is_transform(self, steps: list[_Step]) -> bool:
@@ -168,9 +175,17 @@ class HeadFit:
 
     def _fit_input(self, step: _Step) -> tuple[Tensor, Tensor]:
         """Fit the map from the student's input of a module to the teacher's."""
-        weight, bias = self._guess(step)
+        guess, bias = self._guess(step)
+        widths = tuple(matrix(module).shape[1] for module in self._modules(step.name))
+        if guess.shape != widths:
+            raise ValueError(
+                f"The teacher, a {type(self._teacher.model).__name__}, has a part that "
+                f"create_student cannot make narrower: {step.name} reads {widths[0]} values, which "
+                "are not the hidden states or the units of one map. Keep hidden_size, or take a "
+                "teacher without it."
+            )
         has_bias = self._modules(step.name)[1].bias is not None
-        fit = Ridge(weight, bias if has_bias else None)
+        fit = Ridge(guess, bias if has_bias else None)
         self._each(step.name, lambda wide, narrow: fit.add(narrow, wide))
         return fit.solve(intercept=has_bias)
 

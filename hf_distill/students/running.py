@@ -126,8 +126,17 @@ class LayerRunner:
         *,
         until: nn.Module | None = None,
         hooks: Mapping[nn.Module, Hook] | None = None,
+        others_are_nan: bool = False,
     ) -> Any:
         """Run what comes after the last layer, whose output ``state`` makes.
+
+        Args:
+            batch: what the model is given.
+            state: makes the last layer's output.
+            until: where to stop.
+            hooks: called with inputs and outputs of modules.
+            others_are_nan: the hidden states of all other layers are NaN, which shows in what reads
+                them.
 
         Returns:
             the outputs of the model, or the input of the module ``until``.
@@ -136,6 +145,8 @@ class LayerRunner:
         last = self.layers[-1]
         with ExitStack() as stack:
             self._skip(stack, range(len(self.layers) - 1))
+            if others_are_nan:
+                stack.enter_context(_fed(self.layers[0], lambda s: torch.full_like(s, torch.nan)))
             stack.enter_context(_replaced(last, partial(self._hand_on, feed=state)))
             stack.enter_context(recording(hooks or {}))
             if until is None:
@@ -187,11 +198,14 @@ def recording(hooks: Mapping[nn.Module, Hook]) -> Iterator[None]:
 
 @contextmanager
 def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    vars(module)["forward"] = forward
+    own = vars(module)
+    before = {"forward": own["forward"]} if "forward" in own else {}
+    own["forward"] = forward
     try:
         yield
     finally:
-        del vars(module)["forward"]
+        del own["forward"]
+        own.update(before)
 
 
 @contextmanager

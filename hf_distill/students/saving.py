@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_distill.files import write_json
+from hf_distill.files import temporary_path, write_json
 
 STUDENT_FILE = "student.json"
 _ATTRIBUTE = "distillation_record"
@@ -42,8 +42,13 @@ def save_student(
             f"student is a {type(student).__name__} that create_student did not make: use "
             "save_pretrained."
         )
-    student.save_pretrained(folder)
-    if processing_class is not None:
-        processing_class.save_pretrained(folder)
-    write_json(Path(folder) / STUDENT_FILE, record)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with temporary_path(target / "student") as made:
+        student.save_pretrained(made)
+        if processing_class is not None:
+            processing_class.save_pretrained(made)
+        write_json(made / STUDENT_FILE, record)
+        for file in made.iterdir():
+            os.replace(file, target / file.name)
     return record

@@ -38,6 +38,11 @@ class Sizes:
         )
 
 
+def is_between(value: Any, least: int, most: int) -> bool:
+    """Return whether a value is an integer in a range, both ends included."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
 def student_sizes(
     teacher: Sizes,
     *,
@@ -56,8 +61,8 @@ def student_sizes(
         ("intermediate_size", intermediate_size, teacher.intermediate_size),
         ("num_attention_heads", num_attention_heads, teacher.heads),
     ):
-        if value is not None and not 1 <= value <= most:
-            raise ValueError(f"{name}={value} is not between 1 and the teacher's {most}.")
+        if value is not None and not is_between(value, 1, most):
+            raise ValueError(f"{name}={value!r} is not an integer from 1 to the teacher's {most}.")
     width = hidden_size or teacher.hidden_size
     share = width / teacher.hidden_size
     size = teacher.head_size

@@ -29,9 +29,24 @@ def matrix(module: nn.Module) -> Tensor:
 
 
 def empty_like(model: PreTrainedModel, config: Any) -> Any:
-    """Return a model of another's class and optional parts, with weights to be overwritten."""
+    """Return a model of another's class and optional parts, with weights to be overwritten.
+
+    Raises:
+        ValueError: its class needs more than a configuration.
+    """
     options: dict[str, Any] = {}
-    takes = inspect.signature(type(model).__init__).parameters
+    takes = inspect.signature(type(model)).parameters
+    needed = [
+        name
+        for name, parameter in list(takes.items())[1:]
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if needed:
+        raise ValueError(
+            f"The model, a {type(model).__name__}, is made with {', '.join(needed)} besides its "
+            "configuration: read these from the configuration in its class."
+        )
     if "add_pooling_layer" in takes and getattr(model, "pooler", None) is None:
         options["add_pooling_layer"] = False
     return type(model)(config, **options)

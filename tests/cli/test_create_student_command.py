@@ -103,6 +103,7 @@ def test_a_trimmed_student_learns_from_the_whole_teacher(
         (["--calibration_file", "none.txt"], "--calibration_file none.txt"),
         (["--calibration_file", "a", "--dataset_name", "b"], "--dataset_name"),
         (["--num_hidden_layers", "99"], "num_hidden_layers=99"),
+        (["--layers", "0,,1"], "layers='0,,1'"),
     ],
 )
 def test_wrong_options_are_named(
@@ -113,3 +114,34 @@ def test_wrong_options_are_named(
     )
     assert made.status == 2
     assert message in made.stderr
+
+
+def test_a_model_is_not_overwritten(program: Program, tmp_path: Path) -> None:
+    teacher = Path(save_model(tmp_path / "teacher", "fill-mask", seed=1, layers=2))
+    before = (teacher / "model.safetensors").read_bytes()
+    made = program("create-student", teacher, "--layers", "0", "--output_dir", teacher)
+    assert made.status == 2
+    assert f"--output_dir {teacher}" in made.stderr
+    assert (teacher / "model.safetensors").read_bytes() == before
+
+
+def test_files_that_cannot_be_used_are_named(
+    program: Program, files: Files, tmp_path: Path
+) -> None:
+    binary = tmp_path / "binary.txt"
+    binary.write_bytes(b"\xff\xfe\xa4")
+    for options, named in (
+        (["--output_dir", binary], f"--output_dir {binary}"),
+        (["--output_dir", tmp_path / "student", "--trim_vocabulary", binary], "--trim_vocabulary"),
+    ):
+        made = program("create-student", files.models["teacher"], "--layers", "0", *options)
+        assert made.status == 2
+        assert named in made.stderr
+
+
+def test_a_name_before_the_teacher_is_not_suggested_again(
+    program: Program, files: Files, tmp_path: Path
+) -> None:
+    made = program("create-student", "--teacher", files.models["teacher"], "--output_dir", tmp_path)
+    assert made.status == 2
+    assert "no option --teacher." in made.stderr and "mean --teacher?" not in made.stderr
