@@ -222,7 +222,7 @@ def export(
             quality=quality,
             metric=metric,
             attempts=attempts,
-            latencies=_latencies(models, tokenizer, chosen),
+            latencies=latencies_by_shape(models, tokenizer, chosen),
             sizes={
                 "original": sum(p.numel() * p.element_size() for p in original.parameters()),
                 "exported": file.stat().st_size,
@@ -319,9 +319,16 @@ def _calibration_batches(
         yield {name: value[None] for name, value in row.items()}
 
 
-def _latencies(
+def latencies_by_shape(
     models: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None, task: Task | None
 ) -> dict[str, dict[str, Latency]]:
+    """Time models in turns, each batch size with short and with full inputs.
+
+    Args:
+        models: by role, ``original`` among them.
+        tokenizer: the models' tokenizer; images need none.
+        task: knows the full length; by default the most that the model takes, up to 512.
+    """
     original = models["original"]
     full = min(_LONGEST, input_limit(original) or _LONGEST)
     if task is not None and tokenizer is not None:
