@@ -123,6 +123,7 @@ def _assembled(teacher: Any, modules: list[Any]) -> Any:
         prompts=dict(teacher.prompts),
         default_prompt_name=teacher.default_prompt_name,
         similarity_fn_name=teacher.similarity_fn_name,
+        truncate_dim=teacher.truncate_dim,
         device=str(teacher.device),
     )
     return made.eval()

@@ -90,3 +90,10 @@ def test_what_cannot_be_made_smaller_is_refused(folder: Path) -> None:
     without = sentence_transformers.SentenceTransformer(modules=[teacher(folder)[0]], device="cpu")
     with pytest.raises(ValueError, match="Pooling"):
         create_student(without, num_hidden_layers=2)
+
+
+def test_a_truncated_teacher_has_a_truncated_student(folder: Path) -> None:
+    whole: Any = teacher(folder)
+    whole.truncate_dim = 5
+    student: Any = create_student(whole, num_hidden_layers=1)
+    assert student.encode(["a b c"]).shape == whole.encode(["a b c"]).shape == (1, 5)
