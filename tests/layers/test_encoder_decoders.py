@@ -225,14 +225,14 @@ class Gradients(TrainerCallback):
 
 
 @pytest.mark.parametrize(("weights", "mapping", "reached"), [
-    ((1.0, 0.0), "uniform", {"encoder", "decoder", "cross"}),
-    ((0.0, 1.0), "uniform", {"encoder", "decoder", "cross", "bias"}),
-    ((0.0, 1.0), "encoder=2", {"encoder", "bias"}),
-    ((1.0, 0.0), "decoder=1:2", {"encoder", "decoder", "cross"}),
+    ((1.0, 0.0), "uniform", "encoder decoder cross"),
+    ((0.0, 1.0), "uniform", "encoder decoder cross bias"),
+    ((0.0, 1.0), "encoder=2", "encoder bias"),
+    ((1.0, 0.0), "decoder=1:2", "encoder decoder cross"),
 ], ids=str)  # fmt: skip
 @every_architecture
 def test_the_gradient_reaches_both_stacks(
-    architecture: str, weights: tuple[float, float], mapping: str, reached: set[str], tmp_path: Path
+    architecture: str, weights: tuple[float, float], mapping: str, reached: str, tmp_path: Path
 ) -> None:
     seen = Gradients()
     run(architecture, *pair(architecture), tmp_path, hidden_states_loss_weight=weights[0],
@@ -245,11 +245,12 @@ def test_the_gradient_reaches_both_stacks(
         "cross": any(part in name for name in seen.names for part in crossed),
         "bias": any("relative_attention_bias" in name for name in seen.names),
     }
+    expected = set(reached.split())
     if architecture != "t5":
-        reached = reached - {"bias"}
-    elif weights[0] and "decoder" in reached:
-        reached = reached | {"bias"}
-    assert {name for name, there in found.items() if there} == reached
+        expected -= {"bias"}
+    elif weights[0] and "decoder" in expected:
+        expected |= {"bias"}
+    assert {name for name, there in found.items() if there} == expected
 
 
 @every_architecture
