@@ -47,6 +47,10 @@ class CacheArguments:
     )
     output_dir: str = option(MISSING, help="Where the outputs go: a folder for them alone.")
     task: str | None = task_option()
+    tokenizer: str | None = option(
+        help="The tokenizer of the student, where its vocabulary was trimmed: the student's folder "
+        "or Hub id. By default the teacher's."
+    )
     dtype: str = option(
         "float16",
         help="How the numbers are stored: float16 (a relative error of up to 1/2,048), bfloat16 "
@@ -126,7 +130,11 @@ def run(argv: Sequence[str]) -> None:
             "--train_file: outputs are stored for targets, and the data has none; `hf-distill "
             "train --distillation_loss_weight 1 --teacher_model …` lets the teacher write them."
         )
-    tokenizer = load_tokenizer("teacher_model", source)
+    if arguments.tokenizer is None:
+        tokenizer = load_tokenizer("teacher_model", source)
+    else:
+        own = check_model_source("tokenizer", arguments.tokenizer)
+        tokenizer = load_tokenizer("tokenizer", own)
     state = PartialState(cpu=arguments.use_cpu)
     teacher: Any = load_teacher(
         source, task.head.auto_model, task.name, dtype=averaging.teacher_dtype, device=state.device

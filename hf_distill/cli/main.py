@@ -127,7 +127,7 @@ def _hide_noise() -> None:
 
 
 def _program_parser() -> argparse.ArgumentParser:
-    commands = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:<16}{text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="hf-distill",
         usage="hf-distill [--version] [--debug] COMMAND …",

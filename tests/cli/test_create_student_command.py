@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
+from safetensors.torch import load_file
 from task_runs import LABELS, OPTIONS, save_model, write_data
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
@@ -87,11 +89,23 @@ def test_a_trimmed_student_learns_from_the_whole_teacher(
     assert_says_nothing_about_the_machine(student, str(tmp_path), str(files.folder))
     checked = program("check", teacher, student)
     assert "mapped" in checked.stdout, checked.stderr
-    trained = program(
-        "train", "--teacher_model", teacher, "--student_model", student, "--train_file",
-        files.train, "--max_steps", "1", "--output_dir", tmp_path / "out", "--use_cpu", *WINDOWS,
+    cached = program(
+        "cache", "--teacher_model", teacher, "--tokenizer", student, "--train_file", files.train,
+        "--output_dir", tmp_path / "cache", "--dtype", "float32", "--use_cpu", *WINDOWS,
     )  # fmt: skip
-    assert trained.status == 0, trained.stderr
+    assert cached.status == 0, cached.stderr
+    weights = []
+    for option, value in (("--teacher_model", teacher), ("--teacher_outputs", tmp_path / "cache")):
+        out = tmp_path / option
+        trained = program(
+            "train", option, value, "--student_model", student, "--train_file", files.train,
+            "--max_steps", "2", "--output_dir", out, "--use_cpu", "--distillation_loss_weight", "1",
+            "--learning_rate", "1e-3", *WINDOWS,
+        )  # fmt: skip
+        assert trained.status == 0, trained.stderr
+        weights.append(load_file(out / "model.safetensors"))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_without_a_command_there_is_help(program: Callable[..., Result]) -> None
     ("words", "fragment"),
     [
         (["trian"], "did you mean 'train'?"),
-        (["zzz"], "there are train, cache, sweep, check, evaluate, compare,"),
+        (["zzz"], f"there are {', '.join(COMMANDS)}."),
         (["--verbose", "train"], "--verbose"),
     ],
 )

@@ -129,7 +129,7 @@ def test_a_terminated_run_does_not_lose_a_stage_that_is_trained(
         result = program(*options, *RESUME)
     assert result.status == 143
     assert "Stage 2 of 2" not in result.stderr
-    assert "To go on after it, repeat the command with --resume" in result.stderr
+    assert "--resume" in result.stderr.splitlines()[-1]
     assert same(weights(out / "intermediate"), weights(unbroken / "intermediate"))
     result = program(*options, *RESUME)
     assert result.status == 0

@@ -290,7 +290,7 @@ def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(
 
 @pytest.mark.parametrize("options", [
     {"bf16": True}, {"gradient_checkpointing": True},
-    pytest.param({"torch_compile": True}, marks=pytest.mark.slow),
+    {"torch_compile": True, "torch_compile_backend": "aot_eager"},
 ], ids=str)  # fmt: skip
 def test_modes_of_training(options: dict[str, Any], tmp_path: Path) -> None:
     steps = {"max_steps": 2, "learning_rate": 1e-3, "attention_loss": "probabilities"}
