@@ -44,7 +44,7 @@ SampleBatches = Callable[[Any, int], Iterable[Batch]]
 
 
 class BatchPlan(NamedTuple):
-    """What is computed of one batch, settled before a model runs."""
+    """The losses of one batch, settled before a model runs."""
 
     training: bool
     step: int
@@ -60,7 +60,7 @@ class BatchPlan(NamedTuple):
 
     @property
     def uses_teacher(self) -> bool:
-        """Whether a part of the loss needs the teacher."""
+        """Tell if a part of the loss needs the teacher."""
         return self.compares_logits or self.layers is not None
 
     @property

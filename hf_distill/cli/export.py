@@ -20,7 +20,7 @@ examples:
 
 @dataclass
 class ExportArguments:
-    """What `export` writes."""
+    """Model, format and data of `export`."""
 
     output_dir: str = option(MISSING, help="Where to write the exported model: a new folder.")
     format: str = option("onnx", help="The format.", choices=["onnx"])

@@ -58,7 +58,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was exported, and what it costs and gains.
+    """Exported model: its file, its quality and its speed next to the original.
 
     Attributes:
         file: the exported model, relative to the folder.

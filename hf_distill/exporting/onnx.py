@@ -35,7 +35,7 @@ class Quantization(NamedTuple):
     leaves_out: str | None = None
     """Matrices that stay in float32: ``head``, or ``feed-forward`` (the second of each layer)."""
     static: bool = False
-    """Whether the scales of activations are calibrated, instead of found for each input."""
+    """Calibrate the scales of activations, instead of finding them for each input."""
 
 
 DYNAMIC = (

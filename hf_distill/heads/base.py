@@ -136,7 +136,7 @@ class LabelledHead(TaskHead):
 
     @property
     def num_labels(self) -> int | None:
-        """How many classes there are; ``None`` if the configuration does not tell."""
+        """Number of classes; ``None`` if the configuration does not have it."""
         count: int | None = getattr(self.config, "num_labels", None)
         return count
 

@@ -65,7 +65,7 @@ def trim_vocabulary(
 
     Raises:
         ValueError: tokenizer or model is of a kind that cannot be trimmed, they do not fit
-            together, there are no texts, or a text (which is named) would be encoded otherwise.
+            together, there are no texts, or a text would be encoded differently; names the text.
     """
     corpus = [texts] if isinstance(texts, str) else list(texts)
     if not corpus or isinstance(texts, str):
