@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
 @contextmanager
@@ -28,6 +29,18 @@ def temporarily_set(target: Any, **values: Any) -> Iterator[None]:
         for name in values:
             variables.pop(name, None)
         variables.update(before)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode inside, and each of its modules back into its own after."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
 
 
 def rng_states() -> dict[str, Any]:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from hf_distill.restoring import preserve_rng_state, temporarily_set
+from hf_distill.restoring import evaluating, preserve_rng_state, temporarily_set
 
 
 class Limits:
@@ -48,3 +49,12 @@ def test_random_numbers_are_drawn_as_if_none_had_been() -> None:
         draw()
         raise KeyError
     assert draw() == expected
+
+
+def test_each_module_gets_its_own_mode_back_also_after_an_error() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2)).train()
+    model[1].eval()
+    with pytest.raises(ValueError, match="stop"), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        raise ValueError("stop")
+    assert [module.training for module in model.modules()] == [True, True, False]

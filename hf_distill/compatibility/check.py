@@ -26,6 +26,7 @@ from hf_distill.heads import (
     unwrapped,
 )
 from hf_distill.loading import load_model, load_teacher, read_config
+from hf_distill.restoring import evaluating
 
 Batches = Iterable[Mapping[str, Tensor]]
 
@@ -165,15 +166,11 @@ def head_of(source: nn.Module | str | os.PathLike[str], task: str | None, who: s
 def _check_teacher(
     model: nn.Module, head: TaskHead, batches: Batches, vocabulary: VocabularyMap | None
 ) -> Finding | None:
-    names, was_training = input_names(model), model.training
+    names = input_names(model)
 
     def run(batch: Mapping[str, Any]) -> Mapping[str, Tensor]:
         outputs = model(**inputs_for(model, names, head, batch, vocabulary))
         return outputs if vocabulary is None else vocabulary.outputs_for_student(head, outputs)
 
-    model.eval()
-    try:
-        with torch.no_grad():
-            return check_teacher(head, run, batches)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        return check_teacher(head, run, batches)

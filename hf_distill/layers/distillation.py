@@ -48,6 +48,7 @@ from hf_distill.layers.recording import (
 from hf_distill.layers.samples import TeacherRecorderCallback
 from hf_distill.layers.similarity import LayerSimilarity, suggest_layer_pairs
 from hf_distill.layers.stacks import STACKS, Stack, name_of, stacks_of
+from hf_distill.restoring import evaluating
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -241,17 +242,15 @@ class IntermediateDistillation:
     ) -> Iterator[States]:
         """Run both models; yield all hidden states of student and teacher with their mask."""
         asked, name = {"output_hidden_states": True}, name_of(stack, HIDDEN_STATES)
-        was_training = self.student.training
-        self.student.eval()
         try:
-            for batch in batches:
-                with torch.no_grad():
-                    theirs: Any = run_teacher(batch, asked)[name]
-                    with self._accelerator.autocast():
-                        ours = self.student(**student_inputs(batch), **asked)[name]
-                yield self._parts[stack].queries.mask(batch, ours[0].shape[1]), ours, theirs
+            with evaluating(self.student):
+                for batch in batches:
+                    with torch.no_grad():
+                        theirs: Any = run_teacher(batch, asked)[name]
+                        with self._accelerator.autocast():
+                            ours = self.student(**student_inputs(batch), **asked)[name]
+                    yield self._parts[stack].queries.mask(batch, ours[0].shape[1]), ours, theirs
         finally:
-            self.student.train(was_training)
             # Without a backward pass FSDP2 leaves the outermost weights whole.
             getattr(self.student, "reshard", lambda: None)()
 

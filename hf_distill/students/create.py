@@ -18,13 +18,12 @@ from hf_distill.compatibility.tokenizers import vocabulary_size
 from hf_distill.files import display_name
 from hf_distill.heads import unwrap_peft
 from hf_distill.loading import load_fine_tuned, read_config
-from hf_distill.restoring import preserve_rng_state
+from hf_distill.restoring import evaluating, preserve_rng_state
 from hf_distill.students.calibration import Calibration, read_texts
 from hf_distill.students.depth import by_stack, choose_layers, least_missed
 from hf_distill.students.families import Family, family_of
 from hf_distill.students.fitting import Side, StackFit, Statistics
 from hf_distill.students.head_fitting import HeadFit
-from hf_distill.students.running import evaluating
 from hf_distill.students.saving import keep_record
 from hf_distill.students.sentence_embeddings import (
     create_sentence_student,
@@ -70,7 +69,7 @@ def create_student(
     - the maps back to the hidden states are :math:`\operatorname{ridge}(c \to P u - x)`, where c
       are the units' outputs and u is the teacher's sum, so that each of them also repairs what was
       lost before it;
-    - the scale and shift of each unit of a LayerNorm are a regression, too. Where norms come before
+    - the scale and shift of each unit of a LayerNorm are also a regression. Where norms come before
       the blocks, the maps behind them take these up, and tokens count by the directions of their
       states instead of their sizes.
 
@@ -213,7 +212,7 @@ def create_student(
             "calibration_data is not used where layers are copied: leave it out, or choose "
             "initialization='least_squares' or layers='auto'."
         )
-    with evaluating(model), preserve_rng_state():
+    with evaluating(model), torch.no_grad(), preserve_rng_state():
         set_seed(seed)
         if kept is None:
             assert calibration is not None and num_hidden_layers is not None  # as checked above
@@ -356,7 +355,7 @@ def _fit(
             f"but a student with {inputs} units in a layer needs at least {needed}: pass more rows "
             "and raise calibration_tokens."
         )
-    with tempfile.TemporaryDirectory() as folder, evaluating(student):
+    with tempfile.TemporaryDirectory() as folder, evaluating(student), torch.no_grad():
         fit = StackFit(wide, narrow, layers, calibration, statistics, folder)
         fit.fit()
         HeadFit(fit).fit()

@@ -31,7 +31,7 @@ from hf_distill.students.calibration import Calibration, TokenArrays
 from hf_distill.students.families import Attention, Block, FeedForward, Part, Stack
 from hf_distill.students.running import Feed, LayerRunner
 from hf_distill.students.sizes import Sizes
-from hf_distill.students.weights import Map, find
+from hf_distill.students.weights import Map, find, unfitted
 
 RIDGE = 0.1
 _CHUNK = 4096
@@ -350,7 +350,7 @@ class StackFit:
             state = teacher.runner.embed(batch)
             self._store(self.teacher_states, batch, where, state, teacher)
         norm = find(student.base, stack.embedding_norm)
-        if norm is not None and not _is_finite(norm):
+        if norm is not None and unfitted(norm):
             fit = NormFit(norm)
             for batch, where in self.batches():
                 total = student.runner.embed(batch, until=norm)
@@ -608,7 +608,3 @@ def normalised(norm: nn.Module | None, states: Tensor) -> Tensor:
         return states
     result: Tensor = norm(states.to(next(norm.parameters()).dtype))
     return result.float()
-
-
-def _is_finite(module: nn.Module) -> bool:
-    return all(bool(torch.isfinite(value).all()) for value in module.parameters())

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_distill.compatibility import input_names
+from hf_distill.restoring import temporarily_set
 
 Hook = Callable[[Tensor, Tensor], None]
 """Called with the input and the output of a module."""
@@ -29,19 +30,6 @@ class _FoundError(Exception):
     def __init__(self, value: Tensor) -> None:
         super().__init__()
         self.value = value
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode inside, without gradients, and back afterwards."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 class LayerRunner:
@@ -147,7 +135,7 @@ class LayerRunner:
             self._skip(stack, range(len(self.layers) - 1))
             if others_are_nan:
                 stack.enter_context(_fed(self.layers[0], lambda s: torch.full_like(s, torch.nan)))
-            stack.enter_context(_replaced(last, partial(self._hand_on, feed=state)))
+            stack.enter_context(temporarily_set(last, forward=partial(self._hand_on, feed=state)))
             stack.enter_context(recording(hooks or {}))
             if until is None:
                 return self.model(**self.inputs(batch))
@@ -164,7 +152,7 @@ class LayerRunner:
     def _skip(self, stack: ExitStack, layers: Iterable[int]) -> None:
         for index in layers:
             if index not in self._always:
-                stack.enter_context(_replaced(self.layers[index], self._hand_on))
+                stack.enter_context(temporarily_set(self.layers[index], forward=self._hand_on))
 
     def _hand_on(self, *args: Any, feed: Feed | None = None, **kwargs: Any) -> Any:
         state = args[0] if args else kwargs["hidden_states"]
@@ -194,18 +182,6 @@ def recording(hooks: Mapping[nn.Module, Hook]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    own = vars(module)
-    before = {"forward": own["forward"]} if "forward" in own else {}
-    own["forward"] = forward
-    try:
-        yield
-    finally:
-        del own["forward"]
-        own.update(before)
 
 
 @contextmanager
