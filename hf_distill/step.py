@@ -95,8 +95,11 @@ def count_items(
 def count_step(
     counts: Sequence[Mapping[str, int | Tensor]], accelerator: Accelerator
 ) -> dict[str, int | Tensor]:
-    """Add up the counts of a step over its micro-batches (of this process) and all processes."""
-    names = [name for name in counts[0] if all(name in batch for batch in counts)]
+    """Add up the counts of a step over its micro-batches (of this process) and all processes.
+
+    The order of ``counts`` may differ between processes.
+    """
+    names = sorted(name for name in counts[0] if all(name in batch for batch in counts))
     totals: dict[str, int | Tensor] = {name: sum(batch[name] for batch in counts) for name in names}
     if accelerator.num_processes > 1:
         # In double precision, because some heads count halves.

@@ -91,7 +91,7 @@ class IntermediateDistillation:
     ) -> None:
         self.student = student
         # A callback may set a weight to 0 and back.
-        self.compared = {k for k, weight in args.intermediate_weights.items() if weight > 0}
+        self.compared = [k for k, weight in args.intermediate_weights.items() if weight > 0]
         """The losses that have a weight when training is prepared, by their names."""
         self.pairs: dict[str, list[LayerPair]] = {}
         """The layers that are compared or recorded, by stack; none until that is settled."""
