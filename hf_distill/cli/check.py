@@ -74,8 +74,8 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.cli.loading import check_model_source, check_paths
     from hf_distill.compatibility import check_pair
 
-    teacher = check_model_source("teacher", pair.teacher)
-    student = check_model_source("student", pair.student)
+    teacher = check_model_source("TEACHER", pair.teacher)
+    student = check_model_source("STUDENT", pair.student)
     check_paths({"file": arguments.file})
     batches: Any = ()
     if arguments.file is not None or arguments.dataset_name is not None:
@@ -104,12 +104,12 @@ def _batches(
     from hf_distill.cli.loading import choose_task, load_examples, load_tokenizer
     from hf_distill.compatibility import input_names
 
-    task = choose_task(arguments.task, task_options, {"teacher": teacher})
+    task = choose_task(arguments.task, task_options, {"TEACHER": teacher})
     arguments.task = task.name
     examples, _ = load_examples(task, arguments.source)
 
     def batches(model: Any) -> Iterator[Any]:
-        tokenizer = load_tokenizer("student", student)
+        tokenizer = load_tokenizer("STUDENT", student)
         workers = arguments.preprocessing_num_workers
         features, _ = task.features(examples, tokenizer, model, training=True, num_proc=workers)
         known = {*input_names(model), "token_type_ids", *LABELS}
@@ -150,7 +150,7 @@ def _suggest_students(teacher: str) -> None:
             f"{teacher} --num_hidden_layers "
             f"{max(1, config.num_hidden_layers // 2)} --output_dir student\n"
         )
-    family = family_of(load_tokenizer("teacher", teacher), config.model_type)
+    family = family_of(load_tokenizer("TEACHER", teacher), config.model_type)
     if family is None:
         return
     sys.stdout.write(f"Students that share its tokenizer ({family.title}):\n")

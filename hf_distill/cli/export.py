@@ -69,11 +69,11 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.files import display_name
     from hf_distill.reports.terminal import print_rows
 
-    source = check_model_source("model", positional.model)
+    source = check_model_source("MODEL", positional.model)
     check_paths({"file": arguments.file})
     task = None
     if arguments.task is not None or arguments.file is not None:
-        task = choose_task(arguments.task, options, {"model": source})
+        task = choose_task(arguments.task, options, {"MODEL": source})
     report = export(
         source,
         arguments.output_dir,

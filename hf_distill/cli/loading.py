@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from hf_distill.tasks.options import TaskArguments
 
 
+def _flag(option: str) -> str:
+    """Return an option as it is typed: a name in capitals stands for a positional argument."""
+    return option if option.isupper() else f"--{option}"
+
+
 def check_model_source(option: str, source: str) -> str:
     """Check, without loading anything, that a model can be where ``source`` says.
 
@@ -40,22 +45,23 @@ def check_model_source(option: str, source: str) -> str:
         if (path / "adapter_config.json").is_file():
             if option == "student_model":
                 raise ValueError(
-                    f"--{option} {source} is a PEFT adapter; name the folder that "
+                    f"{_flag(option)} {source} is a PEFT adapter; name the folder that "
                     "merge_and_unload().save_pretrained wrote of it and its base."
                 )
         elif not (path / "config.json").is_file():
             raise ValueError(
-                f"--{option} {source}: this folder holds no model (no config.json); name the "
+                f"{_flag(option)} {source}: this folder holds no model (no config.json); name the "
                 "folder that `save_pretrained` or `hf-distill train` wrote."
             )
         return str(path)
     if path.is_file():
         raise ValueError(
-            f"--{option} {source} is a file; name the folder that holds it, with its config.json."
+            f"{_flag(option)} {source} is a file; name the folder that holds it, with its "
+            "config.json."
         )
     looks_like_a_path = path.is_absolute() or source.startswith((".", "~")) or "\\" in source
     if looks_like_a_path or source.count("/") > 1:
-        raise ValueError(f"--{option} {source}: there is no such folder.")
+        raise ValueError(f"{_flag(option)} {source}: there is no such folder.")
     return source
 
 
@@ -84,13 +90,13 @@ def task_of(models: Mapping[str, str | Sequence[str] | None], teacher_outputs: s
     found: dict[str, str] = {}
     for option, named in models.items():
         for source in [named] if isinstance(named, str) else named or ():
-            config = loading.read_config(check_model_source(option, source), f"--{option}")
+            config = loading.read_config(check_model_source(option, source), _flag(option))
             class_name = (config.architectures or [type(config).__name__])[0]
             head = head_of_class(class_name, config)
             if head is None or head.task not in TASKS:
                 raise ValueError(
-                    f"--{option} {source} is a {class_name}, which has none of the tasks here; "
-                    f"pass --task with one of {', '.join(TASKS)}."
+                    f"{_flag(option)} {source} is a {class_name}, which has none of the tasks "
+                    f"here; pass --task with one of {', '.join(TASKS)}."
                 )
             found[option] = head.task
     if teacher_outputs is not None:
@@ -98,13 +104,13 @@ def task_of(models: Mapping[str, str | Sequence[str] | None], teacher_outputs: s
     if not found:
         raise ValueError(f"--task is missing; name what the model is to do: {', '.join(TASKS)}.")
     if len(set(found.values())) > 1:
-        different = ", ".join(f"--{option} for {task}" for option, task in found.items())
+        different = ", ".join(f"{_flag(option)} for {task}" for option, task in found.items())
         raise ValueError(f"the models have different tasks: {different}; name models of one task.")
     option, task = found.popitem()
     if task == "summarization":
         raise ValueError(
-            f"--{option} writes texts, for summarization or translation; pass --task with one of "
-            "the two."
+            f"{_flag(option)} writes texts, for summarization or translation; pass --task with "
+            "one of the two."
         )
     return task
 
@@ -114,17 +120,17 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(
-            f"--{option} {source}: the folder has no tokenizer (no tokenizer.json); save it there "
-            "with tokenizer.save_pretrained."
+            f"{_flag(option)} {source}: the folder has no tokenizer (no tokenizer.json); save it "
+            "there with tokenizer.save_pretrained."
         )
     try:
         tokenizer = loading.load_tokenizer(source)
     except OSError as error:
-        raise ValueError(loading.not_found(f"--{option} {source}", error)) from error
+        raise ValueError(loading.not_found(f"{_flag(option)} {source}", error)) from error
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(
-            f"--{option} {source}: its tokenizer ({type(tokenizer).__name__}) is a slow one, which "
-            "cannot say where in the text a token is; choose a model with a fast tokenizer."
+            f"{_flag(option)} {source}: its tokenizer ({type(tokenizer).__name__}) is a slow one, "
+            "which cannot say where in the text a token is; choose a model with a fast tokenizer."
         )
     return tokenizer
 
@@ -146,7 +152,7 @@ def load_trained_model(
         source,
         task=task.name,
         dtype=getattr(torch, dtype),
-        name=f"--{option} {source}",
+        name=f"{_flag(option)} {source}",
     )
 
 
@@ -217,4 +223,4 @@ def check_paths(files: Mapping[str, str | None]) -> None:
     """Check that files exist, by the name of the option; ``None`` is not given."""
     for option, file in files.items():
         if file is not None and not Path(file).expanduser().exists():
-            raise ValueError(f"--{option} {file}: there is no such file.")
+            raise ValueError(f"{_flag(option)} {file}: there is no such file.")

@@ -140,7 +140,7 @@ def test_students_of_the_teachers_family_are_named(
             ["t", "s", "--task", "fill-mask", "--file", "a", "--dataset_name", "b"],
             "either --file or --dataset_name, not both",
         ),
-        (["/nowhere/t", "s"], "--teacher /nowhere/t: there is no such folder"),
+        (["/nowhere/t", "s"], "TEACHER /nowhere/t: there is no such folder"),
     ],
 )
 def test_wrong_options(
