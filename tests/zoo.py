@@ -58,6 +58,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "dropout_rate": 0.0,
         "decoder_start_token_id": PAD, "is_encoder_decoder": True, "initializer_factor": 5.0,
     },
+    "longt5": {
+        "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "dropout_rate": 0.0,
+        "decoder_start_token_id": PAD, "is_encoder_decoder": True, "initializer_factor": 5.0,
+        "local_radius": 3, "global_block_size": 2,
+    },
     "bart": {
         "d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
         "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "dropout": 0.0, "attention_dropout": 0.0,

@@ -107,8 +107,9 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.students import create_student, save_student, tokenizer_of
     from hf_distill.students.create import load_whole
+    from hf_distill.students.sentence_embeddings import load_sentence_transformer
 
-    source = check_model_source("teacher", positional.teacher)
+    source = check_model_source("TEACHER", positional.teacher)
     check_paths({n: getattr(arguments, n) for n in ("calibration_file", "trim_vocabulary")})
     make_output_folder(arguments.output_dir)
     found = [*Path(arguments.output_dir).glob("*.safetensors")]
@@ -118,11 +119,14 @@ def run(argv: Sequence[str]) -> None:
             f"--output_dir {arguments.output_dir} holds a model already ({found[0].name}): choose "
             "another folder, or delete it."
         )
-    tokenizer = load_tokenizer("teacher", source)
-    teacher = load_whole(source)
+    tokenizer = load_tokenizer("TEACHER", source)
+    teacher = load_sentence_transformer(source)
     data: dict[str, Any] = {}
+    if teacher is None:
+        teacher = load_whole(source)
+        data["processing_class"] = tokenizer
     if arguments.calibration_file is not None or arguments.dataset_name is not None:
-        data = _calibration(arguments, task_options, source, teacher, tokenizer)
+        data |= _calibration(arguments, task_options, source, teacher, tokenizer)
     if arguments.trim_vocabulary is not None:
         file = Path(arguments.trim_vocabulary).expanduser()
         try:
@@ -139,7 +143,6 @@ def run(argv: Sequence[str]) -> None:
         calibration_tokens=arguments.calibration_tokens,
         initialization=arguments.initialization,
         seed=arguments.seed,
-        processing_class=tokenizer,
         **data,
     )
     record = save_student(student, arguments.output_dir, tokenizer_of(student) or tokenizer)
@@ -167,7 +170,7 @@ def _calibration(
         return {"calibration_data": Path(file).expanduser()}
     from hf_distill.cli.loading import choose_task, load_examples
 
-    task = choose_task(arguments.task, task_options, {"teacher": source})
+    task = choose_task(arguments.task, task_options, {"TEACHER": source})
     place = arguments.source_of(file, arguments.split, None)
     examples, labelled = load_examples(task, place, or_unlabelled=True)
     # Rows are drawn again by tokens; a row has at least one.

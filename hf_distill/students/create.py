@@ -24,13 +24,15 @@ from hf_distill.students.depth import by_stack, choose_layers, least_missed
 from hf_distill.students.families import Family, family_of
 from hf_distill.students.fitting import Side, StackFit, Statistics
 from hf_distill.students.head_fitting import HeadFit
+from hf_distill.students.running import unchunked
 from hf_distill.students.saving import keep_record
 from hf_distill.students.sentence_embeddings import (
     create_sentence_student,
     is_sentence_transformer,
+    load_sentence_transformer,
 )
 from hf_distill.students.sizes import Sizes, is_between, student_config, student_sizes
-from hf_distill.students.vocabulary import trim_vocabulary
+from hf_distill.students.vocabulary import Trimming
 from hf_distill.students.weights import copy_weights, empty_like, find, unfitted
 
 CALIBRATION_TOKENS = 8192
@@ -39,6 +41,7 @@ _AUTO_TOKENS = 2048
 """The search for layers runs the teacher many times, so it gets fewer tokens."""
 
 
+@torch.inference_mode(False)  # whose tensors cannot be trained
 def create_student(
     teacher: PreTrainedModel | str | os.PathLike[str],
     *,
@@ -80,8 +83,9 @@ def create_student(
 
     Args:
         teacher: a model with or without a head, a folder or a Hub id. It is not changed. Of a
-            ``SentenceTransformer`` the encoder is made smaller: its pooling stays, and after it a
-            ``Dense``, fitted on ``calibration_data`` (texts), maps to the teacher's width.
+            ``SentenceTransformer`` (a module, a folder or a Hub id) the encoder is made smaller:
+            its pooling stays, and after it a ``Dense``, fitted on ``calibration_data`` (texts),
+            maps to the teacher's width.
         num_hidden_layers: of the student; by default as many as ``layers`` names, or the teacher
             has.
         layers: which of the teacher's layers to keep: a list, from 0, or, of N layers,
@@ -132,12 +136,19 @@ def create_student(
         raise ValueError(f"seed={seed!r} is not an integer from 0 to 2**32 - 1.")
     if isinstance(layers, str) and layers == "auto" and num_hidden_layers is None:
         raise ValueError("layers='auto' needs num_hidden_layers, the number of layers to keep.")
+    if isinstance(teacher, str | os.PathLike):
+        teacher = load_sentence_transformer(os.fspath(teacher)) or teacher
     if is_sentence_transformer(teacher):
-        if vocabulary_from is not None:
-            raise ValueError(
-                "vocabulary_from: the vocabulary of a SentenceTransformer is not trimmed; leave it "
-                "out."
-            )
+        for name, value in (
+            ("vocabulary_from", vocabulary_from),
+            ("data_collator", data_collator),
+            ("processing_class", processing_class),
+        ):
+            if value is not None:
+                raise ValueError(
+                    f"{name} is not used with a SentenceTransformer, which has its own tokenizer "
+                    "and keeps its vocabulary: leave it out."
+                )
         if isinstance(calibration_data, str | os.PathLike):
             calibration_data = read_texts(calibration_data)
         create = functools.partial(
@@ -163,6 +174,9 @@ def create_student(
             f"teacher has weights that are not finite: {', '.join(damaged)}. Load it again, or "
             "train it without overflow."
         )
+    trimming = None
+    if vocabulary_from is not None:
+        trimming = Trimming(model, processing_class, vocabulary_from, name="vocabulary_from")
     family = family_of(model.config)
     wide = Sizes.of(model.config, family)
     all_layers: nn.ModuleList = find(model.base_model, family.stack.layers)
@@ -224,15 +238,16 @@ def create_student(
         copy_weights(model, student, places)
         used = 0
         if fits and calibration is not None:
-            used = _fit(model, student, family, kept, calibration, calibration_tokens)
+            with unchunked(model), unchunked(student):
+                used = _fit(model, student, family, kept, calibration, calibration_tokens)
     missing = unfitted(student)
     if missing:
         raise ValueError(
             f"The teacher, a {type(model).__name__}, has parts that create_student cannot make "
             f"narrower: {', '.join(missing)}. Keep hidden_size, or take a teacher without them."
         )
-    if vocabulary_from is not None:
-        student, _ = trim_vocabulary(student, processing_class, vocabulary_from)
+    if trimming is not None:
+        student = trimming.of(student)
     module: nn.Module = student
     module.to(dtype=model.dtype)
     overflown = unfitted(student)
@@ -355,7 +370,7 @@ def _fit(
             f"but a student with {inputs} units in a layer needs at least {needed}: pass more rows "
             "and raise calibration_tokens."
         )
-    with tempfile.TemporaryDirectory() as folder, evaluating(student), torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder:
         fit = StackFit(wide, narrow, layers, calibration, statistics, folder)
         fit.fit()
         HeadFit(fit).fit()

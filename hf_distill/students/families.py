@@ -301,6 +301,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _LLAMA_LIKE,
     "vit": Family(_VIT, width_names=("pooler_output_size",)),
     "t5": _T5,
+    "longt5": _T5,
     "bart": _BART_LIKE,
     "whisper": _BART_LIKE,
     "wav2vec2": _WAV2VEC2,

@@ -185,6 +185,16 @@ def recording(hooks: Mapping[nn.Module, Hook]) -> Iterator[None]:
 
 
 @contextmanager
+def unchunked(model: nn.Module) -> Iterator[None]:
+    """Run feed-forward networks on whole rows inside, whatever ``chunk_size_feed_forward`` is."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if getattr(module, "chunk_size_feed_forward", 0):
+                stack.enter_context(temporarily_set(module, chunk_size_feed_forward=0))
+        yield
+
+
+@contextmanager
 def _fed(layer: nn.Module, feed: Feed) -> Iterator[None]:
     """Give a layer another hidden state than the model does."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from hf_distill.files import temporary_path, write_json
+from hf_distill.students.sentence_embeddings import is_sentence_transformer
 
 STUDENT_FILE = "student.json"
 _ATTRIBUTE = "distillation_record"
@@ -20,12 +22,13 @@ def keep_record(student: PreTrainedModel, record: dict[str, Any]) -> None:
 
 
 def save_student(
-    student: PreTrainedModel, folder: str | os.PathLike[str], processing_class: Any = None
+    student: Any, folder: str | os.PathLike[str], processing_class: Any = None
 ) -> dict[str, Any]:
     """Write a student of ``create_student`` to a folder.
 
     Args:
-        student: is written with ``save_pretrained``, and what it was made of as ``student.json``.
+        student: a model of transformers, or a ``SentenceTransformer``; it is written with
+            ``save_pretrained``, and what it was made of as ``student.json``.
         folder: is made if need be.
         processing_class: its tokenizer or processor, which is saved with it.
 
@@ -36,7 +39,8 @@ def save_student(
         ValueError: ``create_student`` did not make the model.
         OSError: the folder cannot be written to.
     """
-    record: dict[str, Any] | None = vars(student).get(_ATTRIBUTE)
+    encoder = student[0].model if is_sentence_transformer(student) else student
+    record: dict[str, Any] | None = vars(encoder).get(_ATTRIBUTE)
     if record is None:
         raise ValueError(
             f"student is a {type(student).__name__} that create_student did not make: use "
@@ -49,6 +53,5 @@ def save_student(
         if processing_class is not None:
             processing_class.save_pretrained(made)
         write_json(made / STUDENT_FILE, record)
-        for file in made.iterdir():
-            os.replace(file, target / file.name)
+        shutil.copytree(made, target, copy_function=os.replace, dirs_exist_ok=True)
     return record

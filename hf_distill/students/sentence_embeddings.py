@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_distill.least_squares import LeastSquares
+from hf_distill.loading import UnsafeSourceError, find_file, hub_tried_once
 from hf_distill.students.fitting import RIDGE, Ridge
 
 _BATCH = 32
@@ -24,6 +27,44 @@ def is_sentence_transformer(model: object) -> bool:
         and base.__module__.partition(".")[0] == "sentence_transformers"
         for base in type(model).__mro__
     )
+
+
+def load_sentence_transformer(source: str) -> Any | None:
+    """Load a ``SentenceTransformer``, in float32; ``None`` if the source is of another kind.
+
+    Raises:
+        ValueError: the package is missing, or a module is pickled or not one of the package.
+    """
+    file = find_file(source, "modules.json")
+    modules = [] if file is None else json.loads(Path(file).read_text("utf-8"))
+    if not any(module["type"].endswith("Pooling") for module in modules):
+        return None
+    for module in modules:
+        pickled, safe = (
+            f"{module['path']}/{name}".strip("/")
+            for name in ("pytorch_model.bin", "model.safetensors")
+        )
+        if not module["type"].startswith("sentence_transformers."):
+            raise UnsafeSourceError(
+                f"teacher={source!r} has a module {module['type']}, and code that comes with a "
+                "model is never run here: load it yourself and pass the module."
+            )
+        if find_file(source, pickled) and not find_file(source, safe):
+            raise UnsafeSourceError(
+                f"teacher={source!r} has pickled weights, {pickled}, which are refused: save it "
+                "again with SentenceTransformer.save_pretrained."
+            )
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"teacher={source!r} is a model of sentence-transformers, with a pooling: install that "
+            "package (pip install sentence-transformers), or name a folder with the encoder alone "
+            "(AutoModel.from_pretrained(…).save_pretrained)."
+        ) from error
+    options = {"use_safetensors": True, "dtype": torch.float32}
+    with hub_tried_once(source):
+        return SentenceTransformer(source, device="cpu", model_kwargs=options)
 
 
 def create_sentence_student(
@@ -50,14 +91,14 @@ def create_sentence_student(
             f"teacher is a SentenceTransformer of {', '.join(names)}: only a Transformer followed "
             "by a Pooling can be made smaller."
         )
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("calibration_data must be a list of texts for a SentenceTransformer.")
     body, pooling = modules[:2]
     encoder = create(body.model, processing_class=body.tokenizer)
     body = copy.deepcopy(body, {id(body.model): encoder})
     narrow, wide = encoder.config.hidden_size, pooling.embedding_dimension
     if narrow == wide:
         return _assembled(teacher, [body, *copy.deepcopy(modules[1:])])
-    if not (len(texts) and isinstance(texts[0], str)):
-        raise ValueError("calibration_data must be texts for a narrower SentenceTransformer.")
     own_pooling = type(pooling)(
         narrow, pooling_mode=pooling.pooling_mode, include_prompt=pooling.include_prompt
     )

@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +28,7 @@ _AT_ONCE = 1000
 _SHOWN = 80
 
 
+@torch.inference_mode(False)  # whose tensors cannot be trained
 def trim_vocabulary(
     model: PreTrainedModel,
     processing_class: PreTrainedTokenizerBase,
@@ -67,35 +69,60 @@ def trim_vocabulary(
         ValueError: tokenizer or model is of a kind that cannot be trimmed, they do not fit
             together, there are no texts, or a text would be encoded differently; names the text.
     """
-    corpus = [texts] if isinstance(texts, str) else list(texts)
-    if not corpus or isinstance(texts, str):
-        given = "one string" if corpus else "empty"
-        raise ValueError(f"texts is {given}; give a list of the texts whose tokens are kept.")
-    content = read_tokenizer(processing_class)
-    size = _checked_size(model, processing_class)
-    encoded = _encode(processing_class, corpus)
-    used = {*np.unique(np.concatenate(encoded)).tolist()}
-    used |= {token["id"] for token in content["added_tokens"]}
-    named = {*processing_class.all_special_ids, *special_ids(model.config)}
-    if model.can_generate():
-        named |= special_ids(model.generation_config)
-    used |= {i for i in named if i is not None and 0 <= i < size}
-    ids = sorted(used | needed_ids(content, used, keep_characters))
-    numbers = {old: new for new, old in enumerate(ids)}
+    trimming = Trimming(model, processing_class, texts, keep_characters=keep_characters)
+    return trimming.of(model), trimming.tokenizer
 
-    vocabulary = VocabularyMap(ids, size)
-    tokenizer = renumbered(processing_class, content, numbers)
-    vocabulary.store(tokenizer)
-    for text, before, after in zip(corpus, encoded, _encode(tokenizer, corpus), strict=True):
-        if not np.array_equal(before, np.asarray(ids)[after]):
-            raise ValueError(
-                f"texts: {_shown(text)} would be encoded otherwise with the trimmed vocabulary; "
-                "leave this text out"
-                + ("." if keep_characters else ", or set keep_characters=True.")
-            )
-    trimmed = _cut(model, vocabulary, numbers)
-    keep_tokenizer(trimmed, tokenizer)
-    return trimmed, tokenizer
+
+class Trimming:
+    """A trimmed tokenizer, and how models of the tokenizer's vocabulary are cut to it.
+
+    Args:
+        model: has the vocabulary.
+        processing_class, texts, keep_characters: as in ``trim_vocabulary``.
+        name: what errors call ``texts``.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processing_class: PreTrainedTokenizerBase,
+        texts: Iterable[Text],
+        *,
+        keep_characters: bool = True,
+        name: str = "texts",
+    ) -> None:
+        corpus = [texts] if isinstance(texts, str) else list(texts)
+        if not corpus or isinstance(texts, str):
+            given = "one string" if corpus else "empty"
+            raise ValueError(f"{name} is {given}; give a list of the texts whose tokens are kept.")
+        content = read_tokenizer(processing_class)
+        size = _checked_size(model, processing_class)
+        encoded = _encode(processing_class, corpus)
+        used = {*np.unique(np.concatenate(encoded)).tolist()}
+        used |= {token["id"] for token in content["added_tokens"]}
+        named = {*processing_class.all_special_ids, *special_ids(model.config)}
+        if model.can_generate():
+            named |= special_ids(model.generation_config)
+        used |= {i for i in named if i is not None and 0 <= i < size}
+        ids = sorted(used | needed_ids(content, used, keep_characters))
+        self._numbers = {old: new for new, old in enumerate(ids)}
+        self._vocabulary = VocabularyMap(ids, size)
+        self.tokenizer = renumbered(processing_class, content, self._numbers)
+        self._vocabulary.store(self.tokenizer)
+        again = _encode(self.tokenizer, corpus)
+        for text, before, after in zip(corpus, encoded, again, strict=True):
+            if not np.array_equal(before, np.asarray(ids)[after]):
+                raise ValueError(
+                    f"{name}: {_shown(text)} would be encoded otherwise with the trimmed "
+                    "vocabulary; leave this text out"
+                    + ("." if keep_characters else ", or set keep_characters=True.")
+                )
+
+    def of(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return a model with the rows of the tokens that are left; it keeps the tokenizer."""
+        trimmed = _cut(model, self._vocabulary, self._numbers)
+        keep_tokenizer(trimmed, self.tokenizer)
+        return trimmed
 
 
 def _checked_size(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:

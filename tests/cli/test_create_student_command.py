@@ -130,6 +130,12 @@ def test_wrong_options_are_named(
     assert message in made.stderr
 
 
+def test_a_teacher_is_named_as_it_was_typed(program: Program, tmp_path: Path) -> None:
+    made = program("create-student", tmp_path / "none", "--output_dir", tmp_path / "student")
+    assert made.status == 2
+    assert f"TEACHER {tmp_path / 'none'}:" in made.stderr
+
+
 def test_a_model_is_not_overwritten(program: Program, tmp_path: Path) -> None:
     teacher = Path(save_model(tmp_path / "teacher", "fill-mask", seed=1, layers=2))
     before = (teacher / "model.safetensors").read_bytes()

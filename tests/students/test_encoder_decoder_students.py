@@ -14,11 +14,11 @@ from hf_distill import create_student
 from hf_distill.students import save_student
 
 TASK = "summarization"
-LAYERS = {"t5": "num_decoder_layers", "bart": "decoder_layers"}
+LAYERS = {"t5": "num_decoder_layers", "longt5": "num_decoder_layers", "bart": "decoder_layers"}
 
 
 def stacks(model: Any) -> tuple[Any, Any]:
-    name = "block" if model.config.model_type == "t5" else "layers"
+    name = "layers" if model.config.model_type == "bart" else "block"
     return getattr(model.base_model.encoder, name), getattr(model.base_model.decoder, name)
 
 
@@ -59,6 +59,20 @@ def test_each_stack_keeps_its_layers(
         for model in (student, loaded)
     )
     assert torch.equal(made, again)
+
+
+@pytest.mark.parametrize("attention", ["local", "transient-global"])
+def test_all_layers_of_a_longt5_are_the_teacher(attention: str) -> None:
+    teacher = zoo_model(
+        TASK, "longt5", seed=0, layers=3, num_decoder_layers=2, encoder_attention_type=attention
+    ).eval()
+    whole = create_student(teacher, layers={"encoder": [0, 1, 2]})
+    ids = torch.tensor([[5, 6, 7, 8, 9, 3] * 4])
+    inputs = {"input_ids": ids, "decoder_input_ids": ids[:, :4]}
+    with torch.no_grad():
+        assert torch.equal(whole(**inputs).logits, teacher(**inputs).logits)
+    cut = create_student(teacher, layers={"encoder": [0, 2], "decoder": [0]})
+    assert torch.isfinite(cut(**inputs).logits).all()
 
 
 @pytest.mark.parametrize("name", [*LAYERS, "wav2vec2"])

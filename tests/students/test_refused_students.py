@@ -102,6 +102,48 @@ def test_weights_that_the_precision_cannot_hold_are_refused() -> None:
         narrow(teacher.half())
 
 
+@pytest.mark.parametrize("chunk", [1, 7])
+def test_a_teacher_with_chunked_feed_forward_networks_is_fitted(chunk: int) -> None:
+    whole, chunked = (model_for(QA, seed=0) for _ in range(2))
+    for module in chunked.modules():
+        if hasattr(module, "chunk_size_feed_forward"):
+            module.chunk_size_feed_forward = chunk
+    chunked.config.chunk_size_feed_forward = chunk
+    student = narrow(chunked)
+    for name, weight in narrow(whole).state_dict().items():
+        assert torch.equal(student.state_dict()[name], weight), name
+    assert student.bert.encoder.layer[0].chunk_size_feed_forward == chunk
+    assert chunked.bert.encoder.layer[0].chunk_size_feed_forward == chunk
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden_size": 8, "calibration_data": TEXTS * 4},
+        {"num_hidden_layers": 1},
+        {"num_hidden_layers": 1, "vocabulary_from": TEXTS},
+    ],
+)
+def test_a_student_made_in_inference_mode_can_be_trained(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    model_for(QA, seed=0).save_pretrained(tmp_path)
+    with torch.inference_mode():
+        student = create_student(tmp_path, processing_class=tokenizer(), **options)
+    place = torch.tensor([1])
+    student(torch.tensor([[5, 6, 7]]), start_positions=place, end_positions=place).loss.backward()
+    assert all(p.grad is not None for p in student.parameters())
+
+
+def test_texts_are_checked_before_the_student_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(*_: Any) -> None:
+        raise AssertionError("fitted")
+
+    monkeypatch.setattr("hf_distill.students.create._fit", fit)
+    with pytest.raises(ValueError, match=r"vocabulary_from.*empty"):
+        narrow(vocabulary_from=[], processing_class=tokenizer())
+
+
 def test_adapters_inside_a_model_are_seen() -> None:
     """A narrower student would be fitted without them."""
     teacher: Any = copy.deepcopy(model_for(QA, seed=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from tiny import bert_config, tokenizer
 from torch import nn
-from transformers import BertModel
+from transformers import BertModel, default_data_collator
 
 from hf_distill import create_student
+from hf_distill.cli.main import main
 
 sentence_transformers = pytest.importorskip(
     "sentence_transformers", reason="sentence-transformers is not installed"
@@ -90,6 +92,59 @@ def test_what_cannot_be_made_smaller_is_refused(folder: Path) -> None:
     without = sentence_transformers.SentenceTransformer(modules=[teacher(folder)[0]], device="cpu")
     with pytest.raises(ValueError, match="Pooling"):
         create_student(without, num_hidden_layers=2)
+
+
+def test_a_folder_keeps_its_pooling(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher(folder, "cls").save(str(tmp_path / "teacher"))
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    main([
+        "create-student", str(tmp_path / "teacher"), "--hidden_size", "16", "--calibration_file",
+        str(tmp_path / "texts.txt"), "--output_dir", str(tmp_path / "student"),
+    ])  # fmt: skip
+    assert "4 layers of 16" in capsys.readouterr().out
+    made = sentence_transformers.SentenceTransformer(str(tmp_path / "student"), device="cpu")
+    assert kinds(made) == ["Transformer", "Pooling", "Dense", "Normalize"]
+    here = create_student(tmp_path / "teacher", hidden_size=16, calibration_data=TEXTS)
+    torch.testing.assert_close(embeddings(made, TEXTS), embeddings(here, TEXTS))
+    record = json.loads((tmp_path / "student" / "student.json").read_text())
+    assert record["sizes"]["hidden_size"] == 16
+    for file in filter(Path.is_file, (tmp_path / "student").rglob("*")):
+        assert str(tmp_path).encode() not in file.read_bytes(), file
+    encoder = BertModel.from_pretrained(tmp_path / "student")
+    assert encoder.config.hidden_size == 16
+
+
+@pytest.mark.parametrize(
+    ("modules", "named"),
+    [({1: {"type": "custom.Pooling"}}, "custom.Pooling"), ({}, "2_Dense/pytorch_model.bin")],
+)
+def test_a_folder_with_code_or_pickles_is_refused(
+    modules: Any, named: str, folder: Path, tmp_path: Path
+) -> None:
+    create_student(teacher(folder), hidden_size=16, calibration_data=TEXTS).save(str(tmp_path))
+    (tmp_path / "2_Dense" / "model.safetensors").rename(tmp_path / "2_Dense" / "pytorch_model.bin")
+    content = json.loads((tmp_path / "modules.json").read_text())
+    for index, change in modules.items():
+        content[index] |= change
+    (tmp_path / "modules.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"teacher=.*{named}"):
+        create_student(tmp_path, num_hidden_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vocabulary_from", TEXTS),
+        ("data_collator", default_data_collator),
+        ("processing_class", tokenizer()),
+        ("calibration_data", [{"input_ids": [5, 6]}] * 99),
+    ],
+)
+def test_what_is_not_used_is_refused(name: str, value: Any, folder: Path) -> None:
+    with pytest.raises(ValueError, match=name):
+        create_student(teacher(folder), num_hidden_layers=1, **{name: value})
 
 
 def test_a_truncated_teacher_has_a_truncated_student(folder: Path) -> None:
