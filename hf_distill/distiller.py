@@ -21,8 +21,10 @@ from datasets import IterableDataset
 from torch import Tensor, nn
 from transformers import TrainerState
 
+from hf_distill.alignment import Alignment, BothEncodings
 from hf_distill.checks import TeacherGuard, check_datasets, check_late_inputs, named_datasets
 from hf_distill.compatibility import check_inputs, check_teacher, input_names, raise_on_errors
+from hf_distill.compatibility.two_tokenizers import choose_alignment
 from hf_distill.heads import find_head, unwrap_peft
 from hf_distill.labels import Labels
 from hf_distill.layers import IntermediateDistillation, TeacherRecorderCallback
@@ -79,6 +81,7 @@ class Distiller:
             the teacher's outputs in columns, or if no teacher is needed.
         custom_loss: a function that replaces ``args.distillation_loss``.
         processing_class: the tokenizer or processor that the data was prepared with.
+        teacher_processing_class: the teacher's tokenizer, if the data has its encoding also.
         label_names: the entries of a batch that the student's own loss is computed from.
         own_label_loss: whether the caller replaces the student's own loss by a function, which then
             defines its labels and its mean.
@@ -94,6 +97,7 @@ class Distiller:
         *,
         custom_loss: Callable[..., Tensor] | None,
         processing_class: Any,
+        teacher_processing_class: Any,
         label_names: Sequence[str],
         own_label_loss: bool,
         recorders: Callable[[], list[TeacherRecorderCallback]],
@@ -105,6 +109,8 @@ class Distiller:
         self.custom_loss = custom_loss
         self.head = find_head(student)
         self.teacher: Teacher | None = None
+        self.alignment: Alignment | None = None
+        """How the teacher's outputs come to the student's tokens, if its tokenizer is another."""
         self.layers: IntermediateDistillation | None = None
         self.guard = TeacherGuard(at_once=args.device.type == "cpu")
         self.teacher_only_inputs: frozenset[str] = frozenset()
@@ -113,6 +119,7 @@ class Distiller:
         self.losses = StepLosses(own_label_loss=own_label_loss)
         self._source = teacher_source
         self._processing_class = processing_class
+        self._teacher_processing_class = teacher_processing_class
         self._own_label_loss = own_label_loss
         self._recorders = recorders
         self._fed_inputs: frozenset[str] = frozenset()
@@ -183,18 +190,43 @@ class Distiller:
                 "the student; use one of transformers' models for a task (AutoModelFor…), or name "
                 "yours after theirs (…ForSequenceClassification)."
             )
+        theirs = self._teacher_processing_class
+        alignment = choose_alignment(self.student, head, self._processing_class, theirs)
         if args.uses_logits_loss and self.custom_loss is None:
             head.check_loss(args.distillation_loss)
+            if alignment is not None:
+                alignment.check_loss(args.distillation_loss)
+        if alignment is not None and (args.uses_layer_losses or self._recorders()):
+            raise ValueError(
+                "Teacher and student have different tokenizers, so that their hidden states and "
+                "attentions are about different tokens and cannot be compared or recorded. Set "
+                "hidden_states_loss_weight=0 and attention_loss_weight=0 in stage 'prediction' and "
+                "leave TeacherRecorderCallback out, or choose a teacher with the student's "
+                "tokenizer."
+            )
         self.teacher = create_teacher(
             source,
             self.student,
             head,
             args,
-            self._processing_class,
+            self._processing_class if alignment is None else theirs,
+            alignment=alignment,
             records_layers=bool(self._recorders()),
         )
+        self.alignment = alignment
         self._logits_checked = args.uses_logits_loss
         self.teacher_only_inputs = self.teacher.input_names - input_names(self.student)
+        if alignment is not None:
+            stored = self.teacher.input_names if self.teacher.is_cached else frozenset()
+            self.teacher_only_inputs = stored | alignment.columns
+
+    def read_columns(self, dataset: Any, data_collator: Any) -> tuple[Any, Any]:
+        """Return training data and data collator so that batches carry what the teacher reads."""
+        assert self.teacher is not None
+        if self.alignment is not None:
+            tokenizer = self._teacher_processing_class
+            data_collator = BothEncodings(data_collator, tokenizer, self.alignment)
+        return self.teacher.read_columns(dataset, data_collator)
 
     def _prepare_layers(self) -> None:
         if self.layers is not None and self.layers.student is self.student:
@@ -223,6 +255,8 @@ class Distiller:
             return
         for name, dataset in named_datasets(train_dataset, eval_dataset).items():
             self.check_columns(dataset, name)
+        if self.alignment is not None:
+            self.alignment.check_columns(getattr(train_dataset, "column_names", None))
         self.labels.check_data(train_dataset, collator)
         if self.args.uses_logits_loss and tries_teacher and not self._teacher_tried:
             self._teacher_tried = True
@@ -232,8 +266,9 @@ class Distiller:
                 train_dataset if cached else eval_dataset, self.args.teacher_check_samples
             )
             data = "the training data" if cached else "the evaluation data"
+            read = (self._read_by_teacher(batch) for batch in batches if self.can_teach(batch))
             with preserve_rng_state():
-                finding = check_teacher(self.head, self._run_teacher, batches, data)
+                finding = check_teacher(self.head, self._run_teacher, read, data)
             raise_on_errors([] if finding is None else [finding], logger)
 
     def check_columns(self, dataset: Any, name: str) -> None:
@@ -325,7 +360,10 @@ class Distiller:
         if self.layers is not None:
             self.layers.check_first_batch(optimizer)
         if self.teacher is not None:
-            check_inputs(self.teacher.members, self.student, self.head, batch)
+            if self.alignment is not None:
+                self.alignment.check_columns(batch)
+            read = self._read_by_teacher(batch)
+            check_inputs(self.teacher.members, self.student, self.head, batch, read)
 
     def count(self, batch: Batch) -> dict[str, int | Tensor]:
         """Count, by loss, the items of a batch that it is the mean of.
@@ -335,7 +373,7 @@ class Distiller:
         assert self.head is not None
         counters: dict[str, ItemCounter] = {
             "task": self.head.count_labelled,
-            "prediction": self.head.count_rows,
+            "prediction": self._count_rows,
         }
         if self.layers is not None:
             counters |= self.layers.counters()
@@ -345,12 +383,20 @@ class Distiller:
             self.head.check_labels(batch)
         return {name: counter(batch) for name, counter in counters.items()}
 
+    def _count_rows(self, batch: Batch) -> int | Tensor:
+        assert self.head is not None
+        if self.alignment is None or not self.alignment.is_in(batch):
+            return self.head.count_rows(batch)
+        return self.alignment.count_rows(batch)
+
     def begin_step(self, batches: Sequence[Batch]) -> None:
         """Count, over micro-batches and processes, the items that the losses are means of."""
         self.losses.begin_step([self.count(batch) for batch in batches], self.accelerator)
 
     def can_teach(self, batch: Batch) -> bool:
-        """Return whether the teacher has outputs for a batch: a cached one needs its columns."""
+        """Return whether a batch has the columns that a teacher may need."""
+        if self.alignment is not None and not self.alignment.is_in(batch):
+            return False
         return self.teacher is None or self.teacher.has_outputs(batch)
 
     def student_inputs(self, batch: Batch) -> dict[str, Any]:
@@ -415,7 +461,7 @@ class Distiller:
         if not plan.uses_teacher:
             return None
         if plan.layers is None:
-            return self._run_teacher(batch)
+            return self._run_teacher(self._read_by_teacher(batch))
         outputs = plan.layers.run_teacher(batch, self._ask_teacher)
         self.guard.check(plan.layers.nonfinite_rows(batch), plan.training_step)
         return outputs
@@ -429,10 +475,14 @@ class Distiller:
         late = self.teacher_only_inputs - self._fed_inputs
         if late:
             assert self.teacher is not None
-            is_cached = self.teacher.is_cached  # no collator has read its columns
-            if is_cached or self.args.remove_unused_columns:
-                check_late_inputs(late, train_dataset, {} if is_cached else batch)
+            # No collator has read the columns of a cached teacher, or of one that is aligned.
+            unread = self.teacher.is_cached or self.alignment is not None
+            if unread or self.args.remove_unused_columns:
+                check_late_inputs(late, train_dataset, {} if unread else batch)
             self._fed_inputs = self.teacher_only_inputs
+
+    def _read_by_teacher(self, batch: Batch) -> Batch:
+        return batch if self.alignment is None else self.alignment.teacher_batch(batch)
 
     def _run_teacher(self, batch: Batch) -> Mapping[str, Tensor]:
         return self._ask_teacher(batch, {})
@@ -484,7 +534,7 @@ class Distiller:
                 layers.write_sample(plan.step, batch)
             layers.clear()
         if teacher_outputs is not None and plan.compares_logits:
-            logits = self._aligned_logits(batch, outputs, teacher_outputs)
+            logits = self._aligned_logits(batch, outputs, teacher_outputs, plan.temperature)
             self.guard.check_logits(logits, plan.training_step)
             loss_function = self.custom_loss or get_logits_loss(self.args.distillation_loss)
             losses["prediction"] = prediction_loss(
@@ -493,8 +543,14 @@ class Distiller:
         return losses, outputs
 
     def _aligned_logits(
-        self, batch: Batch, outputs: Mapping[str, Tensor], teacher_outputs: Mapping[str, Tensor]
+        self,
+        batch: Batch,
+        outputs: Mapping[str, Tensor],
+        teacher_outputs: Mapping[str, Tensor],
+        temperature: float,
     ) -> AlignedLogits:
+        if self.alignment is not None:
+            return self.alignment.logits(batch, outputs, teacher_outputs, temperature)
         head = self.head
         assert head is not None
         student = head.logits(outputs, batch)

@@ -92,6 +92,10 @@ class DistillationTrainer(Trainer):
             ``teacher_combination``). It is frozen. May be left out if no weight is above 0, or if
             ``train_dataset`` has the columns of ``cache_teacher_outputs``. Evaluation data without
             them is then evaluated without ``eval_loss_prediction``.
+        teacher_processing_class: the teacher's tokenizer, if it is not the student's. The data
+            then has both encodings (``hf_distill.alignment.encode_for_teacher``): a label of a
+            text needs no more, answers are aligned by characters and tags by words. With the
+            student's tokenizer nothing changes.
         distillation_loss: a function ``(student_logits, teacher_logits, *, temperature, mask)``
             that is used instead of ``args.distillation_loss``. The logits are
             ``(*rows, classes)``, ``mask`` is ``None`` or bool and broadcastable to them (False is
@@ -131,6 +135,7 @@ class DistillationTrainer(Trainer):
         args: DistillationTrainingArguments | None = None,
         *trainer_args: Any,
         teacher_model: TeacherSource = None,
+        teacher_processing_class: Any = None,
         distillation_loss: Callable[..., Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -152,6 +157,7 @@ class DistillationTrainer(Trainer):
             teacher_model,
             custom_loss=distillation_loss,
             processing_class=self.processing_class,
+            teacher_processing_class=teacher_processing_class,
             label_names=self.label_names,
             own_label_loss=self.compute_loss_func is not None,
             recorders=self._recorders,
@@ -219,9 +225,7 @@ class DistillationTrainer(Trainer):
         """Load and check the teacher, if the arguments call for one and it is not there yet."""
         student: Any = self.model
         if self.distiller.prepare(student, self.train_dataset, self.eval_dataset):
-            teacher, collator = self.distiller.teacher, self.data_collator
-            assert teacher is not None
-            columns = teacher.read_columns(self.train_dataset, collator)
+            columns = self.distiller.read_columns(self.train_dataset, self.data_collator)
             self.train_dataset, self.data_collator = columns
             self._signature_columns = None
 

@@ -27,6 +27,7 @@ FLOORS = (
     ("students",),
     ("compatibility",),
     ("layers",),
+    ("alignment",),
     ("heads",),
     ("training_args",),
     ("losses", "step", "schedules"),

@@ -48,8 +48,8 @@ class CacheArguments:
     output_dir: str = option(MISSING, help="Where the outputs go: a folder for them alone.")
     task: str | None = task_option()
     tokenizer: str | None = option(
-        help="The tokenizer of the student, where its vocabulary was trimmed: the student's folder "
-        "or Hub id. By default the teacher's."
+        help="The tokenizer of the student, where it is not the teacher's or was trimmed: the "
+        "student's folder or Hub id. By default the teacher's."
     )
     dtype: str = option(
         "float16",
@@ -111,6 +111,7 @@ def run(argv: Sequence[str]) -> None:
         check_paths,
         choose_task,
         load_examples,
+        load_teacher_reader,
         load_tokenizer,
         show_data,
     )
@@ -135,6 +136,7 @@ def run(argv: Sequence[str]) -> None:
     else:
         own = check_model_source("tokenizer", arguments.tokenizer)
         tokenizer = load_tokenizer("tokenizer", own)
+    reader = load_teacher_reader(source, task, tokenizer)
     state = PartialState(cpu=arguments.use_cpu)
     teacher: Any = load_teacher(
         source, task.head.auto_model, task.name, dtype=averaging.teacher_dtype, device=state.device
@@ -146,6 +148,7 @@ def run(argv: Sequence[str]) -> None:
         training=True,
         labelled=labelled,
         num_proc=data.preprocessing_num_workers,
+        teacher=reader,
     )
     show_data(task, {"train": (examples, encoded, labelled)}, teacher)
     stored = cache_teacher_outputs(
@@ -153,6 +156,7 @@ def run(argv: Sequence[str]) -> None:
         encoded.features,
         task=task.name,
         processing_class=tokenizer,
+        teacher_processing_class=None if reader is None else reader.tokenizer,
         data_collator=task.data_collator(tokenizer, teacher),
         output_dir=arguments.output_dir,
         dtype=arguments.dtype,

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill import loading
-from hf_distill.compatibility import TOKENIZER_FILES
+from hf_distill.alignment import TeacherReader
+from hf_distill.compatibility import TOKENIZER_FILES, input_limit
+from hf_distill.compatibility.tokenizers import saved_tokenizer
+from hf_distill.compatibility.two_tokenizers import choose_alignment
 from hf_distill.console import log_rank_0
 from hf_distill.heads import head_of_class
 from hf_distill.tasks import TASKS, create_task
@@ -133,6 +137,24 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
             "which cannot say where in the text a token is; choose a model with a fast tokenizer."
         )
     return tokenizer
+
+
+def load_teacher_reader(
+    source: str, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> TeacherReader | None:
+    """Load a teacher's tokenizer; ``None`` if it has none, or the one that is given.
+
+    Raises:
+        ValueError: it is another one, and the task's predictions cannot be aligned.
+    """
+    theirs, config = saved_tokenizer(source), load_config(source)
+    if theirs is None or config is None:
+        return None
+    with torch.device("meta"):
+        model = getattr(transformers, task.head.auto_model).from_config(config)
+    if choose_alignment(model, task.head(config), tokenizer, theirs) is None:
+        return None
+    return TeacherReader(theirs, input_limit(model))
 
 
 def load_config(source: str) -> PreTrainedConfig | None:

@@ -20,11 +20,13 @@ from transformers import (
 )
 
 from hf_distill._version import __version__
+from hf_distill.alignment import TeacherReader
 from hf_distill.cli.cache import preprocessing_of
 from hf_distill.cli.loading import (
     evenly_spaced,
     load_config,
     load_examples,
+    load_teacher_reader,
     load_tokenizer,
     load_trained_model,
     show_data,
@@ -32,6 +34,7 @@ from hf_distill.cli.loading import (
 from hf_distill.cli.progress import ChosenLayers, StageProgress
 from hf_distill.cli.run_folder import PICTURES, REPLICATES, SAMPLES
 from hf_distill.cli.train_request import Request
+from hf_distill.compatibility import input_limit
 from hf_distill.console import log_rank_0
 from hf_distill.files import display_name, write_json
 from hf_distill.hub import write_facts
@@ -41,7 +44,8 @@ from hf_distill.layers.mapping import as_lists
 from hf_distill.loading import load_model
 from hf_distill.reports.terminal import in_words, print_figures
 from hf_distill.tasks.bootstrap import interval
-from hf_distill.teachers.caching import cached_teacher, load_teacher_outputs
+from hf_distill.teachers.cached import meta_model
+from hf_distill.teachers.caching import cached_teacher, load_teacher_outputs, teacher_tokenizer
 from hf_distill.trainer import DistillationTrainer
 
 
@@ -74,8 +78,13 @@ def prepare(
         train, labelled = _with_targets(request, train), True
     if student is None:
         student = _load_student(request, **options)
+    reader = _teacher_reader(request, tokenizer)
     encode = partial(
-        task.features, tokenizer=tokenizer, model=student, num_proc=data.preprocessing_num_workers
+        task.features,
+        tokenizer=tokenizer,
+        model=student,
+        num_proc=data.preprocessing_num_workers,
+        teacher=reader,
     )
     encoded = encode(train, training=True, labelled=labelled)
     splits = {"train": (train, encoded, labelled)}
@@ -98,6 +107,7 @@ def prepare(
     trainer = DistillationTrainer(
         model=student,
         teacher_model=request.teacher,
+        teacher_processing_class=None if reader is None else reader.tokenizer,
         args=args,
         train_dataset=train_features,
         eval_dataset=features,
@@ -113,6 +123,22 @@ def prepare(
     trainer.add_callback(StageProgress(request.title, quality))
     trainer.add_callback(ChosenLayers(trainer, request.output_dir / PICTURES))
     return trainer
+
+
+def _teacher_reader(request: Request, tokenizer: PreTrainedTokenizerBase) -> TeacherReader | None:
+    """Return the tokenizer of the teacher, if it is another one than the student's."""
+    run = request.run
+    if run.baseline:
+        return None
+    if run.teacher_outputs is not None:
+        stored = teacher_tokenizer(run.teacher_outputs)
+        if stored is None:
+            return None
+        return TeacherReader(stored, input_limit(meta_model(cached_teacher(run.teacher_outputs))))
+    readers = (
+        load_teacher_reader(source, request.task, tokenizer) for source in run.teacher_model or ()
+    )
+    return next((reader for reader in readers if reader is not None), None)
 
 
 def _model_options(request: Request, examples: Dataset | None) -> dict[str, Any]:

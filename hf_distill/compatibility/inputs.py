@@ -76,25 +76,37 @@ def weight_dtype(model: nn.Module) -> torch.dtype:
 
 
 def check_inputs(
-    teachers: Sequence[TakesInputs], student: nn.Module, head: TaskHead, batch: Mapping[str, Any]
+    teachers: Sequence[TakesInputs],
+    student: nn.Module,
+    head: TaskHead,
+    batch: Mapping[str, Any],
+    read: Mapping[str, Any] | None = None,
 ) -> None:
     """Check that teachers and student can take the first batch.
+
+    Args:
+        teachers: one, or several that are averaged.
+        student: the student.
+        head: the task.
+        batch: the student's.
+        read: the teacher's, if it reads another encoding.
 
     Raises:
         ValueError: the teacher's input is missing, an id is outside of a vocabulary, token types
             are missing, or the inputs are longer than a model has positions for.
     """
     taken = [n for n in MAIN_INPUTS if any(n in teacher.input_names for teacher in teachers)]
-    if taken and not any(batch.get(name) is not None for name in taken):
+    read = batch if read is None else read
+    if taken and not any(read.get(name) is not None for name in taken):
         raise ValueError(
             f"The batches have no input of the teacher ({', '.join(taken)}), only: "
-            f"{', '.join(batch)}. Name the column and the argument of the student's forward as the "
+            f"{', '.join(read)}. Name the column and the argument of the student's forward as the "
             "teacher has it."
         )
-    ids = batch.get("input_ids")
-    for who, model in (*(("teacher", one.model) for one in teachers), ("student", student)):
+    pairs = [("teacher", one.model, read.get("input_ids")) for one in teachers]
+    for who, model, ids in (*pairs, ("student", student, batch.get("input_ids"))):
         if ids is None:
-            break
+            continue
         vocabulary, largest = vocabulary_size(model), int(ids.max())
         if vocabulary is not None and largest >= vocabulary:
             raise ValueError(
@@ -112,7 +124,7 @@ def check_inputs(
             )
     if (
         head.needs_token_types
-        and "token_type_ids" not in batch
+        and "token_type_ids" not in read
         and any(_reads_token_types(one) for one in teachers)
     ):
         raise ValueError(

@@ -58,7 +58,7 @@ def check_tokenizers(
         processing_class: what the data was prepared with; if it is no tokenizer, the student's is
             read from where the student was loaded.
     """
-    tokenizer = _tokenizer_of_data(student, processing_class)
+    tokenizer = tokenizer_of_data(student, processing_class)
     try:
         vocabulary = find_vocabulary_map(teacher, student, head, tokenizer)
     except ValueError as problem:
@@ -77,7 +77,7 @@ def check_tokenizers(
             teacher_tokenizer,
             tokenizer,
             teacher_size=sizes["teacher"],
-            special_ids=_special_ids(head),
+            special_ids=special_ids_of(head),
         )
         if finding.status == "error":
             return finding
@@ -122,7 +122,7 @@ def find_vocabulary_map(
         ValueError: the student was trimmed otherwise than its tokenizer, or the vocabulary was not
             cut from the teacher's.
     """
-    tokenizer = _tokenizer_of_data(student, processing_class)
+    tokenizer = tokenizer_of_data(student, processing_class)
     found, mark = VocabularyMap.of(tokenizer), mark_of(student)
     if student is not teacher and mark != (found and found.mark):
         raise ValueError(
@@ -143,7 +143,7 @@ def find_vocabulary_map(
         )
     theirs, size = tokenizer_of(teacher), vocabulary_size(teacher)
     if theirs is not None:
-        _check_map(found, theirs, tokenizer, _special_ids(head))
+        check_map(found, theirs, tokenizer, special_ids_of(head))
     if (theirs is None and size != found.size) or (size or math.inf) <= int(found.ids[-1]):
         raise ValueError(
             f"The student's vocabulary was cut from one of {found.size} tokens and the teacher's "
@@ -153,7 +153,7 @@ def find_vocabulary_map(
     return found
 
 
-def _check_map(
+def check_map(
     vocabulary: VocabularyMap,
     teacher: PreTrainedTokenizerBase,
     student: PreTrainedTokenizerBase,
@@ -189,11 +189,11 @@ def _check_map(
             )
 
 
-def _special_ids(head: TaskHead) -> Sequence[str]:
+def special_ids_of(head: TaskHead) -> Sequence[str]:
     return _CAUSAL_SPECIAL_IDS if isinstance(head, CausalLMHead) else SPECIAL_IDS
 
 
-def _tokenizer_of_data(student: nn.Module, processing_class: Any) -> PreTrainedTokenizerBase | None:
+def tokenizer_of_data(student: nn.Module, processing_class: Any) -> PreTrainedTokenizerBase | None:
     if isinstance(processing_class, PreTrainedTokenizerBase):
         return processing_class
     return tokenizer_of(student)
@@ -331,7 +331,11 @@ def tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase | None:
     kept: PreTrainedTokenizerBase | None = getattr(model, _ATTRIBUTE, None)
     if kept is not None:
         return kept
-    source: Any = getattr(model, "name_or_path", None)
+    return saved_tokenizer(getattr(model, "name_or_path", None))
+
+
+def saved_tokenizer(source: Any) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer of a folder or repository; ``None`` without one of a known kind."""
     try:
         if not source or not any(_has_file(source, name) for name in TOKENIZER_FILES):
             return None

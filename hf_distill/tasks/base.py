@@ -18,6 +18,7 @@ from transformers import (
     Trainer,
 )
 
+from hf_distill.alignment import TeacherReader
 from hf_distill.compatibility import input_limit
 from hf_distill.heads import TaskHead
 from hf_distill.tasks.bootstrap import bootstrap
@@ -184,8 +185,12 @@ class Task(ABC):
         training: bool,
         labelled: bool = True,
         num_proc: int | None = None,
+        teacher: TeacherReader | None = None,
     ) -> Encoded:
         """Turn rows into the inputs of a model, not padded; count the rows that are cut off.
+
+        With a ``teacher`` whose tokenizer is another one its inputs come next to them, and what
+        says which tokens belong together.
 
         Raises:
             ValueError: an option or the data does not fit the model.
@@ -194,7 +199,9 @@ class Task(ABC):
         if labelled:
             examples = self.labelled(examples, model.config)
         features = examples.map(
-            self.encoder(examples, tokenizer, model, training=training, labelled=labelled),
+            self.encoder(
+                examples, tokenizer, model, training=training, labelled=labelled, teacher=teacher
+            ),
             batched=True,
             with_indices=True,
             remove_columns=examples.column_names,
@@ -219,6 +226,7 @@ class Task(ABC):
         *,
         training: bool,
         labelled: bool,
+        teacher: TeacherReader | None = None,
     ) -> Callable[[Batch, list[int]], dict[str, list[Any]]]:
         """Return what encodes rows, given with their numbers; ``truncated`` tells which are cut."""
         length = self.length(tokenizer, model, pair="text_pair" in examples.column_names)
@@ -227,9 +235,24 @@ class Task(ABC):
             encoding = tokenizer(*self.texts(batch), truncation=True, max_length=length)
             cut = [bool(one.overflowing) for one in encoding.encodings]
             columns = {**encoding, "truncated": cut}
+            if teacher is not None:
+                columns |= self.teacher_columns(batch, encoding, teacher, length)
             return columns | self.targets(batch, encoding, tokenizer) if labelled else columns
 
         return encode
+
+    def teacher_columns(
+        self, batch: Batch, encoding: Any, teacher: TeacherReader, length: int
+    ) -> dict[str, list[Any]]:
+        """Return encoded rows as another tokenizer's teacher reads them, as further columns.
+
+        Args:
+            batch: the rows.
+            encoding: what the student's tokenizer made of them.
+            teacher: the teacher's tokenizer.
+            length: most tokens of an input; the teacher may take fewer.
+        """
+        return teacher.encode(self.texts(batch), length)[0]
 
     def length(self, tokenizer: Tokenizer, model: Model, *, pair: bool = False) -> int:
         """Return the most tokens of an input, which is two texts if ``pair``.

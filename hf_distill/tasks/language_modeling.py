@@ -15,6 +15,7 @@ from transformers import (
     Trainer,
 )
 
+from hf_distill.alignment import TeacherReader
 from hf_distill.heads import CausalLMHead, MaskedLMHead
 from hf_distill.heads.base import IGNORED
 from hf_distill.tasks.base import (
@@ -76,6 +77,7 @@ class LanguageModelingTask(Task):
         *,
         training: bool,
         labelled: bool,
+        teacher: TeacherReader | None = None,
     ) -> Callable[[Batch, list[int]], dict[str, list[Any]]]:
         """Cut texts into blocks of tokens, some of them shorter.
 

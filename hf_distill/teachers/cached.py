@@ -11,6 +11,7 @@ import transformers
 from datasets import Dataset
 from torch import Tensor, nn
 
+from hf_distill.alignment import Alignment
 from hf_distill.heads import TaskHead
 from hf_distill.layers.mapping import LayerPairs
 from hf_distill.teachers.base import Runtime, Teacher
@@ -25,11 +26,14 @@ class CachedTeacher(Teacher):
     Args:
         description: what the columns mean.
         head: the task.
+        alignment: how it reads a batch, if that is of another tokenizer.
     """
 
     is_cached = True
 
-    def __init__(self, description: SignalDescription, head: TaskHead) -> None:
+    def __init__(
+        self, description: SignalDescription, head: TaskHead, alignment: Alignment | None = None
+    ) -> None:
         self.description = description
         self.model = meta_model(description)
         """The teacher without weights, for everything that its shape tells."""
@@ -38,6 +42,7 @@ class CachedTeacher(Teacher):
             TeacherIdentity(description.teacher, None, description.weights, description.top_k)
         ]
         self._head = head
+        self._alignment = alignment
 
     def check_layers(self, pairs: LayerPairs) -> None:
         """Check that what is compared was stored; ``auto`` has no pairs yet."""
@@ -80,7 +85,9 @@ class CachedTeacher(Teacher):
             dataset = dataset.with_format(
                 "numpy", columns=self.description.columns, output_all_columns=True
             )
-        return dataset, TeacherSignalCollator(data_collator, self._head, self.description)
+        return dataset, TeacherSignalCollator(
+            data_collator, self._head, self.description, self._alignment
+        )
 
     def __call__(
         self,

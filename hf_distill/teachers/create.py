@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_distill.alignment import Alignment
 from hf_distill.compatibility.findings import Finding, error, info, raise_on_errors
 from hf_distill.compatibility.models import check_models
 from hf_distill.compatibility.processors import check_preparation
 from hf_distill.compatibility.tokenizers import find_vocabulary_map, tokenizer_hash, tokenizer_of
+from hf_distill.compatibility.two_tokenizers import check_reader
 from hf_distill.heads import TaskHead, find_head
 from hf_distill.loading import load_teacher
 from hf_distill.teachers.base import Teacher
@@ -77,16 +79,28 @@ def create_teacher(
     args: DistillationTrainingArguments,
     processing_class: Any,
     *,
+    alignment: Alignment | None = None,
     records_layers: bool,
 ) -> Teacher:
     """Create the teacher of a run, and let the student's head learn its order of labels.
+
+    Args:
+        source: what ``choose_source`` returned.
+        student: the student.
+        head: the student's.
+        args: the options of the run.
+        processing_class: the tokenizer of what the teacher reads.
+        alignment: how its outputs come to the student's tokens, if that is another one's.
+        records_layers: whether layers are recorded that are not compared.
 
     Raises:
         ValueError: it cannot be loaded, cannot teach this student, or what is compared was not
             stored.
     """
     if isinstance(source, SignalDescription):
-        return _cached_teacher(source, student, head, args, processing_class, records_layers)
+        return _cached_teacher(
+            source, student, head, args, processing_class, alignment, records_layers
+        )
     sources: list[Any] = list(source) if isinstance(source, list | tuple) else [source]
     if not sources:
         raise ValueError("teacher_model is an empty list; name at least one teacher.")
@@ -108,6 +122,7 @@ def create_teacher(
         heads,
         student,
         processing_class,
+        alignment=alignment,
         compare_logits=args.uses_logits_loss,
         dtype=args.teacher_dtype,
         attn_implementation=args.teacher_attn_implementation,
@@ -123,6 +138,7 @@ def create_live_teacher(
     student: nn.Module | None,
     processing_class: Any,
     *,
+    alignment: Alignment | None = None,
     compare_logits: bool = True,
     dtype: str | None,
     attn_implementation: str | None,
@@ -155,7 +171,12 @@ def create_live_teacher(
             processing_class = tokenizer_of(model)
         first = model if first is None else first
         reader = model if student is None else student
-        findings.append(check_preparation(model, reader, head, processing_class))
+        if alignment is None:
+            findings.append(check_preparation(model, reader, head, processing_class))
+        else:
+            reader = model
+            findings = [finding for finding in findings if finding.about != "length"]
+            findings.append(check_reader(model, processing_class, alignment))
         raise_on_errors(findings, logger)
         vocabulary = find_vocabulary_map(model, reader, head, processing_class)
         if vocabulary is not None and student is None:  # the head has the teacher's ids
@@ -172,6 +193,7 @@ def _cached_teacher(
     head: TaskHead,
     args: DistillationTrainingArguments,
     processing_class: Any,
+    alignment: Alignment | None,
     records_layers: bool,
 ) -> CachedTeacher:
     if records_layers:
@@ -189,8 +211,10 @@ def _cached_teacher(
             "The cached teacher outputs have no hidden states to compare; cache them with "
             "hidden_layers, set hidden_states_loss_weight=0, or pass teacher_model."
         )
-    teacher = CachedTeacher(description, head)
+    teacher = CachedTeacher(description, head, alignment)
     found = check_models(teacher.model, student, head, compare_logits=args.uses_logits_loss)
+    if alignment is not None:
+        found = [finding for finding in found if finding.about != "length"]
     raise_on_errors([*found, _check_tokenizer(description, processing_class)], logger)
     return teacher
 
@@ -204,6 +228,7 @@ def _check_tokenizer(description: SignalDescription, processing_class: Any) -> F
             "tokenizer",
             f"The outputs of {description.teacher!r} in train_dataset were cached with another "
             "tokenizer (processing_class) than this one: vocabulary, special tokens or the "
-            "encoding of probe texts differ. Use that one, or cache them again.",
+            "encoding of probe texts differ. Use that one, pass it as teacher_processing_class if "
+            "it was the teacher's and not the student's, or cache them again.",
         )
     return info("tokenizer", "The one that the teacher's outputs were cached with.")

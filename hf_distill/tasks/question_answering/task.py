@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import EvalPrediction
 
+from hf_distill.alignment import TeacherReader
 from hf_distill.compatibility import input_limit
 from hf_distill.heads import QuestionAnsweringHead
 from hf_distill.tasks.base import Encoded, Measures, Model, Rows, Scorer, Task, Tokenizer
@@ -65,6 +66,7 @@ class QuestionAnsweringTask(Task):
         training: bool,
         labelled: bool = True,
         num_proc: int | None = None,
+        teacher: TeacherReader | None = None,
     ) -> Encoded:
         """Cut contexts into windows, one per row; nothing is cut off."""
         most = input_limit(model)

@@ -4,6 +4,12 @@ from hf_distill.teachers.caching.cache import (
     cache_teacher_outputs,
     cached_teacher,
     load_teacher_outputs,
+    teacher_tokenizer,
 )
 
-__all__ = ["cache_teacher_outputs", "cached_teacher", "load_teacher_outputs"]
+__all__ = [
+    "cache_teacher_outputs",
+    "cached_teacher",
+    "load_teacher_outputs",
+    "teacher_tokenizer",
+]

@@ -23,8 +23,10 @@ from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
 
 from hf_distill._version import __version__
+from hf_distill.alignment import INPUTS, Alignment, TeacherBatches
 from hf_distill.compatibility import head_of
-from hf_distill.compatibility.tokenizers import tokenizer_hash, tokenizer_of
+from hf_distill.compatibility.tokenizers import saved_tokenizer, tokenizer_hash, tokenizer_of
+from hf_distill.compatibility.two_tokenizers import choose_alignment
 from hf_distill.files import in_use
 from hf_distill.heads import TaskHead
 from hf_distill.teachers import EnsembleTeacher, OneProcess, Teacher, create_live_teacher
@@ -35,6 +37,7 @@ from hf_distill.teachers.caching.folder import (
     FORMAT,
     LOCK,
     MANIFEST,
+    TOKENIZER,
     CacheFolder,
     DamagedManifestError,
     changes,
@@ -42,6 +45,7 @@ from hf_distill.teachers.caching.folder import (
 )
 from hf_distill.teachers.caching.parts import part_starts
 from hf_distill.teachers.columns import DTYPES, SignalDescription
+from hf_distill.teachers.columns.description import SIGNAL_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ def cache_teacher_outputs(
     *,
     task: str | None = None,
     processing_class: Any = None,
+    teacher_processing_class: Any = None,
     data_collator: Callable[[list[Any]], Any] | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     dtype: str = "float16",
@@ -101,6 +106,8 @@ def cache_teacher_outputs(
             for.
         processing_class: the tokenizer (or processor) that the data was prepared with; by default
             the teacher's.
+        teacher_processing_class: the teacher's tokenizer, if it is not the one of
+            ``processing_class``. The data then has both encodings, as for ``DistillationTrainer``.
         data_collator: the one that will be trained with; by default ``Trainer``'s default. It must
             make the same of a row each time; one that masks tokens at random is refused.
         output_dir: where the outputs are kept; by default a folder of the ``datasets`` cache,
@@ -147,11 +154,16 @@ def cache_teacher_outputs(
         )
     state = PartialState(cpu=use_cpu)
     heads = [head_of(sources[0], task, "teacher") for _ in sources]
+    alignment = choose_alignment(nn.Module(), heads[0], processing_class, teacher_processing_class)
+    if alignment is not None:
+        alignment.check_columns(dataset.column_names)
+    read_by = processing_class if alignment is None else teacher_processing_class
     live = create_live_teacher(
         sources,
         heads,
         None,
-        processing_class,
+        read_by,
+        alignment=alignment,
         dtype=teacher_dtype,
         attn_implementation=teacher_attn_implementation,
         device=state.device,
@@ -159,15 +171,18 @@ def cache_teacher_outputs(
         combination=teacher_combination,
     )
     if processing_class is None:
-        processing_class = tokenizer_of(live.members[0].model)
-    given, used = _columns(dataset, live, heads[0])
+        processing_class = read_by = tokenizer_of(live.members[0].model)
+    given, used = _columns(dataset, live, heads[0], alignment)
     inputs = dataset.select_columns(given)
+    collator = data_collator or _default_collator(processing_class)
+    if alignment is not None:
+        collator = TeacherBatches(collator, teacher_processing_class, alignment)
     computer = PartComputer(
         live,
         heads[0],
         OneProcess(state.device, mixed_precision),
         inputs,
-        data_collator or _default_collator(processing_class),
+        collator,
         dtype=dtype,
         top_k=top_k,
         hidden_layers=hidden_layers,
@@ -180,7 +195,7 @@ def cache_teacher_outputs(
     if isinstance(live, EnsembleTeacher):
         mixture = {"shares": live.shares, "combination": teacher_combination}
         weights = sha256(repr((hashes, sorted(mixture.items()))).encode()).hexdigest()
-    description = computer.describe(weights, tokenizer_hash(processing_class))
+    description = computer.describe(weights, tokenizer_hash(read_by))
     computer.check_padding()
     labels = []
     if description.by_position:  # the loss looks where labels are not -100
@@ -227,6 +242,8 @@ def cache_teacher_outputs(
                 _check_place(folder)
             stack.enter_context(in_use(folder.path / LOCK, _BUSY.format(folder.path.name)))
             _prepare(folder)
+            if alignment is not None:
+                teacher_processing_class.save_pretrained(folder.path / TOKENIZER)
         state.wait_for_everyone()
         folder = CacheFolder.open(folder.path) or folder
         missing = folder.files.missing()
@@ -298,6 +315,11 @@ def cached_teacher(output_dir: str | os.PathLike[str]) -> SignalDescription:
     return CacheFolder.open_finished(Path(output_dir).expanduser()).description
 
 
+def teacher_tokenizer(output_dir: str | os.PathLike[str]) -> PreTrainedTokenizerBase | None:
+    """Return the teacher's tokenizer, if outputs are stored for data of another one."""
+    return saved_tokenizer(str(Path(output_dir).expanduser() / TOKENIZER))
+
+
 def _check_options(dataset: Any, *, dtype: str, top_k: int | None, batch_size: int) -> None:
     if not isinstance(dataset, Dataset):
         raise ValueError(
@@ -306,7 +328,7 @@ def _check_options(dataset: Any, *, dtype: str, top_k: int | None, batch_size: i
         )
     if len(dataset) == 0:
         raise ValueError("dataset is empty: it has no rows.")
-    there = [name for name in dataset.column_names if name.startswith("teacher_")]
+    there = [name for name in dataset.column_names if name in SIGNAL_COLUMNS]
     if there:
         raise ValueError(
             f"dataset has a column {there[0]!r} already; take the data without teacher columns "
@@ -319,7 +341,9 @@ def _check_options(dataset: Any, *, dtype: str, top_k: int | None, batch_size: i
             raise ValueError(f"{name} must be at least 1, but it is {value!r}.")
 
 
-def _columns(dataset: Dataset, teacher: Teacher, head: TaskHead) -> tuple[list[str], list[str]]:
+def _columns(
+    dataset: Dataset, teacher: Teacher, head: TaskHead, alignment: Alignment | None
+) -> tuple[list[str], list[str]]:
     """Return the columns for the data collator, and those that the outputs are computed from.
 
     All columns where a collator or a transform prepares the inputs. The values of labels do not
@@ -327,6 +351,10 @@ def _columns(dataset: Dataset, teacher: Teacher, head: TaskHead) -> tuple[list[s
     """
     names = teacher.input_names | set(head.target_names)
     there = dataset.column_names
+    if alignment is not None:
+        both = {*INPUTS, *head.label_names, *_LABELS, *alignment.columns}
+        given = there if dataset.format["type"] == "custom" else [n for n in there if n in both]
+        return given, [name for name in there if name in alignment.columns]
     if dataset.format["type"] == "custom" or not teacher.input_names & set(there):
         return there, there
     used = [name for name in there if name in names]

@@ -12,18 +12,20 @@ import pyarrow.compute
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from hf_distill.alignment import INPUT_IDS
 from hf_distill.heads.base import IGNORED
 
 _ROWS = 1000
 
 
 def row_lengths(dataset: Dataset) -> NDArray[Any]:
-    """Return how many tokens each row has; 1 where the data has no ``input_ids``."""
-    if "input_ids" not in dataset.column_names:
+    """Return how many tokens each row has; 1 where there are none."""
+    name = next((name for name in ("input_ids", INPUT_IDS) if name in dataset.column_names), None)
+    if name is None:
         return np.ones(len(dataset), dtype=np.int64)
     lengths = [
         pyarrow.compute.list_value_length(column).to_numpy(zero_copy_only=False)
-        for column in _pieces(dataset.select_columns(["input_ids"]), "input_ids")
+        for column in _pieces(dataset.select_columns([name]), name)
     ]
     return np.concatenate(lengths).astype(np.int64)
 

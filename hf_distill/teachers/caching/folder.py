@@ -14,7 +14,7 @@ from hf_distill.teachers.caching.fingerprints import data_hash, row_lengths
 from hf_distill.teachers.caching.parts import Part, PartFiles
 from hf_distill.teachers.columns import SignalDescription
 
-MANIFEST, LOCK = "manifest.json", ".lock"
+MANIFEST, LOCK, TOKENIZER = "manifest.json", ".lock", "teacher_tokenizer"
 FORMAT = 2
 _MOST_DIFFERENCES = 8
 _INFORMATIVE = ("versions", "batch_size", "parts")
@@ -98,7 +98,7 @@ class CacheFolder:
 
     def unknown_files(self) -> list[Path]:
         """Return everything in the folder that is not of this cache."""
-        return self.files.unknown_files((MANIFEST, LOCK))
+        return self.files.unknown_files((MANIFEST, LOCK, TOKENIZER))
 
     def join(self, dataset: Dataset) -> Dataset:
         """Return the data set with the columns of a finished cache."""

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hf_distill.alignment import Alignment
 from hf_distill.heads import TaskHead
 from hf_distill.teachers.columns.description import (
     CHECKSUM,
@@ -36,10 +37,12 @@ class TeacherSignalCollator:
         inner: Callable[[list[Any]], Any],
         head: TaskHead,
         description: SignalDescription,
+        alignment: Alignment | None = None,
     ) -> None:
         self.inner = inner
         self._head = head
         self._description = description
+        self._alignment = alignment
         self._stored_type = np.dtype(DTYPES[description.dtype])
         self._types = {
             LOGITS: self._stored_type,
@@ -65,7 +68,8 @@ class TeacherSignalCollator:
             )
         columns = set(self._columns)
         batch = self.inner([{k: v for k, v in row.items() if k not in columns} for row in rows])
-        found = identities(self._head, batch)
+        read = batch if self._alignment is None else self._alignment.teacher_batch(batch)
+        found = identities(self._head, read)
         if len(found) != len(rows):
             raise ValueError(
                 f"The data collator made {len(found)} inputs of {len(rows)} rows, so the teacher's "
@@ -73,7 +77,7 @@ class TeacherSignalCollator:
                 "live teacher (teacher_model)."
             )
         stored = [self._arrays(row) for row in rows]
-        positions = self._head.compared_positions(batch)
+        positions = self._head.compared_positions(read)
         self._check(rows, stored, found, positions)
         shapes = {LOGITS: self._description.stored, TOKEN_IDS: self._description.stored, REST: 1}
         for name, width in shapes.items():
@@ -82,7 +86,7 @@ class TeacherSignalCollator:
                 placed = self._placed(name, values, positions)
                 batch[name] = placed[..., 0] if name == REST else placed
         if HIDDEN_STATES in columns:
-            batch[HIDDEN_STATES] = self._hidden_states(stored, batch)
+            batch[HIDDEN_STATES] = self._hidden_states(stored, read)
         return batch
 
     def _arrays(self, row: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

@@ -20,6 +20,7 @@ TOKEN_IDS = "teacher_token_ids"
 REST = "teacher_rest"
 HIDDEN_STATES = "teacher_hidden_states"
 CHECKSUM = "teacher_checksum"
+SIGNAL_COLUMNS = (LOGITS, TOKEN_IDS, REST, HIDDEN_STATES, CHECKSUM)
 
 DTYPES = {"float16": "float16", "bfloat16": "uint16", "float32": "float32"}
 """The number formats of stored outputs, with their types in Arrow, which has no bfloat16."""

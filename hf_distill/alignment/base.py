@@ -1,0 +1,124 @@
+"""Two encodings in one batch, and the interface by which a task brings their logits together.
+
+The columns ``teacher_input_ids`` and so on hold the text as the teacher's tokenizer encodes it, and
+further ones say which of its tokens belong to which of the student's. A batch has two sides:
+
+    batch ─┬─> teacher_batch ─> teacher ─> outputs at its own tokens ─┐
+           └─> student ──────────────────> outputs at its own tokens ─┴─> logits ─> the same rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from hf_distill.heads.base import Batch, TaskHead
+from hf_distill.step import AlignedLogits
+
+PREFIX = "teacher_"
+INPUT_IDS = f"{PREFIX}input_ids"
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""What a tokenizer gives; with ``PREFIX`` a column of the teacher's."""
+
+Side = Literal["teacher", "student"]
+
+
+class TokenColumn(NamedTuple):
+    """A column about tokens: what it has an entry for, and what the entries are."""
+
+    axis: Side | None
+    """The tokens that it has one entry each for; ``None``: one for the row."""
+    positions_of: Side | None
+    """The tokens whose positions the entries are; ``None``: numbers that do not move."""
+    padding: int = -1
+
+
+class Alignment:
+    """Lets a student learn from a teacher that reads another encoding of the same text.
+
+    This one is for heads that give their logits for an input as a whole, for which there is
+    nothing to align. Subclasses bring together positions.
+
+    Args:
+        head: the student's, which knows the order of the teacher's labels.
+    """
+
+    unit: ClassVar[str | None] = None
+    """By what tokens are aligned, as a report has it: ``characters``, ``words``."""
+    token_columns: ClassVar[Mapping[str, TokenColumn]] = {}
+    """Columns in addition to the teacher's inputs."""
+    optional_columns: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that data may lack."""
+
+    def __init__(self, head: TaskHead) -> None:
+        self.head = head
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The entries of a row or batch that are for the teacher or say how to align."""
+        return frozenset({f"{PREFIX}{name}" for name in INPUTS} | {*self.token_columns})
+
+    @property
+    def needed_columns(self) -> frozenset[str]:
+        """Those without which a batch cannot be aligned."""
+        return frozenset({INPUT_IDS, *self.token_columns} - self.optional_columns)
+
+    def is_in(self, batch: Mapping[str, Any]) -> bool:
+        """Return whether a batch (or a row) has both encodings."""
+        return all(name in batch for name in self.needed_columns)
+
+    def check_columns(self, columns: Iterable[str] | None) -> None:
+        """Raise ``ValueError`` if training data lacks what is aligned; ``None`` is not known."""
+        missing = sorted(
+            self.needed_columns - {*(self.needed_columns if columns is None else columns)}
+        )
+        if missing:
+            raise ValueError(
+                f"train_dataset has no {', '.join(missing)}: the teacher has another tokenizer, "
+                "so the data needs its encoding next to the student's. Add it with "
+                "hf_distill.alignment.encode_for_teacher, or choose a teacher with the student's "
+                "tokenizer."
+            )
+
+    def teacher_batch(self, batch: Batch) -> dict[str, Any]:
+        """Return a batch as a batch of the teacher: its inputs, labels, and stored outputs."""
+        taken = {f"{PREFIX}{name}": name for name in INPUTS}
+        found = {taken.get(k, k): v for k, v in batch.items() if k.startswith(PREFIX)}
+        return found | self.teacher_labels(batch)
+
+    def teacher_labels(self, batch: Batch) -> dict[str, Any]:
+        """Return labels at the teacher's tokens: they say where it is looked at and tried."""
+        names = self.head.label_names
+        return {name: batch[name] for name in names if batch.get(name) is not None}
+
+    def count_rows(self, batch: Batch) -> int | Tensor:
+        """Count the rows that the distillation loss of this batch is the mean of."""
+        return self.head.count_rows(batch)
+
+    def logits(
+        self,
+        batch: Batch,
+        student_outputs: Mapping[str, Tensor],
+        teacher_outputs: Mapping[str, Tensor],
+        temperature: float,
+    ) -> AlignedLogits:
+        """Return the logits of both models for the same rows and classes.
+
+        Args:
+            batch: with both encodings.
+            student_outputs: what the student gave for its own.
+            teacher_outputs: what the teacher gave for ``teacher_batch``.
+            temperature: what both are divided by afterwards. Where probabilities move between
+                classes, it is applied before: the logits are ``temperature * log(p)``.
+        """
+        head = self.head
+        student = head.logits(student_outputs, batch)
+        theirs = head.logits(teacher_outputs, self.teacher_batch(batch))
+        student, teacher = head.align(student, theirs)
+        rows = self.count_rows(batch)
+        return AlignedLogits(student, teacher, head.class_mask(batch), head.row_mask(batch), rows)
+
+    def check_loss(self, name: str) -> None:
+        """Raise ``ValueError`` if a distillation loss makes no sense for aligned logits."""

@@ -1,0 +1,21 @@
+"""Which alignment a task has."""
+
+from __future__ import annotations
+
+from hf_distill.alignment.base import Alignment
+from hf_distill.heads import (
+    MultipleChoiceHead,
+    SequenceClassificationHead,
+    TaskHead,
+)
+
+ALIGNMENTS: dict[type[TaskHead], type[Alignment]] = {
+    SequenceClassificationHead: Alignment,
+    MultipleChoiceHead: Alignment,
+}
+
+
+def find_alignment(head: TaskHead) -> Alignment | None:
+    """Return the alignment of a task; ``None`` if its teacher must have the student's tokenizer."""
+    found = ALIGNMENTS.get(type(head))
+    return None if found is None else found(head)

@@ -1,0 +1,128 @@
+"""Labels of texts: the teacher reads its own encoding, and nothing has to be aligned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from other_ids import TEXTS, losses, run, shuffled, tokenizer, trained, with_other_ids
+from transformers import BertForSequenceClassification
+
+from hf_distill import cache_teacher_outputs
+from hf_distill.alignment import encode_for_teacher
+
+KINDS = {
+    "one label": ({"num_labels": 3}, [0, 1, 2, 0, 2, 1, 0, 1], {}),
+    "several labels": (
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+        [[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]] * 4,
+        {},
+    ),
+    "numbers": (
+        {"num_labels": 1, "problem_type": "regression"},
+        [0.5, -1.0, 2.0, 0.0] * 2,
+        {"distillation_loss": "mse"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cached", [False, True], ids=["live", "cached"])
+def test_other_ids_change_nothing(kind: str, cached: bool, tmp_path: Path) -> None:
+    """Bit for bit, for the teacher computes the same."""
+    config, labels, options = KINDS[kind]
+    words = tokenizer()
+    others, new_ids = shuffled(words)
+    teacher = trained(BertForSequenceClassification, 1, **config)
+    student = trained(BertForSequenceClassification, 2, layers=1, **config)
+    rows = Dataset.from_dict({"text": TEXTS, "labels": labels})
+    rows = rows.map(lambda row: words(row["text"]))
+    both = encode_for_teacher(rows, others)
+    theirs = with_other_ids(teacher, new_ids)
+    if cached:
+        stored: dict[str, Any] = {"dtype": "float32", "use_cpu": True, "processing_class": words}
+        rows = cache_teacher_outputs(teacher, rows, output_dir=tmp_path / "one", **stored)
+        both = cache_teacher_outputs(
+            theirs,
+            both,
+            output_dir=tmp_path / "other",
+            teacher_processing_class=others,
+            **stored,
+        )
+        teacher = theirs = None
+    common = {"processing_class": words, "teacher_check_samples": 0, **options}
+    expected = run(tmp_path, student, teacher_model=teacher, train_dataset=rows, **common)
+    found = run(
+        tmp_path,
+        student,
+        teacher_model=theirs,
+        train_dataset=both,
+        teacher_processing_class=others,
+        **common,
+    )
+    assert losses(found) == losses(expected)
+    assert any("loss_prediction" in entry for entry in losses(found))
+    assert any("eval_loss_prediction" in entry for entry in losses(found))
+    pairs = zip(found.model.parameters(), expected.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_data_without_the_teachers_encoding_is_refused_and_evaluated(tmp_path: Path) -> None:
+    words = tokenizer()
+    others, new_ids = shuffled(words)
+    teacher = with_other_ids(trained(BertForSequenceClassification, 1, num_labels=3), new_ids)
+    student = trained(BertForSequenceClassification, 2, layers=1, num_labels=3)
+    rows = Dataset.from_dict({"text": TEXTS, "labels": [0, 1, 2, 0, 2, 1, 0, 1]})
+    rows = rows.map(lambda row: words(row["text"]))
+    given: dict[str, Any] = {
+        "teacher_model": teacher,
+        "processing_class": words,
+        "teacher_processing_class": others,
+        "teacher_check_samples": 0,
+    }
+    with pytest.raises(ValueError, match=r"train_dataset has no teacher_input_ids"):
+        run(tmp_path, student, train_dataset=rows, **given)
+    trainer = run(
+        tmp_path, student, train_dataset=encode_for_teacher(rows, others), evaluate=False, **given
+    )
+    metrics = trainer.evaluate(rows)
+    assert "eval_loss" in metrics and "eval_loss_prediction" not in metrics
+
+
+def test_the_students_tokenizer_as_the_teachers_changes_nothing(tmp_path: Path) -> None:
+    words = tokenizer()
+    teacher = trained(BertForSequenceClassification, 1, num_labels=3)
+    student = trained(BertForSequenceClassification, 2, layers=1, num_labels=3)
+    rows = Dataset.from_dict({"text": TEXTS, "labels": [0, 1, 2, 0, 2, 1, 0, 1]})
+    rows = rows.map(lambda row: words(row["text"]))
+    given: dict[str, Any] = {
+        "teacher_model": teacher,
+        "processing_class": words,
+        "teacher_check_samples": 0,
+    }
+    expected = run(tmp_path, student, train_dataset=rows, **given)
+    both = encode_for_teacher(rows, words)
+    found = run(tmp_path, student, train_dataset=both, teacher_processing_class=words, **given)
+    assert found.distiller.alignment is None
+    assert losses(found) == losses(expected)
+
+
+def test_layers_of_different_tokens_are_refused(tmp_path: Path) -> None:
+    words = tokenizer()
+    others, new_ids = shuffled(words)
+    teacher = with_other_ids(trained(BertForSequenceClassification, 1, num_labels=3), new_ids)
+    rows = Dataset.from_dict({"text": TEXTS, "labels": [0, 1, 2, 0, 2, 1, 0, 1]})
+    rows = encode_for_teacher(rows.map(lambda row: words(row["text"])), others)
+    with pytest.raises(ValueError, match="hidden_states_loss_weight=0"):
+        run(
+            tmp_path,
+            trained(BertForSequenceClassification, 2, layers=1, num_labels=3),
+            teacher_model=teacher,
+            train_dataset=rows,
+            processing_class=words,
+            teacher_processing_class=others,
+            hidden_states_loss_weight=1.0,
+        )
