@@ -101,7 +101,13 @@ def _batches(
 
     Without ``--task`` it is set to the teacher's.
     """
-    from hf_distill.cli.loading import choose_task, load_examples, load_tokenizer
+    from hf_distill.alignment import BothEncodings, find_alignment
+    from hf_distill.cli.loading import (
+        choose_task,
+        load_examples,
+        load_teacher_reader,
+        load_tokenizer,
+    )
     from hf_distill.compatibility import input_names
 
     task = choose_task(arguments.task, task_options, {"TEACHER": teacher})
@@ -111,10 +117,18 @@ def _batches(
     def batches(model: Any) -> Iterator[Any]:
         tokenizer = load_tokenizer("STUDENT", student)
         workers = arguments.preprocessing_num_workers
-        features, _ = task.features(examples, tokenizer, model, training=True, num_proc=workers)
+        reader = load_teacher_reader(teacher, task, tokenizer)
+        features, _ = task.features(
+            examples, tokenizer, model, training=True, num_proc=workers, teacher=reader
+        )
         known = {*input_names(model), "token_type_ids", *LABELS}
-        features = features.remove_columns([n for n in features.column_names if n not in known])
         collator = task.data_collator(tokenizer, model)
+        if reader is not None:
+            alignment = find_alignment(task.head(model.config))
+            assert alignment is not None  # there is no reader without one
+            known |= alignment.columns
+            collator = BothEncodings(collator, reader.tokenizer, alignment)
+        features = features.remove_columns([n for n in features.column_names if n not in known])
         for begin in range(0, len(features), 16):
             rows = features.select(range(begin, min(begin + 16, len(features))))
             yield collator(list(rows))

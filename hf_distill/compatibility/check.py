@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from hf_distill.compatibility.inputs import input_names, inputs_for
 from hf_distill.compatibility.models import check_models
 from hf_distill.compatibility.processors import check_preparation
 from hf_distill.compatibility.teacher_check import check_teacher
-from hf_distill.compatibility.tokenizers import find_vocabulary_map
+from hf_distill.compatibility.tokenizers import find_vocabulary_map, tokenizer_of
+from hf_distill.compatibility.two_tokenizers import check_reader, choose_alignment
 from hf_distill.compatibility.vocabulary_map import VocabularyMap
 from hf_distill.heads import (
     LabelledHead,
@@ -58,6 +60,7 @@ def check_pair(
     *,
     task: str | None = None,
     processing_class: Any = None,
+    teacher_processing_class: Any = None,
     batches: Batches | Callable[[nn.Module], Batches] = (),
 ) -> PairReport:
     """Check whether a teacher can teach a student, without training anything.
@@ -73,6 +76,9 @@ def check_pair(
         task: what they are to do, as the Hub calls it (``question-answering``, …); by default what
             the student, if it is a module, or else the teacher was made for.
         processing_class: the tokenizer that the data is prepared with; by default the student's.
+        teacher_processing_class: the teacher's tokenizer; by default the one that is saved with it.
+            If it is another one, the report tells by what the two are aligned, or why they cannot
+            be, and batches need both encodings.
         batches: labelled batches, as a data collator gives them, to try the teacher on; or a
             function that makes them for the student, whose labels they are numbered by.
 
@@ -83,14 +89,23 @@ def check_pair(
         head, teacher_model, student_model = _load(teacher, student, task)
     except ValueError as problem:
         return PairReport(task, (error("models", str(problem)),))
-    findings = [
-        *check_models(teacher_model, student_model, head),
-        check_preparation(teacher_model, student_model, head, processing_class),
-    ]
+    theirs = teacher_processing_class or tokenizer_of(teacher_model)
+    alignment, findings = None, check_models(teacher_model, student_model, head)
+    with suppress(ValueError):  # the check of the tokenizers tells
+        alignment = choose_alignment(student_model, head, processing_class, theirs)
+    if alignment is None:
+        findings.append(check_preparation(teacher_model, student_model, head, processing_class))
+    else:
+        findings = [finding for finding in findings if finding.about != "length"]
+        findings.append(check_reader(teacher_model, theirs, alignment))
     if all(finding.status != "error" for finding in findings):
         if callable(batches):
             batches = batches(student_model)
-        vocabulary = find_vocabulary_map(teacher_model, student_model, head, processing_class)
+        vocabulary = None
+        if alignment is None:
+            vocabulary = find_vocabulary_map(teacher_model, student_model, head, processing_class)
+        else:
+            batches = map(alignment.teacher_batch, filter(alignment.is_in, batches))
         tried = _check_teacher(teacher_model, head, batches, vocabulary)
         findings.append(tried or info("quality", "Not tried: there is no labelled data."))
     return PairReport(head.task if task is None else task, tuple(findings))

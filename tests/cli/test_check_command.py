@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import bert_config, tokenizer
-from transformers import BertForSequenceClassification, BertForTokenClassification, BertModel
+from tiny import VOCABULARY, bert_config, tokenizer
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 
 from hf_distill.cli.main import main
 
@@ -109,14 +115,30 @@ def test_a_teacher_is_tried_on_data(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_refused_pair_ends_with_status_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = tokenizer(("another", "vocabulary"))
+    sides = {f"{s}_{n}": 2 for s in ("encoder", "decoder") for n in ("layers", "attention_heads")}
+    config = BartConfig(vocab_size=VOCABULARY, d_model=16, **sides, pad_token_id=0)
+    for name, words in (("t", ("another", "vocabulary")), ("s", ())):
+        BartForConditionalGeneration(config).save_pretrained(tmp_path / name)
+        tokenizer(words).save_pretrained(tmp_path / name)
     with pytest.raises(SystemExit) as ended:
-        main(["check", teacher(tmp_path / "t", words=other), student(tmp_path / "s")])
+        main(["check", str(tmp_path / "t"), str(tmp_path / "s"), "--task", "summarization"])
     assert ended.value.code == 1
     printed = capsys.readouterr().out
     assert "error" in printed and "have different tokenizers: 97 and 97 tokens" in printed
     assert "The pair is refused." in printed
     assert f"hf-distill create-student {tmp_path / 't'} --num_hidden_layers 1" in printed
+
+
+def test_a_teacher_with_another_tokenizer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is tried on texts that it reads by itself."""
+    other = tokenizer(("another", "vocabulary"))
+    pair = [teacher(tmp_path / "t", finds="yes", words=other), student(tmp_path / "s")]
+    main(["check", *pair, "--file", table(tmp_path / "dev.csv", 30, 10), "--json"])
+    found = findings(capsys.readouterr().out)
+    assert found["tokenizer"] == ("ok", "Different tokenizers: each reads its own encoding.")
+    assert "gets 75.0% right" in found["quality"][1]
 
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"

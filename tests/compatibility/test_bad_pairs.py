@@ -20,12 +20,18 @@ from pairs import (
     saved,
     status,
 )
-from tiny import bert_config, tokenizer
+from tiny import VOCABULARY, bert_config, tokenizer
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from transformers import BertForMaskedLM, BertForTokenClassification, BertModel
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertForMaskedLM,
+    BertForTokenClassification,
+    BertModel,
+)
 
 from hf_distill import check_pair
 
@@ -41,10 +47,18 @@ def tied_embeddings(path: Path) -> tuple[Any, Any, dict[str, Any]]:
     return teacher, student, {}
 
 
-def with_tokenizers(theirs: Any, ours: Any, **teacher: Any) -> Pair:
+def summarizer() -> BartForConditionalGeneration:
+    sizes = {"d_model": 16, "vocab_size": VOCABULARY, "max_position_embeddings": 64}
+    sides = {f"{s}_{n}": 2 for s in ("encoder", "decoder") for n in ("layers", "attention_heads")}
+    return BartForConditionalGeneration(BartConfig(**sizes, **sides, pad_token_id=0))
+
+
+def with_tokenizers(theirs: Any, ours: Any) -> Pair:
+    """Of a task whose predictions cannot be aligned."""
+
     def pair(path: Path) -> tuple[Any, Any, dict[str, Any]]:
-        model = saved(question_answering(**teacher), path / "teacher", words=theirs())
-        return model, question_answering(), {"processing_class": ours()}
+        model = saved(summarizer(), path / "teacher", words=theirs())
+        return model, summarizer(), {"processing_class": ours()}
 
     return pair
 

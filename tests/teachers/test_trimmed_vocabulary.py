@@ -315,9 +315,11 @@ def test_a_teacher_that_lower_cases_is_refused(tmp_path: Path) -> None:
     student, part = trim_vocabulary(model(task, seed=0), whole("word_piece"), [probe])
     cased = deepcopy(whole("word_piece"))
     cased.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
-    folder = saved(tmp_path, teacher, cased)
-    message = refusal(folder, student, part)
-    assert "quick brown fox" in message
+    folder = saved(tmp_path / "teacher", teacher, cased)
+    with pytest.raises(ValueError, match="quick brown fox"):
+        train(tmp_path, student, folder, rows(task, part), part)
+    # With its own encoding of the choices next to the student's it could teach.
+    assert "reads its own encoding" in finding(check_pair(folder, student))[1]
 
 
 def test_training_from_folders_and_what_it_saves(tmp_path: Path) -> None:
