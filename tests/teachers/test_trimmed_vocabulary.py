@@ -317,7 +317,7 @@ def test_a_teacher_that_lower_cases_is_refused(tmp_path: Path) -> None:
     cased.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     folder = saved(tmp_path / "teacher", teacher, cased)
     with pytest.raises(ValueError, match="quick brown fox"):
-        train(tmp_path, student, folder, rows(task, part), part)
+        train(tmp_path, student, folder, rows(task, whole("word_piece")), part)
     # With its own encoding of the choices next to the student's it could teach.
     assert "reads its own encoding" in finding(check_pair(folder, student))[1]
 
