@@ -16,7 +16,7 @@ PACKAGE = Path(hf_distill.__file__).parent
 
 FLOORS = (
     ("cli", "demo", "__main__"),
-    ("exporting",),
+    ("exporting", "shrinking"),
     ("sweeping", "reports", "recipes"),
     ("scoring", "seq2seq", "trainer", "sharding"),
     ("hub", "checkpoints"),

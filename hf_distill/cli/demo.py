@@ -121,7 +121,7 @@ def run(argv: Sequence[str]) -> None:
 
     from hf_distill.cli import compare, train
     from hf_distill.cli.progress import whole_run
-    from hf_distill.demo.steps import Steps, fingerprint
+    from hf_distill.shrinking.steps import Steps, fingerprint
 
     console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()

@@ -25,6 +25,7 @@ COMMANDS = {
     "cache": "run a teacher over the training data once, for any number of trainings",
     "sweep": "search temperature, weight, loss or any option: table and heat map, resumable",
     "create-student": "a smaller model from a teacher: fewer layers, narrower ones, or both",
+    "shrink": "a slow model into a fast one: shape by measured latency, trained, compared",
     "check": "say whether a teacher can teach a student",
     "evaluate": "score a model on labelled data",
     "compare": "teacher, student alone, student distilled: one table and one plot",

@@ -80,7 +80,7 @@ class SweepPlan:
     def described(self) -> dict[str, Any]:
         """The settings that another sweep in the same folder must share."""
         contents = {
-            f"{name} {display_name(one)}": _content_hash(one)
+            f"{name} {display_name(one)}": content_hash(one)
             for name in _SOURCES
             for source in [self.options.get(name)]
             for one in (source if isinstance(source, list) else [source])
@@ -100,7 +100,7 @@ class SweepPlan:
         }
 
 
-def _content_hash(source: str) -> str | None:
+def content_hash(source: str) -> str | None:
     """Return a hash of what is on this machine, apart from checkpoints; ``None`` for Hub ids."""
     path = Path(source).expanduser()
     if path.is_file():

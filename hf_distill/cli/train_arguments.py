@@ -34,7 +34,8 @@ class TrainArguments:
     )
     teacher_outputs: str | None = option(
         help="Instead of --teacher_model: the folder that `hf-distill cache` wrote for this "
-        "training data, prepared with the same options. The teacher is then not loaded at all."
+        "training data, prepared with the same options. The teacher is then not loaded at all; in "
+        "two stages, --teacher_model is for the first one, and these outputs for the second."
     )
     baseline: bool = option(
         False,
@@ -51,6 +52,10 @@ class TrainArguments:
         "complete checkpoint; begin it if there is none yet, and do nothing if it is finished. So "
         "the same command is right after every interruption.",
     )
+    early_stopping_patience: int | None = option(
+        help="Stop once so many evaluations in a row were not better than the best one before. "
+        "Needs --load_best_model_at_end, which keeps that one."
+    )
     record_steps: int | None = option(
         help="Record what teacher and student compute for a training sentence every so many steps, "
         "up to 256 MiB, in the folder `samples` of --output_dir: `hf-distill plot` draws "
@@ -64,13 +69,11 @@ class TrainArguments:
     config: str | None = config_option()
 
     def __post_init__(self) -> None:
-        """Check that there is one kind of teacher, and how often it is recorded."""
-        if self.teacher_outputs is not None and self.teacher_model is not None:
-            raise ValueError(
-                "pass either --teacher_model or --teacher_outputs, which has its outputs already."
-            )
-        if self.record_steps is not None and self.record_steps < 1:
-            raise ValueError(f"--record_steps {self.record_steps} must be at least 1.")
+        """Check how often something is done."""
+        for name in ("record_steps", "early_stopping_patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} {value} must be at least 1.")
 
 
 @dataclass

@@ -129,6 +129,11 @@ def _check_options(request: Request) -> None:
             f"--eval_strategy {IntervalStrategy(args.eval_strategy).value} needs data to score "
             "on: pass --validation_file."
         )
+    if run.early_stopping_patience is not None and not args.load_best_model_at_end:
+        raise ValueError(
+            f"--early_stopping_patience {run.early_stopping_patience} needs "
+            "--load_best_model_at_end, with --eval_strategy and --save_strategy."
+        )
     if request.first_stage.wanted:
         _check_two_stages(request)
     if run.task is not None:
@@ -144,7 +149,14 @@ def _check_teacher(request: Request) -> None:
     if run.baseline:
         return
     if run.teacher_outputs is not None:
-        if asked := request.needs_live_teacher:
+        if run.teacher_model is not None and not request.first_stage.wanted:
+            raise ValueError(
+                "pass either --teacher_model or --teacher_outputs, which has its outputs already."
+            )
+        asked = request.needs_live_teacher
+        if run.teacher_model is not None:
+            asked = asked[1:]  # it runs in the first stage
+        if asked:
             raise ValueError(f"{asked[0]} needs the teacher itself: pass --teacher_model instead.")
     elif run.teacher_model is None and (args.needs_teacher or request.first_stage.wanted):
         raise ValueError(

@@ -22,6 +22,7 @@ from transformers import (
 from hf_distill._version import __version__
 from hf_distill.alignment import TeacherReader
 from hf_distill.cli.cache import preprocessing_of
+from hf_distill.cli.early_stopping import EarlyStopping
 from hf_distill.cli.loading import (
     evenly_spaced,
     load_config,
@@ -104,6 +105,8 @@ def prepare(
     if run.record_steps is not None:
         folder = request.output_dir / SAMPLES
         callbacks.append(TeacherRecorderCallback(folder, every_steps=run.record_steps))
+    if run.early_stopping_patience is not None and has_scores:
+        callbacks.append(EarlyStopping(run.early_stopping_patience))
     trainer = DistillationTrainer(
         model=student,
         teacher_model=request.teacher,

@@ -13,7 +13,7 @@ from tiny import model_for, tokenizer
 
 from hf_distill.cli import compare, demo, train
 from hf_distill.cli.main import main
-from hf_distill.demo.steps import MANIFEST, Steps, fingerprint
+from hf_distill.shrinking.steps import MANIFEST, Steps, fingerprint
 
 TRAININGS = ["teacher", "student_alone", "student_distilled"]
 

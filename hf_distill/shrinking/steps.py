@@ -16,22 +16,23 @@ RESULT = "model.safetensors"
 class Steps:
     """Knows which steps of a folder are finished.
 
-    A step is finished if ``demo.json`` lists it with the same fingerprint, which is made of the
+    A step is finished if the manifest lists it with the same fingerprint, which is made of the
     version of the package, what was asked for and the content of the files that go in, and its
-    folder holds a model.
+    folder holds its result.
 
     Args:
         folder: where the steps leave their results; made if needed.
         fresh: forget what earlier runs have finished.
+        manifest: name of the file that lists the finished steps.
 
     Raises:
-        ValueError: if ``demo.json`` is not the file that this class writes.
+        ValueError: if the manifest is not the file that this class writes.
     """
 
-    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+    def __init__(self, folder: Path, *, fresh: bool = False, manifest: str = MANIFEST) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._path = folder / MANIFEST
+        self._path = folder / manifest
         self._finished: dict[str, str] = {}
         if self._path.exists() and not fresh:
             finished = read_json(self._path, "start again with --fresh").get("finished")
@@ -41,21 +42,22 @@ class Steps:
                 )
             self._finished = finished
 
-    def is_finished(self, name: str, fingerprint: str) -> bool:
+    def is_finished(self, name: str, fingerprint: str, result: str = RESULT) -> bool:
         """Whether an earlier run finished the step ``name`` for the same ``fingerprint``."""
-        result = self._folder / name / RESULT
-        return self._finished.get(name) == fingerprint and result.is_file()
+        there = (self._folder / name / result).is_file()
+        return self._finished.get(name) == fingerprint and there
 
-    def start(self, name: str) -> Path:
-        """Forget an earlier result of the step ``name``.
+    def start(self, name: str, *, resumes: bool = False) -> Path:
+        """Forget an earlier result of the step ``name``, unless the step itself resumes from it.
 
         Returns:
-            The folder for the new one, which does not exist yet.
+            The folder for the new one.
         """
         if self._finished.pop(name, None) is not None:
             write_json(self._path, {"finished": self._finished})
         folder = self._folder / name
-        shutil.rmtree(folder, ignore_errors=True)
+        if not resumes:
+            shutil.rmtree(folder, ignore_errors=True)
         return folder
 
     def finish(self, name: str, fingerprint: str) -> None:

@@ -1,0 +1,234 @@
+"""A plan of ``hf-distill shrink`` from its beginning, or from where it was, to its end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_distill.cli.main import command_module
+from hf_distill.cli.progress import duration
+from hf_distill.cli.shrink import build_parser
+from hf_distill.cli.shrink_plan import (
+    PLAN_FILE,
+    ShrinkRequest,
+    print_plan,
+    read_or_make_plan,
+    write_plan,
+)
+from hf_distill.console import log_rank_0
+from hf_distill.files import in_use, read_json
+from hf_distill.shrinking.commands import (
+    ALONE,
+    COMPARISON,
+    CREATED,
+    INT8,
+    ONNX,
+    OUTPUTS,
+    STUDENT,
+    Command,
+    commands,
+)
+from hf_distill.shrinking.plan import Plan
+from hf_distill.shrinking.steps import Steps, fingerprint
+
+_STEPS = "steps.json"
+_LOCK = ".shrink.lock"
+_FOLDERS = (CREATED, OUTPUTS, STUDENT, ALONE, ONNX, INT8, COMPARISON)
+
+
+@dataclass(frozen=True)
+class ShrinkResult:
+    """A plan and what came of it.
+
+    Attributes:
+        plan: the decisions.
+        student: the student's folder.
+        seconds: what each step took, in its last attempt.
+        failures: the steps that failed although the rest did not, and why.
+        comparison: the content of ``comparison.json``; empty without validation data.
+    """
+
+    plan: Plan
+    student: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    comparison: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def speedup(self) -> float | None:
+        """Return the measured speed-up; ``None`` where nothing was timed."""
+        models = self.comparison.get("models", {})
+        times = [(models.get(role) or {}).get("latency") for role in _COMPARED]
+        if None in times:
+            return None
+        teacher, student = (one["median"] for one in times)
+        return float(teacher / student)
+
+
+_COMPARED = ("teacher", "student_distilled")
+
+
+def shrink(
+    teacher_model: str | os.PathLike[str],
+    train_file: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    validation_file: str | os.PathLike[str] | None = None,
+    speedup: float | None = None,
+    **options: Any,
+) -> ShrinkResult:
+    """Make a smaller, faster model from a fine-tuned one; like ``hf-distill shrink``.
+
+    The shape of the student is chosen by latencies that are measured here: of the shapes that reach
+    the target, that whose untrained student has the smallest KL divergence from the teacher. The
+    student is created (``create_student``), learns hidden states, then the teacher's logits, and is
+    exported and compared with the teacher. The same call continues after an interruption.
+
+    Args:
+        teacher_model: a folder or a Hub id.
+        train_file: with labels or without; without them ``distillation_loss_weight`` is 1.
+        output_dir: where everything goes; the student to its folder ``student``.
+        validation_file: labelled data that the student is scored on.
+        speedup: how many times as fast as the teacher the student is to be; 2 by default, if
+            nothing else is asked for.
+        **options: every other option of the command, by its name.
+
+    Returns:
+        The plan, where the student is, and what was measured.
+
+    Raises:
+        ValueError: no shape reaches the target (names the fastest), the options or the data do not
+            fit, or the folder was begun with other settings.
+        OSError: a file cannot be read or written; the same call continues.
+
+    Example::
+
+        >>> result = shrink(
+        ...     "teacher", "train.json", "small", validation_file="dev.json", speedup=2
+        ... )  # doctest: +SKIP
+        >>> result.speedup  # doctest: +SKIP
+    """
+    paths = {
+        "teacher_model": teacher_model,
+        "train_file": train_file,
+        "output_dir": output_dir,
+        "validation_file": validation_file,
+    }
+    given = {name: None if path is None else os.fspath(path) for name, path in paths.items()}
+    parser = build_parser(raises=True)
+    words = parser.words_of({**given, "speedup": speedup, **options}, "options")
+    return run_shrink(ShrinkRequest(*parser.parse(list(words))))
+
+
+def run_shrink(request: ShrinkRequest) -> ShrinkResult:
+    """Make the plan, or read it, show it and follow it from where it was."""
+    request.check()
+    busy = f"--output_dir {request.folder} is in use by another hf-distill shrink."
+    with in_use(request.folder / _LOCK, busy):
+        if request.arguments.overwrite_output_dir:
+            _clear(request.folder)
+        plan = read_or_make_plan(request)
+        print_plan(plan, request)
+        result = ShrinkResult(plan, request.folder / STUDENT)
+        if not request.arguments.dry_run:
+            result = _follow(request, plan)
+    return result
+
+
+def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
+    arguments, folder = request.arguments, request.folder
+    steps = Steps(folder, manifest=_STEPS)
+    asked = fingerprint([PLAN_FILE], [])
+    earlier = read_json(folder / PLAN_FILE, "begin again with --overwrite_output_dir")
+    seconds: dict[str, float] = dict(earlier.get("seconds", {}))
+    failures: dict[str, str] = {}
+    listed = commands(
+        plan,
+        folder,
+        teacher=request.teacher,
+        train=request.train_options,
+        validation=request.validation_options,
+        task=request.task_options,
+        seed=request.training.seed,
+        use_cpu=not request.on_accelerator,
+        baseline=arguments.baseline,
+        exports=arguments.export,
+        tolerance=arguments.tolerance,
+    )
+    typed = [str(command) for command in listed]
+    for number, command in enumerate(listed, start=1):
+        if steps.is_finished(command.folder, asked, command.result):
+            continue
+        left = sum(plan.seconds.get(one.name, 0) for one in listed[number - 1 :])
+        log_rank_0(
+            f"Step {number} of {len(listed)}, {command.folder}; {duration(left)} left in all."
+        )
+        steps.start(command.folder, resumes=command.resumes)
+        began = time.monotonic()
+        try:
+            _run(command)
+        except OSError:
+            raise
+        except Exception as error:
+            if not command.may_fail:
+                raise
+            failures[command.folder] = str(error)
+            log_rank_0(f"{command.folder} failed, and the student stays as it is: {error}")
+        else:
+            seconds[command.folder] = time.monotonic() - began
+            steps.finish(command.folder, asked)
+        write_plan(request, plan, commands=typed, seconds=seconds, failures=failures)
+    comparison = {}
+    if request.validation_options is not None:
+        comparison = read_json(folder / COMPARISON / "comparison.json", "delete that folder")
+    result = ShrinkResult(plan, folder / STUDENT, seconds, failures, comparison)
+    _show(result)
+    if arguments.push_to_hub:
+        _push(request)
+    return result
+
+
+def _run(command: Command) -> None:
+    """Run a command in this process, as a user would."""
+    module = command_module(command.name)
+    words = module.build_parser().words_of(command.options, "the plan")
+    module.run([*command.positional, *words])
+    gc.collect()  # models of one step are not needed by the next
+
+
+def _show(result: ShrinkResult) -> None:
+    plan, speedup = result.plan, result.speedup
+    took = sum(result.seconds.values())
+    fast = "" if speedup is None else (
+        f" It is {speedup:.2f} times as fast as the teacher; predicted were {plan.speedup:.2f}."
+    )  # fmt: skip
+    sys.stdout.write(
+        f"The student is in {result.student}.{fast} All steps took {duration(took)}; predicted "
+        f"were {duration(sum(plan.seconds.values()))}.\n"
+    )
+    for step, reason in result.failures.items():
+        sys.stdout.write(f"Without {step}: {reason}\n")
+
+
+def _push(request: ShrinkRequest) -> None:
+    from hf_distill.cli import push
+
+    words = [str(request.folder / STUDENT), "--hub_model_id", str(request.arguments.hub_model_id)]
+    if request.arguments.private:
+        words.append("--private")
+    if request.validation_options is not None:
+        words += ["--comparison", str(request.folder / COMPARISON)]
+    push.run(words)
+
+
+def _clear(folder: Path) -> None:
+    for name in _FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (_STEPS, PLAN_FILE):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,257 @@
+"""The single commands that a plan consists of, as a user would type them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_distill.files import display_name
+from hf_distill.shrinking.plan import Plan
+
+CREATED, OUTPUTS, STUDENT, ALONE = "created", "teacher_outputs", "student", "student_alone"
+ONNX, INT8, COMPARISON = "onnx", "int8", "comparison"
+_PATHS = frozenset(
+    ("output_dir", "teacher", "model", "student_model", "teacher_model", "teacher_outputs",
+     "train_file", "validation_file", "calibration_file", "file", "student_alone",
+     "student_distilled", "comparison", "run_folder")
+)  # fmt: skip
+_WARM_UP = 0.1
+_EVAL_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: of the command, after ``hf-distill``.
+        options: by name; ``None`` is not given.
+        positional: what comes before them.
+        folder: where it writes, in the folder of the plan.
+        result: the file there that it writes last.
+        resumes: whether it continues by itself where it was interrupted.
+        may_fail: whether the rest of the plan does without it.
+    """
+
+    name: str
+    folder: str
+    result: str
+    options: Mapping[str, Any]
+    positional: tuple[str, ...] = ()
+    resumes: bool = False
+    may_fail: bool = False
+
+    def __str__(self) -> str:
+        """Return the command for a report: without anything about the machine."""
+        words = ["hf-distill", self.name, *map(display_name, self.positional)]
+        for name, value in self.options.items():
+            if value is None or value is False:
+                continue
+            words.append(f"--{name}")
+            if value is not True:
+                values = value if isinstance(value, list) else [value]
+                words += [display_name(v) if name in _PATHS else str(v) for v in values]
+        return shlex.join(words)
+
+
+def commands(
+    plan: Plan,
+    folder: Path,
+    *,
+    teacher: str,
+    train: Mapping[str, Any],
+    validation: Mapping[str, Any] | None,
+    task: Mapping[str, Any],
+    seed: int,
+    use_cpu: bool,
+    baseline: bool = False,
+    exports: bool = True,
+    tolerance: float = 1.0,
+) -> list[Command]:
+    """Return the commands of a plan in their order.
+
+    Args:
+        plan: the decisions.
+        folder: where the results go.
+        teacher: the teacher.
+        train: the options that name the training data, as ``train`` takes them.
+        validation: those that name the validation data; ``None`` without any.
+        task: the options of the task, its name included.
+        seed: of student and trainings.
+        use_cpu: leave an accelerator unused.
+        baseline: also train the student on labels alone.
+        exports: also export the student.
+        tolerance: points that an 8-bit export may lose.
+    """
+    made = [_creation(plan, folder, teacher, train, task, seed)]
+    cached = plan["cache_teacher_outputs"]
+    if cached:
+        made.append(_cache(plan, folder, teacher, train, task, use_cpu))
+    shared = _training(plan, folder, train, validation, task, seed, use_cpu)
+    first = plan["hidden_states_steps"]
+    made.append(
+        Command(
+            "train",
+            STUDENT,
+            "metrics.json",
+            {
+                **shared,
+                "teacher_model": [teacher] if first or not cached else None,
+                "teacher_outputs": str(folder / OUTPUTS) if cached else None,
+                "intermediate_max_steps": first or None,
+                "max_steps": plan["prediction_steps"],
+                "temperature": plan["temperature"],
+                "distillation_loss_weight": plan["distillation_loss_weight"],
+                "eval_with_teacher": "no",
+                "output_dir": str(folder / STUDENT),
+                "resume": True,
+            },
+            resumes=True,
+        )
+    )
+    if baseline:
+        made.append(
+            Command(
+                "train",
+                ALONE,
+                "metrics.json",
+                {
+                    **shared,
+                    "baseline": True,
+                    "max_steps": first + plan["prediction_steps"],
+                    "output_dir": str(folder / ALONE),
+                    "resume": True,
+                },
+                resumes=True,
+            )
+        )
+    scored = None if validation is None else validation.get("validation_file")
+    for name, int8 in ((ONNX, False), (INT8, True)) if exports else ():
+        if int8 and scored is None:
+            continue
+        made.append(
+            Command(
+                "export",
+                name,
+                "export.json",
+                {
+                    "output_dir": str(folder / name),
+                    "int8": int8,
+                    "tolerance": tolerance if int8 else None,
+                    "file": scored,
+                    **task,
+                },
+                (str(folder / STUDENT),),
+                may_fail=True,
+            )
+        )
+    if validation is not None:
+        made.append(
+            Command(
+                "compare",
+                COMPARISON,
+                "comparison.json",
+                {
+                    "teacher": teacher,
+                    "student_alone": [str(folder / ALONE)] if baseline else None,
+                    "student_distilled": [str(folder / STUDENT)],
+                    **_as_scored(validation),
+                    **task,
+                    "use_cpu": use_cpu,
+                    "output_dir": str(folder / COMPARISON),
+                },
+            )
+        )
+    return made
+
+
+def _creation(
+    plan: Plan,
+    folder: Path,
+    teacher: str,
+    train: Mapping[str, Any],
+    task: Mapping[str, Any],
+    seed: int,
+) -> Command:
+    sizes = plan.shape.options(plan.teacher)
+    options: dict[str, Any] = {**sizes, "seed": seed}
+    if sizes.keys() - {"num_hidden_layers"}:
+        names = {"train_file": "calibration_file", "train_split": "split"}
+        options |= {
+            names.get(name, name): value
+            for name, value in train.items()
+            if name != "max_train_samples"
+        }
+        options |= task
+    options["output_dir"] = str(folder / CREATED)
+    return Command("create-student", CREATED, "student.json", options, (teacher,))
+
+
+def _cache(
+    plan: Plan,
+    folder: Path,
+    teacher: str,
+    train: Mapping[str, Any],
+    task: Mapping[str, Any],
+    use_cpu: bool,
+) -> Command:
+    options = {
+        "teacher_model": [teacher],
+        **train,
+        **task,
+        "mixed_precision": "bf16" if plan["bf16"] else None,
+        "use_cpu": use_cpu,
+        "output_dir": str(folder / OUTPUTS),
+    }
+    return Command("cache", OUTPUTS, "manifest.json", options, resumes=True)
+
+
+def _training(
+    plan: Plan,
+    folder: Path,
+    train: Mapping[str, Any],
+    validation: Mapping[str, Any] | None,
+    task: Mapping[str, Any],
+    seed: int,
+    use_cpu: bool,
+) -> dict[str, Any]:
+    """Return what both trainings have in common."""
+    batch = plan["per_device_train_batch_size"]
+    steps = plan["hidden_states_steps"] + plan["prediction_steps"]
+    options: dict[str, Any] = {
+        "student_model": str(folder / CREATED),
+        **train,
+        **task,
+        "learning_rate": plan["learning_rate"],
+        "per_device_train_batch_size": batch,
+        "per_device_eval_batch_size": max(batch, _EVAL_BATCH),
+        "warmup_steps": _WARM_UP,
+        "seed": seed,
+        "bf16": plan["bf16"],
+        "use_cpu": use_cpu,
+        "logging_steps": max(1, steps // 50),
+        "save_strategy": "steps",
+        "save_steps": plan["save_steps"],
+        "save_total_limit": 2,
+        "report_to": "none",
+    }
+    if validation is not None:
+        options |= {
+            **validation,
+            "eval_strategy": "steps",
+            "eval_steps": plan["save_steps"],
+            "load_best_model_at_end": True,
+            "metric_for_best_model": plan["metric"],
+            "greater_is_better": "yes" if plan["better"] == "higher" else "no",
+            "early_stopping_patience": plan["early_stopping_patience"],
+        }
+    return options
+
+
+def _as_scored(validation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return validation data as ``compare`` takes it."""
+    names = {"validation_file": "file", "validation_split": "split"}
+    return {names.get(name, name): value for name, value in validation.items()}

@@ -1,0 +1,370 @@
+"""Decisions of a plan and their reasons: pure functions of what was asked for and measured."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hf_distill.shrinking.shapes import Shape, Timed
+from hf_distill.students.sizes import is_between
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Settings of a task; ``benchmarks/RESULTS.md`` has the tables that they are from."""
+
+    learning_rate: float = 3e-4
+    temperature: float = 4.0
+    distillation_loss_weight: float = 1.0
+    hidden_states_share: float = 0.5
+    """Of all steps, those on hidden states."""
+    num_train_epochs: float = 6.0
+    batch_size: int = 16
+
+
+_DEFAULTS = {
+    "token-classification": Defaults(5e-4, temperature=2.0, distillation_loss_weight=0.5),
+    "text-generation": Defaults(temperature=1.0, distillation_loss_weight=0.5),
+}
+_BUDGET = re.compile(
+    r"(?:(?P<h>[\d.]+)\s*h)?\s*(?:(?P<m>[\d.]+)\s*m(?:in)?)?\s*(?:(?P<s>[\d.]+)\s*s)?"
+)
+_SCORINGS = 8
+_PATIENCE = 3
+_RESERVE = 0.1
+"""Of a budget, for what is not a training step: creating, scoring, comparing."""
+_CACHE_FROM = 1.5
+"""Passes over the data from which on stored outputs are worth their computation and their place."""
+_STORED = ("question-answering", "text-classification", "token-classification")
+"""Tasks with few logits per input, which do not change from pass to pass."""
+
+
+def defaults_of(task: str) -> Defaults:
+    """Return the settings of a task."""
+    return _DEFAULTS.get(task, Defaults())
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One decision.
+
+    Attributes:
+        name: the option that sets it by hand.
+        value: what was decided.
+        reason: why.
+    """
+
+    name: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user set by hand; ``None`` is left to the plan.
+
+    Attributes:
+        budget: seconds of training.
+        num_train_epochs: passes over the training data, of both stages together.
+        learning_rate: of both stages.
+        temperature: of the prediction stage.
+        distillation_loss_weight: 1 needs no labels.
+        hidden_states_share: of all steps, those on hidden states, from 0 to below 1.
+        batch_size: rows of a step.
+        cache: store the teacher's outputs.
+    """
+
+    budget: float | None = None
+    num_train_epochs: float | None = None
+    learning_rate: float | None = None
+    temperature: float | None = None
+    distillation_loss_weight: float | None = None
+    hidden_states_share: float | None = None
+    batch_size: int | None = None
+    cache: bool | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, in seconds.
+
+    Attributes:
+        hidden_states_step: a training step on hidden states, teacher included.
+        prediction_step: one on the prediction layer, teacher included.
+        teacher_batch: the teacher's part of a step.
+        creation: making the student.
+    """
+
+    hidden_states_step: float
+    prediction_step: float
+    teacher_batch: float
+    creation: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data, in rows of features.
+
+    Attributes:
+        train: of the training data.
+        validation: of the validation data; 0 without any.
+        labelled: whether the training data has labels.
+        metric: the task's first metric, if there is validation data.
+        lower_is_better: whether it is an error.
+    """
+
+    train: int
+    validation: int = 0
+    labelled: bool = True
+    metric: str | None = None
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All decisions, the table they rest on, and the time that each step will take.
+
+    Attributes:
+        task: the task.
+        teacher: the teacher's shape.
+        shape: the student's.
+        speedup: the predicted one.
+        decisions: what was decided and why, by the name of the option.
+        table: the shapes that were timed, the slowest first.
+        seconds: predicted, by step.
+    """
+
+    task: str
+    teacher: Shape
+    shape: Shape
+    speedup: float
+    decisions: dict[str, Decision]
+    table: list[Timed] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        """Return the value of a decision."""
+        return self.decisions[name].value
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON content."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Plan:
+        """Read what ``to_json`` returned.
+
+        Raises:
+            ValueError: it is not a plan.
+        """
+        try:
+            values = dict(content)
+            values["teacher"], values["shape"] = (
+                Shape(**values["teacher"]),
+                Shape(**values["shape"]),
+            )
+            values["decisions"] = {n: Decision(**d) for n, d in values["decisions"].items()}
+            rows = [{**row, "shape": Shape(**row["shape"])} for row in values["table"]]
+            values["table"] = [Timed(**row) for row in rows]
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this is not a plan of hf-distill shrink ({error})") from error
+
+
+def read_budget(text: str) -> float:
+    """Return the seconds of a budget such as ``2h``, ``90m`` or ``1h 30m``.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    found = _BUDGET.fullmatch(text.strip())
+    try:
+        parts = {
+            unit: float(number) for unit, number in (found or {}).groupdict().items() if number
+        }  # type: ignore[union-attr]
+    except (AttributeError, ValueError):
+        parts = {}
+    seconds = sum(parts.get(unit, 0) * size for unit, size in (("h", 3600), ("m", 60), ("s", 1)))
+    if not seconds > 0:
+        raise ValueError(f"budget={text!r} is not a time such as 2h, 90m or 1h 30m.")
+    return seconds
+
+
+def check_asked(asked: Asked) -> None:
+    """Check the values that are set by hand.
+
+    Raises:
+        ValueError: one is out of its range, or two contradict each other.
+    """
+    if asked.budget is not None and asked.num_train_epochs is not None:
+        raise ValueError(
+            "budget and num_train_epochs both say how long to train: leave one of them out."
+        )
+    for name in ("num_train_epochs", "learning_rate", "temperature"):
+        value = getattr(asked, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value} must be above 0.")
+    weight, share = asked.distillation_loss_weight, asked.hidden_states_share
+    if weight is not None and not 0 < weight <= 1:
+        raise ValueError(
+            f"distillation_loss_weight={weight} must be above 0 (else use baseline) and at most 1."
+        )
+    if share is not None and not 0 <= share < 1:
+        raise ValueError(f"hidden_states_share={share} must be from 0 to below 1.")
+    if asked.batch_size is not None and not is_between(asked.batch_size, 1, 2**20):
+        raise ValueError(f"per_device_train_batch_size={asked.batch_size} must be at least 1.")
+
+
+def decide(
+    task: str, asked: Asked, data: Data, measured: Measured, best: Timed
+) -> tuple[list[Decision], dict[str, float]]:
+    """Decide how the student is trained.
+
+    Args:
+        task: the task.
+        asked: what is set by hand.
+        data: its sizes.
+        measured: seconds of steps.
+        best: the student's shape and latency.
+
+    Returns:
+        The decisions, and the predicted seconds of each step of the plan.
+
+    Raises:
+        ValueError: a weight below 1 without labels, or a budget that is too small for one step.
+    """
+    usual = defaults_of(task)
+    made = [
+        *_settings(task, asked, data, usual),
+        *_length(task, asked, data, measured, usual),
+    ]
+    values = {one.name: one.value for one in made}
+    first, second = values["hidden_states_steps"], values["prediction_steps"]
+    every = max(1, (first + second) // _SCORINGS)
+    if data.validation:
+        made.append(
+            Decision(
+                "save_steps",
+                min(every, max(second, 1)),
+                f"about {_SCORINGS} checkpoints; the validation data is scored at each of the "
+                f"prediction stage and the one with the best {data.metric} is kept",
+            )
+        )
+        made.append(
+            Decision(
+                "early_stopping_patience",
+                _PATIENCE,
+                f"training ends once {data.metric} has not improved {_PATIENCE} times in a row",
+            )
+        )
+    else:
+        made.append(
+            Decision(
+                "save_steps",
+                every,
+                f"about {_SCORINGS} checkpoints; without validation data the last one is kept",
+            )
+        )
+    scoring = data.validation / values["per_device_train_batch_size"] * measured.teacher_batch
+    student = scoring / best.speedup
+    cached = values["cache_teacher_outputs"]
+    step = measured.prediction_step - (measured.teacher_batch if cached else 0)
+    seconds = {"create-student": measured.creation}
+    if cached:
+        batches = data.train / values["per_device_train_batch_size"]
+        seconds["cache"] = batches * measured.teacher_batch
+    scored = 0 if not data.validation else second // max(1, min(every, second)) + 1
+    seconds["train"] = first * measured.hidden_states_step + second * step + scored * student
+    if data.validation:
+        seconds["compare"] = scoring + student
+    return made, seconds
+
+
+def _settings(task: str, asked: Asked, data: Data, usual: Defaults) -> list[Decision]:
+    by_hand = "set by hand"
+    weight = asked.distillation_loss_weight
+    if not data.labelled:
+        if weight is not None and weight < 1:
+            raise ValueError(
+                f"distillation_loss_weight={weight} gives labels a share of the loss, and the "
+                "training data has none: leave it out, or pass labelled data."
+            )
+        chosen = Decision("distillation_loss_weight", 1.0, "the training data has no labels")
+    elif weight is None:
+        reason = f"the default for {task}, by the tables of benchmarks/RESULTS.md"
+        chosen = Decision("distillation_loss_weight", usual.distillation_loss_weight, reason)
+    else:
+        chosen = Decision("distillation_loss_weight", weight, by_hand)
+    decisions = [chosen]
+    for name, own, value in (
+        ("learning_rate", asked.learning_rate, usual.learning_rate),
+        ("temperature", asked.temperature, usual.temperature),
+        ("per_device_train_batch_size", asked.batch_size, usual.batch_size),
+    ):
+        reason = f"the default for {task}" if own is None else by_hand
+        decisions.append(Decision(name, value if own is None else own, reason))
+    return decisions
+
+
+def _length(
+    task: str, asked: Asked, data: Data, measured: Measured, usual: Defaults
+) -> list[Decision]:
+    """Share the steps between the stages, and decide whether the teacher's outputs are stored."""
+    batch = asked.batch_size or usual.batch_size
+    per_epoch = math.ceil(data.train / batch)
+    share = usual.hidden_states_share
+    if asked.hidden_states_share is not None:
+        share = asked.hidden_states_share
+    if asked.budget is None:
+        epochs = asked.num_train_epochs or usual.num_train_epochs
+        total = max(1, round(epochs * per_epoch))
+        first = min(round(share * total), total - 1)
+        second = total - first
+        why = f"{epochs:g} epochs of {per_epoch} steps" + (
+            "" if asked.num_train_epochs else " (the default)"
+        )
+        cached, cache_reason = _cache(task, asked, second / per_epoch)
+    else:
+        seconds = (1 - _RESERVE) * asked.budget
+        first = int(share * seconds / measured.hidden_states_step)
+        left = seconds - first * measured.hidden_states_step
+        second = int(left / measured.prediction_step)
+        cached, cache_reason = _cache(task, asked, second / per_epoch)
+        if cached:
+            left -= per_epoch * measured.teacher_batch
+            second = int(left / (measured.prediction_step - measured.teacher_batch))
+        if second < 1:
+            raise ValueError(
+                f"budget: in {asked.budget:.0f} s not one step fits: a step takes "
+                f"{measured.prediction_step:.2f} s here. Raise the budget, or set "
+                "num_train_epochs."
+            )
+        why = (
+            f"a budget of {asked.budget:.0f} s, less {_RESERVE:.0%} for all that is not training; "
+            f"a step takes {measured.hidden_states_step:.2f} s on hidden states and "
+            f"{measured.prediction_step:.2f} s on the prediction layer, teacher included"
+        )
+    source = "set by hand" if asked.hidden_states_share is not None else "the default"
+    return [
+        Decision(
+            "hidden_states_share",
+            share,
+            f"{source}; students that were shown hidden states first ended higher on SQuAD",
+        ),
+        Decision("hidden_states_steps", first, f"{share:.0%} of {why}"),
+        Decision("prediction_steps", second, f"the rest of {why}"),
+        Decision("cache_teacher_outputs", cached, cache_reason),
+    ]
+
+
+def _cache(task: str, asked: Asked, epochs: float) -> tuple[bool, str]:
+    if asked.cache is not None:
+        return asked.cache, "set by hand"
+    if task not in _STORED:
+        return False, f"outputs for {task} are large, or other ones in each pass"
+    if epochs < _CACHE_FROM:
+        return False, f"the prediction stage sees each row {epochs:.1f} times"
+    return True, f"the prediction stage sees each row {epochs:.1f} times; the teacher runs once"

@@ -1,0 +1,383 @@
+"""Shapes that a student of a teacher can have, and the choice among them by measured latency."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_distill.reports.comparison import Latency
+from hf_distill.students.depth import choose_layers
+from hf_distill.students.families import FeedForward, family_of
+from hf_distill.students.sizes import Sizes, student_config, student_sizes
+from hf_distill.students.weights import empty_like, find
+
+SHARES = (1.0, 3 / 4, 2 / 3, 1 / 2, 1 / 3, 1 / 4)
+"""Of the teacher's layers and of its width; each shape has one of each."""
+TIMED_AT_ONCE = 8
+_FINALISTS = 4
+_FINALISTS_PER_DEPTH = 2
+_OPTIMISM = 0.8
+"""Shapes are timed from this share of the target on, as arithmetic estimates their speed-up."""
+
+
+@dataclass(frozen=True, order=True)
+class Shape:
+    """Sizes of a model, named as ``create_student`` names them."""
+
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+
+    def __str__(self) -> str:
+        """Return the shape in a few words."""
+        return (
+            f"{self.num_hidden_layers} layers of {self.hidden_size}, feed-forward "
+            f"{self.intermediate_size}, {self.num_attention_heads} heads"
+        )
+
+    def options(self, teacher: Shape) -> dict[str, int]:
+        """Return what ``create_student`` is asked for: the sizes that are not the teacher's."""
+        wide = asdict(teacher)
+        return {name: size for name, size in asdict(self).items() if size != wide[name]}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a student must reach; ``None`` is not asked for.
+
+    Attributes:
+        speedup: the teacher's median latency over the student's.
+        max_parameters: parameters, embeddings included.
+        max_size_mb: megabytes (10^6 bytes) of the weights as they are saved.
+    """
+
+    speedup: float | None = None
+    max_parameters: int | None = None
+    max_size_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A shape, its latency, and the teacher's in the same turns."""
+
+    shape: Shape
+    milliseconds: float
+    teacher_milliseconds: float
+    parameters: int
+    divergence: float | None = None
+    """KL divergence of the untrained student from the teacher, for those that were made."""
+    left_out: str | None = None
+    """Why no student of the shape can be made, if that was tried."""
+
+    @property
+    def speedup(self) -> float:
+        """Return how many times as fast as the teacher it is."""
+        return self.teacher_milliseconds / self.milliseconds
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Shapes that the teacher's family allows, the slowest first.
+
+    Attributes:
+        teacher: the teacher's own shape.
+        shapes: the others, by what a token costs in them.
+        costs: multiplications per token.
+        parameters: of a model of each shape.
+        megabytes: of its weights.
+    """
+
+    teacher: Shape
+    shapes: list[Shape]
+    costs: dict[Shape, float]
+    parameters: dict[Shape, int]
+    megabytes: dict[Shape, float] = field(default_factory=dict)
+
+    def estimate(self, shape: Shape) -> float:
+        """Return the speed-up that the number of multiplications promises."""
+        return self.costs[self.teacher] / self.costs[shape]
+
+    def small_enough(self, target: Target) -> list[Shape]:
+        """Return the shapes that keep to the target's bounds on the size.
+
+        Raises:
+            ValueError: none does; names the smallest.
+        """
+        most, megabytes = target.max_parameters, target.max_size_mb
+        fit = [
+            shape
+            for shape in self.shapes
+            if (most is None or self.parameters[shape] <= most)
+            and (megabytes is None or self.megabytes[shape] <= megabytes)
+        ]
+        if not fit and self.shapes:
+            least = min(self.shapes, key=lambda shape: (self.parameters[shape], shape))
+            bounds = f"max_parameters={most}" if most is not None else f"max_size_mb={megabytes}"
+            raise ValueError(
+                f"{bounds}: no student of this teacher is so small. The smallest has {least}: "
+                f"{self.parameters[least]:,} parameters, {self.megabytes[least]:.1f} MB. Raise the "
+                "bound, or trim the vocabulary (hf-distill create-student --trim_vocabulary)."
+            )
+        return fit
+
+
+def candidate_shapes(
+    teacher: PreTrainedModel,
+    length: int,
+    fixed: Mapping[str, int | None] | None = None,
+    *,
+    search: bool = True,
+) -> Candidates:
+    """Return the shapes that students of a teacher can have.
+
+    Args:
+        teacher: with its weights, or on the meta device.
+        length: tokens of an input, for the cost of attention.
+        fixed: sizes that are given, by their names in ``Shape``; ``None`` is not given.
+        search: try several values of those that are not given; else they are the teacher's, and the
+            neurons of a narrower student fall with its width.
+
+    Raises:
+        ValueError: the teacher's family is not known, or a size that is given cannot be.
+    """
+    given = {name: size for name, size in (fixed or {}).items() if size is not None}
+    config: Any = teacher.config
+    family = family_of(config)
+    wide = Sizes.of(config, family)
+    whole = Shape(len(find(teacher.base_model, family.stack.layers)), *_units(wide))
+    if family.depth_only and (cannot := sorted(given.keys() - {"num_hidden_layers"})):
+        raise ValueError(
+            f"{cannot[0]}={given[cannot[0]]}: students of {config.model_type} models have fewer "
+            f"layers, not narrower ones, as {family.depth_only}. Leave it out."
+        )
+    free = family.free_head_size is not None
+    if "num_hidden_layers" in given:
+        depths = [given["num_hidden_layers"]]
+        choose_layers(None, depths[0], whole.num_hidden_layers)  # which checks it
+    else:
+        depths = _grid(whole.num_hidden_layers) if search else [whole.num_hidden_layers]
+    if "hidden_size" in given:
+        widths = [given["hidden_size"]]
+    elif family.depth_only or not search:
+        widths = [wide.hidden_size]
+    else:
+        unit = 8 if free else wide.head_size
+        widths = [unit * number for number in _grid(wide.hidden_size // unit)]
+        widths = [wide.hidden_size, *widths[1:]]
+    found: dict[Shape, Any] = {}
+    errors: list[ValueError] = []
+    for depth, width in itertools.product(depths, widths):
+        usual = max(1, round(wide.intermediate_size * width / wide.hidden_size))
+        neurons = [given["intermediate_size"]] if "intermediate_size" in given else [usual]
+        if "intermediate_size" not in given and not family.depth_only and search:
+            neurons.append(max(1, usual // 2))
+        for number in neurons:
+            try:
+                sizes = student_sizes(
+                    wide,
+                    hidden_size=width,
+                    intermediate_size=number,
+                    num_attention_heads=given.get("num_attention_heads"),
+                    head_size_is_free=free,
+                )
+                shape = Shape(depth, *_units(sizes))
+                found[shape] = shape_config(teacher, shape)
+            except ValueError as error:
+                errors.append(error)
+    if errors and not found:
+        raise errors[0]
+    found.pop(whole, None)
+    configs = {whole: config, **found}
+    counts = {shape: _parameters(teacher, one) for shape, one in configs.items()}
+    costs = {shape: _cost(teacher, shape, one, length) for shape, one in configs.items()}
+    size = teacher.dtype.itemsize
+    return Candidates(
+        teacher=whole,
+        shapes=sorted(found, key=lambda shape: (-costs[shape], shape)),
+        costs=costs,
+        parameters=counts,
+        megabytes={shape: count * size / 1e6 for shape, count in counts.items()},
+    )
+
+
+def shape_config(teacher: PreTrainedModel, shape: Shape) -> Any:
+    """Return the configuration of a student of a shape.
+
+    Raises:
+        ValueError: the family does not have such models.
+    """
+    config: Any = teacher.config
+    family = family_of(config)
+    sizes = student_sizes(
+        Sizes.of(config, family),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_attention_heads=shape.num_attention_heads,
+        head_size_is_free=family.free_head_size is not None,
+    )
+    kept, decoder_kept = (
+        None
+        if stack is None or (layers := find(teacher.base_model, stack.layers)) is None
+        else choose_layers(None, shape.num_hidden_layers, len(layers))
+        for stack in (family.stack, family.decoder)
+    )
+    return student_config(config, family, sizes, kept or [], decoder_kept)
+
+
+def random_model(teacher: PreTrainedModel, shape: Shape) -> PreTrainedModel:
+    """Return a model of a shape with random weights: as fast as a student, and cheap to make."""
+    model: Any = empty_like(teacher, shape_config(teacher, shape))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.02, generator=generator)
+    made: PreTrainedModel = model.to(device=teacher.device, dtype=teacher.dtype).eval()
+    return made
+
+
+def choose_shape(
+    candidates: Candidates,
+    target: Target,
+    time_shapes: Callable[[Sequence[Shape]], Mapping[Shape, tuple[Latency, Latency]]],
+    divergence: Callable[[Shape], float],
+) -> tuple[Timed, list[Timed]]:
+    """Choose the shape that reaches the target and whose untrained student is nearest the teacher.
+
+    Shapes are timed in the order of their arithmetic, from the target on, until enough of them
+    reach it. Students are made of the few that are least above it, at most two per depth.
+
+    Args:
+        candidates: the shapes.
+        target: what they must reach.
+        time_shapes: returns the latencies of models of some shapes, and the teacher's in the same
+            turns.
+        divergence: makes a student and returns its KL divergence from the teacher; a
+            ``ValueError`` tells why there is none.
+
+    Returns:
+        The choice, and all that were timed, the slowest first. Of equal divergences the deeper,
+        then the wider shape wins.
+
+    Raises:
+        ValueError: no shape reaches the target (names the fastest), or no student can be made.
+    """
+    shapes = candidates.small_enough(target)
+    if not shapes:
+        raise ValueError(
+            f"The teacher, {candidates.teacher}, cannot be made smaller: it has one layer, and its "
+            "family cannot be made narrower."
+        )
+    if target.speedup is None:
+        table = _timed(candidates, _finalists_by_size(candidates, shapes), time_shapes)
+        reaching = table
+    else:
+        table, reaching = _time_until_reached(candidates, shapes, target.speedup, time_shapes)
+    made = {}
+    for one in _finalists(reaching):
+        try:
+            made[one.shape] = Timed(**{**vars(one), "divergence": divergence(one.shape)})
+        except ValueError as error:
+            made[one.shape] = Timed(**{**vars(one), "left_out": str(error)})
+    table = [made.get(one.shape, one) for one in table]
+    tried = [one for one in made.values() if one.divergence is not None]
+    if not tried:
+        reason = next(iter(made.values())).left_out
+        raise ValueError(f"No student could be made of the shapes that reach the target: {reason}")
+    best = min(
+        tried, key=lambda one: (one.divergence, [-size for size in vars(one.shape).values()])
+    )
+    return best, sorted(table, key=lambda one: (-candidates.costs[one.shape], one.shape))
+
+
+def _time_until_reached(
+    candidates: Candidates,
+    shapes: Sequence[Shape],
+    speedup: float,
+    time_shapes: Callable[[Sequence[Shape]], Mapping[Shape, tuple[Latency, Latency]]],
+) -> tuple[list[Timed], list[Timed]]:
+    hopeful = [one for one in shapes if candidates.estimate(one) >= _OPTIMISM * speedup]
+    # The fastest, if not even arithmetic promises enough: the error is to name its speed-up.
+    hopeful = hopeful or list(shapes[-1:])
+    table: list[Timed] = []
+    reaching: list[Timed] = []
+    for begin in range(0, len(hopeful), TIMED_AT_ONCE):
+        table += _timed(candidates, hopeful[begin : begin + TIMED_AT_ONCE], time_shapes)
+        reaching = [one for one in table if one.speedup >= speedup]
+        if len(_finalists(reaching)) >= _FINALISTS:
+            break
+    if not reaching:
+        fastest = max(table, key=lambda one: (one.speedup, one.shape))
+        raise ValueError(
+            f"speedup={speedup:g}: no shape of a student of this teacher reaches it here. The "
+            f"fastest has {fastest.shape}: {fastest.speedup:.2f} times as fast as the teacher "
+            f"({fastest.milliseconds:.1f} against {fastest.teacher_milliseconds:.1f} ms). Ask for "
+            f"speedup={int(fastest.speedup * 10) / 10:g}, or export with 8-bit weights as well."
+        )
+    return table, reaching
+
+
+def _timed(
+    candidates: Candidates,
+    shapes: Sequence[Shape],
+    time_shapes: Callable[[Sequence[Shape]], Mapping[Shape, tuple[Latency, Latency]]],
+) -> list[Timed]:
+    return [
+        Timed(shape, own.median, teacher.median, candidates.parameters[shape])
+        for shape, (own, teacher) in time_shapes(shapes).items()
+    ]
+
+
+def _finalists(reaching: Sequence[Timed]) -> list[Timed]:
+    """Return the few that are least above the target, and not all of one depth."""
+    chosen: list[Timed] = []
+    for one in sorted(reaching, key=lambda one: (one.speedup, one.shape)):
+        depths = [other.shape.num_hidden_layers for other in chosen]
+        if depths.count(one.shape.num_hidden_layers) < _FINALISTS_PER_DEPTH:
+            chosen.append(one)
+    return chosen[:_FINALISTS]
+
+
+def _finalists_by_size(candidates: Candidates, shapes: Sequence[Shape]) -> list[Shape]:
+    """Return the largest shapes of the bound: without a speed-up nothing else is asked for."""
+    largest = sorted(shapes, key=lambda shape: (-candidates.parameters[shape], shape))
+    chosen: list[Shape] = []
+    for shape in largest:
+        depths = [other.num_hidden_layers for other in chosen]
+        if depths.count(shape.num_hidden_layers) < _FINALISTS_PER_DEPTH:
+            chosen.append(shape)
+    return chosen[:_FINALISTS]
+
+
+def _grid(most: int) -> list[int]:
+    return sorted({max(1, round(share * most)) for share in SHARES}, reverse=True)
+
+
+def _units(sizes: Sizes) -> tuple[int, int, int]:
+    return sizes.hidden_size, sizes.intermediate_size, sizes.heads
+
+
+def _parameters(teacher: PreTrainedModel, config: Any) -> int:
+    with torch.device("meta"):
+        model: Any = empty_like(teacher, config)
+    model.tie_weights()
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _cost(teacher: PreTrainedModel, shape: Shape, config: Any, length: int) -> float:
+    """Return the multiplications per token of an input."""
+    family = family_of(config)
+    sizes = Sizes.of(config, family)
+    heads, groups = sizes.heads * sizes.head_size, sizes.groups * sizes.head_size
+    attention = 2 * sizes.hidden_size * (heads + groups) + 2 * length * heads
+    blocks = [block for block in family.stack.blocks if isinstance(block, FeedForward)]
+    matrices = 1 + (len(blocks[0].readers) if blocks else 1)
+    layer = attention + matrices * sizes.hidden_size * sizes.intermediate_size
+    output = 0 if teacher.get_output_embeddings() is None else config.vocab_size
+    return shape.num_hidden_layers * layer + output * sizes.hidden_size

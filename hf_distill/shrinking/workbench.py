@@ -1,0 +1,203 @@
+"""Measure what a plan depends on: latencies of shapes, nearness to the teacher, time of a step."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+)
+
+from hf_distill.reports.comparison import Latency
+from hf_distill.reports.measurements import measure_latencies
+from hf_distill.shrinking.shapes import Shape, random_model
+from hf_distill.students import create_student
+from hf_distill.tasks.base import Task
+from hf_distill.trainer import DistillationTrainer
+from hf_distill.training_args import DistillationTrainingArguments
+
+_TIMED_ROWS = 12
+_COMPARED_ROWS = 64
+_STEPS = 6
+_WRITTEN_TOKENS = 32
+
+
+class Workbench:
+    """A teacher, its data and this machine.
+
+    Args:
+        task: the task.
+        teacher: on the device that is measured, in evaluation mode.
+        tokenizer: the teacher's.
+        examples: rows that are timed and compared; not those that students are made on, if there
+            are others.
+        features: of the training data, without labels.
+        held_out: features of ``examples``.
+        seed: of the students.
+        batch_size: of a training step.
+        precision: ``bf16``, ``fp16`` or ``None``: what a training computes in.
+        use_cpu: leave an accelerator unused.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        teacher: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        examples: Dataset,
+        features: Dataset,
+        held_out: Dataset,
+        *,
+        seed: int,
+        batch_size: int,
+        precision: str | None,
+        use_cpu: bool,
+    ) -> None:
+        self.task, self.teacher, self.tokenizer = task, teacher, tokenizer
+        self.features = features
+        self._rows = _evenly_spaced(examples, _TIMED_ROWS).to_list()
+        self._held_out = _evenly_spaced(held_out, _COMPARED_ROWS)
+        self._collator = task.data_collator(tokenizer, teacher)
+        self._seed, self._batch_size = seed, batch_size
+        self._precision = {} if precision is None else {precision: True}
+        self._use_cpu = use_cpu
+        self._made: tuple[Shape, PreTrainedModel] | None = None
+        self.seconds_to_create: dict[Shape, float] = {}
+
+    def time_shapes(self, shapes: Sequence[Shape]) -> dict[Shape, tuple[Latency, Latency]]:
+        """Time random models of some shapes and the teacher by turns, one row at a time."""
+        models: dict[str, Any] = {"": self.teacher}
+        models |= {str(number): random_model(self.teacher, s) for number, s in enumerate(shapes)}
+        limits = []
+        for model in models.values():
+            if model.can_generate() and model.generation_config is not None:
+                # Random weights would end a text elsewhere than the teacher does.
+                limits.append((model.generation_config, dict(vars(model.generation_config))))
+                model.generation_config.min_new_tokens = _WRITTEN_TOKENS
+                model.generation_config.max_new_tokens = _WRITTEN_TOKENS
+        try:
+            predictors = {n: self.task.predictor(m, self.tokenizer, 1) for n, m in models.items()}
+            times = measure_latencies(predictors, self._rows)
+        finally:
+            for config, before in limits:
+                vars(config).update(before)
+        return {shape: (times[str(n)], times[""]) for n, shape in enumerate(shapes)}
+
+    def divergence(self, shape: Shape, teacher: Shape) -> float:
+        """Make a student and return its KL divergence from the teacher on held-out rows.
+
+        Raises:
+            ValueError: there can be no such student, or it can only be made of more data.
+        """
+        began = time.perf_counter()
+        options = shape.options(teacher)
+        data: dict[str, Any] = {}
+        if options.keys() - {"num_hidden_layers"}:
+            data = {"calibration_data": self.features, "data_collator": self._collator}
+        student = create_student(
+            self.teacher,
+            **options,
+            **data,
+            processing_class=self.tokenizer,
+            seed=self._seed,
+        )
+        self.seconds_to_create[shape] = time.perf_counter() - began
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = self._trainer(student, folder, distillation_loss_weight=1.0, temperature=1.0)
+            found = trainer.evaluate()["eval_loss_prediction"]
+        self._made = (shape, student)
+        return float(found)
+
+    def step_seconds(self, shape: Shape, stage: str) -> float:
+        """Return the median time of a training step of a student of a shape.
+
+        The teacher runs in it, and the rows are the training data's.
+        """
+        student = random_model(self.teacher, shape).float()
+        clock = _Clock()
+        options: dict[str, Any] = {"stage": stage, "max_steps": _STEPS + 1, "save_strategy": "no"}
+        if stage == "prediction":
+            options["distillation_loss_weight"] = 1.0
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = self._trainer(student, folder, **options)
+            trainer.add_callback(clock)
+            trainer.train()
+        return clock.median()
+
+    def teacher_seconds(self) -> float:
+        """Return the median time of the teacher's forward pass of a training batch."""
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = self._trainer(self.teacher, folder, distillation_loss_weight=0.0)
+            times = []
+            for number, batch in enumerate(trainer.get_train_dataloader()):
+                if number == _STEPS:
+                    break
+                inputs = dict(batch)
+                began = time.perf_counter()
+                with torch.inference_mode(), trainer.autocast_smart_context_manager():
+                    self.teacher(**inputs)
+                if self.teacher.device.type == "cuda":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
+    def length(self) -> int:
+        """Return the median number of tokens of an input."""
+        name = self.teacher.main_input_name
+        return int(statistics.median(len(row) for row in self._held_out[name]))
+
+    def _trainer(
+        self, student: PreTrainedModel, folder: str, **options: Any
+    ) -> DistillationTrainer:
+        args = DistillationTrainingArguments(
+            folder,
+            per_device_train_batch_size=self._batch_size,
+            per_device_eval_batch_size=self._batch_size,
+            use_cpu=self._use_cpu,
+            seed=self._seed,
+            teacher_check_samples=0,
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.accelerator.is_available() and not self._use_cpu,
+            **self._precision,
+            **options,
+        )
+        trainer = DistillationTrainer(
+            model=student,
+            teacher_model=self.teacher if args.needs_teacher else None,
+            args=args,
+            train_dataset=self.features,
+            eval_dataset=self._held_out,
+            data_collator=self._collator,
+            processing_class=self.tokenizer,
+        )
+        for shown in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(shown)
+        return trainer
+
+
+class _Clock(TrainerCallback):
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._ends.append(time.perf_counter())
+
+    def median(self) -> float:
+        gaps = [end - begin for begin, end in zip(self._ends, self._ends[1:], strict=False)]
+        return statistics.median(gaps)
+
+
+def _evenly_spaced(rows: Dataset, most: int) -> Dataset:
+    total = len(rows)
+    return rows if total <= most else rows.select([i * total // most for i in range(most)])
