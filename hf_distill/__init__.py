@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hf_distill._version import __version__
 
 if TYPE_CHECKING:
+    from hf_distill.cli.shrink_run import ShrinkResult, shrink
     from hf_distill.compatibility import PairReport, check_pair
     from hf_distill.exporting import ExportReport, export
     from hf_distill.layers import TeacherRecorderCallback
@@ -29,6 +30,7 @@ __all__ = [
     "QuestionAnswerer",
     "Seq2SeqDistillationTrainer",
     "Seq2SeqDistillationTrainingArguments",
+    "ShrinkResult",
     "TeacherRecorderCallback",
     "__version__",
     "cache_teacher_outputs",
@@ -36,6 +38,7 @@ __all__ = [
     "create_student",
     "export",
     "load_teacher_outputs",
+    "shrink",
 ]
 
 # Imported when first used: `hf-distill --help` should not wait for torch.
@@ -47,12 +50,14 @@ _HOMES = {
     "QuestionAnswerer": "hf_distill.tasks.question_answering.answering",
     "Seq2SeqDistillationTrainer": "hf_distill.seq2seq",
     "Seq2SeqDistillationTrainingArguments": "hf_distill.seq2seq",
+    "ShrinkResult": "hf_distill.cli.shrink_run",
     "TeacherRecorderCallback": "hf_distill.layers",
     "cache_teacher_outputs": "hf_distill.teachers.caching",
     "check_pair": "hf_distill.compatibility.check",
     "create_student": "hf_distill.students",
     "export": "hf_distill.exporting",
     "load_teacher_outputs": "hf_distill.teachers.caching",
+    "shrink": "hf_distill.cli.shrink_run",
 }
 
 

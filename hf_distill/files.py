@@ -167,6 +167,16 @@ def folder_hash(folder: Path, counts: Callable[[PurePosixPath], bool] = lambda _
     return digest.hexdigest()
 
 
+def content_hash(source: str) -> str | None:
+    """Return a hash of what is on this machine, apart from checkpoints; ``None`` for Hub ids."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return file_hash(path)
+    if not path.is_dir():
+        return None
+    return folder_hash(path, lambda one: not any(p.startswith("checkpoint-") for p in one.parts))
+
+
 def differences(
     before: Mapping[str, Any],
     now: Mapping[str, Any],

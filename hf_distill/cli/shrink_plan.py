@@ -26,9 +26,8 @@ from hf_distill.cli.precision import bfloat16_pays
 from hf_distill.cli.progress import duration
 from hf_distill.cli.run_folder import make_output_folder
 from hf_distill.cli.shrink import ShrinkArguments, ShrinkTrainingArguments
-from hf_distill.cli.sweep_plan import content_hash
 from hf_distill.cli.train_arguments import TrainDataArguments, TrainingFileArguments
-from hf_distill.files import differences, display_name, read_json, write_json
+from hf_distill.files import content_hash, differences, display_name, read_json, write_json
 from hf_distill.reports.terminal import print_rows
 from hf_distill.shrinking.plan import (
     Asked,
@@ -38,6 +37,7 @@ from hf_distill.shrinking.plan import (
     Plan,
     check_asked,
     decide,
+    defaults_of,
     read_budget,
 )
 from hf_distill.shrinking.shapes import Target, Timed, candidate_shapes, choose_shape
@@ -266,7 +266,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
         encode(few, training=True, labelled=targets),
         encode(evenly_spaced(held_out, _HELD_OUT), training=True, labelled=targets),
         seed=training.seed,
-        batch_size=request.asked.batch_size or 16,
+        batch_size=request.asked.batch_size or defaults_of(task.name).batch_size,
         precision=precision,
         use_cpu=not request.on_accelerator,
     )

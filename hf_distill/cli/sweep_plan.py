@@ -21,7 +21,7 @@ from hf_distill.cli.sweep_arguments import (
 )
 from hf_distill.cli.train import training_parser
 from hf_distill.cli.train_request import Request, read_request
-from hf_distill.files import display_name, file_hash, folder_hash
+from hf_distill.files import content_hash, display_name
 from hf_distill.sweeping import SearchSpace, Value, read_search_space
 
 TEACHER_OUTPUTS = "teacher_outputs"
@@ -98,16 +98,6 @@ class SweepPlan:
             },
             "contents": {name: value for name, value in contents.items() if value is not None},
         }
-
-
-def content_hash(source: str) -> str | None:
-    """Return a hash of what is on this machine, apart from checkpoints; ``None`` for Hub ids."""
-    path = Path(source).expanduser()
-    if path.is_file():
-        return file_hash(path)
-    if not path.is_dir():
-        return None
-    return folder_hash(path, lambda one: not any(p.startswith("checkpoint-") for p in one.parts))
 
 
 def read_plan(parser: CommandParser, argv: Sequence[str]) -> SweepPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,8 +19,8 @@ from hf_distill.students.weights import empty_like, find
 SHARES = (1.0, 3 / 4, 2 / 3, 1 / 2, 1 / 3, 1 / 4)
 """Of the teacher's layers and of its width; each shape has one of each."""
 TIMED_AT_ONCE = 8
-_FINALISTS = 4
-_FINALISTS_PER_DEPTH = 2
+_STUDENTS = 4
+_STUDENTS_PER_DEPTH = 2
 _OPTIMISM = 0.8
 """Shapes are timed from this share of the target on, as arithmetic estimates their speed-up."""
 
@@ -250,8 +250,9 @@ def choose_shape(
 ) -> tuple[Timed, list[Timed]]:
     """Choose the shape that reaches the target and whose untrained student is nearest the teacher.
 
-    Shapes are timed in the order of their arithmetic, from the target on, until enough of them
-    reach it. Students are made of the few that are least above it, at most two per depth.
+    Shapes are timed a few at once, in the order of their arithmetic from the target on (by their
+    size if no speed-up is asked for), until four students were made: of those that are least above
+    the target, two per depth.
 
     Args:
         candidates: the shapes.
@@ -274,53 +275,49 @@ def choose_shape(
             f"The teacher, {candidates.teacher}, cannot be made smaller: it has one layer, and its "
             "family cannot be made narrower."
         )
+    order = shapes
     if target.speedup is None:
-        table = _timed(candidates, _finalists_by_size(candidates, shapes), time_shapes)
-        reaching = table
+        order = sorted(shapes, key=lambda shape: (-candidates.parameters[shape], shape))
     else:
-        table, reaching = _time_until_reached(candidates, shapes, target.speedup, time_shapes)
-    made = {}
-    for one in _finalists(reaching):
-        try:
-            made[one.shape] = Timed(**{**vars(one), "divergence": divergence(one.shape)})
-        except ValueError as error:
-            made[one.shape] = Timed(**{**vars(one), "left_out": str(error)})
-    table = [made.get(one.shape, one) for one in table]
-    tried = [one for one in made.values() if one.divergence is not None]
-    if not tried:
-        reason = next(iter(made.values())).left_out
-        raise ValueError(f"No student could be made of the shapes that reach the target: {reason}")
-    best = min(
-        tried, key=lambda one: (one.divergence, [-size for size in vars(one.shape).values()])
-    )
-    return best, sorted(table, key=lambda one: (-candidates.costs[one.shape], one.shape))
-
-
-def _time_until_reached(
-    candidates: Candidates,
-    shapes: Sequence[Shape],
-    speedup: float,
-    time_shapes: Callable[[Sequence[Shape]], Mapping[Shape, tuple[Latency, Latency]]],
-) -> tuple[list[Timed], list[Timed]]:
-    hopeful = [one for one in shapes if candidates.estimate(one) >= _OPTIMISM * speedup]
-    # The fastest, if not even arithmetic promises enough: the error is to name its speed-up.
-    hopeful = hopeful or list(shapes[-1:])
-    table: list[Timed] = []
-    reaching: list[Timed] = []
-    for begin in range(0, len(hopeful), TIMED_AT_ONCE):
-        table += _timed(candidates, hopeful[begin : begin + TIMED_AT_ONCE], time_shapes)
-        reaching = [one for one in table if one.speedup >= speedup]
-        if len(_finalists(reaching)) >= _FINALISTS:
+        hopeful = [s for s in shapes if candidates.estimate(s) >= _OPTIMISM * target.speedup]
+        # The fastest, if not even arithmetic promises enough: the error names its speed-up.
+        order = hopeful or shapes[-1:]
+    timed: dict[Shape, Timed] = {}
+    made: list[Timed] = []
+    for begin in range(0, len(order), TIMED_AT_ONCE):
+        chunk = _timed(candidates, order[begin : begin + TIMED_AT_ONCE], time_shapes)
+        timed |= {one.shape: one for one in chunk}
+        reaching = [one for one in chunk if one.speedup >= (target.speedup or 0)]
+        for one in sorted(reaching, key=lambda one: (one.speedup, one.shape)):
+            depths = [other.shape.num_hidden_layers for other in made]
+            full = depths.count(one.shape.num_hidden_layers) == _STUDENTS_PER_DEPTH
+            if full or len(made) == _STUDENTS:
+                continue
+            try:
+                timed[one.shape] = replace(one, divergence=divergence(one.shape))
+                made.append(timed[one.shape])
+            except ValueError as error:
+                timed[one.shape] = replace(one, left_out=str(error))
+        if len(made) == _STUDENTS or (made and begin):
             break
-    if not reaching:
-        fastest = max(table, key=lambda one: (one.speedup, one.shape))
-        raise ValueError(
-            f"speedup={speedup:g}: no shape of a student of this teacher reaches it here. The "
-            f"fastest has {fastest.shape}: {fastest.speedup:.2f} times as fast as the teacher "
-            f"({fastest.milliseconds:.1f} against {fastest.teacher_milliseconds:.1f} ms). Ask for "
-            f"speedup={int(fastest.speedup * 10) / 10:g}, or export with 8-bit weights as well."
-        )
-    return table, reaching
+    if not made:
+        raise ValueError(_why_not(list(timed.values()), target))
+    best = min(made, key=lambda one: (one.divergence, [-size for size in astuple(one.shape)]))
+    return best, sorted(timed.values(), key=lambda one: (-candidates.costs[one.shape], one.shape))
+
+
+def _why_not(table: Sequence[Timed], target: Target) -> str:
+    """Explain that nothing can be chosen of the shapes that were timed."""
+    for one in table:
+        if one.left_out is not None:
+            return f"No student can be made of a shape that reaches the target: {one.left_out}"
+    fastest = max(table, key=lambda one: (one.speedup, one.shape))
+    return (
+        f"speedup={target.speedup:g}: no shape of a student of this teacher reaches it here. The "
+        f"fastest has {fastest.shape}: {fastest.speedup:.2f} times as fast as the teacher "
+        f"({fastest.milliseconds:.1f} against {fastest.teacher_milliseconds:.1f} ms). Ask for "
+        "less, or export with 8-bit weights as well."
+    )
 
 
 def _timed(
@@ -332,27 +329,6 @@ def _timed(
         Timed(shape, own.median, teacher.median, candidates.parameters[shape])
         for shape, (own, teacher) in time_shapes(shapes).items()
     ]
-
-
-def _finalists(reaching: Sequence[Timed]) -> list[Timed]:
-    """Return the few that are least above the target, and not all of one depth."""
-    chosen: list[Timed] = []
-    for one in sorted(reaching, key=lambda one: (one.speedup, one.shape)):
-        depths = [other.shape.num_hidden_layers for other in chosen]
-        if depths.count(one.shape.num_hidden_layers) < _FINALISTS_PER_DEPTH:
-            chosen.append(one)
-    return chosen[:_FINALISTS]
-
-
-def _finalists_by_size(candidates: Candidates, shapes: Sequence[Shape]) -> list[Shape]:
-    """Return the largest shapes of the bound: without a speed-up nothing else is asked for."""
-    largest = sorted(shapes, key=lambda shape: (-candidates.parameters[shape], shape))
-    chosen: list[Shape] = []
-    for shape in largest:
-        depths = [other.num_hidden_layers for other in chosen]
-        if depths.count(shape.num_hidden_layers) < _FINALISTS_PER_DEPTH:
-            chosen.append(shape)
-    return chosen[:_FINALISTS]
 
 
 def _grid(most: int) -> list[int]:

@@ -1,0 +1,288 @@
+"""``hf-distill shrink``: one plan, followed to its end whatever interrupts it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
+from forked import interpreter
+from task_runs import LABELS, OPTIONS, save_model, write_data
+from tiny import model_for, tokenizer
+from two_stage_runs import Killed, kill, same, weights
+
+import hf_distill
+from hf_distill.cli import create_student as create_command
+from hf_distill.reports.comparison import Latency
+from hf_distill.shrinking.shapes import Shape
+from hf_distill.shrinking.workbench import Workbench
+
+Program = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("teacher")
+    model_for("question-answering", seed=0, layers=3).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Latencies that depend on the shape alone, so that no test depends on the machine."""
+    factor = {"speed": 1.0}
+
+    def time_shapes(self: Workbench, shapes: Sequence[Shape]) -> Any:
+        def latency(layers: int, width: int) -> Latency:
+            ms = 10.0 * layers * width / factor["speed"]
+            return Latency(ms, (ms, ms), 1)
+
+        config: Any = self.teacher.config
+        whole = latency(config.num_hidden_layers, config.hidden_size)
+        whole = Latency(whole.median * factor["speed"], whole.quartiles, 1)
+        return {s: (latency(s.num_hidden_layers, s.hidden_size), whole) for s in shapes}
+
+    monkeypatch.setattr(Workbench, "time_shapes", time_shapes)
+    monkeypatch.setattr("hf_distill.cli.shrink_plan.bfloat16_pays", lambda: False)
+    return factor
+
+
+@pytest.fixture
+def options(files: Files, teacher: str, tmp_path: Path) -> list[str]:
+    return [
+        *("shrink", "--teacher_model", teacher, "--train_file", files.train),
+        *("--validation_file", files.validation, "--output_dir", str(tmp_path / "small")),
+        *("--num_hidden_layers", "2", "--num_train_epochs", "8", "--use_cpu", "--no_export"),
+        *WINDOWS,
+    ]
+
+
+def plan_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "shrink.json").read_text())
+
+
+def without(options: list[str], *names: str) -> list[str]:
+    """The options without some of them and their values."""
+    kept, skip = [], False
+    for word in options:
+        skip = word in names if word.startswith("--") else skip
+        if not skip:
+            kept.append(word)
+    return kept
+
+
+def test_a_dry_run_prints_the_plan_which_is_then_followed(
+    program: Program, options: list[str], tmp_path: Path, clock: dict[str, float]
+) -> None:
+    folder = tmp_path / "small"
+    options = [*without(options, "--num_hidden_layers"), "--speedup", "1.4"]
+    shown = program(*options, "--dry_run")
+    assert shown.status == 0, shown.stderr
+    assert "hidden_states_steps" in shown.stdout and "1.50" in shown.stdout
+    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == [
+        "shrink.json"
+    ]
+    before = plan_of(folder)
+    # Latencies that are measured again cannot change what was decided.
+    clock["speed"] = 3.0
+    done = program(*options)
+    assert done.status == 0, done.stderr
+    content = plan_of(folder)
+    assert content["plan"] == before["plan"] and content["settings"] == before["settings"]
+    assert content["failures"] == {} and set(content["seconds"]) == {
+        "created", "teacher_outputs", "student", "comparison"
+    }  # fmt: skip
+    assert_says_nothing_about_the_machine(folder, str(tmp_path), options[2])
+    metrics = json.loads((folder / "student" / "metrics.json").read_text())
+    assert metrics["intermediate_stage"]["steps"] == 4
+    assert "times as fast" in done.stdout
+    # A second call does nothing again; another setting is refused.
+    made = (folder / "student" / "model.safetensors").stat().st_mtime_ns
+    assert program(*options).status == 0
+    assert (folder / "student" / "model.safetensors").stat().st_mtime_ns == made
+    other = program(*options, "--seed", "7")
+    assert other.status == 2 and "seed was 42 and is now 7" in other.stderr
+
+
+def test_a_plan_that_was_not_begun_is_made_again(
+    program: Program, options: list[str], tmp_path: Path
+) -> None:
+    assert program(*options, "--dry_run").status == 0
+    again = program(*options, "--dry_run", "--temperature", "7")
+    assert again.status == 0, again.stderr
+    decisions = plan_of(tmp_path / "small")["plan"]["decisions"]
+    assert decisions["temperature"] == {
+        "name": "temperature", "value": 7.0, "reason": "set by hand"
+    }  # fmt: skip
+
+
+def test_from_python_without_labels_and_validation_data(
+    files: Files, teacher: str, tmp_path: Path
+) -> None:
+    content = json.loads(Path(files.train).read_text())
+    for article in content["data"]:
+        for paragraph in article["paragraphs"]:
+            for row in paragraph["qas"]:
+                del row["answers"]
+    unlabelled = tmp_path / "unlabelled.json"
+    unlabelled.write_text(json.dumps(content))
+    result = hf_distill.shrink(
+        teacher,
+        unlabelled,
+        tmp_path / "small",
+        num_hidden_layers=2,
+        num_train_epochs=2,
+        export=False,
+        use_cpu=True,
+        max_length=48,
+        doc_stride=8,
+    )
+    assert result.plan["distillation_loss_weight"] == 1.0
+    assert result.speedup is None and result.comparison == {}
+    assert (result.student / "model.safetensors").is_file()
+    with pytest.raises(ValueError, match="num_hidden_layers"):
+        hf_distill.shrink(teacher, unlabelled, tmp_path / "other", num_hidden_layers=9)
+
+
+@pytest.mark.parametrize(
+    "task", ["text-classification", "token-classification", "fill-mask", "summarization"]
+)
+def test_every_task_has_a_plan(task: str, program: Program, tmp_path: Path) -> None:
+    teacher = save_model(tmp_path / "teacher", task, seed=1, layers=2, **LABELS.get(task, {}))
+    data = write_data(tmp_path, task)
+    shown = program(
+        "shrink", "--teacher_model", teacher, "--task", task, "--train_file", data,
+        "--validation_file", data, "--speedup", "1.5", "--output_dir", tmp_path / "small",
+        "--num_train_epochs", "2", "--use_cpu", "--dry_run", *OPTIONS.get(task, []),
+    )  # fmt: skip
+    assert shown.status == 0, shown.stderr
+    plan = plan_of(tmp_path / "small")["plan"]
+    assert plan["shape"]["num_hidden_layers"] == 1 and plan["speedup"] == 2.0
+
+
+def test_a_target_that_no_shape_reaches(program: Program, options: list[str]) -> None:
+    failed = program(*without(options, "--num_hidden_layers"), "--speedup", "99")
+    assert failed.status == 2 and "speedup=99" in failed.stderr
+    assert "1 layers of 8" in failed.stderr and "6.00" in failed.stderr
+
+
+def test_the_student_alone_and_a_failing_export(
+    program: Program,
+    options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no exporter for this architecture")
+
+    monkeypatch.setattr("hf_distill.exporting.export", fail)
+    folder = tmp_path / "small"
+    done = program(*without(options, "--no_export"), "--baseline")
+    assert done.status == 0, done.stderr
+    assert "no exporter for this architecture" in done.stdout
+    assert set(plan_of(folder)["failures"]) == {"onnx", "int8"}
+    compared = json.loads((folder / "comparison" / "comparison.json").read_text())["models"]
+    assert list(compared) == ["teacher", "student_alone", "student_distilled"]
+    alone = json.loads((folder / "student_alone" / "metrics.json").read_text())
+    assert alone["steps"] == 8 and alone["teacher_model"] is None
+
+
+def test_full_disk(
+    program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_distill.students.save_student", full)
+        failed = program(*options)
+    assert failed.status != 0 and os.strerror(errno.ENOSPC) in failed.stderr
+    assert program(*options).status == 0
+    assert (tmp_path / "small" / "student" / "model.safetensors").is_file()
+
+
+def test_interrupted_in_any_step_the_same_student(
+    program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, at chosen points; the test below does it with SIGKILL."""
+    assert program(*options).status == 0
+    whole = tmp_path / "small"
+    other = [*options, "--output_dir", str(tmp_path / "killed")]
+
+    def after_creation(argv: Any, run: Any = create_command.run) -> None:
+        run(argv)
+        raise Killed
+
+    def interrupted(arrange: Callable[[pytest.MonkeyPatch], None]) -> None:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            arrange(patch)
+            program(*other)
+
+    interrupted(lambda patch: patch.setattr(create_command, "run", after_creation))
+    interrupted(lambda patch: kill(patch, stage="intermediate", step=2))
+    interrupted(lambda patch: kill(patch, stage="prediction", step=3))
+    assert program(*other).status == 0
+    assert same(weights(whole / "student"), weights(tmp_path / "killed" / "student"))
+
+
+@pytest.mark.slow
+def test_killed_at_many_moments_the_same_student(options: list[str], tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        words = [*options, "--output_dir", str(tmp_path / name)]
+        return subprocess.Popen([interpreter(), "-m", "hf_distill", *words], env=environment)
+
+    # One plan for both: which latencies a busy machine has is not the question here.
+    assert start("whole").wait(300) == 0
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    shutil.copy(tmp_path / "whole" / "shrink.json", killed)
+    moments = (
+        "created",
+        "created/student.json",
+        "teacher_outputs",
+        "teacher_outputs/manifest.json",
+        "student/intermediate/checkpoint-2",
+        "student/intermediate/metrics.json",
+        "student/checkpoint-1",
+        "student/checkpoint-3",
+        "student/metrics.json",
+        "comparison/comparison.json",
+    )
+    for moment in moments:
+        process = start("killed")
+        while process.poll() is None and not (killed / moment).exists():
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait(300)
+    assert start("killed").wait(300) == 0
+    assert same(weights(tmp_path / "whole" / "student"), weights(killed / "student"))
+    names = ("created", "teacher_outputs", "student", "comparison")
+    assert set(json.loads((killed / "steps.json").read_text())["finished"]) == set(names)
+
+
+def test_options_that_contradict(program: Program, options: list[str]) -> None:
+    for words, named in (
+        (["--budget", "2h"], "num_train_epochs"),
+        (["--budget", "soon"], "budget"),
+        (["--speedup", "0.5"], "--speedup 0.5"),
+        (["--max_parameters", "0"], "--max_parameters 0"),
+        (["--push_to_hub"], "--hub_model_id"),
+        (["--tolerance", "-1"], "--tolerance -1"),
+        (["--train_file", "missing.json"], "missing.json"),
+        (["--distillation_loss_weight", "0"], "distillation_loss_weight=0"),
+    ):
+        failed = program(*options, *words)
+        assert failed.status == 2 and named in failed.stderr, failed.stderr

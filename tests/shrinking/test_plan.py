@@ -1,0 +1,204 @@
+"""Decisions about the training, as pure functions of measured seconds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hf_distill.shrinking.commands import commands
+from hf_distill.shrinking.plan import (
+    Asked,
+    Data,
+    Decision,
+    Measured,
+    Plan,
+    check_asked,
+    decide,
+    read_budget,
+)
+from hf_distill.shrinking.shapes import Shape, Timed
+
+QA = "question-answering"
+TEACHER, SHAPE = Shape(6, 384, 1536, 12), Shape(6, 192, 768, 6)
+BEST = Timed(SHAPE, 20.0, 50.0, 8_600_000, divergence=0.9)
+SECONDS = Measured(hidden_states_step=1.5, prediction_step=1.0, teacher_batch=0.4, creation=30.0)
+DATA = Data(train=1600, validation=320, metric="f1")
+
+
+def values(task: str = QA, asked: Asked | None = None, data: Data = DATA, **measured: float) -> Any:
+    decisions, seconds = decide(task, asked or Asked(), data, replace(SECONDS, **measured), BEST)
+    return {one.name: one.value for one in decisions}, seconds
+
+
+def test_epochs_are_shared() -> None:
+    found, seconds = values(asked=Asked(num_train_epochs=4))
+    assert (found["hidden_states_steps"], found["prediction_steps"]) == (200, 200)
+    # The teacher's forward pass is paid once; 200 // 50 evaluations and the last one.
+    scored = 320 / 16 * 0.4 / 2.5
+    assert seconds["cache"] == pytest.approx(100 * 0.4)
+    assert seconds["train"] == pytest.approx(200 * 1.5 + 200 * 0.6 + 5 * scored)
+    assert seconds["compare"] == pytest.approx(scored * 2.5 + scored)
+    assert seconds["create-student"] == 30.0
+
+
+def test_a_share_by_hand() -> None:
+    found, _ = values(asked=Asked(num_train_epochs=4, hidden_states_share=0.25))
+    assert (found["hidden_states_steps"], found["prediction_steps"]) == (100, 300)
+    found, _ = values(asked=Asked(num_train_epochs=4, hidden_states_share=0.0))
+    assert (found["hidden_states_steps"], found["prediction_steps"]) == (0, 400)
+    found, _ = values(asked=Asked(num_train_epochs=0.001))
+    assert (found["hidden_states_steps"], found["prediction_steps"]) == (0, 1)
+
+
+@pytest.mark.parametrize("budget", [120.0, 3600.0, 36000.0])
+@pytest.mark.parametrize("cache", [None, False])
+def test_a_budget_is_kept_and_used(budget: float, cache: bool | None) -> None:
+    found, seconds = values(asked=Asked(budget=budget, cache=cache))
+    step = 0.6 if found["cache_teacher_outputs"] else 1.0
+    spent = (
+        found["hidden_states_steps"] * 1.5
+        + found["prediction_steps"] * step
+        + seconds.get("cache", 0)
+    )
+    assert 0.9 * budget - 3 < spent <= 0.9 * budget
+    assert found["hidden_states_steps"] * 1.5 == pytest.approx(0.45 * budget, abs=1.5)
+
+
+def test_a_budget_for_no_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="budget"):
+        values(asked=Asked(budget=1.0))
+
+
+def test_outputs_are_stored_where_the_teacher_would_run_again() -> None:
+    assert values(asked=Asked(num_train_epochs=4))[0]["cache_teacher_outputs"] is True
+    assert values(asked=Asked(num_train_epochs=2))[0]["cache_teacher_outputs"] is False
+    once = Asked(num_train_epochs=2, cache=True)
+    assert values(asked=once)[0]["cache_teacher_outputs"] is True
+    for task in ("fill-mask", "text-generation", "summarization"):
+        assert values(task, Asked(num_train_epochs=9))[0]["cache_teacher_outputs"] is False
+
+
+def test_without_labels_the_teacher_is_all() -> None:
+    unlabelled = replace(DATA, labelled=False)
+    assert values("token-classification")[0]["distillation_loss_weight"] == 0.5
+    assert values("token-classification", data=unlabelled)[0]["distillation_loss_weight"] == 1.0
+    with pytest.raises(ValueError, match="distillation_loss_weight=0.7"):
+        values(asked=Asked(distillation_loss_weight=0.7), data=unlabelled)
+
+
+def test_options_by_hand_say_so() -> None:
+    asked = Asked(learning_rate=1e-5, temperature=7.0, batch_size=8, distillation_loss_weight=0.5)
+    decisions, _ = decide(QA, asked, DATA, SECONDS, BEST)
+    by_name = {one.name: one for one in decisions}
+    for name, value in (
+        ("learning_rate", 1e-5),
+        ("temperature", 7.0),
+        ("per_device_train_batch_size", 8),
+        ("distillation_loss_weight", 0.5),
+    ):
+        assert by_name[name].value == value and by_name[name].reason == "set by hand"
+    assert by_name["prediction_steps"].value == 3 * 200
+    assert all(one.reason for one in decisions)
+
+
+def test_without_validation_data_nothing_is_scored() -> None:
+    found, seconds = values(data=replace(DATA, validation=0, metric=None))
+    assert "early_stopping_patience" not in found and "compare" not in seconds
+    assert found["save_steps"] == 75
+    assert values()[0]["early_stopping_patience"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2h", 7200), ("90m", 5400), ("45s", 45), ("1h 30m", 5400), ("1.5h", 5400), ("10min", 600)],
+)
+def test_budgets(text: str, seconds: float) -> None:
+    assert read_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "two hours", "-1h", "0s", "1.2.3h", "h"])
+def test_what_is_not_a_budget(text: str) -> None:
+    with pytest.raises(ValueError, match="budget="):
+        read_budget(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        (Asked(budget=9.0, num_train_epochs=1.0), "num_train_epochs"),
+        (Asked(num_train_epochs=0.0), "num_train_epochs=0.0"),
+        (Asked(learning_rate=float("nan")), "learning_rate=nan"),
+        (Asked(temperature=-1.0), "temperature=-1.0"),
+        (Asked(distillation_loss_weight=0.0), "distillation_loss_weight=0.0"),
+        (Asked(hidden_states_share=1.0), "hidden_states_share=1.0"),
+        (Asked(batch_size=0), "per_device_train_batch_size=0"),
+    ],
+)
+def test_values_out_of_range(asked: Asked, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        check_asked(asked)
+
+
+def plan(**changes: Any) -> Plan:
+    decisions, seconds = decide(QA, Asked(num_train_epochs=4), DATA, SECONDS, BEST)
+    more = [
+        Decision("bf16", False, "by a timed product of matrices"),
+        Decision("metric", "f1", "the first"),
+        Decision("better", "higher", "a property"),
+    ]
+    by_name = {one.name: one for one in (*decisions, *more)} | changes
+    return Plan(QA, TEACHER, SHAPE, 2.5, by_name, [BEST], seconds)
+
+
+def test_a_plan_is_the_same_after_it_was_written() -> None:
+    written = json.loads(json.dumps(plan().to_json()))
+    assert Plan.from_json(written) == plan()
+    del written["shape"]["hidden_size"]
+    with pytest.raises(ValueError, match="hidden_size"):
+        Plan.from_json(written)
+
+
+def listed(plan: Plan, tmp_path: Any, **options: Any) -> list[Any]:
+    return commands(
+        plan,
+        tmp_path,
+        teacher=str(tmp_path / "secret" / "big"),
+        train={"train_file": str(tmp_path / "secret" / "train.json"), "max_train_samples": 9},
+        validation={"validation_file": str(tmp_path / "secret" / "dev.json")},
+        task={"task": QA, "max_length": 48},
+        seed=3,
+        use_cpu=True,
+        **options,
+    )
+
+
+def test_commands_name_nothing_of_the_machine(tmp_path: Any) -> None:
+    made = listed(plan(), tmp_path, baseline=True)
+    assert [one.folder for one in made] == [
+        "created", "teacher_outputs", "student", "student_alone", "onnx", "int8", "comparison"
+    ]  # fmt: skip
+    for one in made:
+        assert str(tmp_path) not in str(one) and "secret" not in str(one)
+    creation, cache, train, alone, *_, compare = map(str, made)
+    assert "--hidden_size 192" in creation and "--calibration_file train.json" in creation
+    assert "--teacher_model big" in cache and "--max_train_samples 9" in cache
+    assert "--teacher_outputs teacher_outputs" in train and "--intermediate_max_steps 200" in train
+    assert "--max_steps 400" in alone and "--baseline" in alone
+    assert "--file dev.json" in compare
+
+
+def test_one_stage_from_stored_outputs_does_not_load_the_teacher(tmp_path: Any) -> None:
+    one_stage = plan(hidden_states_steps=Decision("hidden_states_steps", 0, "by hand"))
+    train = next(one for one in listed(one_stage, tmp_path) if one.folder == "student")
+    assert train.options["teacher_model"] is None and train.options["teacher_outputs"]
+    assert train.options["intermediate_max_steps"] is None
+
+
+def test_live_teacher(tmp_path: Any) -> None:
+    live = plan(cache_teacher_outputs=Decision("cache_teacher_outputs", False, "by hand"))
+    made = {one.folder: one for one in listed(live, tmp_path, exports=False)}
+    assert list(made) == ["created", "student", "comparison"]
+    assert made["student"].options["teacher_outputs"] is None

@@ -1,0 +1,232 @@
+"""Shapes that a student can have, and the choice among them with a clock that the test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from tiny import model_for
+from zoo import zoo_model
+
+from hf_distill import create_student
+from hf_distill.reports.comparison import Latency
+from hf_distill.shrinking.shapes import (
+    TIMED_AT_ONCE,
+    Candidates,
+    Shape,
+    Target,
+    candidate_shapes,
+    choose_shape,
+    random_model,
+)
+
+TASK = "question-answering"
+TEACHER_MS = 100.0
+
+
+class Clock:
+    """Times shapes by a function; the teacher always takes as long."""
+
+    def __init__(self, milliseconds: Callable[[Shape], float]) -> None:
+        self.milliseconds = milliseconds
+        self.calls: list[list[Shape]] = []
+
+    def __call__(self, shapes: Sequence[Shape]) -> dict[Shape, tuple[Latency, Latency]]:
+        self.calls.append(list(shapes))
+        teacher = Latency(TEACHER_MS, (TEACHER_MS, TEACHER_MS), 1)
+        return {s: (Latency(t := self.milliseconds(s), (t, t), 1), teacher) for s in shapes}
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Any:
+    return model_for(
+        TASK, seed=0, layers=6, width=64, num_attention_heads=8, intermediate_size=128
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def candidates(teacher: Any) -> Candidates:
+    return candidate_shapes(teacher, length=16)
+
+
+def honest(candidates: Candidates) -> Clock:
+    """A machine that takes as long as arithmetic says, and 5 ms more."""
+    return Clock(lambda s: 5 + 95 / candidates.estimate(s))
+
+
+def by_size(shape: Shape) -> float:
+    """A divergence that is smaller for wider students, whatever their depth."""
+    return 1.0 / shape.hidden_size
+
+
+def test_every_candidate_is_a_student_with_the_promised_number_of_parameters(
+    teacher: Any, candidates: Candidates
+) -> None:
+    assert candidates.teacher == Shape(6, 64, 128, 8)
+    assert candidates.teacher not in candidates.shapes
+    assert len(set(candidates.shapes)) == len(candidates.shapes) > 20
+    depths = {shape.num_hidden_layers for shape in candidates.shapes}
+    widths = {shape.hidden_size for shape in candidates.shapes}
+    assert depths == {6, 4, 3, 2} and {64, 48, 32, 16} <= widths
+    for shape in candidates.shapes[::5]:
+        model = random_model(teacher, shape)
+        counted = sum(parameter.numel() for parameter in model.parameters())
+        assert counted == candidates.parameters[shape]
+        assert candidates.megabytes[shape] == pytest.approx(4 * counted / 1e6)
+        config: Any = model.config
+        assert (
+            Shape(
+                config.num_hidden_layers,
+                config.hidden_size,
+                config.intermediate_size,
+                config.num_attention_heads,
+            )
+            == shape
+        )
+        logits = model(input_ids=torch.tensor([[5, 6, 7]])).start_logits
+        assert torch.isfinite(logits).all()
+
+
+def test_create_student_makes_the_shape(teacher: Any, candidates: Candidates) -> None:
+    shape = next(s for s in candidates.shapes if (s.num_hidden_layers, s.hidden_size) == (3, 32))
+    options = shape.options(candidates.teacher)
+    rows = [{"input_ids": list(range(5, 5 + 16))} for _ in range(64)]
+    student: Any = create_student(teacher, **options, calibration_data=rows, calibration_tokens=512)
+    assert student.num_parameters() == candidates.parameters[shape]
+    assert candidates.teacher.options(candidates.teacher) == {}
+
+
+def test_the_slowest_come_first(candidates: Candidates) -> None:
+    estimates = [candidates.estimate(shape) for shape in candidates.shapes]
+    assert estimates == sorted(estimates) and estimates[0] > 1
+    half = Shape(3, 64, 128, 8)
+    assert candidates.estimate(half) == pytest.approx(2.0)
+
+
+def test_families_that_cannot_be_narrowed_only_lose_layers() -> None:
+    bart = zoo_model("summarization", "bart", seed=0, layers=4, decoder_layers=4)
+    found = candidate_shapes(bart, length=8)
+    assert [shape.num_hidden_layers for shape in found.shapes] == [3, 2, 1]
+    assert {shape.hidden_size for shape in found.shapes} == {found.teacher.hidden_size}
+    with pytest.raises(ValueError, match="hidden_size=8"):
+        candidate_shapes(bart, 8, {"hidden_size": 8})
+
+
+def test_a_shorter_decoder_bounds_the_layers() -> None:
+    bart = zoo_model("summarization", "bart", seed=0, layers=4, decoder_layers=2)
+    assert [s.num_hidden_layers for s in candidate_shapes(bart, length=8).shapes] == [2, 1]
+
+
+def test_a_teacher_that_cannot_be_cut() -> None:
+    bart = zoo_model("summarization", "bart", seed=0, layers=1, decoder_layers=1)
+    found = candidate_shapes(bart, length=8)
+    with pytest.raises(ValueError, match="cannot be made smaller"):
+        choose_shape(found, Target(2.0), honest(found), by_size)
+    with pytest.raises(ValueError, match="albert"):
+        candidate_shapes(zoo_model("text-classification", "albert", seed=0), 8)
+
+
+def test_sizes_by_hand(teacher: Any) -> None:
+    found = candidate_shapes(teacher, 8, {"num_hidden_layers": 2})
+    assert {s.num_hidden_layers for s in found.shapes} == {2} and len(found.shapes) > 5
+    only = candidate_shapes(teacher, 8, {"num_hidden_layers": 2, "hidden_size": 32}, search=False)
+    assert only.shapes == [Shape(2, 32, 64, 4)]
+    for name, value in (("hidden_size", 30), ("num_hidden_layers", 7), ("intermediate_size", 500)):
+        with pytest.raises(ValueError, match=f"{name}={value}"):
+            candidate_shapes(teacher, 8, {name: value}, search=False)
+
+
+@pytest.mark.parametrize("speedup", [1.5, 2.0, 3.0])
+def test_the_choice_reaches_the_target_and_is_the_nearest(
+    speedup: float, candidates: Candidates
+) -> None:
+    clock = honest(candidates)
+    best, table = choose_shape(candidates, Target(speedup), clock, by_size)
+    assert best.speedup >= speedup
+    made = [one for one in table if one.divergence is not None]
+    assert 1 < len(made) <= 4 and best in made
+    assert best.divergence == min(one.divergence or 0 for one in made)
+    depths = [one.shape.num_hidden_layers for one in made]
+    assert max(depths.count(depth) for depth in depths) <= 2
+    skipped = [one for one in table if one.divergence is None and one.speedup >= speedup]
+    for one in skipped:
+        assert len(made) == 4 or depths.count(one.shape.num_hidden_layers) == 2
+    assert all(len(shapes) <= TIMED_AT_ONCE for shapes in clock.calls)
+    costs = [candidates.costs[one.shape] for one in table]
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_few_are_timed(candidates: Candidates) -> None:
+    clock = honest(candidates)
+    choose_shape(candidates, Target(2.0), clock, by_size)
+    assert sum(map(len, clock.calls)) <= 2 * TIMED_AT_ONCE < len(candidates.shapes)
+
+
+def test_a_machine_that_is_slower_than_arithmetic_is_timed_on(candidates: Candidates) -> None:
+    clock = Clock(lambda s: 30 + 70 / candidates.estimate(s))
+    best, _ = choose_shape(candidates, Target(2.0), clock, by_size)
+    assert best.speedup >= 2.0 and len(clock.calls) > 1
+
+
+def test_a_target_that_no_shape_reaches_names_the_fastest(candidates: Candidates) -> None:
+    fastest = candidates.shapes[-1]
+    clock = Clock(lambda s: 40.0 if s == fastest else 60.0)
+    with pytest.raises(ValueError, match="speedup=3") as raised:
+        choose_shape(candidates, Target(3.0), clock, by_size)
+    assert str(fastest) in str(raised.value) and "2.50" in str(raised.value)
+    with pytest.raises(ValueError, match="speedup=1000"):  # not even by arithmetic
+        choose_shape(candidates, Target(1000.0), clock, by_size)
+
+
+def test_equal_divergences_have_an_order(candidates: Candidates) -> None:
+    best, table = choose_shape(candidates, Target(2.0), honest(candidates), lambda _: 0.5)
+    made = [one.shape for one in table if one.divergence is not None]
+    assert best.shape == max(made)
+
+
+def test_a_shape_of_which_no_student_can_be_made_is_left_out(candidates: Candidates) -> None:
+    def divergence(shape: Shape) -> float:
+        if shape.hidden_size < 64:
+            raise ValueError("calibration_data has 3 tokens")
+        return 2.0
+
+    best, table = choose_shape(candidates, Target(2.0), honest(candidates), divergence)
+    assert best.shape.hidden_size == 64
+    assert {one.left_out for one in table} >= {"calibration_data has 3 tokens"}
+
+    def never(shape: Shape) -> float:
+        raise ValueError("calibration_data has 3 tokens")
+
+    with pytest.raises(ValueError, match="3 tokens"):
+        choose_shape(candidates, Target(2.0), honest(candidates), never)
+
+
+def test_bounds_on_the_size(candidates: Candidates) -> None:
+    most = candidates.parameters[Shape(3, 48, 96, 6)]
+    best, table = choose_shape(candidates, Target(max_parameters=most), honest(candidates), by_size)
+    assert all(one.parameters <= most for one in table)
+    assert most in [one.parameters for one in table]
+    megabytes = 4 * most / 1e6
+    same, _ = choose_shape(candidates, Target(max_size_mb=megabytes), honest(candidates), by_size)
+    assert same == best
+    both, _ = choose_shape(candidates, Target(5.0, most), honest(candidates), by_size)
+    assert both.speedup >= 5 and both.parameters <= most
+    least = min(candidates.parameters.values())
+    with pytest.raises(ValueError, match=f"max_parameters=10.*{least:,}"):
+        choose_shape(candidates, Target(max_parameters=10), honest(candidates), by_size)
+
+
+def test_without_enough_rows_for_a_narrow_student_a_shallow_one_is_chosen(
+    candidates: Candidates,
+) -> None:
+    """Copies of layers are reached although all that is faster cannot be made."""
+
+    def divergence(shape: Shape) -> float:
+        if shape.options(candidates.teacher).keys() - {"num_hidden_layers"}:
+            raise ValueError("too few tokens")
+        return 1.0
+
+    best, _ = choose_shape(candidates, Target(2.0), honest(candidates), divergence)
+    assert set(best.shape.options(candidates.teacher)) == {"num_hidden_layers"}
