@@ -81,6 +81,7 @@ def without(options: list[str], *names: str) -> list[str]:
     return kept
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_which_is_then_followed(
     program: Program, options: list[str], tmp_path: Path, clock: dict[str, float]
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_plan_that_was_not_begun_is_made_again(
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_from_python_without_labels_and_validation_data(
     files: Files, teacher: str, tmp_path: Path
 ) -> None:
@@ -151,7 +153,14 @@ def test_from_python_without_labels_and_validation_data(
     assert result.speedup is None and result.comparison == {}
     assert (result.student / "model.safetensors").is_file()
     with pytest.raises(ValueError, match="num_hidden_layers"):
-        hf_distill.shrink(teacher, unlabelled, tmp_path / "other", num_hidden_layers=9)
+        hf_distill.shrink(
+            teacher,
+            unlabelled,
+            tmp_path / "other",
+            num_hidden_layers=9,
+            max_length=48,
+            doc_stride=8,
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,6 +185,7 @@ def test_a_target_that_no_shape_reaches(program: Program, options: list[str]) ->
     assert "1 layers of 8" in failed.stderr and "6.00" in failed.stderr
 
 
+@pytest.mark.slow
 def test_the_student_alone_and_a_failing_export(
     program: Program,
     options: list[str],
@@ -197,6 +207,7 @@ def test_the_student_alone_and_a_failing_export(
     assert alone["steps"] == 8 and alone["teacher_model"] is None
 
 
+@pytest.mark.slow
 def test_full_disk(
     program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +222,7 @@ def test_full_disk(
     assert (tmp_path / "small" / "student" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_interrupted_in_any_step_the_same_student(
     program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
