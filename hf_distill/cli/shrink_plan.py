@@ -104,7 +104,7 @@ class ShrinkRequest:
     @cached_property
     def described(self) -> dict[str, Any]:
         """The settings that another run in the same folder must share, without paths."""
-        parts = [self.arguments, self.training, self.data, self.options]
+        parts: list[Any] = [self.arguments, self.training, self.data, self.options]
         values = {name: value for part in parts for name, value in asdict(part).items()}
         sources = ("teacher_model", "train_file", "validation_file")
         hashes = {

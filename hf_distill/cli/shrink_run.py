@@ -64,14 +64,11 @@ class ShrinkResult:
     def speedup(self) -> float | None:
         """Return the measured speed-up; ``None`` where nothing was timed."""
         models = self.comparison.get("models", {})
-        times = [(models.get(role) or {}).get("latency") for role in _COMPARED]
-        if None in times:
+        times = [models.get(role, {}).get("latency") for role in ("teacher", "student_distilled")]
+        if not all(times):
             return None
-        teacher, student = (one["median"] for one in times)
-        return float(teacher / student)
-
-
-_COMPARED = ("teacher", "student_distilled")
+        teacher, student = (float(one["median"]) for one in times if one is not None)
+        return teacher / student
 
 
 def shrink(

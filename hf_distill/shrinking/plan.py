@@ -181,11 +181,10 @@ def read_budget(text: str) -> float:
         ValueError: it is not one.
     """
     found = _BUDGET.fullmatch(text.strip())
+    named = {} if found is None else found.groupdict()
     try:
-        parts = {
-            unit: float(number) for unit, number in (found or {}).groupdict().items() if number
-        }  # type: ignore[union-attr]
-    except (AttributeError, ValueError):
+        parts = {unit: float(number) for unit, number in named.items() if number}
+    except ValueError:
         parts = {}
     seconds = sum(parts.get(unit, 0) * size for unit, size in (("h", 3600), ("m", 60), ("s", 1)))
     if not seconds > 0:

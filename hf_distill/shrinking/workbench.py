@@ -69,7 +69,7 @@ class Workbench:
         self._held_out = _evenly_spaced(held_out, _COMPARED_ROWS)
         self._collator = task.data_collator(tokenizer, teacher)
         self._seed, self._batch_size = seed, batch_size
-        self._precision = {} if precision is None else {precision: True}
+        self._precision: dict[str, Any] = {} if precision is None else {precision: True}
         self._use_cpu = use_cpu
         self._made: tuple[Shape, PreTrainedModel] | None = None
         self.seconds_to_create: dict[Shape, float] = {}
@@ -100,7 +100,7 @@ class Workbench:
             ValueError: there can be no such student, or it can only be made of more data.
         """
         began = time.perf_counter()
-        options = shape.options(teacher)
+        options: dict[str, Any] = dict(shape.options(teacher))
         data: dict[str, Any] = {}
         if options.keys() - {"num_hidden_layers"}:
             data = {"calibration_data": self.features, "data_collator": self._collator}
