@@ -30,6 +30,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def why_no_pictures() -> str | None:
+    """Return the line that names the extra to install; ``None`` where pictures can be drawn."""
+    try:
+        require("matplotlib", "plots")
+    except MissingExtraError as error:
+        return f"There are no pictures: {error}"
+    return None
+
+
 def declutter(panel: Axes) -> None:
     """Put a light grid behind the data, and leave out the frame's top and right."""
     panel.grid(color="#DDDDDD", linewidth=0.6)
@@ -79,7 +88,7 @@ _LOSSES = {
 
 
 def plot_losses(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
-    """Draw the loss and its parts over the steps, a panel each, in training and evaluation.
+    """Write the picture of ``losses_figure``.
 
     Args:
         log_history: ``trainer.state.log_history``. What is drawn: ``loss``, ``loss_task``,
@@ -94,6 +103,13 @@ def plot_losses(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLik
         ValueError: if there is no loss in ``log_history``.
         OSError: if it cannot be written.
     """
+    return write_atomically(path, losses_figure(log_history).savefig)
+
+
+def loss_curves(
+    log_history: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Return the losses to draw: name -> training and evaluation -> steps and values."""
     curves = {
         name: {
             "training": _curve(log_history, name),
@@ -105,11 +121,27 @@ def plot_losses(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLik
     total = curves.get("loss", {}).get("training")
     if any(kinds["training"] == total for name, kinds in curves.items() if name != "loss"):
         del curves["loss"]  # the one part that it is the sum of says more
+    return curves
+
+
+def losses_figure(log_history: Sequence[Mapping[str, Any]], *, only: str | None = None) -> Figure:
+    """Draw the loss and its parts over the steps, a panel each, in training and evaluation.
+
+    Args:
+        log_history: as for ``plot_losses``.
+        only: the one loss to draw, a key of ``loss_curves``.
+
+    Raises:
+        ValueError: if there is no loss in ``log_history``.
+    """
+    curves = loss_curves(log_history)
     if not curves:
         raise ValueError(
             "log_history has no loss to draw: train with logging_steps within the number of steps."
         )
     last = max(step for kinds in curves.values() for curve in kinds.values() for step, _ in curve)
+    if only is not None:
+        curves = {only: curves[only]}
     columns = min(len(curves), 2)
     rows = -(-len(curves) // columns)
     figure = new_figure(4.6 * columns, 2.7 * rows + 0.4)
@@ -129,7 +161,7 @@ def plot_losses(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLik
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=2, frameon=False
     )
-    return write_atomically(path, figure.savefig)
+    return figure
 
 
 def add_loss_plot(log_history: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from hf_distill.compatibility.tokenizers import check_vocabulary
 from hf_distill.console import log_rank_0
 from hf_distill.hub.facts import TIMINGS
 from hf_distill.tasks.base import Scorer, Task
+from hf_distill.tasks.fidelity import OutputRecorder
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,11 @@ def score_model(
     batch_size: int = 16,
     use_cpu: bool = False,
     num_proc: int | None = None,
+    recorder: OutputRecorder | None = None,
 ) -> Scores:
     """Score a fine-tuned model on labelled data, on as many processes as were launched.
 
-    ``batch_size`` counts rows of the features (windows, texts …).
+    ``batch_size`` counts rows of the features (windows, texts …); ``recorder`` looks at the logits.
 
     Raises:
         ValueError: an option does not fit the model, or the model gives NaN.
@@ -75,7 +78,8 @@ def score_model(
         )
         # Else Trainer multiplies the loss by the number of processes, as for training.
         trainer.model_accepts_loss_kwargs = False
-        output = trainer.predict(features, metric_key_prefix="eval")
+        with nullcontext() if recorder is None else recorder.recording(model):
+            output = trainer.predict(features, metric_key_prefix="eval")
         written = scorer.finish(trainer)
         trainer.accelerator.wait_for_everyone()
     named = {name.removeprefix("eval_"): value for name, value in (output.metrics or {}).items()}

@@ -1,4 +1,4 @@
-"""``hf-distill compare``: teacher, student alone and student distilled, measured side by side."""
+"""``hf-distill compare``: teacher, students and any other models, measured side by side."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hf_distill.cli.arguments import RuntimeArguments, scoring_parser
+from hf_distill.cli.output import shown_command
 from hf_distill.cli.parsing import CommandParser
-from hf_distill.extras import require
-from hf_distill.reports.comparison import ROLES, Comparison, ModelReport
+from hf_distill.reports.comparison import FURTHER, ROLES, Comparison, ModelReport, role_label
 from hf_distill.reports.pages import write_comparison
 from hf_distill.tasks.options import option
 
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from hf_distill.reports.disagreements import Disagreements
     from hf_distill.scoring import Scores
     from hf_distill.tasks.base import Task
     from hf_distill.tasks.bootstrap import Replicates
+    from hf_distill.tasks.calibration import Calibration
+    from hf_distill.tasks.fidelity import OutputRecorder
 
 EXAMPLES = """\
 example:
@@ -30,6 +33,9 @@ example:
       --file dev.json --output_dir comparison
 
 `student alone` is the same student, trained by the same command with --baseline.
+
+  any number of models, next to the teacher or without one
+    hf-distill compare --teacher teacher --models small smaller served --file dev.json
 """
 
 
@@ -46,9 +52,14 @@ class CompareArguments:
         help="The student that was trained with the teacher; several models if it was "
         "trained with several seeds."
     )
+    models: list[str] | None = option(
+        help="Any other models, such as students of several sizes or exported ones; each is "
+        "compared by itself."
+    )
     output_dir: str = option(
         "comparison",
-        help="Where to write comparison.json, comparison.md and comparison.png.",
+        help="Where to write report.html and report.md, and comparison.json, comparison.md and "
+        "comparison.png.",
     )
     latency_samples: int = option(
         50,
@@ -63,13 +74,21 @@ class CompareArguments:
 
     def __post_init__(self) -> None:
         """Check that there is something to compare."""
-        if [self.teacher, self.student_alone, self.student_distilled].count(None) > 1:
+        if len(self.sources()) < 2:
             raise ValueError(
-                "name at least two models: --teacher, --student_alone, --student_distilled."
+                "name at least two models: --teacher, --student_alone, --student_distilled, "
+                "--models."
             )
         for name in ("latency_samples", "throughput_samples"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} {getattr(self, name)} must not be below 0.")
+
+    def sources(self) -> dict[str, list[str]]:
+        """Return the models of each role, in the order of the table."""
+        found = {"teacher": [self.teacher] if self.teacher else []}
+        found |= {role: getattr(self, role) or [] for role in ROLES if role != "teacher"}
+        found |= {f"{FURTHER}_{i}": [one] for i, one in enumerate(self.models or (), start=1)}
+        return {role: sources for role, sources in found.items() if sources}
 
 
 def build_parser() -> CommandParser:
@@ -79,22 +98,21 @@ def build_parser() -> CommandParser:
         "models (at least two) and measurements",
         prog="hf-distill compare",
         usage="hf-distill compare --teacher MODEL --student_alone MODEL --student_distilled MODEL\n"
-        "                          --file FILE [options]",
+        "                          [--models MODEL …] --file FILE [options]",
         description="Show what distillation was worth: quality, size, speed and agreement with the "
-        "teacher, in one table and plot.",
+        "teacher, in one table, plot and page.",
         epilog=EXAMPLES,
     )
 
 
 def run(argv: Sequence[str]) -> None:
-    """Measure the models, show the table, and write it as JSON, Markdown and a plot."""
+    """Measure the models, show the table, and write it as JSON, Markdown, a plot and a page."""
     arguments, data, options, runtime = build_parser().parse(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             "compare measures how fast one process is, but WORLD_SIZE="
             f"{os.environ['WORLD_SIZE']} processes were launched; run it as `hf-distill compare …`."
         )
-    require("matplotlib", "plots")
 
     from hf_distill.cli.loading import (
         check_model_source,
@@ -106,16 +124,19 @@ def run(argv: Sequence[str]) -> None:
     )
     from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.files import display_name
+    from hf_distill.plotting import why_no_pictures
+    from hf_distill.reports.layout import subject
     from hf_distill.reports.measurements import describe_machine
+    from hf_distill.reports.report import Report, write_report
     from hf_distill.reports.terminal import print_comparison
     from hf_distill.scoring import score_model
+    from hf_distill.tasks.fidelity import OutputRecorder
 
-    models: dict[str, list[str]] = {}
-    for role in ROLES:
-        sources = getattr(arguments, role) or []
-        sources = [sources] if isinstance(sources, str) else sources
-        if sources:
-            models[role] = [check_model_source(role, source) for source in sources]
+    option_of = {role: role if role in ROLES else "models" for role in arguments.sources()}
+    models = {
+        role: [check_model_source(option_of[role], source) for source in sources]
+        for role, sources in arguments.sources().items()
+    }
     check_paths({"file": data.file})
     task = choose_task(runtime.task, options, models)
     folder = arguments.output_dir
@@ -123,16 +144,24 @@ def run(argv: Sequence[str]) -> None:
     examples, _ = load_examples(task, data.source)
     loaded = {
         role: [
-            (load_trained_model(role, source, task, runtime.dtype), load_tokenizer(role, source))
+            (
+                load_trained_model(option_of[role], source, task, runtime.dtype),
+                load_tokenizer(option_of[role], source),
+            )
             for source in sources
         ]
         for role, sources in models.items()
     }
     firsts = {role: pairs[0] for role, pairs in loaded.items()}
     scores: dict[str, list[Scores]] = {role: [] for role in models}
+    recorders: dict[str, list[OutputRecorder]] = {role: [] for role in models}
     for role, pairs in loaded.items():
         for source, (model, tokenizer) in zip(models[role], pairs, strict=True):
-            sys.stderr.write(f"Scoring the {ROLES[role]}, {display_name(source)} …\n")
+            sys.stderr.write(f"Scoring the {role_label(role)}, {display_name(source)} …\n")
+            teacher = next(iter(recorders.get("teacher", ())), None)
+            recorder = OutputRecorder(
+                task.head(model.config), teacher, keeps_logits=role == "teacher"
+            )
             scored = score_model(
                 task,
                 model,
@@ -141,12 +170,14 @@ def run(argv: Sequence[str]) -> None:
                 batch_size=runtime.batch_size,
                 use_cpu=runtime.use_cpu,
                 num_proc=data.preprocessing_num_workers,
+                recorder=recorder,
             )
             scores[role].append(scored)
+            recorders[role].append(recorder)
             labels = scored.scorer.measures.quality
             shown = (f"{label} {scored.metrics[name]:.2f}" for name, label in labels.items())
             sys.stderr.write(f"  {', '.join(shown)}\n")
-    reports = _model_reports(models, firsts, scores)
+    reports = _model_reports(models, firsts, scores, recorders)
     scorer = next(iter(scores.values()))[0].scorer
     comparison = Comparison(
         task=task.name,
@@ -172,15 +203,26 @@ def run(argv: Sequence[str]) -> None:
     except BaseException:
         sys.stderr.write("Measuring speed failed; the scores and sizes were kept before.\n")
         raise
-    written = ", ".join(path.name for path in write_comparison(comparison, folder))
+    written = [*write_comparison(comparison, folder)]
+    student = subject(comparison)
+    report = Report(
+        title="Comparison of " + ", ".join(one.name for one in comparison.models),
+        comparison=comparison,
+        disagreements=None if student is None else _disagreements(scores, student.role),
+        commands=[shown_command("compare", argv)],
+    )
+    written += write_report(report, folder)
     print_comparison(comparison)
-    sys.stdout.write(f"Written to {folder}: {written}\n")
+    if missing := why_no_pictures():
+        sys.stderr.write(f"{missing}\n")
+    sys.stdout.write(f"Written to {folder}: {', '.join(path.name for path in written)}\n")
 
 
 def _model_reports(
     models: Mapping[str, Sequence[str]],
     firsts: Mapping[str, tuple[PreTrainedModel, Any]],
     scores: Mapping[str, Sequence[Scores]],
+    recorders: Mapping[str, Sequence[OutputRecorder]],
 ) -> list[ModelReport]:
     """Return what is known of each role without timing it.
 
@@ -196,6 +238,8 @@ def _model_reports(
     reports = []
     for stream, (role, sources) in enumerate(models.items()):
         files = weight_files(sources[0])
+        distances = [d for one in recorders[role] if (d := one.divergence) is not None]
+        found = _disagreements(scores, role)
         reports.append(
             ModelReport(
                 role=role,
@@ -204,7 +248,11 @@ def _model_reports(
                 parameters=firsts[role][0].num_parameters(),
                 size_on_disk=sum(path.stat().st_size for path in files) or None,
                 stored_as=stored_as(files),
+                memory=_bytes(firsts[role][0]),
                 agreement=_agreement(scores, role),
+                divergence=fmean(distances) if distances else None,
+                calibration=_calibration(scores[role], recorders[role]),
+                outcomes=None if found is None else found.counts,
                 seeds=len(sources),
                 replicates=_replicates(scores[role], stream) if paired else {},
             )
@@ -223,6 +271,36 @@ def _agreement(scores: Mapping[str, Sequence[Scores]], role: str) -> dict[str, f
         return None
     teacher = scores["teacher"][0].scorer
     return _means(one.scorer.agreement(teacher) for one in scores[role])
+
+
+def _disagreements(scores: Mapping[str, Sequence[Scores]], role: str) -> Disagreements | None:
+    """Compare the predictions of a role's first model with the teacher's."""
+    from hf_distill.reports.disagreements import find_disagreements
+
+    if role == "teacher" or "teacher" not in scores:
+        return None
+    return find_disagreements(scores[role][0].scorer.rows(), scores["teacher"][0].scorer.rows())
+
+
+def _calibration(
+    scores: Sequence[Scores], recorders: Sequence[OutputRecorder]
+) -> Calibration | None:
+    """Pool the predictions of all seeds."""
+    from hf_distill.tasks.calibration import Calibration
+
+    pooled: Calibration | None = None
+    for one, recorder in zip(scores, recorders, strict=True):
+        pairs = one.scorer.confidences()
+        found = recorder.calibration if pairs is None else Calibration.of(*pairs)
+        if found is None:
+            return None
+        pooled = found if pooled is None else pooled + found
+    return pooled
+
+
+def _bytes(model: PreTrainedModel) -> int | None:
+    """Return what the weights take in memory; ``None`` of an exported model, which hides them."""
+    return sum(one.numel() * one.element_size() for one in model.parameters()) or None
 
 
 def _replicates(scores: Sequence[Scores], stream: int) -> dict[str, Replicates]:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
+import shlex
 import sys
+from collections.abc import Iterable
 from typing import Any
+
+from hf_distill.files import display_name
+
+_ABSOLUTE = re.compile(r"~|/|\\\\|[A-Za-z]:[/\\]")
+_PATH = re.compile(r"(^|[\s=,:\"'\[{(])((?:~|[A-Za-z]:)?[/\\](?![/\\])[^\s,\"'\]})]+)")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 _PLAIN = {
     "→": "->", "←": "<-", "↑": "^", "↓": "v", "…": "...", "×": "x", "±": "+-", "≥": ">=", "≤": "<=",
@@ -37,3 +46,25 @@ def _in_other_characters(error: UnicodeError) -> tuple[str, int]:
     return "".join(
         _PLAIN.get(one, one.encode("ascii", "backslashreplace").decode()) for one in lacking
     ), error.end
+
+
+def shown_command(command: str, argv: Iterable[str]) -> str:
+    """Return a command line for reports: without paths of this machine and without tokens."""
+    words = ["hf-distill", command]
+    option = ""
+    for word in argv:
+        name, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if word.startswith("--") and not sign:
+            name, value = word, ""
+        option = name or option
+        if value and option.endswith("token"):
+            value = "…"
+        words.append(shlex.quote(f"{name}{sign}{_without_paths(value)}"))
+    return " ".join(words)
+
+
+def _without_paths(value: str) -> str:
+    if _ABSOLUTE.match(value):
+        return display_name(value)
+    shown = _PATH.sub(lambda found: found[1] + display_name(found[2]), value)
+    return _TOKEN.sub("…", shown)

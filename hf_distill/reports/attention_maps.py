@@ -17,6 +17,7 @@ from hf_distill.plotting import new_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 # More tokens than this cannot be read next to a map.
@@ -30,17 +31,26 @@ def plot_attention(
     *,
     head: int | None = None,
 ) -> Path:
-    """Draw the attention maps of a layer pair, teacher and student side by side, on one scale.
-
-    A row is a token that looks, a column one that is looked at. For small weights to be visible,
-    the colour goes with the square root, and up to the largest weight of most rows: of 95 % of
-    them. Rows and columns carry the tokens, evenly spaced ones if there are more than 48.
+    """Write the picture of ``attention_figure``.
 
     Args:
         sample: with the attention of both layers.
         pair: which layers; from 1.
         path: the image, which is returned; its ending is the format (.png, .svg).
         head: the head of both models, from 0; ``None`` is the mean of all heads.
+
+    Raises:
+        ValueError: the attention of a layer was not recorded, or has no such head.
+    """
+    return write_atomically(path, attention_figure(sample, pair, head=head).savefig)
+
+
+def attention_figure(sample: RecordedSample, pair: LayerPair, *, head: int | None = None) -> Figure:
+    """Draw the attention maps of a layer pair, teacher and student side by side, on one scale.
+
+    A row is a token that looks, a column one that is looked at. For small weights to be visible,
+    the colour goes with the square root, and up to the largest weight of most rows: of 95 % of
+    them. Rows and columns carry the tokens, evenly spaced ones if there are more than 48.
 
     Raises:
         ValueError: the attention of a layer was not recorded, or has no such head.
@@ -65,7 +75,7 @@ def plot_attention(
     panels[0].set_ylabel("from")
     figure.colorbar(images[0], ax=panels, label="attention", fraction=0.04, pad=0.02, extend="max")
     figure.suptitle(f"attention at step {sample.step:,}", fontsize=11)
-    return write_atomically(path, figure.savefig)
+    return figure
 
 
 def _chosen(attention: Tensor, head: int | None, who: str) -> Tensor:

@@ -1,8 +1,9 @@
-"""Teacher, student alone, student distilled, side by side."""
+"""Teacher, student alone, student distilled and any other models, side by side."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,12 +13,16 @@ import numpy as np
 from hf_distill._version import __version__
 from hf_distill.markdown import markdown_table
 from hf_distill.tasks.bootstrap import REPLICATES, Interval, Replicates, contains_zero, interval
+from hf_distill.tasks.calibration import Calibration
 
 ROLES = {
     "teacher": "teacher",
     "student_alone": "student alone",
     "student_distilled": "student distilled",
 }
+
+FURTHER = "model"
+"""Role of a model that is none of these, followed by its number: ``model_1``."""
 
 ABSENT = "–"
 
@@ -26,6 +31,11 @@ _DIFFERENCES = (
     ("student_distilled", "teacher"),
     ("student_alone", "teacher"),
 )
+
+
+def role_label(role: str) -> str:
+    """Return what tables and pictures call a role."""
+    return ROLES.get(role, role.replace("_", " "))
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class ModelReport:
     """The measurements of one model; ``None`` is what was not measured."""
 
     role: str
-    """A key of ``ROLES``."""
+    """A key of ``ROLES``, or ``model_1``, ``model_2``, …"""
     name: str
     """The Hub id, or the last part of the path."""
     quality: Mapping[str, float]
@@ -58,8 +68,16 @@ class ModelReport:
     latency: Latency | None = None
     throughput: float | None = None
     """Examples per second, in batches."""
+    memory: int | None = None
+    """Bytes of the weights as they were computed with."""
     agreement: Mapping[str, float] | None = None
     """Agreement of the predictions with the teacher's, by measure, 0 to 1."""
+    divergence: float | None = None
+    """Mean ``KL(teacher ‖ model)`` of the predicted distributions, in nats."""
+    calibration: Calibration | None = None
+    """Confidence against correctness; of several seeds all predictions together."""
+    outcomes: Mapping[str, int] | None = None
+    """Counts of rows by who is right, keyed by ``disagreements.OUTCOMES``; of the first seed."""
     seeds: int = 1
     """The number of models, trained with different seeds, that ``quality`` is the mean of."""
     replicates: Mapping[str, Replicates] = field(default_factory=dict, repr=False, compare=False)
@@ -67,8 +85,14 @@ class ModelReport:
 
     def __post_init__(self) -> None:
         """Check the role."""
-        if self.role not in ROLES:
-            raise ValueError(f"role must be one of {', '.join(ROLES)}, but it is {self.role!r}.")
+        if self.role not in ROLES and not re.fullmatch(rf"{FURTHER}_\d+", self.role):
+            known = ", ".join((*ROLES, f"{FURTHER}_1"))
+            raise ValueError(f"role must be one of {known} …, but it is {self.role!r}.")
+
+    @property
+    def label(self) -> str:
+        """Return what tables and pictures call the model."""
+        return role_label(self.role)
 
     def intervals(self) -> dict[str, Interval]:
         """Return the 95 % intervals of the metrics that have one."""
@@ -94,7 +118,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two or three models on the same data and machine, the teacher first.
+    """Two or more models on the same data and machine, the teacher first.
 
     Raises:
         ValueError: fewer than two models, or two of one role.
@@ -150,10 +174,15 @@ class Comparison:
         return shares
 
     def differences(self, *metrics: str) -> list[Difference]:
-        """Compare each student with the teacher, and the distilled one with the one alone."""
+        """Compare each student with the teacher, and the distilled one with the one alone.
+
+        Other models are compared with the teacher, or with the first model where there is none.
+        """
+        first = self.models[0].role
+        further = [(one.role, first) for one in self.models[1:] if one.role not in ROLES]
         found = []
         for metric in metrics or self.quality_labels:
-            for role, other in _DIFFERENCES:
+            for role, other in (*_DIFFERENCES, *further):
                 one, two = self.model(role), self.model(other)
                 resampled = _paired(one, two, metric)
                 bounds = None if resampled is None else interval(resampled)
@@ -188,14 +217,25 @@ class Comparison:
         for measure, label in self.agreement_labels.items():
             shares = [(model.agreement or {}).get(measure) for model in self.models]
             rows.append((label, [_cell(share, "{:.1%}") for share in shares]))
+        rows += self._fidelity()
         rows.append(("parameters", [f"{model.parameters / 1e6:.2f} M" for model in self.models]))
         rows.append(self._sizes())
+        loaded = [_cell(one.memory and one.memory / 1e6, "{:.1f} MB") for one in self.models]
+        rows.append(("weights in memory", loaded))
         times = [model.latency for model in self.models]
         rows.append(("latency", [_cell(t and t.median, "{:.1f} ms") for t in times]))
         rows.append(("  quartiles", [_range(t and t.quartiles, ".1f") for t in times]))
         speeds = [model.throughput for model in self.models]
         rows.append(("throughput", [_cell(speed, "{:.1f}/s") for speed in speeds]))
         return [row for row in rows if set(row[1]) != {ABSENT}]
+
+    def _fidelity(self) -> list[tuple[str, list[str]]]:
+        divergences = [model.divergence for model in self.models]
+        errors = [one.calibration and one.calibration.error() for one in self.models]
+        return [
+            ("KL from the teacher (nats)", [_cell(value, "{:.4f}") for value in divergences]),
+            ("calibration error", [_cell(value, "{:.1%}") for value in errors]),
+        ]
 
     def _sizes(self) -> tuple[str, list[str]]:
         """Return the row of sizes, all in one number format, so that they can be compared."""
@@ -208,9 +248,11 @@ class Comparison:
         return label, [_cell(size and size / 1e6, "{:.1f} MB") for size in stored]
 
     def headline(self) -> str:
-        """Return the gap closed in one sentence, or why there is none."""
-        if len(self.models) < len(ROLES):
-            missing = [label for role, label in ROLES.items() if self.model(role) is None]
+        """Return the gap closed in one sentence, or why there is none; empty without any role."""
+        missing = [label for role, label in ROLES.items() if self.model(role) is None]
+        if len(missing) == len(ROLES):
+            return ""
+        if missing:
             return f"Share of the gap closed: not known without the {' and the '.join(missing)}."
         shares, intervals = self.gap_closed(), self.gap_closed_intervals()
         closed, remarks = [], []
@@ -244,13 +286,13 @@ class Comparison:
         students = [model for model in self.models if model.role != "teacher"]
         if teacher is None or not students:
             return None
-        student = students[-1]
+        student = next((m for m in reversed(students) if m.role in ROLES), students[-1])
         size = f"{student.parameters / teacher.parameters:.2f} × the size"
         if student.latency is None or teacher.latency is None:
-            return f"The {ROLES[student.role]} is {size} of the teacher."
+            return f"The {student.label} is {size} of the teacher."
         ratio = teacher.latency.median / student.latency.median
         speed = f"{ratio:.1f} × faster" if ratio >= 1 else f"{1 / ratio:.1f} × slower"
-        return f"The {ROLES[student.role]} is {speed} than the teacher, at {size}."
+        return f"The {student.label} is {speed} than the teacher, at {size}."
 
     def footnotes(self) -> list[str]:
         """Return what the figures were measured with, one line each."""
@@ -258,8 +300,9 @@ class Comparison:
         for one in self.differences(self.primary_metric):
             low, high = one.interval
             noise = ": within noise" if one.is_noise else ""
+            models = f"{role_label(one.role)} − {role_label(one.other)}"
             notes.append(
-                f"{self.quality_labels[one.metric]}, {ROLES[one.role]} − {ROLES[one.other]}: "
+                f"{self.quality_labels[one.metric]}, {models}: "
                 f"{one.value:+.2f} ({low:+.2f} to {high:+.2f}){noise}"
             )
         if notes:
@@ -284,6 +327,8 @@ class Comparison:
             report = dataclasses.asdict(model)
             for left_out in ("role", "replicates"):
                 del report[left_out]
+            if model.calibration is not None:
+                report["calibration"]["error"] = model.calibration.error()
             report["intervals"] = model.intervals() or None
             models[model.role] = {key: value for key, value in report.items() if value is not None}
         return {
@@ -301,7 +346,7 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Return the table, the headline and the footnotes as Markdown."""
-        header = ["", *(ROLES[model.role] for model in self.models)]
+        header = ["", *(model.label for model in self.models)]
         rows = [[label, *cells] for label, cells in self.rows()]
         table = markdown_table(header, rows, right=range(1, len(header)))
         sentences = [sentence for sentence in (self.headline(), self.speed_up()) if sentence]

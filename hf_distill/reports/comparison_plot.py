@@ -1,36 +1,51 @@
-"""The plot of a comparison."""
+"""Pictures of a comparison: quality against size and time, and reliability."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_distill.files import write_atomically
 from hf_distill.plotting import declutter, new_figure
-from hf_distill.reports.comparison import ROLES, Comparison, ModelReport
+from hf_distill.reports.comparison import Comparison, ModelReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette: distinct with any colour vision. The shape differs as well.
-_COLORS = {"teacher": "#0072B2", "student_alone": "#7F7F7F", "student_distilled": "#D55E00"}
-_MARKERS = {"teacher": "s", "student_alone": "o", "student_distilled": "^"}
+_STYLES = {
+    "teacher": ("#0072B2", "s"),
+    "student_alone": ("#7F7F7F", "o"),
+    "student_distilled": ("#D55E00", "^"),
+}
+_FURTHER = (("#009E73", "D"), ("#CC79A7", "v"), ("#56B4E9", "P"), ("#E69F00", "X"))
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
+    """A quantity that quality is drawn against."""
+
+    name: str
     label: str
     value: Callable[[ModelReport], float | None]
 
 
 _AXES = (
-    _Axis("parameters (million)", lambda model: model.parameters / 1e6),
-    _Axis(
+    Axis("parameters", "parameters (million)", lambda model: model.parameters / 1e6),
+    Axis(
+        "latency",
         "latency of one example (ms, median)",
         lambda model: None if model.latency is None else model.latency.median,
     ),
 )
+
+
+def measured_axes(comparison: Comparison) -> list[Axis]:
+    """Return what all models have a value of."""
+    models = comparison.models
+    return [axis for axis in _AXES if all(axis.value(model) is not None for model in models)]
 
 
 def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Path:
@@ -38,9 +53,19 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pat
 
     The ending of ``path``, which is returned, is the format (.png, .svg).
     """
-    axes = [
-        axis for axis in _AXES if all(axis.value(model) is not None for model in comparison.models)
-    ]
+    figure = quality_figure(comparison, measured_axes(comparison))
+    metric = comparison.primary_metric
+    label = comparison.quality_labels[metric]
+    title = f"{comparison.task.replace('-', ' ')}: {label} of {comparison.examples:,} examples"
+    share = comparison.gap_closed().get(metric)
+    if share is not None and comparison.doubt(metric) is None:
+        title += f"\ndistillation closed {share:.0%} of the gap in {label}"
+    figure.suptitle(title, fontsize=11)
+    return write_atomically(path, figure.savefig)
+
+
+def quality_figure(comparison: Comparison, axes: Sequence[Axis]) -> Figure:
+    """Draw the primary metric against one or more quantities, a panel each."""
     figure = new_figure(4.8 * len(axes) + 0.6, 4.4)
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for panel, axis in zip(panels, axes, strict=True):
@@ -52,23 +77,60 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pat
     )
     if all(model.quality[metric] >= 0 for model in comparison.models):
         panels[0].set_ylim(bottom=0)
-    title = f"{comparison.task.replace('-', ' ')}: {label} of {comparison.examples:,} examples"
-    share = comparison.gap_closed().get(metric)
-    if share is not None and comparison.doubt(metric) is None:
-        title += f"\ndistillation closed {share:.0%} of the gap in {label}"
-    figure.suptitle(title, fontsize=11)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    return write_atomically(path, figure.savefig)
+    _add_legend(figure, panels[0])
+    return figure
 
 
-def _draw(panel: Axes, comparison: Comparison, axis: _Axis) -> None:
+def reliability_figure(comparison: Comparison) -> Figure:
+    """Draw the share of right predictions against their probability, a line per model.
+
+    The size of a point goes with the number of predictions in its bin; on the diagonal a model is
+    as often right as it says. Models without ``calibration`` are left out.
+    """
+    figure = new_figure(5.4, 4.4)
+    panel = figure.subplots()
+    panel.plot([0, 1], [0, 1], color="#444444", linewidth=1, linestyle=":")
+    for model, (color, marker) in zip(comparison.models, _styles(comparison.models), strict=True):
+        if model.calibration is None:
+            continue
+        points = model.calibration.points()
+        sure, right, counts = zip(*points, strict=True)
+        total = model.calibration.total
+        sizes = [12 + 110 * count / total for count in counts]
+        panel.plot(sure, right, color=color, linewidth=1.4)
+        label = f"{model.label} (error {model.calibration.error():.1%})"
+        panel.scatter(sure, right, s=sizes, color=color, marker=marker, label=label, zorder=3)
+    panel.set(xlim=(0, 1.03), ylim=(-0.03, 1.03))
+    panel.set_xlabel("probability of the prediction")
+    panel.set_ylabel("share of right predictions")
+    declutter(panel)
+    _add_legend(figure, panel, columns=1)
+    return figure
+
+
+def _styles(models: Sequence[ModelReport]) -> list[tuple[str, str]]:
+    further = [model.role for model in models if model.role not in _STYLES]
+    return [
+        _STYLES.get(model.role) or _FURTHER[further.index(model.role) % len(_FURTHER)]
+        for model in models
+    ]
+
+
+def _add_legend(figure: Figure, panel: Axes, columns: int = 3) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    style: dict[str, Any] = {"loc": "outside lower center", "frameon": False, "scatterpoints": 1}
+    legend = figure.legend(handles, labels, ncols=min(len(labels), columns), **style)
+    for handle in legend.legend_handles:
+        handle.set_sizes([60])  # type: ignore[union-attr]
+
+
+def _draw(panel: Axes, comparison: Comparison, axis: Axis) -> None:
     metric = comparison.primary_metric
-    points = {
-        model.role: (axis.value(model) or 0.0, model.quality[metric]) for model in comparison.models
-    }
+    models = comparison.models
+    points = {model.role: (axis.value(model) or 0.0, model.quality[metric]) for model in models}
     if "teacher" in points:
-        panel.axhline(points["teacher"][1], color=_COLORS["teacher"], linestyle=":", linewidth=1)
+        color, _ = _STYLES["teacher"]
+        panel.axhline(points["teacher"][1], color=color, linestyle=":", linewidth=1)
     if "student_alone" in points and "student_distilled" in points:
         panel.annotate(
             "",
@@ -77,15 +139,14 @@ def _draw(panel: Axes, comparison: Comparison, axis: _Axis) -> None:
             arrowprops={"arrowstyle": "->", "color": "#444444", "shrinkA": 7, "shrinkB": 7},
         )
     heights = [y for role, (_, y) in points.items() if role != "teacher"]
-    for role, (x, y) in points.items():
-        bounds = comparison.model(role).intervals().get(metric)  # type: ignore[union-attr]
+    for model, (color, marker) in zip(models, _styles(models), strict=True):
+        x, y = points[model.role]
+        bounds = model.intervals().get(metric)
         if bounds is not None:
-            panel.plot([x, x], bounds, color=_COLORS[role], linewidth=1.4)
-        panel.scatter(
-            x, y, s=90, color=_COLORS[role], marker=_MARKERS[role], label=ROLES[role], zorder=3
-        )
+            panel.plot([x, x], bounds, color=color, linewidth=1.4)
+        panel.scatter(x, y, s=90, color=color, marker=marker, label=model.label, zorder=3)
         # The lower student's figure goes below, so that two close ones can both be read.
-        rise = -13 if role != "teacher" and y < max(heights) else 5
+        rise = -13 if model.role != "teacher" and y < max(heights) else 5
         panel.annotate(f"{y:.1f}", (x, y), xytext=(9, rise), textcoords="offset points", fontsize=9)
     panel.set_xlabel(axis.label)
     panel.set_xlim(0, 1.2 * max(x for x, _ in points.values()))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from hf_distill.files import write_json, write_text
+from hf_distill.plotting import why_no_pictures
 from hf_distill.reports.comparison import Comparison
 from hf_distill.reports.comparison_plot import plot_comparison
 from hf_distill.reports.sweep_plot import plot_sweep
@@ -15,13 +16,15 @@ from hf_distill.reports.sweep_report import SweepReport
 def write_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
     """Write ``comparison.json``, ``comparison.md`` and ``comparison.png``, and return their paths.
 
+    Without matplotlib there is no picture.
+
     Raises:
         OSError: a file cannot be written.
     """
-    return [
-        *_write_figures(comparison, Path(folder) / "comparison"),
-        plot_comparison(comparison, Path(folder) / "comparison.png"),
-    ]
+    written = _write_figures(comparison, Path(folder) / "comparison")
+    if why_no_pictures() is None:
+        written.append(plot_comparison(comparison, Path(folder) / "comparison.png"))
+    return written
 
 
 def write_sweep(

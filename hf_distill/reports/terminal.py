@@ -10,14 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hf_distill.hub.facts import TIMINGS
-from hf_distill.reports.comparison import ROLES, Comparison
+from hf_distill.reports.comparison import Comparison
 from hf_distill.reports.sweep_report import figure
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Print the table, the share of the gap closed, and what it was measured with."""
     console = console or _console()
-    roles = [ROLES[model.role] for model in comparison.models]
+    roles = [model.label for model in comparison.models]
     rows = [(label, *cells) for label, cells in comparison.rows()]
     title = f"{comparison.task}: quality, size and speed"
     print_rows(title, ["", *roles], rows, console, numbers=True)

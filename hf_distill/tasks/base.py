@@ -63,6 +63,15 @@ class Measures(NamedTuple):
     """Metrics that are errors."""
 
 
+class ScoredRow(NamedTuple):
+    """One row of the data and what a model made of it, as texts for people."""
+
+    text: str
+    gold: str
+    predicted: str
+    right: bool
+
+
 class Scorer(ABC):
     """A ``compute_metrics`` that keeps the predictions that it scored."""
 
@@ -93,6 +102,17 @@ class Scorer(ABC):
     def replicates(self) -> dict[str, Any]:
         """Return the metrics in resamples of the rows; empty if these are fewer than two."""
         return bootstrap(self.metric) if self.metric is not None and self.metric.rows > 1 else {}
+
+    def rows(self) -> list[ScoredRow]:
+        """Return the rows that were scored; empty where a prediction is not right or wrong."""
+        return []
+
+    def confidences(self) -> tuple[list[float], list[bool]] | None:
+        """Return the probability of each prediction and whether it is right.
+
+        ``None`` where both can be read from the logits and the labels of a batch.
+        """
+        return None
 
     def files(self) -> dict[str, Any]:
         """Return the last predictions as JSON content, by file name."""

@@ -16,6 +16,7 @@ from hf_distill.tasks.base import (
     Config,
     Measures,
     Model,
+    ScoredRow,
     Scorer,
     Task,
     Tokenizer,
@@ -152,6 +153,8 @@ class TextClassificationScorer(Scorer):
 
     def __init__(self, examples: Dataset, config: Any) -> None:
         self.names = model_labels(config)
+        self._examples = examples
+        self._gold: Any = ()
         self.problem_type = model_problem_type(config, examples)
         self.measures = _MEASURES[self.problem_type]
         self._positive: int | None = None
@@ -176,8 +179,10 @@ class TextClassificationScorer(Scorer):
             chosen = logits > 0
             self.predictions = [np.flatnonzero(row).tolist() for row in chosen]
             self.metric = multi_label_metric(chosen, gold > 0.5)
+            self._gold = [np.flatnonzero(row > 0.5).tolist() for row in gold]
         else:
             self.predictions = logits.argmax(axis=-1).tolist()
+            self._gold = gold.tolist()
             options: Any = {"labels": len(self.names), "positive": self._positive}
             self.metric = classification_metric(self.predictions, gold, **options)
             most_frequent = int(np.bincount(gold).argmax())
@@ -195,6 +200,24 @@ class TextClassificationScorer(Scorer):
             return {"pearson": scores["pearson"] / 100}
         sides = [(scorer.names, scorer.predictions or []) for scorer in (self, teacher)]
         return {"identical": label_agreement(*sides)}
+
+    def rows(self) -> list[ScoredRow]:
+        """Return the texts with their label or labels; none of numbers."""
+        if self.problem_type == REGRESSION:
+            return []
+        texts = [
+            "\n".join(row[name] for name in ("text", "text_pair") if name in row)
+            for row in self._examples
+        ]
+        return [
+            ScoredRow(text, self._named(gold), self._named(predicted), gold == predicted)
+            for text, gold, predicted in zip(texts, self._gold, self.predictions or [], strict=True)
+        ]
+
+    def _named(self, labels: int | list[int]) -> str:
+        if isinstance(labels, int):
+            return self.names[labels]
+        return ", ".join(self.names[number] for number in labels)
 
     def files(self) -> dict[str, Any]:
         """Return ``predictions.json``: each text's label, labels or number, in the data's order."""

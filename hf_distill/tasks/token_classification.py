@@ -21,6 +21,7 @@ from hf_distill.tasks.base import (
     Config,
     Measures,
     Model,
+    ScoredRow,
     Scorer,
     Task,
     Tokenizer,
@@ -149,6 +150,7 @@ class TokenClassificationScorer(Scorer):
 
     def __init__(self, examples: Dataset, features: Dataset, config: Any) -> None:
         self.names = model_labels(config)
+        self._examples = examples
         self._gold = tag_numbers(examples, config)
         self.scheme = entity_scheme(
             {self.names[tag] for row in self._gold for tag in row}, self.names
@@ -181,6 +183,22 @@ class TokenClassificationScorer(Scorer):
             for scorer in (self, teacher)
         ]
         return {"identical": label_agreement(*sides)}
+
+    def rows(self) -> list[ScoredRow]:
+        """Return the sentences with the tagged words; right is one without a wrong tag."""
+        sentences = zip(self._examples["tokens"], self._gold, self.predictions or [], strict=True)
+        return [
+            ScoredRow(
+                " ".join(words), self._tagged(words, gold), self._tagged(words, tags), gold == tags
+            )
+            for words, gold, tags in sentences
+        ]
+
+    def _tagged(self, words: Sequence[str], tags: Sequence[int]) -> str:
+        """Return the words whose tag is not ``O``; ``none`` without any."""
+        pairs = zip(words, tags, strict=True)
+        shown = [f"{word}/{self.names[tag]}" for word, tag in pairs if self.names[tag] != "O"]
+        return " ".join(shown) or "none"
 
     def files(self) -> dict[str, Any]:
         """Return ``predictions.json``: the tags of each sentence, in the data's order."""

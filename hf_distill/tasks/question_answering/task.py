@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from statistics import fmean
 from typing import Any
@@ -12,7 +13,16 @@ from transformers import EvalPrediction
 from hf_distill.alignment import TeacherReader
 from hf_distill.compatibility import input_limit
 from hf_distill.heads import QuestionAnsweringHead
-from hf_distill.tasks.base import Encoded, Measures, Model, Rows, Scorer, Task, Tokenizer
+from hf_distill.tasks.base import (
+    Encoded,
+    Measures,
+    Model,
+    Rows,
+    ScoredRow,
+    Scorer,
+    Task,
+    Tokenizer,
+)
 from hf_distill.tasks.metrics import mean_metric
 from hf_distill.tasks.question_answering import (
     Prediction,
@@ -25,6 +35,8 @@ from hf_distill.tasks.question_answering import (
 from hf_distill.tasks.question_answering.metrics import exact_match, token_f1_v2
 
 DEFAULT_LENGTH = 384
+_AROUND = 120
+"""Characters of a context that are shown before an answer."""
 
 
 class QuestionAnsweringTask(Task):
@@ -156,6 +168,26 @@ class QuestionAnsweringScorer(Scorer):
             "f1": fmean(token_f1_v2(*pair) for pair in pairs),
         }
 
+    def rows(self) -> list[ScoredRow]:
+        """Return the questions, with the piece of the context that holds the answer."""
+        found = []
+        for example, one, right in zip(
+            self.evaluator.examples, self.predictions or [], self._right(), strict=True
+        ):
+            gold = " / ".join(dict.fromkeys(example["answers"]["text"])) or "no answer"
+            text = f"{example['question']}\n{_excerpt(example)}"
+            found.append(ScoredRow(text, gold, one.text or "no answer", right))
+        return found
+
+    def confidences(self) -> tuple[list[float], list[bool]]:
+        """Return the probability of each answer among the best ones and no answer."""
+        may_abstain = self.evaluator.no_answer_threshold is not None
+        return [_probability(one, may_abstain) for one in self.predictions or []], self._right()
+
+    def _right(self) -> list[bool]:
+        scores = self.evaluator.score_each(self.predictions or [])
+        return [score == 1 for score in scores["exact_match"]]
+
     def files(self) -> dict[str, Any]:
         """``predictions.json`` as the official scorers read it, and the n best answers."""
         predictions = self.predictions or []
@@ -173,3 +205,23 @@ class QuestionAnsweringScorer(Scorer):
             "predictions.json": {prediction.id: prediction.text for prediction in predictions},
             "nbest_predictions.json": n_best,
         }
+
+
+def _excerpt(example: Any) -> str:
+    """Return what stands around the answer in the context, or its beginning without one."""
+    context, answers = example["context"], example["answers"]
+    begin = max(0, answers["answer_start"][0] - _AROUND) if answers["text"] else 0
+    end = begin + 2 * _AROUND
+    return f"{'…' * (begin > 0)}{context[begin:end]}{'…' * (end < len(context))}"
+
+
+def _probability(prediction: Prediction, may_abstain: bool) -> float:
+    """Return the probability of an answer by the softmax of all scores that are known."""
+    scores = [answer.score for answer in prediction.answers]
+    if may_abstain or not scores:
+        scores.append(prediction.no_answer_score)
+    chosen = scores[0] if prediction.text else scores[-1]
+    highest = max(scores)
+    if not math.isfinite(highest):
+        return 0.0
+    return math.exp(chosen - highest) / sum(math.exp(score - highest) for score in scores)

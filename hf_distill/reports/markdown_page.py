@@ -1,0 +1,52 @@
+"""A report as Markdown."""
+
+from __future__ import annotations
+
+import re
+
+from hf_distill.markdown import markdown_table
+from hf_distill.reports.layout import Block, Chart, Commands, Page, Paragraph, Table
+
+_SPECIAL = re.compile(r"([\\`*_\[\]#~])")
+
+
+def markdown_page(page: Page) -> str:
+    """Return the page; every text is escaped, and pictures are those that are files."""
+    parts = [f"# {_text(page.title)}", _text(page.subtitle)]
+    parts += [f"**{_text(sentence)}**" for sentence in page.headline]
+    parts.append("\n".join(f"- **{_text(value)}** {_text(label)}" for value, label in page.tiles))
+    for section in page.sections:
+        parts.append(f"## {_text(section.title)}")
+        shown: list[str] = []
+        for block in section.blocks:
+            text = _block(block)
+            if text not in shown or not isinstance(block, Chart):
+                shown.append(text)
+        parts += shown
+    parts.append(_text(page.footer))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, Paragraph):
+        return _text(block.text)
+    if isinstance(block, Table):
+        right = range(1, len(block.header)) if block.numbers else ()
+        rows = [[_text(cell.strip()) for cell in row] for row in block.rows]
+        return markdown_table(list(map(_text, block.header)), rows, right=right)
+    if isinstance(block, Commands):
+        return "\n".join(f"    {_line(line)}" for line in block.lines)
+    if isinstance(block, Chart):
+        return f"![{_text(block.title)}]({block.file})" if block.file else ""
+    facts = "\n".join(f"> - {name}: {_text(value)}" for name, value in block.facts.items())
+    return f"> {_text(block.text)}\n>\n{facts}"
+
+
+def _text(text: object) -> str:
+    """Return a text as Markdown and the HTML in it show it, on one line."""
+    plain = _line(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", plain)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.encode("utf-8", "replace").decode().split())
