@@ -39,6 +39,11 @@ def why_no_pictures() -> str | None:
     return None
 
 
+def plain(text: str) -> str:
+    """Return a text from the data as matplotlib draws it: no formula, nothing that no font has."""
+    return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+
+
 def declutter(panel: Axes) -> None:
     """Put a light grid behind the data, and leave out the frame's top and right."""
     panel.grid(color="#DDDDDD", linewidth=0.6)

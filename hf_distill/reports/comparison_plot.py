@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_distill.files import write_atomically
-from hf_distill.plotting import declutter, new_figure
+from hf_distill.plotting import declutter, new_figure, plain
 from hf_distill.reports.comparison import Comparison, ModelReport
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pat
     """
     figure = quality_figure(comparison, measured_axes(comparison))
     metric = comparison.primary_metric
-    label = comparison.quality_labels[metric]
+    label = plain(comparison.quality_labels[metric])
     title = f"{comparison.task.replace('-', ' ')}: {label} of {comparison.examples:,} examples"
     share = comparison.gap_closed().get(metric)
     if share is not None and comparison.doubt(metric) is None:
@@ -71,7 +71,7 @@ def quality_figure(comparison: Comparison, axes: Sequence[Axis]) -> Figure:
     for panel, axis in zip(panels, axes, strict=True):
         _draw(panel, comparison, axis)
     metric = comparison.primary_metric
-    label = comparison.quality_labels[metric]
+    label = plain(comparison.quality_labels[metric])
     panels[0].set_ylabel(
         label if not comparison.models[0].intervals() else f"{label}, 95% interval"
     )
