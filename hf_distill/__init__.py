@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hf_distill.students import create_student
     from hf_distill.tasks.question_answering.answering import QuestionAnswerer
     from hf_distill.teachers.caching import cache_teacher_outputs, load_teacher_outputs
+    from hf_distill.teachers.imported import load_teacher_column
     from hf_distill.trainer import DistillationTrainer
     from hf_distill.training_args import DistillationTrainingArguments
 
@@ -37,6 +38,7 @@ __all__ = [
     "check_pair",
     "create_student",
     "export",
+    "load_teacher_column",
     "load_teacher_outputs",
     "shrink",
 ]
@@ -56,6 +58,7 @@ _HOMES = {
     "check_pair": "hf_distill.compatibility.check",
     "create_student": "hf_distill.students",
     "export": "hf_distill.exporting",
+    "load_teacher_column": "hf_distill.teachers.imported",
     "load_teacher_outputs": "hf_distill.teachers.caching",
     "shrink": "hf_distill.cli.shrink_run",
 }

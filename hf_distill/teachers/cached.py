@@ -16,7 +16,13 @@ from hf_distill.heads import TaskHead
 from hf_distill.layers.mapping import LayerPairs
 from hf_distill.teachers.base import Runtime, Teacher
 from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator, to_dense
-from hf_distill.teachers.columns.description import HIDDEN_STATES, LOGITS, REST, TOKEN_IDS
+from hf_distill.teachers.columns.description import (
+    COLUMN,
+    HIDDEN_STATES,
+    LOGITS,
+    REST,
+    TOKEN_IDS,
+)
 from hf_distill.teachers.identity import TeacherIdentity
 
 
@@ -125,9 +131,13 @@ class CachedTeacher(Teacher):
 def meta_model(description: SignalDescription) -> nn.Module:
     """Return the teacher as its configuration describes it, on the meta device: without weights.
 
-    An empty module if it is not a model of transformers.
+    An empty module if it is not a model of transformers; with the labels of a column.
     """
     model_class: Any = getattr(transformers, description.architecture, None)
+    if description.architecture == COLUMN:
+        column: Any = nn.Module()
+        column.config = description.read_config()
+        return column  # type: ignore[no-any-return]
     if description.config is None or model_class is None:
         return nn.Module()
     config = description.read_config()

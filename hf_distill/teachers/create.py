@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from hf_distill.loading import load_teacher
 from hf_distill.teachers.base import Teacher
 from hf_distill.teachers.cached import CachedTeacher
 from hf_distill.teachers.columns import SignalDescription, check_not_lost
+from hf_distill.teachers.columns.description import COLUMN
 from hf_distill.teachers.ensemble import EnsembleTeacher
 from hf_distill.teachers.identity import identify
 from hf_distill.teachers.live import LiveTeacher
@@ -211,12 +212,28 @@ def _cached_teacher(
             "The cached teacher outputs have no hidden states to compare; cache them with "
             "hidden_layers, set hidden_states_loss_weight=0, or pass teacher_model."
         )
+    if description.architecture == COLUMN:
+        _check_column_loss(description.config or {}, args)
     teacher = CachedTeacher(description, head, alignment)
     found = check_models(teacher.model, student, head, compare_logits=args.uses_logits_loss)
     if alignment is not None:
         found = [finding for finding in found if finding.about != "length"]
     raise_on_errors([*found, _check_tokenizer(description, processing_class)], logger)
     return teacher
+
+
+def _check_column_loss(facts: Mapping[str, Any], args: DistillationTrainingArguments) -> None:
+    """Check that ``mse`` has logits to compare: those of probabilities have no offset."""
+    several = facts.get("problem_type") == "multi_label_classification"
+    known = facts["kind"] in ("numbers", "logits") or several
+    if args.distillation_loss == "mse" and (not known or facts["sure"]):
+        why = f"holds {facts['kind'].replace('_', ' ')}, whose logits are not known"
+        if known:
+            why = "rules a label out or in, which is a logit without a bound"
+        raise ValueError(
+            f"distillation_loss='mse' compares logits, and the column {facts['column']!r} {why}; "
+            "set distillation_loss='kl_div', or take finite logits (teacher_column_kind='logits')."
+        )
 
 
 def _check_tokenizer(description: SignalDescription, processing_class: Any) -> Finding:

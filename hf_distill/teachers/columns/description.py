@@ -22,6 +22,9 @@ HIDDEN_STATES = "teacher_hidden_states"
 CHECKSUM = "teacher_checksum"
 SIGNAL_COLUMNS = (LOGITS, TOKEN_IDS, REST, HIDDEN_STATES, CHECKSUM)
 
+COLUMN = "teacher_column"
+"""The architecture of a teacher that is a column of predictions."""
+
 DTYPES = {"float16": "float16", "bfloat16": "uint16", "float32": "float32"}
 """The number formats of stored outputs, with their types in Arrow, which has no bfloat16."""
 
@@ -46,8 +49,10 @@ class SignalDescription:
 
     Attributes:
         task: the head, as the Hub calls its task.
-        architecture: the teacher's class.
-        config: the teacher's configuration; ``None`` if it is not a model of transformers.
+        architecture: the teacher's class; ``COLUMN`` if it is a column of predictions.
+        config: the teacher's configuration; ``None`` if it is not a model of transformers. Of a
+            column its name (``column``), the ``kind`` of its numbers, whether any rules a label
+            out or in (``sure``), its labels and ``problem_type``.
         dtype: the number format of ``teacher_logits`` and ``teacher_rest``; a key of ``DTYPES``.
         classes: logits that the teacher gives for an input, or for a position.
         by_position: whether there are logits for each position that the loss looks at.
@@ -84,8 +89,12 @@ class SignalDescription:
 
     def read_config(self) -> PreTrainedConfig | None:
         """Return the teacher's configuration; ``None`` if it is not a model of transformers."""
-        # A copy: some classes take their inner configurations apart.
-        return None if self.config is None else AutoConfig.for_model(**deepcopy(self.config))
+        if self.config is None:
+            return None
+        content = deepcopy(self.config)  # some classes take their inner configurations apart
+        if self.architecture == COLUMN:
+            return PreTrainedConfig(**content)
+        return AutoConfig.for_model(**content)
 
     def differences(self, other: SignalDescription) -> list[str]:
         """Name what two descriptions differ in; a teacher may have moved, so not by its name."""
