@@ -56,6 +56,25 @@ def task_option() -> Any:
     )
 
 
+def teacher_column_option(how: str = "") -> Any:
+    """Return the option that names a column of a teacher's predictions."""
+    return option(
+        help=f"{how}the column of the data with the teacher's prediction of each row: an object "
+        '{"label": number}, a list of {"label", "score"} or a list of numbers in the order of '
+        "--class_names; a number for regression; a list of these, one per word, for token "
+        "classification. In CSV files as JSON text."
+    )
+
+
+def teacher_column_kind_option() -> Any:
+    """Return the option that tells what the numbers in a column are."""
+    return option(
+        "probabilities",
+        help="What the numbers in --teacher_column are.",
+        choices=["probabilities", "log_probabilities", "logits"],
+    )
+
+
 def config_option() -> Any:
     """Return the option that names a file with options."""
     return option(

@@ -179,7 +179,12 @@ def load_trained_model(
 
 
 def load_examples(
-    task: Task, source: DataSource, *, labelled: bool = True, or_unlabelled: bool = False
+    task: Task,
+    source: DataSource,
+    *,
+    labelled: bool = True,
+    or_unlabelled: bool = False,
+    teacher_column: str | None = None,
 ) -> tuple[Dataset, bool]:
     """Load data, with its labels or without.
 
@@ -188,11 +193,14 @@ def load_examples(
         source: where it is; of more than ``max_samples`` rows it is so many from all over the data.
         labelled: read the labels.
         or_unlabelled: leave labels out where they are not complete.
+        teacher_column: a column of a teacher's predictions to keep.
 
     Returns:
         The examples, and whether they have labels.
     """
     options: dict[str, Any] = {"split": source.split}
+    if teacher_column is not None:
+        options["teacher_column"] = teacher_column
     if source.file is not None:
         path = Path(source.file).expanduser()
         if not (path / "dataset_dict.json").is_file():

@@ -92,14 +92,14 @@ def _split(request: Request) -> tuple[Request, Request]:
     data = replace(request.data, validation_file=None, validation_split="none")
     if stage.intermediate_train_file is not None:
         data = replace(data, train_file=stage.intermediate_train_file, dataset_name=None)
-    run = replace(request.run, teacher_outputs=None)
+    run = replace(request.run, teacher_outputs=None, teacher_column=None)
     second = copy.copy(request.args)
     # Options of intermediate layers are the first stage's.
     second.hidden_states_loss_weight = second.attention_loss_weight = None
     # The second stage's data is shown before the first stage begins.
     shows_data = stage.intermediate_train_file is not None
     first = replace(request, run=run, args=args, data=data, shows_data=shows_data)
-    if request.run.teacher_outputs is not None:
+    if request.run.teacher_outputs is not None or request.run.teacher_column is not None:
         request = replace(request, run=replace(request.run, teacher_model=None))
     return first, replace(request, args=second, begins_with=args.output_dir)
 

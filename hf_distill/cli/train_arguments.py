@@ -13,6 +13,8 @@ from hf_distill.cli.arguments import (
     HubDataArguments,
     config_option,
     task_option,
+    teacher_column_kind_option,
+    teacher_column_option,
 )
 from hf_distill.tasks.options import option
 
@@ -37,6 +39,8 @@ class TrainArguments:
         "training data, prepared with the same options. The teacher is then not loaded at all; in "
         "two stages, --teacher_model is for the first one, and these outputs for the second."
     )
+    teacher_column: str | None = teacher_column_option("Instead of --teacher_model, as --teacher_outputs: ")
+    teacher_column_kind: str = teacher_column_kind_option()
     baseline: bool = option(
         False,
         help="Train without a teacher, everything else being equal: the way to make a teacher, "
@@ -69,11 +73,15 @@ class TrainArguments:
     config: str | None = config_option()
 
     def __post_init__(self) -> None:
-        """Check how often something is done."""
+        """Check how often something is done, and what describes the column of a teacher."""
         for name in ("record_steps", "early_stopping_patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} {value} must be at least 1.")
+        if self.teacher_column is None and self.teacher_column_kind != "probabilities":
+            raise ValueError(
+                f"--teacher_column_kind {self.teacher_column_kind} needs --teacher_column."
+            )
 
 
 @dataclass

@@ -98,6 +98,8 @@ class Request:
             return None
         if self.run.teacher_outputs is not None:
             return cached_teacher(self.run.teacher_outputs).teacher
+        if self.run.teacher_column is not None:
+            return f"the column {self.run.teacher_column!r}"
         return " + ".join(map(display_name, self.run.teacher_model or ())) or None
 
 
@@ -148,10 +150,13 @@ def _check_teacher(request: Request) -> None:
     run, args = request.run, request.args
     if run.baseline:
         return
-    if run.teacher_outputs is not None:
+    stored = [name for name in ("teacher_outputs", "teacher_column") if getattr(run, name)]
+    if len(stored) > 1:
+        raise ValueError("pass either --teacher_outputs or --teacher_column: each is a teacher.")
+    if stored:
         if run.teacher_model is not None and not request.first_stage.wanted:
             raise ValueError(
-                "pass either --teacher_model or --teacher_outputs, which has its outputs already."
+                f"pass either --teacher_model or --{stored[0]}, which has its outputs already."
             )
         asked = request.needs_live_teacher
         if run.teacher_model is not None:
@@ -160,8 +165,8 @@ def _check_teacher(request: Request) -> None:
             raise ValueError(f"{asked[0]} needs the teacher itself: pass --teacher_model instead.")
     elif run.teacher_model is None and (args.needs_teacher or request.first_stage.wanted):
         raise ValueError(
-            "--teacher_model is missing; name the model to learn from (or --teacher_outputs), or "
-            "add --baseline to train without one."
+            "--teacher_model is missing; name the model to learn from (or --teacher_outputs, or "
+            "--teacher_column), or add --baseline to train without one."
         )
 
 

@@ -34,10 +34,12 @@ from hf_distill.cli.loading import (
 )
 from hf_distill.cli.progress import ChosenLayers, StageProgress
 from hf_distill.cli.run_folder import PICTURES, REPLICATES, SAMPLES
+from hf_distill.cli.teacher_column import check_column_task, column_config, read_column
 from hf_distill.cli.train_request import Request
 from hf_distill.compatibility import input_limit
 from hf_distill.console import log_rank_0
 from hf_distill.files import display_name, write_json
+from hf_distill.heads import TokenClassificationHead
 from hf_distill.hub import write_facts
 from hf_distill.hub.facts import hub_id, scores_of
 from hf_distill.layers import TeacherRecorderCallback
@@ -64,15 +66,21 @@ def prepare(
     has_scores = args.stage == "prediction"
     reads_labels = has_scores or task.reads_targets
     needs_labels = args.needs_labels or not args.needs_teacher
+    if run.teacher_column is not None:
+        check_column_task(task, run.teacher_column)
     train, labelled = load_examples(
-        task, data.training, labelled=reads_labels, or_unlabelled=not needs_labels
+        task,
+        data.training,
+        labelled=reads_labels,
+        or_unlabelled=not needs_labels,
+        teacher_column=run.teacher_column,
     )
     validation = None
     if data.validation is not None:
         validation, _ = load_examples(task, data.validation, labelled=reads_labels)
     if tokenizer is None:
         tokenizer = load_tokenizer("student_model", run.student_model)
-    options = _model_options(request, train if labelled else None) if has_scores else {}
+    options = _model_options(request, train, labelled) if has_scores else {}
     if data.max_train_samples is not None:
         train = evenly_spaced(train, data.max_train_samples)
     if not labelled and task.reads_targets:
@@ -80,6 +88,16 @@ def prepare(
     if student is None:
         student = _load_student(request, **options)
     reader = _teacher_reader(request, tokenizer)
+    column, has_gold = None, labelled
+    if run.teacher_column is not None:
+        name, kind = run.teacher_column, run.teacher_column_kind
+        train, column = read_column(task, train, name, kind, student.config)
+        if not labelled and isinstance(column.head, TokenClassificationHead):
+            log_rank_0(
+                "The most likely tags of the column stand in for those that the data lacks: they "
+                "tell which tokens begin a word, and nothing learns from them."
+            )
+            train, labelled = train.add_column("tags", column.most_likely()), True
     encode = partial(
         task.features,
         tokenizer=tokenizer,
@@ -88,12 +106,15 @@ def prepare(
         teacher=reader,
     )
     encoded = encode(train, training=True, labelled=labelled)
-    splits = {"train": (train, encoded, labelled)}
+    splits = {"train": (train, encoded, has_gold)}
     train_features, features, scorer = encoded.features, None, None
     if run.teacher_outputs is not None and not run.baseline:
         train_features = load_teacher_outputs(
             train_features, run.teacher_outputs, preprocessing=preprocessing_of(task)
         )
+    collator = task.data_collator(tokenizer, student)
+    if column is not None and not run.baseline:
+        train_features = column.join(train_features, student, collator)
     if validation is not None:
         encoded = encode(validation, training=not has_scores, labelled=reads_labels)
         splits["validation"], features = (validation, encoded, reads_labels), encoded.features
@@ -114,7 +135,7 @@ def prepare(
         args=args,
         train_dataset=train_features,
         eval_dataset=features,
-        data_collator=task.data_collator(tokenizer, student),
+        data_collator=collator,
         processing_class=tokenizer,
         compute_metrics=scorer,
         preprocess_logits_for_metrics=None if scorer is None else scorer.preprocess_logits,
@@ -144,7 +165,7 @@ def _teacher_reader(request: Request, tokenizer: PreTrainedTokenizerBase) -> Tea
     return next((reader for reader in readers if reader is not None), None)
 
 
-def _model_options(request: Request, examples: Dataset | None) -> dict[str, Any]:
+def _model_options(request: Request, examples: Dataset, labelled: bool) -> dict[str, Any]:
     """Return what the student's configuration needs.
 
     It is read from all of the data, because a label may be rare, and does not depend on --baseline.
@@ -153,8 +174,10 @@ def _model_options(request: Request, examples: Dataset | None) -> dict[str, Any]
     teacher = None if run.teacher_model is None else load_config(run.teacher_model[0])
     if run.teacher_outputs is not None:
         teacher = cached_teacher(run.teacher_outputs).read_config()
+    if run.teacher_column is not None:
+        teacher = column_config(request.task, examples, run.teacher_column, labelled=labelled)
     student = load_config(request.begins_with or run.student_model)
-    return request.task.model_options(student, teacher, examples)
+    return request.task.model_options(student, teacher, examples if labelled else None)
 
 
 def _load_student(request: Request, **options: Any) -> PreTrainedModel:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import (
     DataCollatorWithPadding,
     EvalPrediction,
@@ -22,7 +22,7 @@ from hf_distill.alignment import TeacherReader
 from hf_distill.compatibility import input_limit
 from hf_distill.heads import TaskHead
 from hf_distill.tasks.bootstrap import bootstrap
-from hf_distill.tasks.columns import find_column
+from hf_distill.tasks.columns import find_column, teacher_cells
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.tables import load_table
@@ -154,16 +154,29 @@ class Task(ABC):
 
     # ---- data ----------------------------------------------------------------------------------
 
-    def load_data(self, source: str, *, labelled: bool = True, **places: str | None) -> Dataset:
+    def load_data(
+        self,
+        source: str,
+        *,
+        labelled: bool = True,
+        teacher_column: str | None = None,
+        **places: str | None,
+    ) -> Dataset:
         """Load and check data, one row per example; see ``load_table`` for the arguments.
 
-        Labels are read only if ``labelled``; otherwise they need not be there.
+        Labels are read only if ``labelled``; otherwise they need not be there. The predictions in
+        ``teacher_column``, if there is one, are kept as ``TEACHER_CELL``.
 
         Raises:
             MissingLabelsError: labels are wanted, and some are missing.
             TaskDataError: it is not data of the task.
         """
-        return self.rows(load_table(source, **places), labelled=labelled)
+        table = load_table(source, **places)
+        if teacher_column is None:
+            return self.rows(table, labelled=labelled)
+        cells = teacher_cells(table, teacher_column)
+        rows = self.rows(table.remove_columns(teacher_column), labelled=labelled)
+        return concatenate_datasets([rows, cells], axis=1)
 
     def rows(self, table: Dataset, *, labelled: bool = True) -> Dataset:
         """Pick and check the columns of a table that the task reads."""

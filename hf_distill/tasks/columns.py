@@ -21,6 +21,7 @@ LABELS = ("label", "labels", "class", "category", "sentiment", "intent", "score"
 TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "labels", "label", "pos_tags")
 SOURCES = ("document", "article", "text", "dialogue", "source")
+TEACHER_CELL, TEACHER_ROW = "teacher_cell", "teacher_row"
 _MIXED = "values of several kinds"
 TARGETS = ("summary", "highlights", "target", "abstract")
 
@@ -100,6 +101,20 @@ def find_text(
     texts = [name for name, feature in features if is_text(feature) and name != taken]
     usual = texts if len(texts) == 1 else usual
     return find_column(table, "text_column", chosen, usual, "the text", taken=[taken])
+
+
+def teacher_cells(table: Dataset, column: str) -> Dataset:
+    """Return a column of a teacher's predictions as ``TEACHER_CELL``, and rows as ``TEACHER_ROW``.
+
+    Raises:
+        TaskDataError: the column is missing.
+    """
+    find_column(table, "teacher_column", column, (), "the teacher's predictions")
+    cells = table.select_columns([column]).rename_column(column, TEACHER_CELL)
+    if is_mixed(cells.features[TEACHER_CELL]):  # of which the cells are JSON
+        texts = [None if cell is None else next(iter(cell.values())) for cell in table[column]]
+        cells = Dataset.from_dict({TEACHER_CELL: texts})
+    return cells.add_column(TEACHER_ROW, list(range(len(table))))
 
 
 def pick_columns(table: Dataset, columns: Mapping[str, str]) -> Dataset:

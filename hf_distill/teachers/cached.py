@@ -137,7 +137,7 @@ def meta_model(description: SignalDescription) -> nn.Module:
     if description.architecture == COLUMN:
         column: Any = nn.Module()
         column.config = description.read_config()
-        return column  # type: ignore[no-any-return]
+        return column
     if description.config is None or model_class is None:
         return nn.Module()
     config = description.read_config()

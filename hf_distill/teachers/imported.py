@@ -8,7 +8,6 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 from torch import nn
@@ -69,7 +68,8 @@ class TeacherColumn:
         rows = range(len(cells)) if rows is None else rows
         by_word = isinstance(head, TokenClassificationHead)
         contents = [decoded(cell, name, row) for cell, row in zip(cells, rows, strict=True)]
-        problem = _problem(head, name)
+        check_head(type(head), name)
+        problem = _problem(head)
         names = _names(head, contents, name, class_names)
         reader = CellReader(name, kind, names, problem, class_names, head.task)
         if not by_word:
@@ -82,6 +82,14 @@ class TeacherColumn:
         parts = np.split(values, np.cumsum(counts)[:-1])
         logits = parts if by_word else [part[0] for part in parts]
         return cls(name, "numbers" if problem == "numbers" else kind, head, logits, rows)
+
+    def most_likely(self) -> list[Any]:
+        """Return the most likely label of each row, or of each of its words, by name."""
+        names = _label_names(self.head.config)
+        return [
+            [names[n] for n in row.argmax(axis=-1)] if row.ndim > 1 else names[int(row.argmax())]
+            for row in self.logits
+        ]
 
     def check_words(self, words: Sequence[Sequence[str]]) -> None:
         """Check that there is a prediction for each word.
@@ -277,18 +285,24 @@ def load_teacher_column(
     return column.join(dataset.remove_columns(teacher_column), student, data_collator)
 
 
-def _problem(head: TaskHead, column: str) -> Problem:
+def check_head(head: type[TaskHead], column: str) -> None:
+    """Check that a column can teach models for a task.
+
+    Raises:
+        ColumnError: they predict tokens or places, which are not labels.
+    """
+    if not issubclass(head, LabelledHead | MultipleChoiceHead):
+        raise ColumnError(
+            f"teacher_column={column!r} gives a number for each label, and {head.task} predicts "
+            "tokens or places in a text; cache the outputs of its teacher instead "
+            "(cache_teacher_outputs, `hf-distill cache`)."
+        )
+
+
+def _problem(head: TaskHead) -> Problem:
     if isinstance(head, SequenceClassificationHead):
         return _PROBLEMS[head.problem_type]
-    if isinstance(head, MultipleChoiceHead):
-        return "choices"
-    if isinstance(head, TokenClassificationHead):
-        return "one label"
-    raise ColumnError(
-        f"teacher_column={column!r}: a column gives a number for each label, and {head.task} "
-        "predicts tokens or places in a text; cache the outputs of its teacher instead "
-        "(cache_teacher_outputs, `hf-distill cache`)."
-    )
+    return "choices" if isinstance(head, MultipleChoiceHead) else "one label"
 
 
 def _names(

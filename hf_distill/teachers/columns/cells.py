@@ -330,9 +330,7 @@ def decoded(cell: Any, column: str, row: int) -> Any:
         names = [name for name, _ in pairs]
         for name in names:
             if names.count(name) > 1:
-                raise ColumnError(
-                    f"{where} has the label {name!r} twice; write one number for it."
-                )
+                raise ColumnError(f"{where} has the label {name!r} twice; write one number for it.")
         return dict(pairs)
 
     try:
@@ -345,13 +343,27 @@ def decoded(cell: Any, column: str, row: int) -> Any:
         ) from error
 
 
-def labels_of(cells: Iterable[Any], *, by_word: bool) -> tuple[str, ...] | None:
-    """Return the labels that a column names, sorted; ``None`` if it names none."""
-    found: set[str] = set()
-    for cell in cells:
-        for one in cell if by_word and isinstance(cell, list) else [cell]:
-            found.update(_names(one))
-    return tuple(sorted(found)) or None
+def labels_of(cells: Iterable[Any], *, by_word: bool, shared: bool) -> tuple[str, ...] | None:
+    """Return the labels that a column names, sorted; ``None`` if it names none.
+
+    Args:
+        cells: the cells, decoded.
+        by_word: they are lists of predictions.
+        shared: ``None`` also if not every prediction names the same ones.
+    """
+    every = [
+        frozenset(_names(one))
+        for cell in cells
+        for one in (cell if by_word and isinstance(cell, list) else [cell])
+    ]
+    if shared and len(set(every)) > 1:
+        return None
+    found = frozenset().union(*every)
+    return tuple(sorted(found, key=_in_order)) or None
+
+
+def _in_order(name: str) -> tuple[int, str]:
+    return (int(name) if name.isdecimal() else -1, name)
 
 
 def _names(cell: Any) -> Iterable[str]:
