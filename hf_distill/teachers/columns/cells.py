@@ -62,18 +62,24 @@ class CellReader:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        """The labels by name, and by folded name where that is one label's only."""
+        """The labels by name, by folded name where that is one label's only, or by number."""
         folded = [_folded(name) for name in self.names]
         known = {name: n for n, name in enumerate(folded) if folded.count(name) == 1}
+        if self._are_made_up:
+            known |= {str(n): n for n in range(len(folded))}
         return known | {name: n for n, name in enumerate(self.names)}
+
+    @property
+    def _are_made_up(self) -> bool:
+        return all(name in (str(n), f"LABEL_{n}") for n, name in enumerate(self.names))
 
     @cached_property
     def _order(self) -> list[int] | None:
         """The label of each number in a list."""
         if self.class_names is not None:
             return [self._number(name) for name in self.class_names]
-        unnamed = all(n in (str(i), f"LABEL_{i}") for i, n in enumerate(self.names))
-        return list(range(len(self.names))) if unnamed or len(self.names) == 1 else None
+        known = self._are_made_up or len(self.names) == 1
+        return list(range(len(self.names))) if known else None
 
     def logits(self, cells: Sequence[tuple[str, Any]]) -> NDArray[np.float64]:
         """Return logits of predictions, ``(cells, labels)``, in the student's order of labels.
@@ -102,8 +108,9 @@ class CellReader:
         logs = self._logs(values, places)
         if self.problem == "several labels":
             self._check_complete(given, places)
+            logs = np.minimum(logs, 0.0)
             with np.errstate(divide="ignore"):
-                return np.clip(logs - np.log(-np.expm1(np.minimum(logs, 0.0))), -SURE, SURE)
+                return np.clip(logs - np.log(-np.expm1(logs)), -SURE, SURE)
         return self._normalised(np.where(given, logs, -np.inf), given, places)
 
     # ---- layouts -------------------------------------------------------------------------------
@@ -256,18 +263,18 @@ class CellReader:
     def _logs(self, values: NDArray[np.float64], places: Sequence[str]) -> NDArray[np.float64]:
         """Return the log-probabilities, each checked."""
         if self.kind == "log_probabilities":
-            bad, need = values > 1e-6, "0 or less"
+            bad, need = values > _TOLERANCE, "0 or less"
         else:
-            bad, need = (values < 0) | (values > 1 + 1e-6), "from 0 to 1"
+            bad, need = (values < 0) | (values > 1 + _TOLERANCE), "from 0 to 1"
         for n, label in np.argwhere(bad)[:1].tolist():
             raise ColumnError(
                 f"{places[n]} has {values[n, label]:g} for the label {self.names[label]!r}, and "
                 f"{self.kind.replace('_', '-')} are {need}. {self._advice(values)}"
             )
         if self.kind == "log_probabilities":
-            return np.minimum(values, 0.0)
+            return values
         with np.errstate(divide="ignore"):
-            return np.log(np.minimum(values, 1.0))
+            return np.log(values)
 
     def _advice(self, values: NDArray[np.float64]) -> str:
         """Say what the numbers look like, and which argument says so."""
