@@ -50,6 +50,15 @@ class ShrinkArguments:
         help="Neurons of each feed-forward network, set by hand."
     )
     num_attention_heads: int | None = option(help="Heads of each layer, set by hand.")
+    augment: int | None = option(
+        help="Train on so many versions of each text, the original included, in which words are "
+        "replaced (`hf-distill augment`): question answering, or a table whose --text_column (and "
+        "--label_column of tags) is named."
+    )
+    augment_model: str | None = option(
+        help="The masked language model that proposes words: a folder or a Hub id. By default "
+        "bert-base-uncased."
+    )
     baseline: bool = option(
         False,
         help="Also train the same student on labels alone, for as many steps, to compare with.",

@@ -52,6 +52,12 @@ _NOT_OF_THE_PLAN = (
     "output_dir", "dry_run", "overwrite_output_dir", "config", "push_to_hub", "hub_model_id",
     "private",
 )  # fmt: skip
+_AUGMENTED: dict[str, tuple[str, ...]] = {
+    "question-answering": (),
+    "text-classification": ("text_column",),
+    "token-classification": ("text_column", "label_column"),
+}
+"""Tasks whose texts can be augmented, and the options that name the columns."""
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
 _USUAL_SPEEDUP = 2.0
 
@@ -157,8 +163,31 @@ class ShrinkRequest:
                 least = "above 1" if name == "speedup" else "above 0"
                 raise ValueError(f"--{name} {value:g} must be {least}.")
         check_asked(self.asked)
+        self._check_augmentation()
         check_paths({n: getattr(data, n) for n in ("train_file", "validation_file")})
         make_output_folder(self.folder)
+
+    def _check_augmentation(self) -> None:
+        versions, data, options = self.arguments.augment, self.data, self.options
+        if versions is None:
+            if self.arguments.augment_model is not None:
+                raise ValueError("--augment_model needs --augment.")
+            return
+        if versions < 2:
+            raise ValueError(f"--augment {versions} must be at least 2.")
+        if data.train_file is None or data.max_train_samples is not None:
+            raise ValueError(
+                f"--augment {versions} augments a whole file: pass --train_file, without "
+                "--max_train_samples."
+            )
+        if self.task.name not in _AUGMENTED:
+            raise ValueError(
+                f"--augment {versions} is for {', '.join(_AUGMENTED)}, not for {self.task.name}."
+            )
+        needed = _AUGMENTED[self.task.name]
+        for name in needed:
+            if getattr(options, name) is None:
+                raise ValueError(f"--augment {versions} needs --{name}.")
 
 
 def _given(arguments: Any, of: type) -> dict[str, Any]:
@@ -226,7 +255,12 @@ def _read(request: ShrinkRequest, file: Path) -> Plan | None:
 
 def make_plan(request: ShrinkRequest) -> Plan:
     """Look at teacher, data and machine, and decide."""
-    task, training, data = request.task, request.training, request.data
+    task, training, data, arguments = (
+        request.task,
+        request.training,
+        request.data,
+        request.arguments,
+    )
     tokenizer = load_tokenizer("teacher_model", request.teacher)
     teacher: Any = load_trained_model("teacher_model", request.teacher, task)
     precision = "bf16" if _uses_bfloat16(request) else None
@@ -288,7 +322,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
         bench.seconds_to_create[best.shape],
     )
     sizes = Data(
-        train=round(len(bench.features) / len(few) * len(examples)),
+        train=round(len(bench.features) / len(few) * len(examples)) * (arguments.augment or 1),
         validation=0 if validation is None else len(validation),
         labelled=labelled,
     )

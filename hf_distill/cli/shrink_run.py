@@ -25,6 +25,7 @@ from hf_distill.console import log_rank_0
 from hf_distill.files import in_use, read_json
 from hf_distill.shrinking.commands import (
     ALONE,
+    AUGMENTED,
     COMPARISON,
     CREATED,
     INT8,
@@ -39,7 +40,7 @@ from hf_distill.shrinking.steps import Steps, fingerprint
 
 _STEPS = "steps.json"
 _LOCK = ".shrink.lock"
-_FOLDERS = (CREATED, OUTPUTS, STUDENT, ALONE, ONNX, INT8, COMPARISON)
+_FOLDERS = (CREATED, AUGMENTED, OUTPUTS, STUDENT, ALONE, ONNX, INT8, COMPARISON)
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
         baseline=arguments.baseline,
         exports=arguments.export,
         tolerance=arguments.tolerance,
+        augment=arguments.augment,
+        augment_model=arguments.augment_model,
     )
     typed = [str(command) for command in listed]
     for number, command in enumerate(listed, start=1):

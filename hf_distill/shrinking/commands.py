@@ -11,12 +11,13 @@ from typing import Any
 from hf_distill.files import display_name
 from hf_distill.shrinking.plan import Plan
 
-CREATED, OUTPUTS, STUDENT, ALONE = "created", "teacher_outputs", "student", "student_alone"
+AUGMENTED, CREATED, OUTPUTS = "augmented", "created", "teacher_outputs"
+STUDENT, ALONE = "student", "student_alone"
 ONNX, INT8, COMPARISON = "onnx", "int8", "comparison"
 _PATHS = frozenset(
     ("output_dir", "teacher", "model", "student_model", "teacher_model", "teacher_outputs",
      "train_file", "validation_file", "calibration_file", "file", "student_alone",
-     "student_distilled", "comparison", "run_folder")
+     "student_distilled", "models", "squad_path", "output_path")
 )  # fmt: skip
 _WARM_UP = 0.1
 _EVAL_BATCH = 32
@@ -70,6 +71,8 @@ def commands(
     baseline: bool = False,
     exports: bool = True,
     tolerance: float = 1.0,
+    augment: int | None = None,
+    augment_model: str | None = None,
 ) -> list[Command]:
     """Return the commands of a plan in their order.
 
@@ -85,8 +88,15 @@ def commands(
         baseline: also train the student on labels alone.
         exports: also export the student.
         tolerance: points that an 8-bit export may lose.
+        augment: versions of each training text, the original included; the file of ``train`` is
+            augmented.
+        augment_model: the masked language model that proposes words; by default that of
+            ``hf-distill augment``.
     """
     made = [_creation(plan, folder, teacher, train, task, seed)]
+    if augment is not None:
+        made.append(_augmentation(folder, train, task, seed, augment, augment_model))
+        train = {**train, "train_file": made[-1].options["output_path"]}
     cached = plan["cache_teacher_outputs"]
     if cached:
         made.append(_cache(plan, folder, teacher, train, task, use_cpu))
@@ -188,6 +198,34 @@ def _creation(
         options |= task
     options["output_dir"] = str(folder / CREATED)
     return Command("create-student", CREATED, "student.json", options, (teacher,))
+
+
+def _augmentation(
+    folder: Path,
+    train: Mapping[str, Any],
+    task: Mapping[str, Any],
+    seed: int,
+    versions: int,
+    model: str | None,
+) -> Command:
+    source = str(train["train_file"])
+    options: dict[str, Any] = {"squad_path": source}
+    if task["task"] != "question-answering":
+        columns = [task.get("text_column"), task.get("text_pair_column")]
+        tags = task.get("label_column") if task["task"] == "token-classification" else None
+        options = {
+            "train_file": source,
+            "text_columns": [column for column in columns if column is not None],
+            "tag_column": tags,
+        }
+    name = Path(source).name
+    options |= {
+        "multiplication_factor": versions,
+        "model": model,
+        "seed": seed,
+        "output_path": str(folder / AUGMENTED / name),
+    }
+    return Command("augment", AUGMENTED, name, options)
 
 
 def _cache(

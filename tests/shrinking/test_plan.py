@@ -197,6 +197,17 @@ def test_one_stage_from_stored_outputs_does_not_load_the_teacher(tmp_path: Any) 
     assert train.options["intermediate_max_steps"] is None
 
 
+def test_augmented_data_is_trained_on_and_not_created_from(tmp_path: Any) -> None:
+    made = {one.folder: one for one in listed(plan(), tmp_path, augment=4, augment_model="mlm")}
+    augment, file = made["augmented"], str(tmp_path / "augmented" / "train.json")
+    assert augment.options["multiplication_factor"] == 4 and augment.result == "train.json"
+    assert augment.options["squad_path"].endswith("secret/train.json")
+    assert made["student"].options["train_file"] == file
+    assert made["teacher_outputs"].options["train_file"] == file
+    assert made["created"].options["calibration_file"] == augment.options["squad_path"]
+    assert "--squad_path train.json" in str(augment) and "--model mlm" in str(augment)
+
+
 def test_live_teacher(tmp_path: Any) -> None:
     live = plan(cache_teacher_outputs=Decision("cache_teacher_outputs", False, "by hand"))
     made = {one.folder: one for one in listed(live, tmp_path, exports=False)}
