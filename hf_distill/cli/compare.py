@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from hf_distill.reports.disagreements import Disagreements
+    from hf_distill.reports.report import Report
     from hf_distill.scoring import Scores
     from hf_distill.tasks.base import Task
     from hf_distill.tasks.bootstrap import Replicates
@@ -105,8 +106,12 @@ def build_parser() -> CommandParser:
     )
 
 
-def run(argv: Sequence[str]) -> None:
-    """Measure the models, show the table, and write it as JSON, Markdown, a plot and a page."""
+def run(argv: Sequence[str]) -> Report:
+    """Measure the models, show the table, and write it as JSON, Markdown, a plot and a page.
+
+    Returns:
+        What the page shows.
+    """
     arguments, data, options, runtime = build_parser().parse(argv)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
@@ -216,6 +221,7 @@ def run(argv: Sequence[str]) -> None:
     if missing := why_no_pictures():
         sys.stderr.write(f"{missing}\n")
     sys.stdout.write(f"Written to {folder}: {', '.join(path.name for path in written)}\n")
+    return report
 
 
 def _model_reports(

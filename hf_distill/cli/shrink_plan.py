@@ -33,6 +33,7 @@ from hf_distill.shrinking.plan import (
     Asked,
     Data,
     Decision,
+    Further,
     Measured,
     Plan,
     check_asked,
@@ -46,6 +47,7 @@ from hf_distill.tasks.base import Task
 from hf_distill.tasks.options import TaskArguments
 
 PLAN_FILE = "shrink.json"
+SHAPE_COLUMNS = ("shape", "ms", "times as fast", "M parameters", "KL untrained", "")
 _CALIBRATION_ROWS = 2048
 _HELD_OUT = 64
 _NOT_OF_THE_PLAN = (
@@ -333,7 +335,9 @@ def make_plan(request: ShrinkRequest) -> Plan:
         metric = next(iter(measures.quality))
         sizes = Data(**{**vars(sizes), "metric": metric,
                         "lower_is_better": metric in measures.lower_is_better})  # fmt: skip
-    decisions, seconds = decide(task.name, request.asked, sizes, measured, best)
+    exports = int(arguments.export) * (1 if data.validation_file is None else 2)
+    further = Further(arguments.baseline, exports)
+    decisions, seconds = decide(task.name, request.asked, sizes, measured, best, further)
     decisions = [
         Decision("shape", str(best.shape), _why(request, best, table)),
         *decisions,
@@ -360,19 +364,8 @@ def make_plan(request: ShrinkRequest) -> Plan:
 
 def print_plan(plan: Plan, request: ShrinkRequest) -> None:
     """Show the latency table, the decisions with their reasons, and the time they will take."""
-    rows = [
-        (
-            str(one.shape),
-            f"{one.milliseconds:.1f}",
-            f"{one.speedup:.2f}",
-            f"{one.parameters / 1e6:.1f}",
-            "" if one.divergence is None else f"{one.divergence:.3f}",
-            "chosen" if one.shape == plan.shape else "not possible" if one.left_out else "",
-        )
-        for one in plan.table
-    ]
-    columns = ["shape", "ms", "times as fast", "M parameters", "KL untrained", ""]
-    print_rows(f"Shapes of a student ({plan.teacher} as the teacher)", columns, rows, numbers=True)
+    title = f"Shapes of a student ({plan.teacher} as the teacher)"
+    print_rows(title, SHAPE_COLUMNS, shape_rows(plan), numbers=True)
     decided = [
         (one.name, str(one.value).lower() if isinstance(one.value, bool) else str(one.value),
          one.reason)
@@ -385,6 +378,21 @@ def print_plan(plan: Plan, request: ShrinkRequest) -> None:
         f"{duration(sum(plan.seconds.values()))} ({parts}).\n"
         f"The plan is in {request.folder / PLAN_FILE}.\n"
     )
+
+
+def shape_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """Return the rows of the table of shapes."""
+    return [
+        (
+            str(one.shape),
+            f"{one.milliseconds:.1f}",
+            f"{one.speedup:.2f}",
+            f"{one.parameters / 1e6:.1f}",
+            "" if one.divergence is None else f"{one.divergence:.3f}",
+            "chosen" if one.shape == plan.shape else "not possible" if one.left_out else "",
+        )
+        for one in plan.table
+    ]
 
 
 def _uses_bfloat16(request: ShrinkRequest) -> bool:

@@ -21,6 +21,7 @@ from hf_distill.cli.shrink_plan import (
     read_or_make_plan,
     write_plan,
 )
+from hf_distill.cli.shrink_report import write_shrink_report
 from hf_distill.console import log_rank_0
 from hf_distill.files import in_use, read_json
 from hf_distill.shrinking.commands import (
@@ -172,7 +173,7 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
         steps.start(command.folder, resumes=command.resumes)
         began = time.monotonic()
         try:
-            _run(command)
+            made = _run(command)
         except OSError:
             raise
         except Exception as error:
@@ -182,10 +183,14 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
             log_rank_0(f"{command.folder} failed, and the student stays as it is: {error}")
         else:
             seconds[command.folder] = time.monotonic() - began
+            if command.folder == COMPARISON:
+                write_shrink_report(request, plan, made, typed, seconds, failures)
             steps.finish(command.folder, asked)
         write_plan(request, plan, commands=typed, seconds=seconds, failures=failures)
     comparison = {}
-    if request.validation_options is not None:
+    if request.validation_options is None:
+        write_shrink_report(request, plan, None, typed, seconds, failures)
+    else:
         comparison = read_json(folder / COMPARISON / "comparison.json", "delete that folder")
     result = ShrinkResult(plan, folder / STUDENT, seconds, failures, comparison)
     _show(result)
@@ -194,12 +199,17 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
     return result
 
 
-def _run(command: Command) -> None:
-    """Run a command in this process, as a user would."""
+def _run(command: Command) -> Any:
+    """Run a command in this process, as a user would, and return what it returns."""
     module = command_module(command.name)
-    words = module.build_parser().words_of(command.options, "the plan")
-    module.run([*command.positional, *words])
+    options = dict(command.options)
+    if command.name == "compare":  # with the exports that there are
+        exported = [one for one in options["models"] if Path(one).is_dir()]
+        options["models"] = exported or None
+    words = module.build_parser().words_of(options, "the plan")
+    made = module.run([*command.positional, *words])
     gc.collect()  # models of one step are not needed by the next
+    return made
 
 
 def _show(result: ShrinkResult) -> None:
@@ -230,5 +240,5 @@ def _push(request: ShrinkRequest) -> None:
 def _clear(folder: Path) -> None:
     for name in _FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (_STEPS, PLAN_FILE):
+    for name in (_STEPS, PLAN_FILE, "report.html", "report.md"):
         (folder / name).unlink(missing_ok=True)

@@ -168,6 +168,7 @@ def commands(
                     "teacher": teacher,
                     "student_alone": [str(folder / ALONE)] if baseline else None,
                     "student_distilled": [str(folder / STUDENT)],
+                    "models": [one.options["output_dir"] for one in made if one.name == "export"],
                     **_as_scored(validation),
                     **task,
                     "use_cpu": use_cpu,

@@ -38,6 +38,12 @@ _RESERVE = 0.1
 """Of a budget, for what is not a training step: creating, scoring, comparing."""
 _CACHE_FROM = 1.5
 """Passes over the data from which on stored outputs are worth their computation and their place."""
+_EXPORT = 20.0
+"""Seconds of an exporter."""
+_EXPORT_INPUTS = 2 * 12 * 2 * (1 + 8)
+"""Rows that an export is timed on: two models, twelve turns, two lengths, batches of 1 and 8."""
+_LATENCY_ROWS, _THROUGHPUT_ROWS, _ROUNDS = 53, 100, 4
+"""What ``compare`` times each model on."""
 _STORED = ("question-answering", "text-classification", "token-classification")
 """Tasks with few logits per input, which do not change from pass to pass."""
 
@@ -121,6 +127,19 @@ class Data:
     labelled: bool = True
     metric: str | None = None
     lower_is_better: bool = False
+
+
+@dataclass(frozen=True)
+class Further:
+    """What is made in addition to the student.
+
+    Attributes:
+        baseline: the same student, trained on labels alone.
+        exports: for serving: 0, 1 or 2.
+    """
+
+    baseline: bool = False
+    exports: int = 0
 
 
 @dataclass(frozen=True)
@@ -218,7 +237,12 @@ def check_asked(asked: Asked) -> None:
 
 
 def decide(
-    task: str, asked: Asked, data: Data, measured: Measured, best: Timed
+    task: str,
+    asked: Asked,
+    data: Data,
+    measured: Measured,
+    best: Timed,
+    further: Further | None = None,
 ) -> tuple[list[Decision], dict[str, float]]:
     """Decide how the student is trained.
 
@@ -228,9 +252,10 @@ def decide(
         data: its sizes.
         measured: seconds of steps.
         best: the student's shape and latency.
+        further: what is made in addition.
 
     Returns:
-        The decisions, and the predicted seconds of each step of the plan.
+        The decisions, and the predicted seconds of each step of the plan, by its folder.
 
     Raises:
         ValueError: a weight below 1 without labels, or a budget that is too small for one step.
@@ -267,19 +292,39 @@ def decide(
                 f"about {_SCORINGS} checkpoints; without validation data the last one is kept",
             )
         )
-    scoring = data.validation / values["per_device_train_batch_size"] * measured.teacher_batch
+    values = {one.name: one.value for one in made}
+    return made, _seconds(values, data, measured, best, further or Further())
+
+
+def _seconds(
+    values: Mapping[str, Any], data: Data, measured: Measured, best: Timed, further: Further
+) -> dict[str, float]:
+    """Predict the time of each step, by its folder."""
+    first, second = values["hidden_states_steps"], values["prediction_steps"]
+    batch = values["per_device_train_batch_size"]
+    scoring = data.validation / batch * measured.teacher_batch
     student = scoring / best.speedup
-    cached = values["cache_teacher_outputs"]
-    step = measured.prediction_step - (measured.teacher_batch if cached else 0)
-    seconds = {"create-student": measured.creation}
-    if cached:
-        batches = data.train / values["per_device_train_batch_size"]
-        seconds["cache"] = batches * measured.teacher_batch
-    scored = 0 if not data.validation else second // max(1, min(every, second)) + 1
-    seconds["train"] = first * measured.hidden_states_step + second * step + scored * student
+    own_step = measured.prediction_step - measured.teacher_batch
+    seconds = {"created": measured.creation}
+    step = measured.prediction_step
+    if values["cache_teacher_outputs"]:
+        seconds["teacher_outputs"] = data.train / batch * measured.teacher_batch
+        step = own_step
+    scored = 0 if not data.validation else second // values["save_steps"] + 1
+    seconds["student"] = first * measured.hidden_states_step + second * step + scored * student
+    if further.baseline:
+        steps = first + second
+        scored = 0 if not data.validation else steps // values["save_steps"] + 1
+        seconds["student_alone"] = steps * own_step + scored * student
+    for name in ("onnx", "int8")[: further.exports]:
+        seconds[name] = _EXPORT + 2 * student + _EXPORT_INPUTS * best.milliseconds / 1000
     if data.validation:
-        seconds["compare"] = scoring + student
-    return made, seconds
+        timed = min(_LATENCY_ROWS, data.validation) + _ROUNDS * min(
+            _THROUGHPUT_ROWS, data.validation
+        )
+        models = best.teacher_milliseconds + (1 + further.exports) * best.milliseconds
+        seconds["comparison"] = scoring + (1 + further.exports) * student + timed * models / 1000
+    return seconds
 
 
 def _settings(task: str, asked: Asked, data: Data, usual: Defaults) -> list[Decision]:

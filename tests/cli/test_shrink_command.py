@@ -107,6 +107,10 @@ def test_a_dry_run_prints_the_plan_which_is_then_followed(
     metrics = json.loads((folder / "student" / "metrics.json").read_text())
     assert metrics["intermediate_stage"]["steps"] == 4
     assert "times as fast" in done.stdout
+    page = (folder / "report.html").read_text()
+    for shown in ("hidden_states_steps", "hf-distill create-student", "nearest to the teacher"):
+        assert shown in page
+    assert_says_nothing_about_the_machine(folder / "comparison", str(tmp_path))
     # A second call does nothing again; another setting is refused.
     made = (folder / "student" / "model.safetensors").stat().st_mtime_ns
     assert program(*options).status == 0
@@ -152,6 +156,7 @@ def test_from_python_without_labels_and_validation_data(
     assert result.plan["distillation_loss_weight"] == 1.0
     assert result.speedup is None and result.comparison == {}
     assert (result.student / "model.safetensors").is_file()
+    assert "prediction_steps" in (tmp_path / "small" / "report.md").read_text()
     with pytest.raises(ValueError, match="num_hidden_layers"):
         hf_distill.shrink(
             teacher,
@@ -201,6 +206,7 @@ def test_the_student_alone_and_a_failing_export(
     assert done.status == 0, done.stderr
     assert "no exporter for this architecture" in done.stdout
     assert set(plan_of(folder)["failures"]) == {"onnx", "int8"}
+    assert "no exporter for this architecture" in (folder / "report.md").read_text()
     compared = json.loads((folder / "comparison" / "comparison.json").read_text())["models"]
     assert list(compared) == ["teacher", "student_alone", "student_distilled"]
     alone = json.loads((folder / "student_alone" / "metrics.json").read_text())

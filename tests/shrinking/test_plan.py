@@ -13,6 +13,7 @@ from hf_distill.shrinking.plan import (
     Asked,
     Data,
     Decision,
+    Further,
     Measured,
     Plan,
     check_asked,
@@ -38,10 +39,22 @@ def test_epochs_are_shared() -> None:
     assert (found["hidden_states_steps"], found["prediction_steps"]) == (200, 200)
     # The teacher's forward pass is paid once; 200 // 50 evaluations and the last one.
     scored = 320 / 16 * 0.4 / 2.5
-    assert seconds["cache"] == pytest.approx(100 * 0.4)
-    assert seconds["train"] == pytest.approx(200 * 1.5 + 200 * 0.6 + 5 * scored)
-    assert seconds["compare"] == pytest.approx(scored * 2.5 + scored)
-    assert seconds["create-student"] == 30.0
+    assert seconds["teacher_outputs"] == pytest.approx(100 * 0.4)
+    assert seconds["student"] == pytest.approx(200 * 1.5 + 200 * 0.6 + 5 * scored)
+    assert seconds["comparison"] == pytest.approx(scored * 3.5 + 453 * 0.070)
+    assert seconds["created"] == 30.0
+    assert set(seconds) == {"created", "teacher_outputs", "student", "comparison"}
+
+
+def test_the_time_of_what_is_made_in_addition() -> None:
+    _, plain = decide(QA, Asked(num_train_epochs=4), DATA, SECONDS, BEST)
+    further = Further(baseline=True, exports=2)
+    _, more = decide(QA, Asked(num_train_epochs=4), DATA, SECONDS, BEST, further)
+    assert set(more) - set(plain) == {"student_alone", "onnx", "int8"}
+    scored = 320 / 16 * 0.4 / 2.5
+    assert more["student_alone"] == pytest.approx(400 * 0.6 + 9 * scored)
+    assert more["onnx"] == pytest.approx(20 + 2 * scored + 432 * 0.020)
+    assert more["comparison"] - plain["comparison"] == pytest.approx(2 * scored + 453 * 0.040)
 
 
 def test_a_share_by_hand() -> None:
@@ -61,7 +74,7 @@ def test_a_budget_is_kept_and_used(budget: float, cache: bool | None) -> None:
     spent = (
         found["hidden_states_steps"] * 1.5
         + found["prediction_steps"] * step
-        + seconds.get("cache", 0)
+        + seconds.get("teacher_outputs", 0)
     )
     assert 0.9 * budget - 3 < spent <= 0.9 * budget
     assert found["hidden_states_steps"] * 1.5 == pytest.approx(0.45 * budget, abs=1.5)
@@ -106,7 +119,7 @@ def test_options_by_hand_say_so() -> None:
 
 def test_without_validation_data_nothing_is_scored() -> None:
     found, seconds = values(data=replace(DATA, validation=0, metric=None))
-    assert "early_stopping_patience" not in found and "compare" not in seconds
+    assert "early_stopping_patience" not in found and "comparison" not in seconds
     assert found["save_steps"] == 75
     assert values()[0]["early_stopping_patience"] == 3
 
