@@ -156,7 +156,7 @@ def test_from_python_without_labels_and_validation_data(
     assert result.plan["distillation_loss_weight"] == 1.0
     assert result.speedup is None and result.comparison == {}
     assert (result.student / "model.safetensors").is_file()
-    assert "prediction_steps" in (tmp_path / "small" / "report.md").read_text()
+    assert "prediction_steps" in (tmp_path / "small" / "report.html").read_text()
     with pytest.raises(ValueError, match="num_hidden_layers"):
         hf_distill.shrink(
             teacher,
