@@ -92,7 +92,12 @@ def _split(request: Request) -> tuple[Request, Request]:
     data = replace(request.data, validation_file=None, validation_split="none")
     if stage.intermediate_train_file is not None:
         data = replace(data, train_file=stage.intermediate_train_file, dataset_name=None)
-    run = replace(request.run, teacher_outputs=None, teacher_column=None)
+    run = replace(
+        request.run,
+        teacher_outputs=None,
+        teacher_column=None,
+        teacher_column_kind="probabilities",
+    )
     second = copy.copy(request.args)
     # Options of intermediate layers are the first stage's.
     second.hidden_states_loss_weight = second.attention_loss_weight = None

@@ -39,9 +39,7 @@ class TrainArguments:
         "training data, prepared with the same options. The teacher is then not loaded at all; in "
         "two stages, --teacher_model is for the first one, and these outputs for the second."
     )
-    teacher_column: str | None = teacher_column_option(
-        "Instead of --teacher_model, as --teacher_outputs: "
-    )
+    teacher_column: str | None = teacher_column_option("Instead of --teacher_model: ")
     teacher_column_kind: str = teacher_column_kind_option()
     baseline: bool = option(
         False,

@@ -301,8 +301,8 @@ class CellReader:
         wrong = (sums > 1 + _TOLERANCE) | (~partial & (sums < 1 - _TOLERANCE))
         for n in np.flatnonzero(wrong)[:1].tolist():
             raise ColumnError(
-                f"The probabilities in {_inside(places[n])} add up to {sums[n]:.6g}, and must add "
-                f"up to 1 (within {_TOLERANCE}). {self._sum_advice(sums)}"
+                f"{places[n]} has probabilities that add up to {sums[n]:.6g}, and they must add "
+                f"up to 1 (within {_TOLERANCE}). {self._sum_advice(wrong)}"
             )
         rest = np.where(partial, np.maximum(1 - sums, 0.0), 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -311,8 +311,8 @@ class CellReader:
             total: NDArray[np.float64] = np.exp(filled).sum(axis=1, keepdims=True)
             return filled - np.log(total)
 
-    def _sum_advice(self, sums: NDArray[np.float64]) -> str:
-        if self.problem == "one label" and bool((np.abs(sums - 1) > _TOLERANCE).mean() > 0.5):
+    def _sum_advice(self, wrong: NDArray[np.bool_]) -> str:
+        if self.problem == "one label" and bool(wrong.mean() > 0.5):
             return (
                 "If a row may have several labels, load the student with "
                 "problem_type='multi_label_classification'; if the numbers are logits, set "
@@ -387,10 +387,6 @@ def _names(cell: Any) -> Iterable[str]:
 
 def _folded(name: str) -> str:
     return name.strip().casefold()
-
-
-def _inside(place: str) -> str:
-    return place[0].lower() + place[1:]
 
 
 def _shown(names: Iterable[Any], most: int = 12) -> str:
