@@ -208,6 +208,7 @@ _SECTIONS = {
 API = (
     "hf_distill",
     "hf_distill.augmentation",
+    "hf_distill.labelling",
     "hf_distill.students",
     "hf_distill.tasks.question_answering",
 )

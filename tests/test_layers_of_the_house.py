@@ -21,7 +21,7 @@ FLOORS = (
     ("scoring", "seq2seq", "trainer", "sharding"),
     ("hub", "checkpoints"),
     ("distiller", "checks", "labels"),
-    ("augmentation",),
+    ("augmentation", "labelling"),
     ("tasks",),
     ("teachers",),
     ("students",),

@@ -37,6 +37,20 @@ def check_table_path(path: str | Path) -> None:
         )
 
 
+def check_columns(table: Dataset) -> None:
+    """Check that a table can be written at all.
+
+    Raises:
+        TaskDataError: a column holds values of several kinds.
+    """
+    for name, feature in table.features.items():
+        if is_mixed(feature):
+            raise TaskDataError(
+                f"the column {name!r} holds {describe(feature)}, which only .json and .jsonl files "
+                "carry on as they are; choose .jsonl for output_path, or leave the column out."
+            )
+
+
 def write_table(table: Dataset, path: str | Path) -> None:
     """Write a table, row by row, atomically.
 
@@ -52,12 +66,7 @@ def write_table(table: Dataset, path: str | Path) -> None:
     """
     check_table_path(path)
     path = Path(path).expanduser()
-    for name, feature in table.features.items():
-        if is_mixed(feature):
-            raise TaskDataError(
-                f"the column {name!r} holds {describe(feature)}, which only .json and .jsonl files "
-                "carry on as they are; choose .jsonl for output_path, or leave the column out."
-            )
+    check_columns(table)
     if ending(path) == ".parquet":
         write_atomically(path, lambda temporary: table.to_parquet(str(temporary)))
         return

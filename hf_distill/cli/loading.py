@@ -178,6 +178,16 @@ def load_trained_model(
     )
 
 
+def place_of(source: DataSource) -> tuple[str, dict[str, Any]]:
+    """Return where data is, and the options of ``load_table`` for it."""
+    if source.file is None:
+        more = {"config_name": source.config_name, "revision": source.revision}
+        return str(source.dataset_name), {"split": source.split, **more}
+    path = Path(source.file).expanduser()
+    has_splits = (path / "dataset_dict.json").is_file()
+    return str(path), {"split": source.split if has_splits else None}
+
+
 def load_examples(
     task: Task,
     source: DataSource,
@@ -198,17 +208,9 @@ def load_examples(
     Returns:
         The examples, and whether they have labels.
     """
-    options: dict[str, Any] = {"split": source.split}
+    place, options = place_of(source)
     if teacher_column is not None:
         options["teacher_column"] = teacher_column
-    if source.file is not None:
-        path = Path(source.file).expanduser()
-        if not (path / "dataset_dict.json").is_file():
-            options["split"] = None
-        place = str(path)
-    else:
-        place = str(source.dataset_name)
-        options |= {"config_name": source.config_name, "revision": source.revision}
     try:
         examples = task.load_data(place, labelled=labelled, **options)
     except MissingLabelsError as error:

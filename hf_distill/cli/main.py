@@ -23,6 +23,7 @@ from hf_distill.extras import MissingExtraError
 COMMANDS = {
     "train": "train a student with the help of a teacher, or without one (--baseline)",
     "cache": "run a teacher over the training data once, for any number of trainings",
+    "label": "let a language model label texts: probabilities to train a small model from",
     "sweep": "search temperature, weight, loss or any option: table and heat map, resumable",
     "create-student": "a smaller model from a teacher: fewer layers, narrower ones, or both",
     "shrink": "a slow model into a fast one: shape by measured latency, trained, compared",

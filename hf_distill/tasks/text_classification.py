@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from statistics import fmean
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from datasets import Dataset
@@ -45,7 +45,7 @@ from hf_distill.tasks.labels import (
 )
 from hf_distill.tasks.metrics import classification_metric, multi_label_metric, regression_metric
 
-SINGLE = "single_label_classification"
+SINGLE: Final = "single_label_classification"
 MULTI = "multi_label_classification"
 REGRESSION = "regression"
 
@@ -80,6 +80,15 @@ class TextClassificationTask(Task):
 
         Labels are as ``read_labels`` makes them.
         """
+        columns = self.columns(table, labelled=labelled)
+        rows = pick_columns(table, columns)
+        if not labelled:
+            return rows
+        rows = read_labels(rows, "label", names=self.options.class_names, vectors=True)
+        return rows.add_column("row", list(range(len(rows))))
+
+    def columns(self, table: Dataset, *, labelled: bool) -> dict[str, str]:
+        """Find the columns ``text``, ``text_pair`` (for pairs) and ``label``; check the texts."""
         options = self.options
         texts = (options.text_column, options.text_pair_column)
         if labelled:
@@ -95,11 +104,7 @@ class TextClassificationTask(Task):
         if second is not None:
             checked_texts(table, second, "text_pair_column")
             columns["text_pair"] = second
-        rows = pick_columns(table, columns)
-        if not labelled:
-            return rows
-        rows = read_labels(rows, "label", names=options.class_names, vectors=True)
-        return rows.add_column("row", list(range(len(rows))))
+        return columns
 
     def model_options(
         self, student: Config | None, teacher: Config | None, examples: Dataset | None

@@ -1,0 +1,339 @@
+"""Labels of texts by a language model, as a column of probabilities to train a student from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import torch
+import transformers
+from accelerate import PartialState
+from datasets import Dataset, Features, Value, concatenate_datasets
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from hf_distill._version import __version__
+from hf_distill.augmentation.tables import check_columns, write_table
+from hf_distill.compatibility import input_limit
+from hf_distill.compatibility.tokenizers import tokenizer_hash, tokenizer_of
+from hf_distill.files import file_hash, read_json, write_json
+from hf_distill.heads import head_of_class, unwrapped
+from hf_distill.labelling.prompts import EncodedRow, Prompt, default_prompt
+from hf_distill.labelling.scoring import WordScorer, calibrated, label_probabilities
+from hf_distill.labelling.words import LabelWords, check_label_words
+from hf_distill.labelling.work import Work, changes
+from hf_distill.loading import load_teacher, read_config
+from hf_distill.restoring import evaluating
+from hf_distill.tasks.columns import checked_texts, is_text
+from hf_distill.tasks.tables import load_table
+from hf_distill.tasks.text_files import ending
+from hf_distill.teachers.caching.fingerprints import data_hash
+from hf_distill.teachers.identity import TeacherIdentity, identify
+
+CONTENT_FREE = ["N/A", "", "[MASK]"]
+"""The texts without content of Zhao et al. 2021, section 5, over which they average."""
+_COLUMN = "probabilities"
+_TASK = "text-generation"
+_ROLES = ("text", "text_pair")
+_FORMAT = 1
+
+
+class Labelled(NamedTuple):
+    """A data set with a column of probabilities, and how they were made."""
+
+    dataset: Dataset
+    manifest: dict[str, Any]
+    """Teacher, prompt, words, calibration and data; ``cut`` is the number of rows with a text that
+    was too long."""
+
+
+def label_dataset(
+    dataset: Dataset,
+    teacher_model: nn.Module | str | os.PathLike[str],
+    label_words: LabelWords,
+    *,
+    processing_class: PreTrainedTokenizerBase | None = None,
+    text_columns: Sequence[str] = ("text",),
+    prompt: str | None = None,
+    chat: bool | None = None,
+    calibrate: bool = False,
+    output_column: str = _COLUMN,
+    output_path: str | os.PathLike[str] | None = None,
+    max_length: int | None = None,
+    batch_size: int = 8,
+    teacher_dtype: str | None = None,
+    use_cpu: bool = False,
+) -> Labelled:
+    """Let a causal language model label texts, and store how probable it finds each label.
+
+    A word is scored by the log-probability of all its tokens after the prompt, a label by its
+    words: ``p(label) = softmax_labels(logsumexp_words(Σ_tokens log p))``. With ``calibrate``
+    these are divided by what the model answers to prompts without a text ("N/A", "", "[MASK]",
+    averaged) and normalised (contextual calibration, Zhao et al. 2021, "Calibrate Before Use",
+    section 5), which takes away the model's liking for some words.
+
+    Args:
+        dataset: the texts; other columns are kept.
+        teacher_model: the language model: a module, a folder or a Hub id.
+        label_words: the words of each label, such as ``{"positive": ["good", "great"],
+            "negative": ["bad"]}``, without a space in front.
+        processing_class: a fast tokenizer; by default that of the teacher.
+        text_columns: the column of the texts, or the two columns of pairs.
+        prompt: a template in which ``{name}`` stands for the text of a column; ``{text}`` and
+            ``{text_pair}`` also name the first and second of ``text_columns``. The words follow its
+            end. By default the texts, and a question that lists the first word of each label.
+        chat: write the prompt as a user's message by the tokenizer's chat template. By default if
+            it has one.
+        calibrate: calibrate by prompts without a text.
+        output_column: the name of the new column: in each row an object of label to probability,
+            in float64, which add up to 1.
+        output_path: a ``.jsonl`` (also ``.jsonl.gz``) or ``.parquet`` file to write. It appears
+            when it is whole; next to it the manifest, ``NAME.manifest.json``. An interrupted run
+            leaves its parts in the folder ``.NAME.parts`` there, and the same call resumes it. By
+            default nothing is kept.
+        max_length: the most tokens of a prompt with a word; of longer ones the text is cut. By
+            default what the model takes.
+        batch_size: rows at a time, of similar length.
+        teacher_dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``; by default as saved.
+        use_cpu: leave an accelerator unused.
+
+    Returns:
+        The data with the new column, and the manifest.
+
+    Raises:
+        ValueError: an option, the words, the prompt or the model cannot be used, or
+            ``output_path`` is of another run; the message says what changed.
+        OSError: the disk is full; the parts before are kept.
+    """
+    words = check_label_words(label_words)
+    _check_options(dataset, output_column, batch_size)
+    target = None if output_path is None else Path(output_path).expanduser()
+    if target is not None:
+        check_output_path(target)
+        check_columns(dataset)
+    fields = _fields(dataset, text_columns)
+    state = PartialState(cpu=use_cpu)
+    if target is None and state.num_processes > 1:
+        raise ValueError("output_path is missing: several processes meet in a file.")
+    model = _load(teacher_model, teacher_dtype, state.device)
+    tokenizer = processing_class or tokenizer_of(model)
+    if tokenizer is None:
+        raise ValueError(
+            "processing_class is missing: there is no tokenizer next to the teacher; pass its own."
+        )
+    chat = bool(tokenizer.chat_template) if chat is None else chat
+    if prompt is None:
+        first = [some[0] for some in words.values()]
+        prompt = default_prompt(first, _ROLES[: len(text_columns)], chat=chat)
+    writer = Prompt(
+        prompt,
+        fields,
+        [word for some in words.values() for word in some],
+        tokenizer,
+        chat=chat,
+        max_length=_longest(model, tokenizer, max_length),
+    )
+    content_free = [writer.encode(dict.fromkeys(writer.columns, text)) for text in CONTENT_FREE]
+    _check_endings(words, content_free[0])
+    manifest = {
+        "format": _FORMAT,
+        "teacher": _describe(identify(teacher_model, model), model, tokenizer),
+        "prompt": writer.identity,
+        "label_words": words,
+        "data": {
+            "rows": len(dataset),
+            "columns": writer.columns,
+            "sha256": data_hash(dataset.select_columns(sorted(writer.columns))),
+        },
+        "calibrate": calibrate,
+        "column": output_column,
+        "batch_size": batch_size,
+        "versions": {
+            "hf_distill": __version__,
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+            "datasets": datasets.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    if target is not None and (before := _finished(target, manifest)):
+        column = load_table(target).select_columns([output_column])
+        return Labelled(concatenate_datasets([dataset, column], axis=1), before)
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        if target is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = target.with_name(f".{_stem(target)}.parts")
+        work = Work(folder, manifest, len(content_free[0].endings))
+        if state.is_main_process:
+            work.prepare(stack)
+        scorer = WordScorer(model, batch_size)
+        scorer.check(content_free)
+        work.compute(dataset, writer, scorer, state)
+        scores, manifest["cut"] = work.read()
+        places = np.cumsum([0, *map(len, words.values())]).tolist()
+        words_of = [range(*pair) for pair in pairwise(places)]
+        found = label_probabilities(scores, words_of)
+        if calibrate:
+            free = label_probabilities(scorer.scores(content_free), words_of).mean(dim=0)
+            found = calibrated(found, free)
+            named = dict(zip(words, free.tolist(), strict=True))
+            manifest["calibration"] = {"texts": CONTENT_FREE, "probabilities": named}
+        labelled = _with_column(dataset, output_column, list(words), found)
+        if target is not None and state.is_main_process:
+            write_table(labelled, target)
+            manifest["output_sha256"] = file_hash(target)
+            write_json(manifest_path(target), manifest)
+            shutil.rmtree(folder)
+        state.wait_for_everyone()
+    return Labelled(labelled, manifest)
+
+
+def check_output_path(path: Path) -> None:
+    """Check the name of a file to write.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    if ending(path) not in (".jsonl", ".parquet") or path.name.lower().endswith(".parquet.gz"):
+        raise ValueError(
+            f"output_path={str(path)!r} must end in .jsonl, .jsonl.gz or .parquet: no other file "
+            "holds an object of label and probability per row."
+        )
+
+
+def manifest_path(target: Path) -> Path:
+    """Return where the manifest of a labelled file is."""
+    return target.with_name(f"{_stem(target)}.manifest.json")
+
+
+def _stem(path: Path) -> str:
+    return path.name[: path.name.lower().rindex(ending(path))]
+
+
+def _check_options(dataset: Dataset, output_column: str, batch_size: int) -> None:
+    if len(dataset) == 0:
+        raise ValueError("dataset is empty: it has no rows.")
+    if output_column in dataset.column_names:
+        raise ValueError(
+            f"output_column={output_column!r}: the data has that column already; name another one."
+        )
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, but it is {batch_size!r}.")
+
+
+def _fields(dataset: Dataset, text_columns: Sequence[str]) -> dict[str, str]:
+    """Return the columns that a prompt may show, by the names of fields."""
+    if isinstance(text_columns, str) or not 1 <= len(text_columns) <= len(_ROLES):
+        raise ValueError(
+            f"text_columns={text_columns!r} must be a list of one column, or of two for pairs."
+        )
+    for column in text_columns:
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"text_columns: the data has no column {column!r}; it has "
+                f"{', '.join(dataset.column_names)}."
+            )
+        checked_texts(dataset, column, "text_columns")
+    texts = [name for name, feature in dataset.features.items() if is_text(feature)]
+    return {**dict(zip(_ROLES, text_columns, strict=False)), **{name: name for name in texts}}
+
+
+def _load(
+    source: nn.Module | str | os.PathLike[str], dtype: str | None, device: torch.device
+) -> nn.Module:
+    """Load a causal language model onto a device."""
+    if isinstance(source, nn.Module):
+        name, config = type(unwrapped(source)).__name__, getattr(source, "config", None)
+    else:
+        config = read_config(os.fspath(source), "teacher_model")
+        name = (config.architectures or [type(config).__name__])[0]
+    head = None if config is None else head_of_class(name, config)
+    if head is None or head.task != _TASK:
+        raise ValueError(
+            f"teacher_model is a {name}, which does not write a text token by token; take a causal "
+            "language model (…ForCausalLM)."
+        )
+    model = load_teacher(source, head.auto_model, _TASK, dtype=dtype, device=device)
+    return model.to(device)
+
+
+def _longest(model: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
+    # Tokenizers without a limit have 10**30.
+    limits = [input_limit(model), tokenizer.model_max_length]
+    most = min((int(n) for n in limits if n and 0 < n < 10**9), default=None)
+    if wanted is None:
+        return most or 10**9
+    if wanted < 2 or (most is not None and wanted > most):
+        upper = "" if most is None else f" and at most the {most} tokens that the teacher takes"
+        raise ValueError(f"max_length={wanted} must be at least 2{upper}.")
+    return wanted
+
+
+def _check_endings(label_words: LabelWords, row: EncodedRow) -> None:
+    """Check that words of different labels have different tokens."""
+    owners: dict[tuple[int, ...], tuple[str, str]] = {}
+    places = iter(row.endings)
+    for label, words in label_words.items():
+        for word in words:
+            tokens = next(places)
+            other, owner = owners.setdefault(tokens, (word, label))
+            if other != word:
+                raise ValueError(
+                    f"label_words: the tokenizer gives {other!r} ({owner}) and {word!r} ({label}) "
+                    "the same tokens, so the teacher cannot tell them apart; choose another word."
+                )
+
+
+def _describe(
+    identity: TeacherIdentity, model: nn.Module, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    return {
+        "name": identity.name,
+        "revision": identity.revision,
+        "weights_sha256": identity.weights,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+    }
+
+
+def _finished(target: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest of a file that this run has written before; ``None`` without a file.
+
+    Raises:
+        ValueError: the file is of another run, or was altered.
+    """
+    if not target.exists():
+        return None
+    path, remedy = manifest_path(target), "Name another output_path, or delete the file."
+    if not path.exists():
+        raise ValueError(f"output_path {target.name} exists, without a {path.name}. {remedy}")
+    before = read_json(path, "delete it and the file next to it to begin again")
+    results = ("cut", "calibration", "output_sha256")
+    changed = changes({k: v for k, v in before.items() if k not in results}, manifest)
+    if before.get("output_sha256") != file_hash(target):
+        changed = ["it was altered after it was written"]
+    if changed:
+        raise ValueError(
+            f"output_path {target.name} holds other probabilities: {'; '.join(changed)}. {remedy}"
+        )
+    return before
+
+
+def _with_column(
+    dataset: Dataset, name: str, labels: Sequence[str], probabilities: Tensor
+) -> Dataset:
+    features = Features({name: {label: Value("float64") for label in labels}})
+    rows = [dict(zip(labels, row, strict=True)) for row in probabilities.tolist()]
+    column = Dataset.from_dict({name: rows}, features=features)
+    return concatenate_datasets([dataset, column], axis=1)
