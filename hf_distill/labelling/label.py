@@ -142,6 +142,8 @@ def label_dataset(
         chat=chat,
         max_length=_longest(model, tokenizer, max_length),
     )
+    for column in writer.columns:
+        checked_texts(dataset, column, "prompt")
     content_free = [writer.encode(dict.fromkeys(writer.columns, text)) for text in CONTENT_FREE]
     _check_endings(words, content_free[0])
     manifest = {
@@ -233,7 +235,11 @@ def _check_options(dataset: Dataset, output_column: str, batch_size: int) -> Non
 
 
 def _fields(dataset: Dataset, text_columns: Sequence[str]) -> dict[str, str]:
-    """Return the columns that a prompt may show, by the names of fields."""
+    """Return the columns that a prompt may show, by the names of fields.
+
+    Raises:
+        ValueError: ``text_columns`` are not one or two columns of texts.
+    """
     if isinstance(text_columns, str) or not 1 <= len(text_columns) <= len(_ROLES):
         raise ValueError(
             f"text_columns={text_columns!r} must be a list of one column, or of two for pairs."
@@ -264,8 +270,8 @@ def _load(
             f"teacher_model is a {name}, which does not write a text token by token; take a causal "
             "language model (…ForCausalLM)."
         )
-    model = load_teacher(source, head.auto_model, _TASK, dtype=dtype, device=device)
-    return model.to(device)
+    model: Any = load_teacher(source, head.auto_model, _TASK, dtype=dtype, device=device)
+    return model if model.device.type == device.type else model.to(device)
 
 
 def _longest(model: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:

@@ -106,7 +106,7 @@ class Work:
             for part in mine:
                 texts = dataset[part.start : part.stop]
                 rows = [
-                    prompt.encode({name: texts[name][row] or "" for name in prompt.columns})
+                    prompt.encode({name: texts[name][row] for name in prompt.columns})
                     for row in range(part.stop - part.start)
                 ]
                 self._files.write(part, _columns(rows, _scores(rows, scorer, bar)))

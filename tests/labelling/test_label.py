@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from language_models import language_model, log_probability, tokenizer
+from tiny import bert_config, model_for
+from transformers import BertForMaskedLM
+
+import hf_distill.labelling.work as work
+from hf_distill.files import folder_hash
+from hf_distill.labelling import Labelled, label_dataset
+from hf_distill.labelling.scoring import WordScorer
+from hf_distill.tasks.tables import load_table
+
+WORDS = {"yes": ["hello", "Paris"], "no": ["shell", "the capital"], "maybe": ["Which"]}
+TEXTS = [
+    "Paris has been the capital",
+    "Die Größe beträgt",
+    "hello",
+    "Which river does Paris lie on? How many people live there?",
+    "It lies on the river Seine and was the capital of France for many thousands of years",
+    "",
+    "12.50 €",
+]
+PROMPT = "{text} is"
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return language_model()
+
+
+@pytest.fixture
+def label(model: Any) -> Any:
+    def call(data: Dataset | None = None, words: Any = WORDS, **options: Any) -> Labelled:
+        if data is None:
+            data = Dataset.from_dict({"text": TEXTS, "number": range(len(TEXTS))})
+        settings = {
+            "teacher_model": model, "processing_class": tokenizer(), "prompt": PROMPT,
+            "batch_size": 3, **options,
+        }  # fmt: skip
+        return label_dataset(data, label_words=words, **settings)
+
+    return call
+
+
+def reference(model: Any, text: str) -> dict[str, float]:
+    """Written anew: sums over words of products over tokens, one at a time, normalised."""
+    made, found = tokenizer(), {}
+    start = len(made(f"{text} is")["input_ids"]) - 1
+    for label, words in WORDS.items():
+        encoded = [made(f"{text} is {word}")["input_ids"][:-1] for word in words]
+        found[label] = sum(math.exp(log_probability(model, ids, start)) for ids in encoded)
+    return {label: value / sum(found.values()) for label, value in found.items()}
+
+
+def test_probabilities(model: Any, label: Any) -> None:
+    labelled = label()
+    assert labelled.dataset.column_names == ["text", "number", "probabilities"]
+    assert labelled.dataset["text"] == TEXTS
+    for text, row in zip(TEXTS, labelled.dataset["probabilities"], strict=True):
+        assert row == pytest.approx(reference(model, text), rel=1e-4)
+        assert list(row) == list(WORDS)
+        assert sum(row.values()) == pytest.approx(1, abs=1e-12)
+    assert labelled.manifest["cut"] == 0
+
+
+def test_batches_and_parts_do_not_matter(label: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = label(batch_size=1).dataset["probabilities"]
+    monkeypatch.setattr(work, "_PART_ROWS", 2)
+    for row, other in zip(label(batch_size=7).dataset["probabilities"], one, strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
+
+
+def test_calibration_divides_by_the_answers_without_a_text(model: Any, label: Any) -> None:
+    free = [reference(model, text) for text in ("N/A", "", "[MASK]")]
+    mean = {name: sum(row[name] for row in free) / 3 for name in WORDS}
+    labelled = label(calibrate=True)
+    assert labelled.manifest["calibration"]["probabilities"] == pytest.approx(mean, rel=1e-4)
+    for text, row in zip(TEXTS, labelled.dataset["probabilities"], strict=True):
+        divided = {name: value / mean[name] for name, value in reference(model, text).items()}
+        wanted = {name: value / sum(divided.values()) for name, value in divided.items()}
+        assert row == pytest.approx(wanted, rel=1e-4)
+
+
+def test_pairs_and_other_columns_in_the_prompt(label: Any) -> None:
+    data = Dataset.from_dict({"a": ["hello"], "b": ["shell"], "n": [1], "more": ["help"]})
+    found = label(data, text_columns=["a", "b"], prompt="{text} {text_pair} {more} {a} is")
+    assert found.manifest["prompt"]["written"] == "{a} {b} {more} {a} is hello"
+    assert found.manifest["data"]["columns"] == ["a", "b", "more"]
+    shown = label(data, text_columns=["a", "b"], prompt=None).manifest["prompt"]["written"]
+    assert "{a}" in shown
+    assert "{b}" in shown
+    assert "hello, shell or Which" in shown
+
+
+def test_the_chat_template_is_used_where_there_is_one(label: Any) -> None:
+    chat = tokenizer(chat=True)
+    assert label().manifest["prompt"]["chat"] is False
+    assert label(processing_class=chat).manifest["prompt"]["chat"] is True
+    assert label(processing_class=chat, chat=False).dataset[:] == label().dataset[:]
+    with pytest.raises(ValueError, match="chat"):
+        label(chat=True)
+
+
+def test_texts_are_cut_and_counted(label: Any) -> None:
+    data = Dataset.from_dict({"text": ["Paris " * 100, "hello", "people " * 100]})
+    labelled = label(data)
+    assert labelled.manifest["cut"] == 2
+    assert labelled.manifest["prompt"]["max_length"] == 64
+    assert label(data, max_length=12).manifest["cut"] == 2
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])
+def test_files(name: str, label: Any, tmp_path: Path) -> None:
+    path = tmp_path / "new" / name
+    labelled = label(output_path=path, calibrate=True)
+    assert load_table(path)[:] == labelled.dataset[:]
+    assert sorted(one.name for one in path.parent.iterdir()) == sorted([name, "out.manifest.json"])
+    manifest = json.loads((path.parent / "out.manifest.json").read_text())
+    assert manifest == json.loads(json.dumps(labelled.manifest))
+    assert manifest["label_words"] == WORDS
+    assert str(tmp_path) not in json.dumps(manifest)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
+    """Let scoring fail after so many rows; the sizes of the batches."""
+    sizes: list[int] = []
+    scores = WordScorer.scores
+
+    def failing(self: WordScorer, batch: Any) -> Any:
+        if sum(sizes) >= rows:
+            raise StoppedError
+        sizes.append(len(batch))
+        return scores(self, batch)
+
+    monkeypatch.setattr(WordScorer, "scores", failing)
+    return sizes
+
+
+def test_an_interrupted_run_resumes(
+    label: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "_PART_ROWS", 2)
+    target = tmp_path / "out.jsonl"
+    label(output_path=tmp_path / "whole.jsonl")
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        stop_after(patch, 3 + 4)  # three rows of the check, two parts
+        label(output_path=target)
+    parts = sorted(path.name for path in (tmp_path / ".out.parts").glob("part-*"))
+    assert [name[:10] for name in parts] == ["part-00000", "part-00001"]
+    assert not target.exists()
+    # A damaged part is computed again.
+    damaged = tmp_path / ".out.parts" / parts[1]
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    with monkeypatch.context() as patch:
+        sizes = stop_after(patch, 1000)
+        label(output_path=target)
+    assert sum(sizes) - 3 == len(TEXTS) - 2
+    assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not (tmp_path / ".out.parts").exists()
+
+
+def test_an_interrupted_run_with_other_options_is_not_resumed(
+    label: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        stop_after(patch, 4)
+        label(output_path=target)
+    before = folder_hash(tmp_path)
+    changed = {
+        "template": {"prompt": "{text} was"},
+        "max_length": {"max_length": 20},
+        "label_words": {"words": {"yes": ["hello"], "no": ["shell"]}},
+        "teacher.weights_sha256": {"teacher_model": language_model(seed=1)},
+        "data.sha256": {"data": Dataset.from_dict({"text": [*TEXTS[1:], "x"]})},
+    }
+    for name, options in changed.items():
+        with pytest.raises(ValueError, match="output_path") as error:
+            label(output_path=target, **options)
+        assert name in str(error.value)
+    assert folder_hash(tmp_path) == before
+    label(output_path=target, calibrate=True, output_column="p", batch_size=1)
+
+
+def test_a_finished_file_is_kept(
+    label: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.jsonl"
+    labelled = label(output_path=target)
+    with monkeypatch.context() as patch:
+        sizes = stop_after(patch, 0)
+        assert label(output_path=target).dataset[:] == labelled.dataset[:]
+        assert sizes == []
+    with pytest.raises(ValueError, match="calibrate was false and is now true"):
+        label(output_path=target, calibrate=True)
+    target.write_text(target.read_text().replace("Paris", "paris"))
+    with pytest.raises(ValueError, match=r"out\.jsonl .* altered"):
+        label(output_path=target)
+    (tmp_path / "out.manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"out\.manifest\.json"):
+        label(output_path=target)
+
+
+def test_a_full_disk_leaves_nothing_half(
+    label: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr("os.fsync", full)
+        label(output_path=tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+    label(output_path=tmp_path / "out.jsonl")
+
+
+def test_the_teacher_is_left_as_it_was(model: Any, label: Any) -> None:
+    model.train()
+    first, second = label(), label()
+    assert model.training
+    assert first.dataset[:] == second.dataset[:]
+    model.eval()
+
+
+def test_a_saved_teacher(model: Any, label: Any, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "lm")
+    tokenizer().save_pretrained(tmp_path / "lm")
+    found = label(teacher_model=str(tmp_path / "lm"), processing_class=None)
+    assert found.dataset[:] == label().dataset[:]
+    assert found.manifest["teacher"]["name"] == "lm"
+    assert found.manifest["teacher"]["dtype"] == "float32"
+    half = label(teacher_model=str(tmp_path / "lm"), processing_class=None,
+                 teacher_dtype="bfloat16", chat=False)  # fmt: skip
+    assert half.manifest["teacher"]["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("options", "fragments"),
+    [
+        ({"output_path": "out.csv"}, ["output_path", "out.csv", ".jsonl"]),
+        ({"output_path": "out.parquet.gz"}, ["output_path", "out.parquet.gz"]),
+        ({"output_column": "number"}, ["output_column", "number"]),
+        ({"batch_size": 0}, ["batch_size", "0"]),
+        ({"text_columns": "text"}, ["text_columns", "text"]),
+        ({"text_columns": ["review"]}, ["text_columns", "review", "number"]),
+        ({"text_columns": ["number"]}, ["text_columns", "number"]),
+        ({"max_length": 65}, ["max_length=65", "64"]),
+        ({"max_length": 1}, ["max_length=1"]),
+        ({"prompt": "{review} is"}, ["prompt", "{review}", "text"]),
+        ({"prompt": "{number} is"}, ["prompt", "{number}"]),
+        ({"words": {"a": ["hello"]}}, ["label_words", "a"]),
+        ({"words": {"a": ["Ω"], "b": ["Ψ"]}, "kind": "word_piece"}, ["label_words", "'Ω'", "'Ψ'"]),
+        ({"data": Dataset.from_dict({"text": []})}, ["dataset"]),
+        ({"data": Dataset.from_dict({"text": ["x", None]})}, ["Row 1", "text"]),
+        (
+            {"data": Dataset.from_dict({"text": ["x"], "b": [None]}), "prompt": "{text} {b}"},
+            ["prompt", "{b}"],
+        ),
+        (
+            {"data": Dataset.from_dict({"text": ["x", "y"], "b": ["z", None]}),
+             "prompt": "{text} {b}"},
+            ["Row 1", "'b'"],
+        ),
+        ({"processing_class": None}, ["processing_class"]),
+        ({"teacher_model": model_for("text-classification", seed=0)}, ["teacher_model", "Bert"]),
+        ({"teacher_model": BertForMaskedLM(bert_config())}, ["teacher_model", "BertForMaskedLM"]),
+        ({"teacher_model": torch.nn.Linear(2, 2)}, ["teacher_model", "Linear"]),
+        ({"teacher_model": "no/such/model"}, ["teacher_model", "no/such/model"]),
+    ],
+)  # fmt: skip
+def test_bad_input(
+    options: dict[str, Any],
+    fragments: list[str],
+    label: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kind = options.pop("kind", None)
+    if kind:
+        options["processing_class"] = tokenizer(kind)
+    with pytest.raises(ValueError, match=r"\w") as error:
+        label(**options)
+    assert [one for one in fragments if one not in str(error.value)] == []
+    assert list(tmp_path.iterdir()) == []
