@@ -25,6 +25,10 @@ examples:
         --label_words negative=negative,bad positive=positive,good \\
         --prompt 'Review: {text} Sentiment:' --chat no --calibrate --output_path labelled.jsonl
 
+  then train a small model from these probabilities
+    hf-distill train --task text-classification --student_model SMALL_MODEL \\
+        --train_file labelled.jsonl --teacher_column probabilities …
+
   continue after an interruption: the same command again
 """
 
@@ -111,7 +115,8 @@ def build_parser() -> CommandParser:
         usage="hf-distill label --teacher_model MODEL --label_words LABEL=WORD,… … "
         "--train_file FILE --output_path FILE [options]",
         description="Let a language model label texts (or pairs of texts), and write how probable "
-        "it finds each label: a column to train a small model from. No gold labels are needed.",
+        "it finds each label:\n`hf-distill train --teacher_column` trains a small model from that. "
+        "No gold labels are needed.",
         sections=[
             Section("language model and output", names(LabelArguments, TeacherArguments)),
             Section("data", ["train_file", *names(LabelDataArguments)]),
