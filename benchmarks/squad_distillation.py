@@ -92,7 +92,7 @@ class Material:
     def data(self, run: Run) -> tuple[Dataset, Dataset, Dataset]:
         """Training features, validation questions and their features."""
         folder = Path(self.options.data_dir)
-        lengths = {"max_length": run.max_length, "doc_stride": run.doc_stride}
+        lengths: dict[str, Any] = {"max_length": run.max_length, "doc_stride": run.doc_stride}
         train = load_question_answering_dataset(folder / f"train-v{run.squad}.json.gz")
         validation = load_question_answering_dataset(folder / f"validation-v{run.squad}.json.gz")
         train_features = prepare_train_features(train, self.tokenizer, **lengths)

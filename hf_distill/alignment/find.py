@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from hf_distill.alignment.base import Alignment
+from hf_distill.alignment.characters import CharacterAlignment
 from hf_distill.heads import (
     MultipleChoiceHead,
+    QuestionAnsweringHead,
     SequenceClassificationHead,
     TaskHead,
 )
@@ -12,6 +14,7 @@ from hf_distill.heads import (
 ALIGNMENTS: dict[type[TaskHead], type[Alignment]] = {
     SequenceClassificationHead: Alignment,
     MultipleChoiceHead: Alignment,
+    QuestionAnsweringHead: CharacterAlignment,
 }
 
 

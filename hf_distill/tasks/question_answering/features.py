@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from hf_distill.alignment import TeacherReader
+from hf_distill.alignment.offsets import Span, trimmed_spans
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.question_answering.records import field, row_answers
+from hf_distill.tasks.question_answering.teacher_windows import TeacherWindows, Window
 
 # A window moves on by at least this share of max_length, however long the question is.
 _LEAST_ADVANCE = 1 / 16
@@ -22,6 +26,7 @@ def prepare_train_features(
     max_length: int = 384,
     doc_stride: int = 128,
     num_proc: int | None = None,
+    teacher: TeacherReader | None = None,
 ) -> Dataset:
     """Cut each question and context into windows and label them with the first answer.
 
@@ -43,6 +48,8 @@ def prepare_train_features(
         max_length: Most tokens in a window, question and special tokens included.
         doc_stride: Tokens that two consecutive windows of one context share.
         num_proc: Processes to work with; by default this one.
+        teacher: The tokenizer of a teacher that has another one, and the most tokens that it takes:
+            adds its encoding of each window, and to which tokens its answers belong.
 
     Returns:
         One row per window: `input_ids`, `attention_mask`, `token_type_ids` if the tokenizer gives
@@ -56,7 +63,7 @@ def prepare_train_features(
             a column.
         QuestionAnsweringDataError: An answer is not where `answer_start` says.
     """
-    windows = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=False)
+    windows = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=False, teacher=teacher)
     return windows.apply(dataset, num_proc)
 
 
@@ -67,6 +74,7 @@ def prepare_eval_features(
     max_length: int = 384,
     doc_stride: int = 128,
     num_proc: int | None = None,
+    teacher: TeacherReader | None = None,
 ) -> Dataset:
     """Like `prepare_train_features`, with what `postprocess` needs to read answers from logits.
 
@@ -80,6 +88,8 @@ def prepare_eval_features(
         max_length: Most tokens in a window, question and special tokens included.
         doc_stride: Tokens that two consecutive windows of one context share.
         num_proc: Processes to work with; by default this one.
+        teacher: The tokenizer of a teacher that has another one, and the most tokens that it takes:
+            adds its encoding of each window, and to which tokens its answers belong.
 
     Returns:
         The columns of `prepare_train_features` and
@@ -94,7 +104,7 @@ def prepare_eval_features(
             a column.
         QuestionAnsweringDataError: An answer is not where `answer_start` says.
     """
-    windows = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=True)
+    windows = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=True, teacher=teacher)
     return windows.apply(dataset, num_proc)
 
 
@@ -117,6 +127,7 @@ class WindowCutter:
         doc_stride: int,
         *,
         for_evaluation: bool,
+        teacher: TeacherReader | None = None,
     ) -> None:
         check_fast(tokenizer)
         special_tokens = tokenizer.num_special_tokens_to_add(pair=True)
@@ -140,12 +151,18 @@ class WindowCutter:
         self.max_question_length = max_length - least + 1
         # Also leaves the copy in one state whatever was done before: older versions of datasets
         # take the truncation of the last call into the fingerprint of a map.
-        encoding = self._encode(["a"], ["a"])
+        encoding = self.encode(["a"], ["a"])
         self.tokenizer_columns = [
             name
             for name in encoding
             if name not in ("offset_mapping", "overflow_to_sample_mapping")
         ]
+
+        self.teacher: TeacherWindows | None = None
+        if teacher is not None:
+            most = teacher.length(None) or 2 * max_length
+            cutter = WindowCutter(teacher.tokenizer, most, 0, for_evaluation=False)
+            self.teacher = TeacherWindows(cutter)
 
     def apply(self, dataset: Dataset, num_proc: int | None) -> Dataset:
         """Return the windows of all rows of `dataset`."""
@@ -164,7 +181,7 @@ class WindowCutter:
             self,
             batched=True,
             remove_columns=dataset.column_names,
-            features=self._features(labelled="answers" in needed),
+            features=self.types(labelled="answers" in needed),
             num_proc=num_proc,
             desc="Cutting contexts into windows",
         )
@@ -173,17 +190,15 @@ class WindowCutter:
         """Turn a batch of rows into a batch of windows."""
         _check_texts(examples)
         questions = self.cut_questions(examples["question"])
-        encodings = self._encode(questions, examples["context"])
+        encodings = self.encode(questions, examples["context"])
         sources = encodings.pop("overflow_to_sample_mapping")
         offset_mapping = encodings.pop("offset_mapping")
         features: dict[str, list[Any]] = dict(encodings)
+        contexts = [examples["context"][source] for source in sources]
         count = len(sources)
-        context_side = 0 if self.pad_on_left else 1
-        inside = [
-            [side == context_side for side in encodings.sequence_ids(row)] for row in range(count)
-        ]
+        inside = [self.in_context(encodings, row) for row in range(count)]
         no_answer = [
-            self._no_answer_position(*row)
+            self.no_answer_position(*row)
             for row in zip(features["input_ids"], features["attention_mask"], inside, strict=True)
         ]
         if "answers" in examples:
@@ -209,13 +224,24 @@ class WindowCutter:
         if self.for_evaluation:
             features["example_id"] = [str(examples["id"][source]) for source in sources]
             features["offset_mapping"] = [
-                _context_offsets(examples["context"][source], offset_mapping[row], inside[row])
-                for row, source in enumerate(sources)
+                _context_offsets(contexts[row], offset_mapping[row], inside[row])
+                for row in range(count)
             ]
             features["no_answer_position"] = no_answer
+        if self.teacher is not None:
+            answers = examples.get("answers")
+            features |= self.teacher(
+                [questions[source] for source in sources],
+                contexts,
+                [
+                    self.window(questions[source], contexts[row], encodings, offset_mapping, row)
+                    for row, source in enumerate(sources)
+                ],
+                None if answers is None else [answers[source] for source in sources],
+            )
         return features
 
-    def _features(self, *, labelled: bool) -> Features:
+    def types(self, *, labelled: bool) -> Features:
         """Return the types of the columns: guessed ones fail where the first rows are None."""
         types: dict[str, Any] = {
             name: List(Value("int32" if name == "input_ids" else "int8"))
@@ -229,6 +255,8 @@ class WindowCutter:
                 "offset_mapping": List(List(Value("int32"))),
                 "no_answer_position": Value("int64"),
             }
+        if self.teacher is not None:
+            types |= self.teacher.features(labelled=labelled)
         return Features(types)
 
     def cut_questions(self, questions: list[str]) -> list[str]:
@@ -248,7 +276,7 @@ class WindowCutter:
                 )["offset_mapping"]
         return stripped
 
-    def _encode(self, questions: list[str], contexts: list[str]) -> BatchEncoding:
+    def encode(self, questions: list[str], contexts: list[str]) -> BatchEncoding:
         first, second = (contexts, questions) if self.pad_on_left else (questions, contexts)
         return self.tokenizer(
             first,
@@ -262,7 +290,35 @@ class WindowCutter:
             return_attention_mask=True,
         )
 
-    def _no_answer_position(
+    def window(
+        self,
+        question: str,
+        context: str,
+        encodings: BatchEncoding,
+        offsets: Sequence[Sequence[Span]],
+        row: int,
+    ) -> Window:
+        """Return which characters the tokens of a window stand for."""
+        inside, sides = self.in_context(encodings, row), encodings.sequence_ids(row)
+        asks = [
+            side is not None and not of_context
+            for side, of_context in zip(sides, inside, strict=True)
+        ]
+        ids, mask = encodings["input_ids"][row], encodings["attention_mask"][row]
+        nothing = self.no_answer_position(ids, mask, inside)
+        return Window(
+            trimmed_spans(context, offsets[row], inside),
+            trimmed_spans(question, offsets[row], asks),
+            [i for i, side in enumerate(sides) if side is None and mask[i] and i != nothing],
+            nothing,
+        )
+
+    def in_context(self, encodings: BatchEncoding, row: int) -> list[bool]:
+        """Return which tokens of a window are those of the context."""
+        side = 0 if self.pad_on_left else 1
+        return [found == side for found in encodings.sequence_ids(row)]
+
+    def no_answer_position(
         self, input_ids: list[int], attention_mask: list[int], inside: list[bool]
     ) -> int:
         """Find the token that stands for "no answer": never padding, nor part of the context.

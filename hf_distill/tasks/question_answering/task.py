@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import EvalPrediction
 
 from hf_distill.alignment import TeacherReader
+from hf_distill.alignment.characters import LABELS
 from hf_distill.compatibility import input_limit
 from hf_distill.heads import QuestionAnsweringHead
 from hf_distill.tasks.base import (
@@ -94,9 +95,11 @@ class QuestionAnsweringTask(Task):
             max_length=self.max_length,
             doc_stride=self.options.doc_stride,
             num_proc=num_proc,
+            teacher=teacher,
         )
         if not labelled:
-            features = features.remove_columns(["start_positions", "end_positions"])
+            names = ["start_positions", "end_positions", *LABELS]
+            features = features.remove_columns([n for n in names if n in features.column_names])
         return Encoded(features, 0)
 
     def scorer(

@@ -1,0 +1,78 @@
+"""Question answering: the teacher's starts and ends go over characters to the student's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hf_distill.alignment.base import PREFIX, Alignment, TokenColumn
+from hf_distill.alignment.offsets import move_mass
+from hf_distill.heads.base import Batch
+from hf_distill.step import AlignedLogits
+
+START_MAP = f"{PREFIX}start_map"
+"""For each token of the teacher the position of the student's where the same answer starts."""
+END_MAP = f"{PREFIX}end_map"
+"""The same where it ends."""
+SEEN = f"{PREFIX}seen"
+"""For each token of the student 0 if the teacher's input was cut before it, else 1."""
+LABELS = (f"{PREFIX}start_positions", f"{PREFIX}end_positions")
+
+_LEAST_MASS = 0.01
+"""Where less of a teacher's mass lands on the student's tokens, the rest means nothing."""
+
+
+class CharacterAlignment(Alignment):
+    """Answers by characters, no answer by the position that stands for it.
+
+    With ``q = softmax(z / T)`` over the teacher's tokens, the start mass of a token goes to the
+    student's token that covers its first character and the end mass to the one that covers its
+    last; see ``span_maps``. What falls outside the student's window is dropped and the rest
+    renormalised. A row with less than 1 % left has the loss 0.
+    """
+
+    unit = "characters"
+    token_columns: ClassVar[Mapping[str, TokenColumn]] = {
+        START_MAP: TokenColumn(axis="teacher", positions_of="student"),
+        END_MAP: TokenColumn(axis="teacher", positions_of="student"),
+        SEEN: TokenColumn(axis="student", positions_of=None, padding=1),
+        **{name: TokenColumn(axis=None, positions_of="teacher") for name in LABELS},
+    }
+    optional_columns = frozenset(LABELS)
+
+    def teacher_labels(self, batch: Batch) -> dict[str, Any]:
+        """Return the answers' tokens in the teacher's encoding."""
+        return {n.removeprefix(PREFIX): batch[n] for n in LABELS if batch.get(n) is not None}
+
+    def logits(
+        self,
+        batch: Batch,
+        student_outputs: Mapping[str, Tensor],
+        teacher_outputs: Mapping[str, Tensor],
+        temperature: float,
+    ) -> AlignedLogits:
+        """Return the student's logits and ``T log p`` of what the teacher says of its tokens."""
+        head, read = self.head, self.teacher_batch(batch)
+        student, theirs = head.logits(student_outputs, batch), head.logits(teacher_outputs, read)
+        padding = head.class_mask(read)
+        if padding is not None:
+            theirs = theirs.masked_fill(~padding, -torch.inf)
+        target = torch.stack((batch[START_MAP], batch[END_MAP]), dim=1)
+        teacher, kept = move_mass(theirs, target, student.shape[-1], temperature=temperature)
+        mask, own = batch[SEEN].bool()[:, None], head.class_mask(batch)
+        mask = mask if own is None else mask & own
+        # Not "kept >= …": a teacher's NaN is reported, and not a row to leave out.
+        rows = self.count_rows(batch)
+        return AlignedLogits(student, teacher, mask, ~(kept < _LEAST_MASS), rows)
+
+    def check_loss(self, name: str) -> None:
+        """Refuse losses that are infinite where the teacher has no token to give mass."""
+        if name in ("mse", "reverse_kl"):
+            raise ValueError(
+                f"distillation_loss={name!r} has no limit where the teacher finds a token "
+                "impossible, and with another tokenizer some of the student's tokens get nothing; "
+                "choose kl_div, js_div or skew_kl."
+            )
