@@ -14,6 +14,7 @@ from hf_distill.files import display_name
 
 _ABSOLUTE = re.compile(r"~|/|\\\\|[A-Za-z]:[/\\]")
 _PATH = re.compile(r"(^|[\s=,:\"'\[{(])((?:~|[A-Za-z]:)?[/\\](?![/\\])[^\s,\"'\]})]+)")
+_HIDDEN = "TOKEN"
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 _PLAIN = {
@@ -58,7 +59,7 @@ def shown_command(command: str, argv: Iterable[str]) -> str:
             name, value = word, ""
         option = name or option
         if value and option.endswith("token"):
-            value = "…"
+            value = _HIDDEN
         words.append(shlex.quote(f"{name}{sign}{_without_paths(value)}"))
     return " ".join(words)
 
@@ -67,4 +68,4 @@ def _without_paths(value: str) -> str:
     if _ABSOLUTE.match(value):
         return display_name(value)
     shown = _PATH.sub(lambda found: found[1] + display_name(found[2]), value)
-    return _TOKEN.sub("…", shown)
+    return _TOKEN.sub(_HIDDEN, shown)

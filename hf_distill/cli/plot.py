@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_distill.cli.parsing import CommandParser, Section
-from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, SAMPLES, read_log
+from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, read_log, recorded_samples
 from hf_distill.tasks.options import names, option
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> None:
     if not any("attention" in name for name, _ in rows):
         for name, value in vars(options).items():
             if value is not None:
-                recorded = sorted({step for stage in stages for step in _samples(stage)})
+                recorded = sorted({step for stage in stages for step in recorded_samples(stage)})
                 there = (
                     f"only those of the steps {recorded}" if recorded else "no recorded attentions"
                 )
@@ -104,7 +104,7 @@ def _draw(folder: Path, stage: Path, options: PlotArguments) -> Iterator[tuple[s
         file = plot_losses(history, folder / PICTURES / f"{prefix}losses.png")
         last = max(entry["step"] for entry in history)
         yield file.name, f"{label}losses up to step {last:,}"
-    samples = _samples(stage)
+    samples = recorded_samples(stage)
     step = next(reversed(samples), None) if options.step is None else options.step
     if step not in samples:
         return
@@ -129,12 +129,6 @@ def _log_history(stage: Path) -> list[dict[str, Any]]:
 
     checkpoint = last_complete_checkpoint(stage)
     return read_log(stage) or ([] if checkpoint is None else read_log(Path(checkpoint)))
-
-
-def _samples(stage: Path) -> dict[int, Path]:
-    """Return the recorded samples by their steps, in order."""
-    files = (stage / SAMPLES).glob("step-*.safetensors")
-    return dict(sorted((int(file.stem.removeprefix("step-")), file) for file in files))
 
 
 def _pair(sample: RecordedSample, layers: str | None) -> LayerPair:

@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
 from hf_distill.console import log_rank_0
+from hf_distill.files import write_json
+from hf_distill.layers.mapping import as_lists
 from hf_distill.reports.terminal import in_words
 
 if TYPE_CHECKING:
@@ -178,6 +180,8 @@ class ChosenLayers(TrainerCallback):
             name = f"{stack}_layer_similarity.png" if stack else "layer_similarity.png"
             file = plot_layer_similarity(similarity, layers.pairs[stack], self._folder / name)
             log_rank_0(f"The same as a picture: {file}")
+            content = {"similarity": similarity.tolist(), "pairs": as_lists(layers.pairs[stack])}
+            write_json(file.with_suffix(".json"), content)
 
 
 def duration(seconds: float) -> str:

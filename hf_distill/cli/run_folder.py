@@ -25,7 +25,8 @@ _RUN_FILES = (
     REPLICATES, f"{INTERMEDIATE}/*", f"{SAMPLES}/*",
 )  # fmt: skip
 _STATE = "trainer_state.json"
-_DONE = "metrics.json"
+METRICS = "metrics.json"
+"""The report of a run, which it writes last."""
 
 
 class Start(NamedTuple):
@@ -108,14 +109,14 @@ def find_start(folder: Path, wanted: str | None, *, two_stages: bool) -> Start:
 
 def is_finished(folder: Path) -> bool:
     """Return whether a run has written its report, which it does last."""
-    return (folder / _DONE).is_file()
+    return (folder / METRICS).is_file()
 
 
 def first_stage_summary(folder: Path) -> dict[str, Any] | None:
     """Read the figures of a run's first stage; ``None`` before it is done."""
     if not is_finished(folder / INTERMEDIATE):
         return None
-    return read_json(folder / INTERMEDIATE / _DONE, "run the first stage again")
+    return read_json(folder / INTERMEDIATE / METRICS, "run the first stage again")
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -130,9 +131,15 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return history
 
 
+def recorded_samples(stage: Path) -> dict[int, Path]:
+    """Return the recorded samples of a run or a stage by their steps, in order."""
+    files = (stage / SAMPLES).glob("step-*.safetensors")
+    return dict(sorted((int(file.stem.removeprefix("step-")), file) for file in files))
+
+
 def delete_steps(folder: Path) -> None:
     """Delete the steps of an earlier run: checkpoints, samples, losses. Another one begins."""
-    (folder / _DONE).unlink(missing_ok=True)
+    (folder / METRICS).unlink(missing_ok=True)
     for earlier in folder.glob("checkpoint-*"):
         if earlier.is_dir():
             shutil.rmtree(earlier)
@@ -143,6 +150,6 @@ def delete_steps(folder: Path) -> None:
 
 def delete_first_stage(folder: Path, *, steps: bool) -> None:
     """Make the first stage of a run count as not done; with ``steps``, delete its steps as well."""
-    (folder / INTERMEDIATE / _DONE).unlink(missing_ok=True)
+    (folder / INTERMEDIATE / METRICS).unlink(missing_ok=True)
     if steps:
         delete_steps(folder / INTERMEDIATE)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_distill.cli.arguments import task_sections
 from hf_distill.cli.outline import outline
+from hf_distill.cli.output import shown_command
 from hf_distill.cli.parsing import CommandParser, Preset, Section
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
@@ -71,10 +73,23 @@ def run(argv: Sequence[str]) -> None:
     # Help, and most mistakes, before PyTorch is imported.
     build_parser(outlined=True).given(argv)
 
+    from hf_distill.cli.run_report import run_report
     from hf_distill.cli.stages import run_request
     from hf_distill.cli.train_request import read_request
+    from hf_distill.plotting import why_no_pictures
+    from hf_distill.reports.measurements import describe_machine
+    from hf_distill.reports.report import write_report
 
-    run_request(read_request(build_parser(), argv))
+    request = read_request(build_parser(), argv)
+    run_request(request)
+    if request.args.process_index == 0:
+        command = shown_command("train", argv)
+        machine = describe_machine(request.args.device)
+        report = run_report(request.output_dir, command, machine)
+        page, _ = write_report(report, request.output_dir)
+        sys.stdout.write(f"Its report is {page}\n")
+        if missing := why_no_pictures():
+            sys.stderr.write(f"{missing}\n")
 
 
 def build_parser(*, outlined: bool = False) -> CommandParser:

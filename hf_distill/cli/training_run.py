@@ -263,6 +263,7 @@ def report(
         "eval": scores,
         "baseline": None if scorer is None else scorer.baseline,
         "intervals": {name: interval(values) for name, values in replicates.items()},
+        "labels": {} if scorer is None else dict(scorer.measures.quality),
         "intermediate_stage": intermediate_stage,
     }
     trainer.add_facts(

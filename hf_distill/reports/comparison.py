@@ -205,8 +205,11 @@ class Comparison:
                 found |= {} if bounds is None else {metric: bounds}
         return found
 
-    def rows(self) -> list[tuple[str, list[str]]]:
-        """Return the table: a label and a cell per model. Rows that nobody has are left out."""
+    def rows(self, *, fidelity: bool = True) -> list[tuple[str, list[str]]]:
+        """Return the table: a label and a cell per model. Rows that nobody has are left out.
+
+        With ``fidelity``, ``fidelity_rows`` are in it.
+        """
         rows = [("model", [model.name for model in self.models])]
         if any(model.seeds > 1 for model in self.models):
             rows.append(("seeds", [str(model.seeds) for model in self.models]))
@@ -214,10 +217,8 @@ class Comparison:
         for metric, label in self.quality_labels.items():
             rows.append((label, [f"{model.quality[metric]:.2f}" for model in self.models]))
             rows.append(("  95% interval", [_range(one.get(metric), ".2f") for one in intervals]))
-        for measure, label in self.agreement_labels.items():
-            shares = [(model.agreement or {}).get(measure) for model in self.models]
-            rows.append((label, [_cell(share, "{:.1%}") for share in shares]))
-        rows += self._fidelity()
+        if fidelity:
+            rows += self.fidelity_rows()
         rows.append(("parameters", [f"{model.parameters / 1e6:.2f} M" for model in self.models]))
         rows.append(self._sizes())
         loaded = [_cell(one.memory and one.memory / 1e6, "{:.1f} MB") for one in self.models]
@@ -229,13 +230,17 @@ class Comparison:
         rows.append(("throughput", [_cell(speed, "{:.1f}/s") for speed in speeds]))
         return [row for row in rows if set(row[1]) != {ABSENT}]
 
-    def _fidelity(self) -> list[tuple[str, list[str]]]:
-        divergences = [model.divergence for model in self.models]
+    def fidelity_rows(self) -> list[tuple[str, list[str]]]:
+        """Return how much each model is like the teacher, and how well it knows what it knows."""
+        rows = []
+        for measure, label in self.agreement_labels.items():
+            shares = [(model.agreement or {}).get(measure) for model in self.models]
+            rows.append((label, [_cell(share, "{:.1%}") for share in shares]))
+        divergences = [_cell(model.divergence, "{:.4f}") for model in self.models]
+        rows.append(("KL from the teacher (nats)", divergences))
         errors = [one.calibration and one.calibration.error() for one in self.models]
-        return [
-            ("KL from the teacher (nats)", [_cell(value, "{:.4f}") for value in divergences]),
-            ("calibration error", [_cell(value, "{:.1%}") for value in errors]),
-        ]
+        rows.append(("calibration error", [_cell(value, "{:.1%}") for value in errors]))
+        return [row for row in rows if set(row[1]) != {ABSENT}]
 
     def _sizes(self) -> tuple[str, list[str]]:
         """Return the row of sizes, all in one number format, so that they can be compared."""

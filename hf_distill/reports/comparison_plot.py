@@ -138,6 +138,7 @@ def _draw(panel: Axes, comparison: Comparison, axis: Axis) -> None:
             xytext=points["student_alone"],
             arrowprops={"arrowstyle": "->", "color": "#444444", "shrinkA": 7, "shrinkB": 7},
         )
+    width = 1.2 * max(x for x, _ in points.values())
     heights = [y for role, (_, y) in points.items() if role != "teacher"]
     for model, (color, marker) in zip(models, _styles(models), strict=True):
         x, y = points[model.role]
@@ -147,8 +148,12 @@ def _draw(panel: Axes, comparison: Comparison, axis: Axis) -> None:
         panel.scatter(x, y, s=90, color=color, marker=marker, label=model.label, zorder=3)
         # The lower student's figure goes below, so that two close ones can both be read.
         rise = -13 if model.role != "teacher" and y < max(heights) else 5
-        panel.annotate(f"{y:.1f}", (x, y), xytext=(9, rise), textcoords="offset points", fontsize=9)
+        # To the left if another point is where the figure would be.
+        crowded = any(x < other < x + 0.12 * width for other, _ in points.values())
+        side: dict[str, Any] = {"ha": "right" if crowded else "left", "fontsize": 9}
+        place = (-9 if crowded else 9, rise)
+        panel.annotate(f"{y:.1f}", (x, y), xytext=place, textcoords="offset points", **side)
     panel.set_xlabel(axis.label)
-    panel.set_xlim(0, 1.2 * max(x for x, _ in points.values()))
+    panel.set_xlim(0, width)
     panel.margins(y=0.15)
     declutter(panel)

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from hf_distill.tasks.base import ScoredRow
 
 OUTCOMES = {
-    "both_right": "both right",
-    "teacher_right": "only the teacher right",
-    "model_right": "only the student right",
-    "both_wrong": "both wrong",
+    "teacher_right": "only the teacher is right",
+    "model_right": "only the student is right",
+    "both_wrong": "both are wrong",
+    "both_right": "both are right",
 }
 
 

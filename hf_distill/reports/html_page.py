@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
-from hf_distill.reports.layout import Block, Chart, Commands, Example, Page, Paragraph, Table
+from hf_distill.reports.layout import (
+    Block,
+    Chart,
+    Commands,
+    Example,
+    Heading,
+    Page,
+    Paragraph,
+    Table,
+)
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """
@@ -23,6 +32,7 @@ font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,s
 main{max-width:68rem;margin:0 auto;padding:1.5rem 1.25rem 3rem}
 h1{font-size:1.75rem;line-height:1.2;margin:0;overflow-wrap:anywhere}
 h2{font-size:1.2rem;margin:2.5rem 0 .75rem;padding-bottom:.3rem;border-bottom:1px solid var(--line)}
+h3{font-size:1rem;margin:1.4rem 0 .4rem}
 .subtitle{color:var(--muted);margin:.35rem 0 1rem}
 .headline{font-size:1.1rem;font-weight:600;margin:.3rem 0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.75rem;
@@ -39,7 +49,9 @@ tbody th{font-weight:400;color:var(--muted);min-width:7rem}
 tr.sub th{padding-left:1rem;font-size:.85rem}tr.sub td{font-size:.85rem;color:var(--muted)}
 .numbers td,.numbers thead th:not(:first-child){text-align:right;padding:.38rem 0 .38rem .9rem;
 font-variant-numeric:tabular-nums}
+.numbers{width:100%}
 .numbers td{white-space:nowrap}
+.numbers td.long{white-space:normal}
 p{margin:.5rem 0;overflow-wrap:anywhere}
 .note{color:var(--muted);font-size:.88rem;margin:.25rem 0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1.25rem;
@@ -59,10 +71,14 @@ white-space:pre-wrap;overflow-wrap:anywhere}
 footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
 @media (max-width:30rem){main{padding:1rem .9rem 2rem}h1{font-size:1.4rem}
 table{font-size:.84rem}.numbers td,.numbers thead th:not(:first-child){padding-left:.55rem}
-.numbers tbody th{min-width:5.5rem}.numbers thead th,.numbers td{white-space:normal}}
+.numbers tbody th{min-width:5.5rem}.numbers thead th{white-space:normal}
+tr.sub td{font-size:.74rem}}
 @media print{body{font-size:11pt}main{max-width:none;padding:0}h2{break-after:avoid}
 tr{break-inside:avoid}}
 """.strip()
+
+
+_LONG = ' class="long"'
 
 
 def html_page(page: Page) -> str:
@@ -101,6 +117,8 @@ def _blocks(blocks: Sequence[Block]) -> str:
 
 
 def _block(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"<h3>{_text(block.text)}</h3>"
     if isinstance(block, Paragraph):
         return f'<p class="note">{_text(block.text)}</p>'
     if isinstance(block, Commands):
@@ -122,7 +140,7 @@ def _table(table: Table) -> str:
     rows = []
     for name, *cells in table.rows:
         kind = ' class="sub"' if name.startswith("  ") else ""
-        columns = "".join(f"<td>{_text(cell)}</td>" for cell in cells)
+        columns = "".join(f"<td{_LONG * (len(cell) > 15)}>{_text(cell)}</td>" for cell in cells)
         rows.append(f'<tr{kind}><th scope="row">{_text(name.strip())}</th>{columns}</tr>')
     style = ' class="numbers"' if table.numbers else ""
     return f'<div class="wide"><table{style}>{head}<tbody>{"".join(rows)}</tbody></table></div>'

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from hf_distill.files import write_atomically
 from hf_distill.layers.mapping import LayerPair
 from hf_distill.plotting import draw_cells, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # In more cells than this figures cannot be read.
 _MOST_FIGURES = 400
@@ -35,10 +39,15 @@ def similarity_table(similarity: Tensor, pairs: Sequence[LayerPair] = ()) -> str
 def plot_layer_similarity(
     similarity: Tensor, pairs: Sequence[LayerPair], path: str | os.PathLike[str]
 ) -> Path:
-    """Draw linear CKA as a heat map, with a frame around the chosen pairs, and return ``path``.
+    """Write ``similarity_figure`` to ``path``, whose ending is the format, and return it."""
+    return write_atomically(path, similarity_figure(similarity, pairs).savefig)
+
+
+def similarity_figure(similarity: Tensor, pairs: Sequence[LayerPair]) -> Figure:
+    """Draw linear CKA as a heat map, with a frame around the chosen pairs.
 
     ``similarity`` is ``(student layers + 1, teacher layers + 1)``, at most 1; row and column 0 are
-    the embedding outputs. The ending of ``path`` is the format (.png, .svg).
+        the embedding outputs.
     """
     rows, columns = similarity.shape
     readable = similarity.numel() <= _MOST_FIGURES
@@ -55,4 +64,4 @@ def plot_layer_similarity(
     title = "similarity of layers (linear CKA)"
     panel.set_title(f"{title}, chosen pairs framed" if pairs else title, fontsize=10)
     figure.colorbar(image, ax=panel)
-    return write_atomically(path, figure.savefig)
+    return figure

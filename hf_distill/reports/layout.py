@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hf_distill._version import __version__
 from hf_distill.plotting import loss_curves, losses_figure, why_no_pictures
@@ -22,6 +22,12 @@ _LONGEST_TEXT = 500
 
 class Paragraph(NamedTuple):
     """A sentence or more."""
+
+    text: str
+
+
+class Heading(NamedTuple):
+    """The title of what follows."""
 
     text: str
 
@@ -57,7 +63,7 @@ class Example(NamedTuple):
     facts: Mapping[str, str]
 
 
-Block = Paragraph | Table | Chart | Commands | Example
+Block = Paragraph | Heading | Table | Chart | Commands | Example
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,8 @@ def lay_out(report: Report) -> Page:
     missing = why_no_pictures()
     charts = _Charts(missing is None)
     sections = [
-        Section("Models", list(_models(comparison, report.scores, charts))),
+        Section("Scores", _pairs(report.scores)),
+        Section("Models", list(_models(comparison, charts))),
         Section("Fidelity to the teacher", list(_fidelity(comparison, charts))),
         Section("Where student and teacher differ", list(_differences(report.disagreements))),
         Section("Decisions", list(_decisions(report))),
@@ -103,7 +110,7 @@ def lay_out(report: Report) -> Page:
     ]
     headline = report.headline
     if not headline and comparison is not None:
-        headline = [one for one in (comparison.headline(), comparison.speed_up()) if one]
+        headline = [one for one in (_kept(comparison), comparison.headline()) if one]
     subtitle = report.subtitle
     if not subtitle and comparison is not None:
         subtitle = f"{comparison.task}: {comparison.data}, {comparison.examples:,} examples"
@@ -127,7 +134,7 @@ class _Charts:
         """Draw a picture, where pictures can be drawn."""
         if self._draws:
             self._count += 1
-            alternative = f"{picture.title}. {picture.description}"
+            alternative = f"{picture.title}. {picture.description}".strip()
             svg = inline_svg(picture.draw(), f"chart{self._count}", alternative)
             yield Chart(svg, picture.title, picture.description, picture.file)
 
@@ -137,6 +144,19 @@ def subject(comparison: Comparison) -> ModelReport | None:
     roles = ("student_distilled", "student_alone")
     found = next((m for role in roles for m in [comparison.model(role)] if m is not None), None)
     return found or next((m for m in comparison.models if m.role != "teacher"), None)
+
+
+def _kept(comparison: Comparison) -> str | None:
+    """Return in one sentence what was kept and what was gained."""
+    student, teacher = subject(comparison), comparison.model("teacher")
+    gained = comparison.speed_up()
+    metric = comparison.primary_metric
+    if student is None or teacher is None or gained is None or teacher.quality[metric] <= 0:
+        return gained
+    if metric in comparison.lower_is_better:
+        return gained
+    share = student.quality[metric] / teacher.quality[metric]
+    return f"{gained} It keeps {share:.1%} of the teacher's {comparison.quality_labels[metric]}."
 
 
 def _tiles(comparison: Comparison | None) -> Iterator[Tile]:
@@ -166,14 +186,12 @@ def _tiles(comparison: Comparison | None) -> Iterator[Tile]:
     )
 
 
-def _models(
-    comparison: Comparison | None, scores: Mapping[str, str], charts: _Charts
-) -> Iterator[Block]:
-    yield from _pairs(scores)
+def _models(comparison: Comparison | None, charts: _Charts) -> Iterator[Block]:
     if comparison is None:
         return
     header = ["", *(model.label for model in comparison.models)]
-    yield Table(header, [[name, *cells] for name, cells in comparison.rows()], numbers=True)
+    rows = [[name, *cells] for name, cells in comparison.rows(fidelity=False)]
+    yield Table(header, rows, numbers=True)
     label = comparison.quality_labels[comparison.primary_metric]
     for axis in reversed(measured_axes(comparison)):
         title = f"{label} against {axis.name}"
@@ -188,23 +206,14 @@ def _models(
 def _fidelity(comparison: Comparison | None, charts: _Charts) -> Iterator[Block]:
     if comparison is None:
         return
-    models = [model for model in comparison.models if model.role != "teacher"]
-    measured: list[tuple[str, str, list[Any]]] = [
-        (label, "{:.1%}", [(model.agreement or {}).get(measure) for model in models])
-        for measure, label in comparison.agreement_labels.items()
-    ]
-    divergences = [model.divergence for model in models]
-    measured.append(("mean KL(teacher ‖ model), nats", "{:.4f}", divergences))
+    rows = [[name, *cells] for name, cells in comparison.fidelity_rows()]
     for outcome, label in OUTCOMES.items():
-        counts = [(model.outcomes or {}).get(outcome) for model in models]
-        measured.append((f"{label}, rows", "{:,}", counts))
-    rows = [
-        [label, *(ABSENT if one is None else form.format(one) for one in values)]
-        for label, form, values in measured
-        if any(one is not None for one in values)
-    ]
+        counts = [(model.outcomes or {}).get(outcome) for model in comparison.models]
+        if any(count is not None for count in counts):
+            cells = [ABSENT if count is None else f"{count:,}" for count in counts]
+            rows.append([f"rows: {label}", *cells])
     if rows:
-        yield Table(["", *(model.label for model in models)], rows, numbers=True)
+        yield Table(["", *(model.label for model in comparison.models)], rows, numbers=True)
     if any(model.calibration is not None for model in comparison.models):
         yield from charts.of(
             Picture(
@@ -222,8 +231,8 @@ def _differences(found: Disagreements | None) -> Iterator[Block]:
         return
     for outcome, rows in found.examples(_EXAMPLES).items():
         total = len(found.differing[outcome])
-        shown = f"{len(rows)} of {total:,} shown" if len(rows) < total else f"{total:,}"
-        yield Paragraph(f"{OUTCOMES[outcome].capitalize()}, with different predictions: {shown}.")
+        shown = f"{len(rows)} of {total:,}" if len(rows) < total else f"{total:,}"
+        yield Heading(f"{OUTCOMES[outcome].capitalize()}: {shown} with different predictions")
         yield from map(_example, rows)
 
 
@@ -239,16 +248,13 @@ def _decisions(report: Report) -> Iterator[Block]:
 
 
 def _stage(stage: Stage, charts: _Charts) -> Iterator[Block]:
-    if stage.facts:
-        yield Table([stage.name, ""], list(stage.facts.items()))
-    for name in loss_curves(stage.log_history):
-        yield from charts.of(
-            Picture(
-                f"{stage.name}: {name}",
-                partial(losses_figure, stage.log_history, only=name),
-                "By step; the parts are shown before they are weighted.",
-            )
-        )
+    curves = loss_curves(stage.log_history)
+    if stage.facts or curves:
+        yield Heading(stage.name.capitalize())
+    yield from _pairs(stage.facts)
+    for name in curves:
+        draw = partial(losses_figure, stage.log_history, only=name)
+        yield from charts.of(Picture(f"{stage.name}: {name} by step", draw, ""))
 
 
 def _machine(report: Report) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from hf_distill.markdown import markdown_table
-from hf_distill.reports.layout import Block, Chart, Commands, Page, Paragraph, Table
+from hf_distill.reports.layout import Block, Chart, Commands, Heading, Page, Paragraph, Table
 
 _SPECIAL = re.compile(r"([\\`*_\[\]#~])")
 
@@ -30,6 +30,8 @@ def markdown_page(page: Page) -> str:
 def _block(block: Block) -> str:
     if isinstance(block, Paragraph):
         return _text(block.text)
+    if isinstance(block, Heading):
+        return f"### {_text(block.text)}"
     if isinstance(block, Table):
         right = range(1, len(block.header)) if block.numbers else ()
         rows = [[_text(cell.strip()) for cell in row] for row in block.rows]

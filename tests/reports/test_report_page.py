@@ -141,8 +141,9 @@ def everything(text: str = "a text") -> Report:
 def test_texts_do_not_run(attack: str) -> None:
     safe, page = (Reader(html_page(lay_out(everything(one)))) for one in ("a", attack))
     assert page.tags == safe.tags
-    assert [name for _, name, _ in page.attributes] == [name for _, name, _ in safe.attributes]
-    assert page.attributes == safe.attributes
+    long = ("td", "class", "long")  # may be broken over lines
+    seen, known = ([a for a in one.attributes if a != long] for one in (page, safe))
+    assert seen == known
 
 
 @settings(max_examples=60)
