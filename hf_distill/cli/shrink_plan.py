@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -156,6 +157,12 @@ class ShrinkRequest:
         Raises:
             ValueError: names the option.
         """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                "shrink times models in one process, but WORLD_SIZE="
+                f"{os.environ['WORLD_SIZE']} processes were launched; run it as `hf-distill shrink "
+                "…`, or with --dry_run, and the commands of its report on several processes."
+            )
         data = self.data
         if (data.train_file is None) == (data.dataset_name is None):
             raise ValueError("name the training data: either --train_file or --dataset_name.")

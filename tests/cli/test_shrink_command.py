@@ -18,10 +18,9 @@ from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machi
 from forked import interpreter
 from task_runs import LABELS, OPTIONS, save_model, write_data
 from tiny import model_for, tokenizer
-from two_stage_runs import Killed, kill, same, weights
+from two_stage_runs import same, weights
 
 import hf_distill
-from hf_distill.cli import create_student as create_command
 from hf_distill.reports.comparison import Latency
 from hf_distill.shrinking.shapes import Shape
 from hf_distill.shrinking.workbench import Workbench
@@ -217,6 +216,8 @@ def test_the_student_alone_and_a_failing_export(
 def test_full_disk(
     program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    options = without(options, "--validation_file")
+
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -226,31 +227,6 @@ def test_full_disk(
     assert failed.status != 0 and os.strerror(errno.ENOSPC) in failed.stderr
     assert program(*options).status == 0
     assert (tmp_path / "small" / "student" / "model.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_interrupted_in_any_step_the_same_student(
-    program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In this process, at chosen points; the test below does it with SIGKILL."""
-    assert program(*options).status == 0
-    whole = tmp_path / "small"
-    other = [*options, "--output_dir", str(tmp_path / "killed")]
-
-    def after_creation(argv: Any, run: Any = create_command.run) -> None:
-        run(argv)
-        raise Killed
-
-    def interrupted(arrange: Callable[[pytest.MonkeyPatch], None]) -> None:
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            arrange(patch)
-            program(*other)
-
-    interrupted(lambda patch: patch.setattr(create_command, "run", after_creation))
-    interrupted(lambda patch: kill(patch, stage="intermediate", step=2))
-    interrupted(lambda patch: kill(patch, stage="prediction", step=3))
-    assert program(*other).status == 0
-    assert same(weights(whole / "student"), weights(tmp_path / "killed" / "student"))
 
 
 @pytest.mark.slow
@@ -278,13 +254,15 @@ def test_killed_at_many_moments_the_same_student(options: list[str], tmp_path: P
         "student/metrics.json",
         "comparison/comparison.json",
     )
+    codes = []
     for moment in moments:
         process = start("killed")
         while process.poll() is None and not (killed / moment).exists():
             time.sleep(0.002)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-        process.wait(300)
+        codes.append(process.wait(300))
+    assert codes.count(-signal.SIGKILL) >= 9, codes
     assert start("killed").wait(300) == 0
     assert same(weights(tmp_path / "whole" / "student"), weights(killed / "student"))
     names = ("created", "teacher_outputs", "student", "comparison")
