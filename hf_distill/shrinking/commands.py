@@ -277,6 +277,8 @@ def _training(
         "save_total_limit": 2,
         "report_to": "none",
     }
+    if validation is None and "dataset_name" in train:
+        options["validation_split"] = "none"
     if validation is not None:
         options |= {
             **validation,

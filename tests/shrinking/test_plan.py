@@ -221,6 +221,19 @@ def test_augmented_data_is_trained_on_and_not_created_from(tmp_path: Any) -> Non
     assert "--squad_path train.json" in str(augment) and "--model mlm" in str(augment)
 
 
+def test_a_hub_data_set_without_validation_is_not_scored(tmp_path: Any) -> None:
+    train = {"dataset_name": "squad", "train_split": "train[:9]"}
+    made = commands(
+        plan(), tmp_path, teacher="big", train=train, validation=None, task={"task": QA},
+        seed=3, use_cpu=True,
+    )  # fmt: skip
+    by_folder = {one.folder: one for one in made}
+    assert list(by_folder) == ["created", "teacher_outputs", "student", "onnx"]
+    assert by_folder["student"].options["validation_split"] == "none"
+    assert by_folder["created"].options["split"] == "train[:9]"
+    assert by_folder["onnx"].options["file"] is None
+
+
 def test_live_teacher(tmp_path: Any) -> None:
     live = plan(cache_teacher_outputs=Decision("cache_teacher_outputs", False, "by hand"))
     made = {one.folder: one for one in listed(live, tmp_path, exports=False)}

@@ -1,0 +1,94 @@
+"""What a plan of ``hf-distill shrink`` measures, with a real clock and tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from task_runs import LABELS, OPTIONS, tiny_model, tiny_tokenizer, write_data
+
+from hf_distill import create_student
+from hf_distill.cli.arguments import DataSource
+from hf_distill.cli.loading import load_examples
+from hf_distill.shrinking.shapes import Shape, candidate_shapes
+from hf_distill.shrinking.workbench import Workbench
+from hf_distill.tasks import create_task
+from hf_distill.tasks.options import TaskArguments
+
+TASKS = (
+    "text-classification",
+    "token-classification",
+    "fill-mask",
+    "text-generation",
+    "summarization",
+)
+
+
+def bench_of(task_name: str, folder: Path) -> Workbench:
+    words = dict(
+        zip(OPTIONS.get(task_name, [])[::2], OPTIONS.get(task_name, [])[1::2], strict=True)
+    )
+    options: Any = {n.removeprefix("--"): int(v) for n, v in words.items() if v.isdigit()}
+    task = create_task(task_name, TaskArguments(**options))
+    teacher = tiny_model(task_name, seed=1, layers=2, **LABELS.get(task_name, {})).eval()
+    tokenizer = tiny_tokenizer(task_name)
+    source = DataSource(write_data(folder, task_name), None, None, None, "train")
+    rows, _ = load_examples(task, source, labelled=task.reads_targets)
+    features = task.features(
+        rows, tokenizer, teacher, training=True, labelled=task.reads_targets
+    ).features
+    return Workbench(
+        task, teacher, tokenizer, rows, features, features,
+        seed=0, batch_size=2, precision=None, use_cpu=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_latencies_and_steps_of_every_task(task: str, tmp_path: Path) -> None:
+    bench = bench_of(task, tmp_path)
+    config = bench.teacher.generation_config if bench.teacher.can_generate() else None
+    before = None if config is None else config.to_dict()
+    candidates = candidate_shapes(bench.teacher, bench.length())
+    shapes = candidates.shapes[:2]
+    times = bench.time_shapes(shapes)
+    assert list(times) == shapes
+    for own, teacher in times.values():
+        assert own.median > 0 and teacher.median > 0 and own.runs == teacher.runs > 0
+        assert teacher == times[shapes[0]][1]
+    assert before is None or config is None or config.to_dict() == before
+    for stage in ("intermediate", "prediction"):
+        assert bench.step_seconds(shapes[-1], stage) > 0
+    assert bench.teacher_seconds() > 0
+
+
+def test_divergence_is_the_mean_kl_of_held_out_rows(tmp_path: Path) -> None:
+    bench = bench_of("text-classification", tmp_path)
+    whole = candidate_shapes(bench.teacher, 8).teacher
+    assert bench.divergence(whole, whole) == pytest.approx(0.0, abs=1e-6)
+    shape = Shape(1, whole.hidden_size, whole.intermediate_size, whole.num_attention_heads)
+    student = create_student(bench.teacher, num_hidden_layers=1)
+    expected = []
+    for row in bench.features:
+        inputs = {
+            name: torch.tensor([row[name]])
+            for name in ("input_ids", "attention_mask", "token_type_ids")
+            if name in row
+        }
+        with torch.no_grad():
+            p, q = (
+                torch.log_softmax(model(**inputs).logits.double(), dim=-1)
+                for model in (bench.teacher, student)
+            )
+        expected.append(float((p.exp() * (p - q)).sum()))
+    measured = bench.divergence(shape, whole)
+    assert measured == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    assert measured > 1e-3 and bench.seconds_to_create[shape] > 0
+
+
+def test_too_few_tokens_for_a_narrow_student_are_an_error(tmp_path: Path) -> None:
+    bench = bench_of("text-classification", tmp_path)
+    whole = candidate_shapes(bench.teacher, 8).teacher
+    with pytest.raises(ValueError, match="calibration_data"):
+        bench.divergence(Shape(2, 8, 32, 1), whole)
