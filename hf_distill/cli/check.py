@@ -13,12 +13,14 @@ from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.tasks.options import TaskArguments, names, option
 
 if TYPE_CHECKING:
+    from hf_distill.cli.teacher_column import ColumnSource
     from hf_distill.compatibility import PairReport
 
 EXAMPLES = """\
 examples:
   hf-distill check TEACHER STUDENT
   hf-distill check TEACHER STUDENT --file dev.csv
+  hf-distill check column:probabilities STUDENT --task text-classification --file train.jsonl
 """
 REFUSED = 1
 LABELS = ("labels", "start_positions", "end_positions")
@@ -60,7 +62,9 @@ def build_parser() -> CommandParser:
             *task_sections(),
         ],
         positional={
-            "teacher": "The fine-tuned teacher: a folder or a Hub id.",
+            "teacher": "The fine-tuned teacher: a folder or a Hub id; or `column:NAME`, a column "
+            "of the data (`column:NAME:logits`, `column:NAME:log_probabilities`), all rows of "
+            "which are read.",
             "student": "The student: a folder or a Hub id. It need not be fine-tuned.",
         },
         epilog=EXAMPLES,
@@ -72,15 +76,23 @@ def run(argv: Sequence[str]) -> None:
     arguments, task_options, pair = build_parser().parse(argv)
 
     from hf_distill.cli.loading import check_model_source, check_paths
+    from hf_distill.cli.teacher_column import ColumnSource
     from hf_distill.compatibility import check_pair
 
-    teacher = check_model_source("TEACHER", pair.teacher)
+    column = ColumnSource.of(pair.teacher)
+    teacher = pair.teacher if column else check_model_source("TEACHER", pair.teacher)
     student = check_model_source("STUDENT", pair.student)
     check_paths({"file": arguments.file})
-    batches: Any = ()
-    if arguments.file is not None or arguments.dataset_name is not None:
-        batches = _batches(arguments, task_options, teacher, student)
-    report = check_pair(teacher, student, task=arguments.task, batches=batches)
+    has_data = arguments.file is not None or arguments.dataset_name is not None
+    if column is not None:
+        if not has_data:
+            raise ValueError(f"{teacher} is a column of the data: pass --file or --dataset_name.")
+        report = _check_column(arguments, task_options, column, student)
+    else:
+        batches: Any = ()
+        if has_data:
+            batches = _batches(arguments, task_options, teacher, student)
+        report = check_pair(teacher, student, task=arguments.task, batches=batches)
     if arguments.json:
         content = {
             "task": report.task,
@@ -92,6 +104,19 @@ def run(argv: Sequence[str]) -> None:
         _show(report, teacher)
     if not report.ok:
         raise SystemExit(REFUSED)
+
+
+def _check_column(
+    arguments: CheckArguments, task_options: TaskArguments, column: ColumnSource, student: str
+) -> PairReport:
+    from hf_distill.cli.loading import choose_task, load_examples
+    from hf_distill.cli.teacher_column import check_column, check_column_task
+
+    task = choose_task(arguments.task, task_options, {})
+    check_column_task(task, column.name)
+    every = arguments.source._replace(max_samples=None)
+    examples, labelled = load_examples(task, every, or_unlabelled=True, teacher_column=column.name)
+    return check_column(task, examples, column, student, labelled=labelled)
 
 
 def _batches(

@@ -22,7 +22,12 @@ examples:
 class EvaluateArguments:
     """The model that `evaluate` scores, and where it writes."""
 
-    model: str = option(MISSING, help="The model to score: a folder or a Hub id.")
+    model: str = option(
+        MISSING,
+        help="The model to score: a folder or a Hub id; or `column:NAME`, the predictions in a "
+        "column of the data (see --teacher_column of `train`; `column:NAME:logits` and "
+        "`column:NAME:log_probabilities` for other numbers than probabilities).",
+    )
     output_dir: str | None = option(
         help="Where to write evaluation.json and predictions.json (for question answering in the "
         "format of the official SQuAD scorers, with nbest_predictions.json). By default the scores "
@@ -59,37 +64,45 @@ def run(argv: Sequence[str]) -> None:
         load_trained_model,
     )
     from hf_distill.cli.run_folder import make_output_folder
+    from hf_distill.cli.teacher_column import ColumnSource, check_column_task, score_column
     from hf_distill.files import display_name, write_json
     from hf_distill.reports.terminal import in_words, print_figures
     from hf_distill.scoring import score_model
 
-    source = check_model_source("model", arguments.model)
+    column = ColumnSource.of(arguments.model)
+    source = arguments.model if column else check_model_source("model", arguments.model)
     check_paths({"file": data.file})
-    task = choose_task(runtime.task, options, {"model": source})
-    examples, _ = load_examples(task, data.source)
+    task = choose_task(runtime.task, options, {} if column else {"model": source})
+    if column is not None:
+        check_column_task(task, column.name)
+    examples, _ = load_examples(task, data.source, teacher_column=column and column.name)
     if arguments.output_dir is not None:
         make_output_folder(arguments.output_dir)
-    scores = score_model(
-        task,
-        load_trained_model("model", source, task, runtime.dtype),
-        load_tokenizer("model", source),
-        examples,
-        batch_size=runtime.batch_size,
-        use_cpu=runtime.use_cpu,
-        num_proc=data.preprocessing_num_workers,
-    )
+    if column is not None:
+        scores = score_column(task, examples, column)
+    else:
+        scores = score_model(
+            task,
+            load_trained_model("model", source, task, runtime.dtype),
+            load_tokenizer("model", source),
+            examples,
+            batch_size=runtime.batch_size,
+            use_cpu=runtime.use_cpu,
+            num_proc=data.preprocessing_num_workers,
+        )
     if not scores.is_main_process:
         return
+    name_of_model = source if column else display_name(source)
     name = data.source.name
     if arguments.output_dir is not None:
         content = {
             "hf_distill_version": __version__,
             "task": task.name,
-            "model": display_name(source),
+            "model": name_of_model,
             "data": {"name": name, "examples": len(examples)},
             "metrics": scores.metrics,
         }
         for file, part in {"evaluation.json": content, **scores.scorer.files()}.items():
             write_json(Path(arguments.output_dir) / file, part)
-    title = f"{display_name(source)} on {name}, {len(examples)} examples"
+    title = f"{name_of_model} on {name}, {len(examples)} examples"
     print_figures(title, in_words(scores.metrics, scores.scorer.measures.quality))

@@ -210,7 +210,7 @@ class CellReader:
             raise ColumnError(
                 f"{where} has the label {name!r}, which is not one of the student's: "
                 f"{_shown(self.names)}. Correct the column, or load the student with that label "
-                "(id2label)."
+                "(id2label; on the command line --class_names)."
             )
         return number
 
