@@ -29,6 +29,8 @@ class AlignedLogits(NamedTuple):
     """Bool, ``(*rows)``: False where a row does not count."""
     rows: int | Tensor
     """The number of rows that count."""
+    factor: float = 1.0
+    """The loss of a row is multiplied by it."""
 
 
 def prediction_loss(
@@ -56,6 +58,7 @@ def prediction_loss(
             f"distillation_loss must return one loss per row, shape {tuple(shape)}, but it "
             f"returned {found}."
         )
+    losses = losses * logits.factor
     if logits.row_mask is None:
         return losses.sum() / logits.rows
     total = losses.masked_fill(~logits.row_mask, 0.0).sum()

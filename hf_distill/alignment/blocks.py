@@ -1,0 +1,198 @@
+"""Rows of language models encoded for the teacher, and cut into chunks with the student's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from hf_distill.alignment.base import INPUT_IDS, INPUTS, PREFIX
+from hf_distill.alignment.chunks import (
+    UNALIGNED,
+    TokenSpans,
+    align_chunks,
+    special_ids,
+    token_spans,
+)
+from hf_distill.alignment.encoding import TeacherReader
+from hf_distill.alignment.language_models import CHUNKS, STUDENT_CHUNKS
+
+
+def encode_block_for_teacher(
+    text: str, student: TokenSpans, reader: TeacherReader, *, masked: bool
+) -> dict[str, list[int]]:
+    """Encode the text of a row of a language model for the teacher, and align the two.
+
+    Where the student has a token between two texts, the teacher has its end-of-sequence token.
+
+    Args:
+        text: what the spans of the student's tokens are characters of; it may be longer.
+        student: the tokens of the row.
+        reader: the teacher's tokenizer, and how much the teacher reads.
+        masked: whether the models are masked ones; a causal one has no probability for the first
+            token, so its chunk is left out.
+
+    Returns:
+        The teacher's inputs and ``teacher_chunks`` (one number per teacher's token) and
+        ``student_chunks`` (one per student's token).
+    """
+    tokenizer = reader.tokenizer
+    begin, end = frame_of(tokenizer)
+    if not masked:
+        end = []
+    stop = tokenizer.eos_token_id
+    parts = [_of_specials(begin, tokenizer)]
+    for first, last in _texts(student):
+        encoding = tokenizer([text[first:last]], add_special_tokens=False, verbose=False)
+        if len(parts) > 1 and stop is not None:
+            parts.append(_of_specials([stop], tokenizer))
+        spans = token_spans(encoding, tokenizer)
+        parts.append((encoding["input_ids"][0], spans._replace(spans=spans.spans + first)))
+    room = reader.length(None)
+    ids = [i for part, _ in parts for i in part]
+    teacher = joined([spans for _, spans in parts])
+    if room is not None:
+        ids, teacher = ids[: room - len(end)], teacher.part(slice(room - len(end)))
+    closing, spans = _of_specials(end, tokenizer)
+    ids, teacher = [*ids, *closing], joined([teacher, spans])
+    chunks = align_chunks(student, teacher)
+    sides = [chunks.student, chunks.teacher]
+    if not masked:
+        unpredicted = {int(number) for side in sides for number in side[:1]}
+        sides = [np.where(np.isin(side, [*unpredicted]), UNALIGNED, side) for side in sides]
+    found: dict[str, list[int]] = {
+        INPUT_IDS: ids,
+        CHUNKS: sides[1].tolist(),
+        STUDENT_CHUNKS: sides[0].tolist(),
+    }
+    constant = {"attention_mask": 1, "token_type_ids": 0}
+    for name in INPUTS:
+        if name in constant and name in tokenizer.model_input_names:
+            found[f"{PREFIX}{name}"] = [constant[name]] * len(ids)
+    return found
+
+
+def encode_texts_for_teacher(
+    dataset: Dataset,
+    processing_class: PreTrainedTokenizerBase,
+    teacher_processing_class: PreTrainedTokenizerBase,
+    *,
+    column: str = "text",
+    masked: bool = False,
+    max_length: int | None = None,
+    num_proc: int | None = None,
+) -> Dataset:
+    """Add a teacher's own encoding of texts to a language model's data.
+
+    Args:
+        dataset: ``input_ids`` of the student, a text per row (cut or whole), and the texts.
+        processing_class: the student's tokenizer, a fast one.
+        teacher_processing_class: the teacher's, a fast one.
+        column: the column of the texts.
+        masked: whether the models are masked language models.
+        max_length: the most tokens that the teacher takes; by default those of its tokenizer.
+        num_proc: processes to work with; by default this one.
+
+    Returns:
+        ``dataset`` with ``teacher_input_ids``, ``teacher_attention_mask``, ``teacher_chunks`` and
+        ``student_chunks``.
+
+    Raises:
+        ValueError: a column is missing, a tokenizer is not a fast one, ``input_ids`` are not the
+            tokens of the text, or the tokenizers have nothing in common.
+    """
+    missing = [name for name in ("input_ids", column) if name not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"column={column!r}: the data has no {missing[0]!r}, only "
+            f"{', '.join(dataset.column_names)}; encode the texts for the student, and keep them."
+        )
+    reader = TeacherReader(teacher_processing_class, max_length)
+
+    def encode(ids: list[int], text: str, row: int) -> dict[str, list[int]]:
+        encoding = processing_class([text], verbose=False)
+        spans = token_spans(encoding, processing_class)
+        own = encoding["input_ids"][0]
+        # What was cut may end with a special token.
+        common = next((i for i, (a, b) in enumerate(zip(ids, own, strict=False)) if a != b), None)
+        common = min(len(ids), len(own)) if common is None else common
+        rest = [i for i in ids[common:] if i not in special_ids(processing_class)]
+        if rest:
+            raise ValueError(
+                f"input_ids of row {row} of the data are not what processing_class makes of its "
+                f"{column!r}: they differ at token {common}. Encode this text with this tokenizer, "
+                "without joining texts, or name the column of the text."
+            )
+        tail, closing = _of_specials(ids[common:], processing_class)
+        student = joined([spans.part(slice(common)), closing])
+        assert len(student.tokens) == common + len(tail)
+        return encode_block_for_teacher(text, student, reader, masked=masked)
+
+    encoded = dataset.map(
+        encode,
+        input_columns=["input_ids", column],
+        with_indices=True,
+        num_proc=num_proc,
+        desc="Aligning with the teacher's tokens",
+    )
+    check_aligned(encoded)
+    return encoded
+
+
+def check_aligned(dataset: Dataset) -> None:
+    """Raise ``ValueError`` if data was encoded for two tokenizers that have nothing in common."""
+    if any(number >= 0 for row in dataset[STUDENT_CHUNKS] for number in row):
+        return
+    raise ValueError(
+        "The two tokenizers never cut a text at the same place, so nothing that the teacher "
+        "predicts can be compared; check teacher_processing_class and the column of the texts."
+    )
+
+
+def frame_of(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before and after a text."""
+    probe = "a"
+    bare = tokenizer(probe, add_special_tokens=False)["input_ids"]
+    full = tokenizer(probe)["input_ids"]
+    for place in range(len(full) - len(bare) + 1):
+        if full[place : place + len(bare)] == bare:
+            return full[:place], full[place + len(bare) :]
+    return [], []
+
+
+def joined(parts: Sequence[TokenSpans]) -> TokenSpans:
+    """Return the tokens of several parts, one after the other."""
+    return TokenSpans(
+        [token for part in parts for token in part.tokens],
+        np.concatenate([part.spans for part in parts]),
+        np.concatenate([part.special for part in parts]),
+        np.concatenate([part.unknown for part in parts]),
+    )
+
+
+def _texts(spans: TokenSpans) -> list[tuple[int, int]]:
+    """Return the ranges of characters between special tokens."""
+    found: list[tuple[int, int]] = []
+    inside = False
+    for special, (begin, end) in zip(spans.special, spans.spans.tolist(), strict=True):
+        if special:
+            inside = False
+        elif inside:
+            found[-1] = (min(found[-1][0], begin), max(found[-1][1], end))
+        else:
+            found.append((begin, end))
+            inside = True
+    return found
+
+
+def _of_specials(
+    ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], TokenSpans]:
+    names: Any = tokenizer.convert_ids_to_tokens([*ids])
+    size = len(ids)
+    nowhere: NDArray[np.int64] = np.zeros((size, 2), dtype=np.int64)
+    return [*ids], TokenSpans(names, nowhere, np.ones(size, bool), np.zeros(size, bool))
