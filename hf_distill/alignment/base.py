@@ -51,6 +51,8 @@ class Alignment:
     """Columns in addition to the teacher's inputs."""
     optional_columns: ClassVar[frozenset[str]] = frozenset()
     """Those of them that data may lack."""
+    encoder: ClassVar[str] = "encode_for_teacher"
+    """What adds the columns to data."""
 
     def __init__(self, head: TaskHead) -> None:
         self.head = head
@@ -78,7 +80,7 @@ class Alignment:
             raise ValueError(
                 f"train_dataset has no {', '.join(missing)}: the teacher has another tokenizer, "
                 "so the data needs its encoding next to the student's. Add it with "
-                "hf_distill.alignment.encode_for_teacher, or choose a teacher with the student's "
+                f"hf_distill.alignment.{self.encoder}, or choose a teacher with the student's "
                 "tokenizer."
             )
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from hf_distill.alignment.base import INPUT_IDS, INPUTS, PREFIX
+from hf_distill.alignment.base import INPUT_IDS, PREFIX
 from hf_distill.alignment.chunks import (
     UNALIGNED,
     TokenSpans,
@@ -20,6 +18,8 @@ from hf_distill.alignment.chunks import (
 )
 from hf_distill.alignment.encoding import TeacherReader
 from hf_distill.alignment.language_models import CHUNKS, STUDENT_CHUNKS
+
+_CONSTANT_INPUTS = {"attention_mask": 1, "token_type_ids": 0}
 
 
 def encode_block_for_teacher(
@@ -42,38 +42,31 @@ def encode_block_for_teacher(
     """
     tokenizer = reader.tokenizer
     begin, end = frame_of(tokenizer)
-    if not masked:
-        end = []
-    stop = tokenizer.eos_token_id
-    parts = [_of_specials(begin, tokenizer)]
+    stop = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    ids, parts = [*begin], [specials(len(begin))]
     for first, last in _texts(student):
+        between = stop if len(ids) > len(begin) else []
         encoding = tokenizer([text[first:last]], add_special_tokens=False, verbose=False)
-        if len(parts) > 1 and stop is not None:
-            parts.append(_of_specials([stop], tokenizer))
+        ids += [*between, *encoding["input_ids"][0]]
         spans = token_spans(encoding, tokenizer)
-        parts.append((encoding["input_ids"][0], spans._replace(spans=spans.spans + first)))
+        parts += [specials(len(between)), spans._replace(spans=spans.spans + first)]
+    end = end if masked else []
     room = reader.length(None)
-    ids = [i for part, _ in parts for i in part]
-    teacher = joined([spans for _, spans in parts])
-    if room is not None:
-        ids, teacher = ids[: room - len(end)], teacher.part(slice(room - len(end)))
-    closing, spans = _of_specials(end, tokenizer)
-    ids, teacher = [*ids, *closing], joined([teacher, spans])
+    kept = slice(None if room is None else room - len(end))
+    teacher = joined([joined(parts).part(kept), specials(len(end))])
+    ids = [*ids[kept], *end] or [*stop, tokenizer.pad_token_id or 0][:1]
     chunks = align_chunks(student, teacher)
     sides = [chunks.student, chunks.teacher]
     if not masked:
-        unpredicted = {int(number) for side in sides for number in side[:1]}
-        sides = [np.where(np.isin(side, [*unpredicted]), UNALIGNED, side) for side in sides]
+        unpredicted = [int(number) for side in sides for number in side[:1]]
+        sides = [np.where(np.isin(side, unpredicted), UNALIGNED, side) for side in sides]
     found: dict[str, list[int]] = {
         INPUT_IDS: ids,
-        CHUNKS: sides[1].tolist(),
+        CHUNKS: sides[1].tolist() or [UNALIGNED],
         STUDENT_CHUNKS: sides[0].tolist(),
     }
-    constant = {"attention_mask": 1, "token_type_ids": 0}
-    for name in INPUTS:
-        if name in constant and name in tokenizer.model_input_names:
-            found[f"{PREFIX}{name}"] = [constant[name]] * len(ids)
-    return found
+    constant = {f"{PREFIX}{name}": [one] * len(ids) for name, one in _CONSTANT_INPUTS.items()}
+    return {name: (found | constant)[name] for name in teacher_columns(reader)}
 
 
 def encode_texts_for_teacher(
@@ -127,9 +120,7 @@ def encode_texts_for_teacher(
                 f"{column!r}: they differ at token {common}. Encode this text with this tokenizer, "
                 "without joining texts, or name the column of the text."
             )
-        tail, closing = _of_specials(ids[common:], processing_class)
-        student = joined([spans.part(slice(common)), closing])
-        assert len(student.tokens) == common + len(tail)
+        student = joined([spans.part(slice(common)), specials(len(ids) - common)])
         return encode_block_for_teacher(text, student, reader, masked=masked)
 
     encoded = dataset.map(
@@ -174,6 +165,39 @@ def joined(parts: Sequence[TokenSpans]) -> TokenSpans:
     )
 
 
+def spans_of_texts(
+    texts: Sequence[str],
+    encoding: BatchEncoding,
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Sequence[int],
+    *,
+    join: bool,
+) -> list[TokenSpans]:
+    """Return the tokens of texts, up to certain lengths: what is longer ends with special tokens.
+
+    With ``join`` they are one text, written one after the other.
+    """
+    found, before = [], 0
+    for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+        spans = token_spans(encoding, tokenizer, row)
+        closing = specials(length - len(spans.tokens))
+        found.append(joined([spans._replace(spans=spans.spans + before), closing]))
+        before += len(text) if join else 0
+    return [joined(found)] if join else found
+
+
+def teacher_columns(reader: TeacherReader) -> list[str]:
+    """Name the columns that ``encode_block_for_teacher`` returns."""
+    inputs = [n for n in _CONSTANT_INPUTS if n in reader.tokenizer.model_input_names]
+    return [INPUT_IDS, CHUNKS, STUDENT_CHUNKS, *(f"{PREFIX}{name}" for name in inputs)]
+
+
+def specials(count: int) -> TokenSpans:
+    """Return so many tokens that stand for no text."""
+    nowhere = np.zeros((count, 2), dtype=np.int64)
+    return TokenSpans([""] * count, nowhere, np.ones(count, bool), np.zeros(count, bool))
+
+
 def _texts(spans: TokenSpans) -> list[tuple[int, int]]:
     """Return the ranges of characters between special tokens."""
     found: list[tuple[int, int]] = []
@@ -187,12 +211,3 @@ def _texts(spans: TokenSpans) -> list[tuple[int, int]]:
             found.append((begin, end))
             inside = True
     return found
-
-
-def _of_specials(
-    ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], TokenSpans]:
-    names: Any = tokenizer.convert_ids_to_tokens([*ids])
-    size = len(ids)
-    nowhere: NDArray[np.int64] = np.zeros((size, 2), dtype=np.int64)
-    return [*ids], TokenSpans(names, nowhere, np.ones(size, bool), np.zeros(size, bool))

@@ -28,6 +28,7 @@ class ChunkAlignment(Alignment):
     """
 
     unit = "chunks of text"
+    encoder = "encode_texts_for_teacher"
     token_columns: ClassVar[Mapping[str, TokenColumn]] = {
         CHUNKS: TokenColumn("teacher", None),
         STUDENT_CHUNKS: TokenColumn("student", None),

@@ -149,7 +149,7 @@ def _batches(
         known = {*input_names(model), "token_type_ids", *LABELS}
         collator = task.data_collator(tokenizer, model)
         if reader is not None:
-            alignment = find_alignment(task.head(model.config))
+            alignment = find_alignment(task.head(model.config), tokenizer, reader.tokenizer)
             assert alignment is not None  # there is no reader without one
             known |= alignment.columns
             collator = BothEncodings(collator, reader.tokenizer, alignment)

@@ -50,7 +50,7 @@ def choose_alignment(
     assert ours is not None
     if are_equal(teacher_processing_class, ours, head):
         return None
-    found = find_alignment(head)
+    found = find_alignment(head, ours, teacher_processing_class)
     if found is None:
         raise ValueError(
             "Teacher and student have different tokenizers, and their predictions for "

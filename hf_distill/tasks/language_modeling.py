@@ -16,6 +16,14 @@ from transformers import (
 )
 
 from hf_distill.alignment import TeacherReader
+from hf_distill.alignment.blocks import (
+    encode_block_for_teacher,
+    frame_of,
+    joined,
+    spans_of_texts,
+    specials,
+    teacher_columns,
+)
 from hf_distill.heads import CausalLMHead, MaskedLMHead
 from hf_distill.heads.base import IGNORED
 from hf_distill.tasks.base import (
@@ -100,7 +108,7 @@ class LanguageModelingTask(Task):
             )
         if not 0 < probability < 1:
             raise ValueError(f"--mlm_probability {probability} must be between 0 and 1.")
-        begin, end = _frame(tokenizer)
+        begin, end = frame_of(tokenizer)
         if not masked:
             end = []
         size = self.length(tokenizer, model) - len(begin) - len(end)
@@ -113,20 +121,43 @@ class LanguageModelingTask(Task):
 
         def encode(batch: Batch, places: list[int]) -> dict[str, list[Any]]:
             # Quietly: blocks are cut here, however long a text is.
-            ids = tokenizer(batch["text"], add_special_tokens=False, verbose=False)["input_ids"]
+            encoding = tokenizer(batch["text"], add_special_tokens=False, verbose=False)
             texts = [
                 one if stop is None or text.endswith("\n") else [*one, stop]
-                for text, one in zip(batch["text"], ids, strict=True)
+                for text, one in zip(batch["text"], encoding["input_ids"], strict=True)
             ]
+            lengths = [len(text) for text in texts]
+            cuts = [(number, 0) for number in range(len(texts))]
             if join:
                 texts = [[token for text in texts for token in text]]
-                texts = [texts[0][cut : cut + size] for cut in range(0, len(texts[0]), size)]
+                cuts = [(0, cut) for cut in range(0, len(texts[0]), size)]
             # The first token of a causal block is predicted by none.
             least = 1 if masked else 2
-            texts = [text for text in texts if text and len(begin) + len(text) >= least]
-            blocks = [begin + text[:size] + end for text in texts]
-            cut = [len(text) > size for text in texts]
+            parts = [(number, slice(cut, cut + size)) for number, cut in cuts]
+            parts = [
+                (number, part)
+                for number, part in parts
+                if texts[number][part] and len(begin) + len(texts[number][part]) >= least
+            ]
+            blocks = [begin + texts[number][part] + end for number, part in parts]
+            cut = [not join and len(texts[number]) > size for number, _ in parts]
             columns: dict[str, list[Any]] = {"input_ids": blocks, "truncated": cut}
+            if teacher is not None:
+                spans = spans_of_texts(batch["text"], encoding, tokenizer, lengths, join=join)
+                whole = ["".join(batch["text"])] if join else batch["text"]
+                rows = [
+                    encode_block_for_teacher(
+                        whole[number],
+                        joined(
+                            [specials(len(begin)), spans[number].part(part), specials(len(end))]
+                        ),
+                        teacher,
+                        masked=masked,
+                    )
+                    for number, part in parts
+                ]
+                names = teacher_columns(teacher)
+                columns |= {name: [row[name] for row in rows] for name in names}
             if not masked:
                 columns["labels"] = blocks
             elif not training:
@@ -319,14 +350,3 @@ def draw_masks(
     ids = np.where(chosen & (what < 0.8), tokenizer.mask_token_id, ids)
     ids = np.where(chosen & (what >= 0.8) & (what < 0.9), others, ids)
     return ids.tolist(), labels.tolist()
-
-
-def _frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the special tokens that the tokenizer puts before and after a text."""
-    probe = "a"
-    bare = tokenizer(probe, add_special_tokens=False)["input_ids"]
-    full = tokenizer(probe)["input_ids"]
-    for place in range(len(full) - len(bare) + 1):
-        if full[place : place + len(bare)] == bare:
-            return full[:place], full[place + len(bare) :]
-    return [], []

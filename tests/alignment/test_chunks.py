@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
+from vocabularies import KINDS, SENTENCES
 
 from hf_distill.alignment.chunks import (
     UNALIGNED,
@@ -19,7 +20,6 @@ from hf_distill.alignment.chunks import (
     special_ids,
     token_spans,
 )
-from tests.vocabularies import KINDS, SENTENCES
 
 TEXTS = st.one_of(
     st.text(max_size=40),
