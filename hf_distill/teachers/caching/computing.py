@@ -35,6 +35,9 @@ from hf_distill.teachers.columns import (
 from hf_distill.teachers.columns.description import CHECKSUM, HIDDEN_STATES
 
 Collator = Callable[[list[Any]], Any]
+STORED_IDS = "stored_ids"
+"""The output of a model that says which classes to store, ``(batch, length, top_k)``."""
+
 _PROBED_ROWS = 8
 _SAME = 0.01
 """How much of the largest logit may be rounding, in half precision."""
@@ -229,7 +232,11 @@ class PartComputer:
         positions = head.compared_positions(batch)
         counts = [1] * len(rows) if positions is None else positions.sum(dim=1).tolist()
         self._check_finite(logits, counts, rows)
-        found = split_rows(encode(logits, dtype=self._dtype, top_k=self._top_k), counts)
+        chosen = outputs.get(STORED_IDS)
+        if chosen is not None:
+            chosen = chosen[positions]
+        columns = encode(logits, dtype=self._dtype, top_k=self._top_k, stored_ids=chosen)
+        found = split_rows(columns, counts)
         if self._hidden_layers:
             states, counts = take_hidden_states(outputs, self._hidden_layers, batch)
             stored = split_rows({HIDDEN_STATES: to_array(states, self._dtype)}, counts)

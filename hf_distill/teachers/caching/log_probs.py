@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.generic import ModelOutput
 
 from hf_distill.alignment import INPUT_IDS
 from hf_distill.files import file_hash
@@ -85,14 +86,14 @@ def import_log_probs(
     column = INPUT_IDS if INPUT_IDS in dataset.column_names else "input_ids"
     texts = read_log_probs(path, config.get_text_config().vocab_size)
     found = _match(texts, [tuple(ids) for ids in dataset[column]], path.name)
-    width = max(len(ids) for entries in found.values() for ids, _ in entries)
     name = getattr(config, "_name_or_path", "") or path.name
     given: dict[str, Any] = {"batch_size": 1, "use_cpu": True, **options}
+    model = logged_model(found, config, str(name), file_hash(path))
     return cache_teacher_outputs(
-        logged_model(found, config, str(name), file_hash(path)),
+        model,
         dataset,
         task="text-generation",
-        top_k=width,
+        top_k=model.width,
         **given,
     )
 
@@ -112,7 +113,7 @@ def read_log_probs(path: Path, vocabulary: int) -> list[LoggedText]:
 
 def logged_model(
     texts: Mapping[tuple[int, ...], Entries], config: PreTrainedConfig, name: str, content: str
-) -> nn.Module:
+) -> LoggedModel:
     """Return a module that gives, for known texts, the logits that their log-probabilities are.
 
     Its class is called as the model's, so that everything finds the same task and configuration.
@@ -125,12 +126,26 @@ def logged_model(
     """
     usual: Any = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "LoggedForCausalLM")
     architecture = [*(config.architectures or ()), usual][0]
-    model_class = type(architecture, (_LoggedModel,), {})
-    model: nn.Module = model_class(texts, config, name, content)
+    model_class = type(architecture, (LoggedModel,), {})
+    model: LoggedModel = model_class(texts, config, name, content)
     return model
 
 
-class _LoggedModel(nn.Module):
+@dataclass
+class LoggedOutput(ModelOutput):
+    """Logits of each token but the last, and the entries among them that a file has."""
+
+    logits: Tensor | None = None
+    stored_ids: Tensor | None = None
+
+
+class LoggedModel(nn.Module):
+    """Gives for known texts the logits that their log-probabilities are.
+
+    Attributes:
+        width: the most entries that a position has.
+    """
+
     content: Tensor
 
     def __init__(
@@ -143,20 +158,26 @@ class _LoggedModel(nn.Module):
         super().__init__()
         self.config = config
         self.name_or_path = name
+        self.width = max(len(ids) for entries in texts.values() for ids, _ in entries)
         self.register_buffer("content", torch.tensor([*bytes.fromhex(content)]))
         self._texts = texts
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> CausalLMOutput:
-        """Return the logits of each token but the last."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> LoggedOutput:
         vocabulary = self.config.get_text_config().vocab_size
         logits = torch.zeros(*input_ids.shape, vocabulary)
+        stored = torch.zeros(*input_ids.shape, self.width, dtype=torch.long)
         for row, (ids, mask) in enumerate(zip(input_ids, attention_mask.bool(), strict=True)):
             places = mask.nonzero()[:, 0].tolist()
             entries = self._texts[tuple(ids[mask].tolist())]
             for place, (tokens, values) in zip(places, entries, strict=False):
                 logits[row, place] = _rest(values, vocabulary)
                 logits[row, place, torch.from_numpy(tokens)] = torch.from_numpy(values).float()
-        return CausalLMOutput(logits=logits.to(input_ids.device))
+                # Of what is left to all others, so that each position has as many.
+                further = np.setdiff1d(np.arange(self.width), tokens)
+                kept = np.append(tokens, further)[: self.width]
+                stored[row, place] = torch.from_numpy(kept)
+        device = input_ids.device
+        return LoggedOutput(logits=logits.to(device), stored_ids=stored.to(device))
 
 
 def _rest(log_probs: NDArray[np.float64], vocabulary: int) -> float:

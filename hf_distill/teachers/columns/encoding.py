@@ -80,7 +80,9 @@ def split_rows(
     return [dict(zip(columns, row, strict=True)) for row in zip(*parts, strict=True)]
 
 
-def encode(logits: Tensor, *, dtype: str, top_k: int | None) -> dict[str, NDArray[Any]]:
+def encode(
+    logits: Tensor, *, dtype: str, top_k: int | None, stored_ids: Tensor | None = None
+) -> dict[str, NDArray[Any]]:
     """Return logits as they are stored, by column.
 
     Args:
@@ -88,6 +90,7 @@ def encode(logits: Tensor, *, dtype: str, top_k: int | None) -> dict[str, NDArra
         dtype: a key of ``DTYPES``.
         top_k: store only so many of the largest, ``(n, top_k)``, their classes, and of all others
             the log of the sum of their exponentials, ``(n,)``.
+        stored_ids: with ``top_k``, the classes to store instead of the largest, ``(n, top_k)``.
 
     Raises:
         ValueError: a logit is too large for the number format.
@@ -95,7 +98,10 @@ def encode(logits: Tensor, *, dtype: str, top_k: int | None) -> dict[str, NDArra
     logits = logits.float()
     if top_k is None:
         return {LOGITS: to_array(logits, dtype)}
-    values, indices = stable_topk(logits, top_k)
+    if stored_ids is None:
+        values, indices = stable_topk(logits, top_k)
+    else:
+        values, indices = logits.gather(-1, stored_ids), stored_ids
     others = logits.scatter(-1, indices, -torch.inf)
     return {
         LOGITS: to_array(values, dtype),
