@@ -32,6 +32,11 @@ examples:
   on several GPUs
     accelerate launch --num_processes 4 -m hf_distill cache …
 
+  log-probabilities from vLLM: of exactly these token ids, with prompt_logprobs=K
+    hf-distill cache --task text-generation --teacher_model teacher --write_prompts ids.jsonl …
+    hf-distill cache --task text-generation --teacher_model teacher \\
+        --teacher_log_probs prompt_logprobs.jsonl …
+
   continue after an interruption: the same command again
 """
 
@@ -47,6 +52,16 @@ class CacheArguments:
     )
     output_dir: str = option(MISSING, help="Where the outputs go: a folder for them alone.")
     task: str | None = task_option()
+    teacher_log_probs: str | None = option(
+        help="Log-probabilities of the data's rows that another program has computed with the "
+        "teacher, a causal language model, instead of running it: JSON lines with vLLM's "
+        "prompt_logprobs, or JSON lines or Parquet with target_token_ids and target_logprobs. Of "
+        "the teacher only configuration and tokenizer are read."
+    )
+    write_prompts: str | None = option(
+        help="Only write the token ids of the data's rows, as the teacher reads them, to this "
+        "file: JSON lines with prompt_token_ids, for the program that computes log-probabilities."
+    )
     tokenizer: str | None = option(
         help="The tokenizer of the student, where it is not the teacher's or was trimmed: the "
         "student's folder or Hub id. By default the teacher's."
@@ -111,12 +126,14 @@ def run(argv: Sequence[str]) -> None:
         check_paths,
         choose_task,
         load_examples,
+        load_meta_model,
         load_teacher_reader,
         load_tokenizer,
         show_data,
     )
     from hf_distill.loading import load_teacher
     from hf_distill.teachers.caching import cache_teacher_outputs
+    from hf_distill.teachers.caching.log_probs import import_log_probs, write_token_ids
 
     source, *further = (
         check_model_source("teacher_model", name) for name in arguments.teacher_model
@@ -138,9 +155,18 @@ def run(argv: Sequence[str]) -> None:
         tokenizer = load_tokenizer("tokenizer", own)
     reader = load_teacher_reader(source, task, tokenizer)
     state = PartialState(cpu=arguments.use_cpu)
-    teacher: Any = load_teacher(
-        source, task.head.auto_model, task.name, dtype=averaging.teacher_dtype, device=state.device
-    )
+    logged = arguments.teacher_log_probs or arguments.write_prompts
+    if logged is not None:
+        _check_logged(arguments, averaging, task)
+        teacher: Any = load_meta_model(source, task)
+    else:
+        teacher = load_teacher(
+            source,
+            task.head.auto_model,
+            task.name,
+            dtype=averaging.teacher_dtype,
+            device=state.device,
+        )
     encoded = task.features(
         examples,
         tokenizer,
@@ -151,26 +177,59 @@ def run(argv: Sequence[str]) -> None:
         teacher=reader,
     )
     show_data(task, {"train": (examples, encoded, labelled)}, teacher)
-    stored = cache_teacher_outputs(
-        [teacher, *further],
-        encoded.features,
-        task=task.name,
-        processing_class=tokenizer,
-        teacher_processing_class=None if reader is None else reader.tokenizer,
-        data_collator=task.data_collator(tokenizer, teacher),
-        output_dir=arguments.output_dir,
-        dtype=arguments.dtype,
-        top_k=arguments.top_k,
-        batch_size=arguments.batch_size,
-        mixed_precision=arguments.mixed_precision,
-        use_cpu=arguments.use_cpu,
-        preprocessing=preprocessing_of(task),
-        **vars(averaging),
-    )
+    if arguments.write_prompts is not None:
+        write_token_ids(arguments.write_prompts, encoded.features)
+        return
+    common: dict[str, Any] = {
+        "processing_class": tokenizer,
+        "teacher_processing_class": None if reader is None else reader.tokenizer,
+        "data_collator": task.data_collator(tokenizer, teacher),
+        "output_dir": arguments.output_dir,
+        "dtype": arguments.dtype,
+        "preprocessing": preprocessing_of(task),
+    }
+    if arguments.teacher_log_probs is not None:
+        stored = import_log_probs(
+            arguments.teacher_log_probs, teacher.config, encoded.features, **common
+        )
+    else:
+        stored = cache_teacher_outputs(
+            [teacher, *further],
+            encoded.features,
+            task=task.name,
+            top_k=arguments.top_k,
+            batch_size=arguments.batch_size,
+            mixed_precision=arguments.mixed_precision,
+            use_cpu=arguments.use_cpu,
+            **common,
+            **vars(averaging),
+        )
     if state.is_main_process:
         sys.stdout.write(
             f"The teacher's outputs for {len(stored):,} rows are in {arguments.output_dir}; train "
             "with --teacher_outputs and the same data options.\n"
+        )
+
+
+def _check_logged(arguments: CacheArguments, averaging: Any, task: Task) -> None:
+    """Check the options for log-probabilities that another program computes."""
+    name = "write_prompts" if arguments.write_prompts else "teacher_log_probs"
+    if task.name != "text-generation":
+        raise ValueError(
+            f"--{name}: log-probabilities of texts are those of causal language models, and the "
+            f"task is {task.name}; choose --task text-generation."
+        )
+    given = {
+        "teacher_model": len(arguments.teacher_model) > 1,
+        "top_k": arguments.top_k is not None,
+        "mixed_precision": arguments.mixed_precision != "no",
+        "teacher_dtype": averaging.teacher_dtype is not None,
+    }
+    unused = [option for option, there in given.items() if there]
+    if unused:
+        raise ValueError(
+            f"--{unused[0]} says how a teacher is run, and with --{name} none is: one model's "
+            "log-probabilities are stored as they are. Leave it out."
         )
 
 

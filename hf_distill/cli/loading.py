@@ -150,11 +150,18 @@ def load_teacher_reader(
     theirs, config = saved_tokenizer(source), load_config(source)
     if theirs is None or config is None:
         return None
-    with torch.device("meta"):
-        model = getattr(transformers, task.head.auto_model).from_config(config)
+    model = load_meta_model(source, task)
     if choose_alignment(model, task.head(config), tokenizer, theirs) is None:
         return None
     return TeacherReader(theirs, input_limit(model))
+
+
+def load_meta_model(source: str, task: Task) -> PreTrainedModel:
+    """Return a model without weights, as its configuration has it."""
+    config = loading.read_config(source, "teacher_model")
+    with torch.device("meta"):
+        model: PreTrainedModel = getattr(transformers, task.head.auto_model).from_config(config)
+    return model
 
 
 def load_config(source: str) -> PreTrainedConfig | None:

@@ -83,9 +83,8 @@ def import_log_probs(
         if isinstance(teacher, PreTrainedConfig)
         else read_config(os.fspath(teacher), "teacher")
     )
-    column = INPUT_IDS if INPUT_IDS in dataset.column_names else "input_ids"
     texts = read_log_probs(path, config.get_text_config().vocab_size)
-    found = _match(texts, [tuple(ids) for ids in dataset[column]], path.name)
+    found = _match(texts, [tuple(ids) for ids in dataset[_column(dataset)]], path.name)
     name = getattr(config, "_name_or_path", "") or path.name
     given: dict[str, Any] = {"batch_size": 1, "use_cpu": True, **options}
     model = logged_model(found, config, str(name), file_hash(path))
@@ -96,6 +95,18 @@ def import_log_probs(
         top_k=model.width,
         **given,
     )
+
+
+def write_token_ids(file: str | os.PathLike[str], dataset: Dataset) -> None:
+    """Write the token ids of data, as the teacher reads them, for what computes log-probabilities.
+
+    Args:
+        file: JSON lines, with ``prompt_token_ids`` per line.
+        dataset: the data, tokenised.
+    """
+    with Path(file).open("w", encoding="utf-8") as lines:
+        for ids in dataset[_column(dataset)]:
+            lines.write(json.dumps({_TEXT[0]: ids}) + "\n")
 
 
 def read_log_probs(path: Path, vocabulary: int) -> list[LoggedText]:
@@ -184,6 +195,11 @@ def _rest(log_probs: NDArray[np.float64], vocabulary: int) -> float:
     """Return the log-probability of each entry of the vocabulary that is not among those given."""
     others, left = vocabulary - len(log_probs), 1 - float(np.exp(log_probs).sum())
     return math.log(left / others) if others and left > 0 else -math.inf
+
+
+def _column(dataset: Dataset) -> str:
+    """Name the column of the teacher's token ids."""
+    return INPUT_IDS if INPUT_IDS in dataset.column_names else "input_ids"
 
 
 def _match(
