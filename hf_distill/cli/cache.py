@@ -132,8 +132,11 @@ def run(argv: Sequence[str]) -> None:
         show_data,
     )
     from hf_distill.loading import load_teacher
-    from hf_distill.teachers.caching import cache_teacher_outputs
-    from hf_distill.teachers.caching.log_probs import import_log_probs, write_token_ids
+    from hf_distill.teachers.caching import (
+        cache_teacher_outputs,
+        import_log_probs,
+        write_token_ids,
+    )
 
     source, *further = (
         check_model_source("teacher_model", name) for name in arguments.teacher_model

@@ -6,10 +6,13 @@ from hf_distill.teachers.caching.cache import (
     load_teacher_outputs,
     teacher_tokenizer,
 )
+from hf_distill.teachers.caching.log_probs import import_log_probs, write_token_ids
 
 __all__ = [
     "cache_teacher_outputs",
     "cached_teacher",
+    "import_log_probs",
     "load_teacher_outputs",
     "teacher_tokenizer",
+    "write_token_ids",
 ]

@@ -20,7 +20,7 @@ from vocabularies import KINDS
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, cache_teacher_outputs
 from hf_distill.alignment import encode_texts_for_teacher
 from hf_distill.tasks.language_modeling import BlockCollator
-from hf_distill.teachers.caching.log_probs import import_log_probs
+from hf_distill.teachers.caching import import_log_probs
 
 TEXTS = ["hello to the people on the river", "hell shell", "Paris lies on the river Seine"]
 KIND = "byte_level"
