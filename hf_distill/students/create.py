@@ -22,9 +22,9 @@ from hf_distill.restoring import evaluating, preserve_rng_state
 from hf_distill.students.calibration import Calibration, read_texts
 from hf_distill.students.depth import by_stack, choose_layers, least_missed
 from hf_distill.students.families import Family, family_of
-from hf_distill.students.fitting import Side, StackFit, Statistics
+from hf_distill.students.fitting import StackFit
 from hf_distill.students.head_fitting import HeadFit
-from hf_distill.students.running import unchunked
+from hf_distill.students.running import Side, unchunked
 from hf_distill.students.saving import keep_record
 from hf_distill.students.sentence_embeddings import (
     create_sentence_student,
@@ -32,6 +32,7 @@ from hf_distill.students.sentence_embeddings import (
     load_sentence_transformer,
 )
 from hf_distill.students.sizes import Sizes, is_between, student_config, student_sizes
+from hf_distill.students.statistics import Statistics
 from hf_distill.students.vocabulary import Trimming
 from hf_distill.students.weights import copy_weights, empty_like, find, unfitted
 

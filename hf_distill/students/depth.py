@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_distill.students.fitting import Side
+from hf_distill.students.running import Side
 from hf_distill.students.sizes import is_between
 
 LAYER_CHOICES = ("uniform", "first", "last", "auto")

@@ -23,258 +23,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
 
-from hf_distill.layers.counting import Tokens
-from hf_distill.least_squares import LeastSquares
 from hf_distill.students.calibration import Calibration, TokenArrays
-from hf_distill.students.families import Attention, Block, FeedForward, Part, Stack
-from hf_distill.students.running import Feed, LayerRunner
-from hf_distill.students.sizes import Sizes
+from hf_distill.students.families import Attention, Block, FeedForward, Part
+from hf_distill.students.regression import NormFit, Ridge
+from hf_distill.students.running import Side, normalised
+from hf_distill.students.statistics import (
+    Statistics,
+    along_scales,
+    inverse_squares,
+    principal_basis,
+)
 from hf_distill.students.weights import Map, find, unfitted
 
-RIDGE = 0.1
 _CHUNK = 4096
-
-
-class Side:
-    """One of the two models: its runner, its layers and its sizes."""
-
-    def __init__(self, model: PreTrainedModel, stack: Stack, sizes: Sizes) -> None:
-        self.model, self.stack, self.sizes = model, stack, sizes
-        self.base: nn.Module = model.base_model
-        layers: nn.ModuleList = find(self.base, stack.layers)
-        self.runner = LayerRunner(model, layers, stack.always_run)
-        self.layers = layers
-        self.centred = any(isinstance(module, nn.LayerNorm) for module in layers.modules())
-        """Whether its norms subtract the mean over the units."""
-        self._count = Tokens(model)
-
-    def norm(self, layer: int, block: Block) -> nn.Module | None:
-        """Return the norm of a block; ``None`` where a layer goes without it."""
-        norm: nn.Module | None = find(self.layers[layer], block.norm)
-        return None if isinstance(norm, nn.Identity) else norm
-
-    def writer(self, layer: int, block: Block) -> Map:
-        """Return the map of a block to the stream."""
-        return Map(find(self.layers[layer], block.writer))
-
-    def tokens(self, batch: dict[str, Any], state: Tensor) -> Tensor:
-        """Return which positions of ``(rows, length, width)`` are no padding, bool."""
-        mask = self._count.mask(batch, state.shape[1])
-        if mask is None:
-            return torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
-        return mask.to(state.device)
-
-    def feed(self, batch: dict[str, Any], states: Tensor) -> Feed:
-        """Return what makes a layer's input of the stored states of a batch's tokens."""
-
-        def padded(like: Tensor) -> Tensor:
-            state = torch.zeros_like(like)
-            state[self.tokens(batch, like)] = states.to(like.device, like.dtype)
-            return state
-
-        return padded
-
-
-class Statistics:
-    """What the first pass of the teacher finds out: its stream, and how much each unit does.
-
-    The basis is that of the mean of the covariances of all streams: the embedding output and what
-    each block leaves. It follows SliceGPT (Ashkboos et al. 2024, section 3.3). Where norms come
-    first, a token counts as they see it: by its direction, from zero, whatever its size.
-    """
-
-    def __init__(self, teacher: Side, calibration: Calibration, least: int) -> None:
-        self._teacher = teacher
-        stack, layers = teacher.stack, len(teacher.layers)
-        blocks = range(len(stack.blocks))
-        width = teacher.sizes.hidden_size
-        self._sums = torch.zeros(1 + layers * len(blocks), width, dtype=torch.float64)
-        self._products = torch.zeros(width, width, dtype=torch.float64)
-        self.units = [[torch.zeros(0) for _ in blocks] for _ in range(layers)]
-        """Sums over tokens: norms of the heads, squares of the neurons."""
-        self.batches: list[int] = []
-        """Tokens in each batch."""
-        for batch in tqdm(calibration, desc="Teacher", total=calibration.batches, leave=False):
-            state = teacher.runner.embed(batch)
-            mask = teacher.tokens(batch, state)
-            self.batches.append(int(mask.sum()))
-            self._add(0, state[mask])
-            for index in range(layers):
-                state = self._layer(teacher, batch, index, state, mask)
-            if sum(self.batches) >= least:
-                break
-        calibration.batches = len(self.batches)
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens were seen."""
-        return sum(self.batches)
-
-    def _layer(
-        self, teacher: Side, batch: dict[str, Any], index: int, state: Tensor, mask: Tensor
-    ) -> Tensor:
-        blocks = teacher.stack.blocks
-        stream = state[mask].float()
-
-        def note(number: int, inputs: Tensor, output: Tensor) -> None:
-            nonlocal stream
-            block = blocks[number]
-            units = inputs[mask].double()
-            if isinstance(block, Attention):
-                heads = units.unflatten(-1, (teacher.sizes.heads, -1))
-                sums = heads.norm(dim=-1).sum(0)
-            else:
-                sums = units.square().sum(0)
-            before = self.units[index][number]
-            self.units[index][number] = sums.cpu() + (before if len(before) else 0)
-            stream = left_by(teacher, index, block, stream + output[mask].float())
-            self._add(1 + index * len(blocks) + number, stream)
-
-        hooks = {
-            find(teacher.layers[index], block.writer): lambda i, o, n=n: note(n, i, o)
-            for n, block in enumerate(blocks)
-        }
-        return teacher.runner.run(batch, index, lambda _: state, hooks=hooks)
-
-    def _add(self, stream: int, states: Tensor) -> None:
-        states = states.float()
-        if self._teacher.stack.pre_norm:
-            if self._teacher.centred:
-                states = states - states.mean(-1, keepdim=True)
-            states = states * inverse_squares(states).sqrt()
-        else:
-            self._sums[stream] += states.double().sum(0).cpu()
-        self._products += (states.T @ states).double().cpu()
-
-    def covariance(self) -> Tensor:
-        """Return the mean covariance of all streams, float64, ``(width, width)``.
-
-        Where norms come first, of directions, without subtracting their mean.
-        """
-        means = self._sums / self.tokens
-        return (self._products / self.tokens - means.T @ means) / len(means)
-
-
-def inverse_squares(states: Tensor) -> Tensor:
-    """Return one over the mean square of each state, ``(rows, 1)``."""
-    return 1 / states.square().mean(-1, keepdim=True).clamp(min=1e-12)
-
-
-def left_by(side: Side, layer: int, block: Block, total: Tensor) -> Tensor:
-    """Return what a block leaves in the stream: the sum, normalised unless the norm comes first."""
-    norm = None if side.stack.pre_norm else side.norm(layer, block)
-    if norm is None:
-        return total
-    weight = next(norm.parameters(), total)
-    result: Tensor = norm(total.to(weight.device, weight.dtype))
-    return result.float()
-
-
-def principal_basis(covariance: Tensor, width: int, *, centred: bool) -> Tensor:
-    """Return the map P to the ``width`` coordinates in which most of the variance lies.
-
-    Args:
-        covariance: ``(size, size)``.
-        width: of the student; the identity is returned for ``size``.
-        centred: the coordinates of every state add up to 0, so that a LayerNorm, which subtracts
-            their mean, takes nothing away. One direction is then left free.
-
-    Returns:
-        Float64, ``(width, size)``; each direction has the sign that makes its largest entry
-        positive.
-    """
-    size = len(covariance)
-    if width == size:
-        return torch.eye(size, dtype=torch.float64)
-    kept = width - 1 if centred else width
-    vectors = _with_signs(torch.linalg.eigh(covariance).eigenvectors[:, -kept:].flip(1).T)
-    if not centred:
-        return vectors
-    return _centred_axes(width) @ vectors
-
-
-def _with_signs(vectors: Tensor) -> Tensor:
-    largest = vectors.abs().argmax(1, keepdim=True)
-    return vectors * vectors.gather(1, largest).sign()
-
-
-def along_scales(basis: Tensor, scales: Tensor) -> Tensor:
-    """Turn a basis within its span so that scales of the teacher's units scale its coordinates.
-
-    A final RMSNorm before a tied decoder has no matrix behind it that could take up its scales.
-
-    Args:
-        basis: ``(width, size)``, orthonormal rows.
-        scales: ``(size,)``.
-    """
-    scales = scales.detach().to("cpu", basis.dtype)
-    return _with_signs(torch.linalg.eigh((basis * scales) @ basis.T).eigenvectors.T @ basis)
-
-
-def _centred_axes(width: int) -> Tensor:
-    """Return ``width - 1`` orthonormal columns that add up to 0 (Helmert's matrix)."""
-    columns = torch.zeros(width, width - 1, dtype=torch.float64)
-    for index in range(1, width):
-        columns[:index, index - 1] = 1.0
-        columns[index, index - 1] = -float(index)
-        columns[:, index - 1] /= math.sqrt(index * (index + 1))
-    return columns
-
-
-class Ridge:
-    """A linear map between states that corrects a first guess."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self._weight = weight.double()
-        self._bias = self._weight.new_zeros(len(weight)) if bias is None else bias.double()
-        self._squares = LeastSquares()
-
-    def add(self, x: Tensor, y: Tensor, weight: float | Tensor = 1.0) -> None:
-        """Add rows."""
-        x, y = x.double(), y.double()
-        self._squares.add(x, y - x @ self._weight.T - self._bias, weight)
-
-    def solve(self, *, intercept: bool = True) -> tuple[Tensor, Tensor]:
-        """Return weight and bias; without an intercept the bias is that of the guess."""
-        weight, bias = self._squares.solve(RIDGE, intercept=intercept)
-        return self._weight + weight, self._bias + bias
-
-    @property
-    def rows(self) -> float:
-        """The weight of the rows that were added."""
-        return self._squares.rows
-
-
-class NormFit:
-    """Scale and shift of each unit of a norm, by a regression on what it normalises to."""
-
-    def __init__(self, norm: Any) -> None:
-        self._norm = norm
-        self._norm.weight.fill_(1.0)
-        if getattr(norm, "bias", None) is not None:
-            self._norm.bias.zero_()
-        self._rows, self._sums = 0, torch.zeros(4, dtype=torch.float64)
-
-    def add(self, total: Tensor, target: Tensor) -> None:
-        """Add rows of sums, and of what the norm should make of them."""
-        weight = self._norm.weight
-        x, y = self._norm(total.to(weight.dtype)).double(), target.double()
-        sums = torch.stack([x.sum(0), y.sum(0), (x * x).sum(0), (x * y).sum(0)])
-        self._sums = sums if self._sums.dim() == 1 else self._sums + sums
-        self._rows += len(x)
-
-    def write(self) -> None:
-        """Write scale and shift to the norm."""
-        x, y, xx, xy = self._sums / self._rows
-        has_bias = getattr(self._norm, "bias", None) is not None
-        if has_bias:
-            scale = (xy - x * y) / (xx - x * x).clamp(min=1e-12)
-            self._norm.bias.copy_(y - scale * x)
-        else:
-            scale = xy / xx.clamp(min=1e-12)
-        self._norm.weight.copy_(scale)
 
 
 class StackFit:
@@ -426,7 +188,7 @@ class StackFit:
                     total = stream + outputs[n][mask].float()
                     if n in noted and index in (source, target):
                         self._sums[n][where] = total.cpu()
-                    stream = left_by(self.teacher, index, block, total)
+                    stream = self.teacher.left_by(index, block, total)
                 self.teacher_states[where] = after[mask].float().cpu()
 
     def _layer(self, index: int, source: int, target: int) -> None:
@@ -524,11 +286,11 @@ class StackFit:
             return
         fit = NormFit(norm)
         for where in self.chunks():
-            left = left_by(self.teacher, target, block, self._sums[number][where])
+            left = self.teacher.left_by(target, block, self._sums[number][where])
             fit.add(self._stream[where], left @ self.basis.T)
         fit.write()
         for where in self.chunks():
-            self._stream[where] = left_by(self.student, index, block, self._stream[where])
+            self._stream[where] = self.student.left_by(index, block, self._stream[where])
 
     # Which units are kept
 
@@ -575,7 +337,7 @@ class StackFit:
         if number == 0:
             return self._source[where]
         block = self.stack.blocks[number - 1]
-        return left_by(self.teacher, source, block, self._sums[number - 1][where])
+        return self.teacher.left_by(source, block, self._sums[number - 1][where])
 
     def _target(self, states: Tensor, where: slice) -> Tensor:
         return states[where] @ self.basis.T
@@ -601,10 +363,3 @@ def target_layers(layers: list[int], number: int) -> list[int]:
 def strongest(strength: Tensor, number: int) -> Tensor:
     """Return the indices of the largest values, in order; of equal ones the first."""
     return strength.sort(descending=True, stable=True).indices[:number].sort().values
-
-
-def normalised(norm: nn.Module | None, states: Tensor) -> Tensor:
-    if norm is None:
-        return states
-    result: Tensor = norm(states.to(next(norm.parameters()).dtype))
-    return result.float()

@@ -18,15 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_distill.students.fitting import (
-    NormFit,
-    Ridge,
-    Side,
-    StackFit,
-    normalised,
-    strongest,
-)
-from hf_distill.students.running import Hook
+from hf_distill.students.fitting import StackFit, strongest
+from hf_distill.students.regression import NormFit, Ridge
+from hf_distill.students.running import Hook, Side, normalised
 from hf_distill.students.weights import Map, find, matrix
 
 _LINEAR = (nn.Linear, Conv1D)

@@ -14,9 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hf_distill.compatibility import input_names
+from hf_distill.layers.counting import Tokens
 from hf_distill.restoring import temporarily_set
+from hf_distill.students.families import Block, Stack
+from hf_distill.students.sizes import Sizes
+from hf_distill.students.weights import Map, find
 
 Hook = Callable[[Tensor, Tensor], None]
 """Called with the input and the output of a module."""
@@ -166,6 +171,60 @@ class LayerRunner:
 
     def _note_entries(self, output: Any) -> None:
         self._entries = len(output) if isinstance(output, tuple) else 0
+
+
+class Side:
+    """One of the two models: its runner, its layers and its sizes."""
+
+    def __init__(self, model: PreTrainedModel, stack: Stack, sizes: Sizes) -> None:
+        self.model, self.stack, self.sizes = model, stack, sizes
+        self.base: nn.Module = model.base_model
+        layers: nn.ModuleList = find(self.base, stack.layers)
+        self.runner = LayerRunner(model, layers, stack.always_run)
+        self.layers = layers
+        self.centred = any(isinstance(module, nn.LayerNorm) for module in layers.modules())
+        """Whether its norms subtract the mean over the units."""
+        self._count = Tokens(model)
+
+    def norm(self, layer: int, block: Block) -> nn.Module | None:
+        """Return the norm of a block; ``None`` where a layer goes without it."""
+        norm: nn.Module | None = find(self.layers[layer], block.norm)
+        return None if isinstance(norm, nn.Identity) else norm
+
+    def writer(self, layer: int, block: Block) -> Map:
+        """Return the map of a block to the stream."""
+        return Map(find(self.layers[layer], block.writer))
+
+    def tokens(self, batch: dict[str, Any], state: Tensor) -> Tensor:
+        """Return which positions of ``(rows, length, width)`` are no padding, bool."""
+        mask = self._count.mask(batch, state.shape[1])
+        if mask is None:
+            return torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
+        return mask.to(state.device)
+
+    def feed(self, batch: dict[str, Any], states: Tensor) -> Feed:
+        """Return what makes a layer's input of the stored states of a batch's tokens."""
+
+        def padded(like: Tensor) -> Tensor:
+            state = torch.zeros_like(like)
+            state[self.tokens(batch, like)] = states.to(like.device, like.dtype)
+            return state
+
+        return padded
+
+    def left_by(self, layer: int, block: Block, total: Tensor) -> Tensor:
+        """Return what a block leaves in the stream: its sum, normalised unless norms come first."""
+        norm = None if self.stack.pre_norm else self.norm(layer, block)
+        return normalised(norm, total)
+
+
+def normalised(norm: nn.Module | None, states: Tensor) -> Tensor:
+    """Return states after a norm, float32; as they are where there is none."""
+    if norm is None:
+        return states
+    weight = next(norm.parameters(), states)
+    result: Tensor = norm(states.to(weight.device, weight.dtype))
+    return result.float()
 
 
 @contextmanager

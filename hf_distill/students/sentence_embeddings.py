@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.least_squares import LeastSquares
 from hf_distill.loading import UnsafeSourceError, find_file, hub_tried_once
-from hf_distill.students.fitting import RIDGE, Ridge
+from hf_distill.students.regression import RIDGE, Ridge
 
 _BATCH = 32
 _MOST_TEXTS = 1024

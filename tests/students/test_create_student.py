@@ -24,7 +24,7 @@ from transformers import (
 
 from hf_distill import create_student
 from hf_distill.files import read_json
-from hf_distill.students import fitting, save_student
+from hf_distill.students import regression, save_student, statistics
 from hf_distill.students.calibration import ROWS_PER_BATCH
 
 QA, CLASSES = "question-answering", "text-classification"
@@ -197,7 +197,7 @@ def test_a_fit_is_nearer_than_the_first_guess(monkeypatch: pytest.MonkeyPatch) -
     """A random teacher cannot be compressed, so on the rows that it was fitted on."""
     teacher = model_for(QA, seed=0, layers=3)
     wanted, fitted = answers(teacher, seed=3), answers(narrow(teacher), seed=3)
-    monkeypatch.setattr(fitting, "RIDGE", 1e9)  # nothing but the projection of the teacher
+    monkeypatch.setattr(regression, "RIDGE", 1e9)  # nothing but the projection of the teacher
     guessed = answers(narrow(teacher), seed=3)
     assert (fitted - wanted).square().mean() < 0.75 * (guessed - wanted).square().mean()
 
@@ -230,7 +230,7 @@ def test_the_basis_has_orthonormal_directions_that_add_up_to_0() -> None:
     covariance = torch.cov(
         torch.randn(16, 100, generator=torch.Generator().manual_seed(0)).double()
     )
-    basis = fitting.principal_basis(covariance, 8, centred=True)
+    basis = statistics.principal_basis(covariance, 8, centred=True)
     spectrum = torch.linalg.svdvals(basis)
     torch.testing.assert_close(
         spectrum, torch.tensor([1.0] * 7 + [0.0]).double(), atol=1e-5, rtol=0
