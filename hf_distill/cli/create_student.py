@@ -112,11 +112,11 @@ def run(argv: Sequence[str]) -> None:
     source = check_model_source("TEACHER", positional.teacher)
     check_paths({n: getattr(arguments, n) for n in ("calibration_file", "trim_vocabulary")})
     make_output_folder(arguments.output_dir)
-    found = [*Path(arguments.output_dir).glob("*.safetensors")]
-    found += [*Path(arguments.output_dir).glob("config.json")]
+    folder = Path(arguments.output_dir)
+    found = [file.name for name in ("config.json", "*.safetensors") for file in folder.glob(name)]
     if found:
         raise ValueError(
-            f"--output_dir {arguments.output_dir} holds a model already ({found[0].name}): choose "
+            f"--output_dir {folder} holds a model already ({min(found)}): choose "
             "another folder, or delete it."
         )
     tokenizer = load_tokenizer("TEACHER", source)

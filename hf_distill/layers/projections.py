@@ -191,7 +191,8 @@ def save_projections(
     if not write:
         return
     path = Path(folder) / PROJECTIONS_FILE
-    metadata = {"format": "pt", "layer_pairs": json.dumps(as_lists(pairs))}
+    # One entry: safetensors writes several in an order that is drawn by each process.
+    metadata = {"layer_pairs": json.dumps(as_lists(pairs))}
     write_atomically(path, lambda unfinished: save_file(full, unfinished, metadata=metadata))
 
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 Who = Literal["teacher", "student"]
 
-_FORMAT = "hf_distill recorded sample 1"
+_FORMAT = "hf_distill recorded sample 2"
 _FILE = re.compile(r"step-(\d{8,})\.safetensors")
 _TENSOR = re.compile(
     r"(teacher|student)\.(hidden_states|query|key|attention|pair_mask)\.(0|[1-9]\d*)"
@@ -294,10 +294,10 @@ def read_sample(path: str | os.PathLike[str]) -> RecordedSample:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if not _FILE.fullmatch(path.name) or metadata.get("format") != _FORMAT:
+            if not _FILE.fullmatch(path.name) or _FORMAT not in metadata:
                 raise ValueError("it was not written by hf_distill, or by a later version")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _sample(metadata, tensors)
+        return _sample(json.loads(metadata[_FORMAT]), tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no recorded sample, or it is cut short ({error}): remove the file."
@@ -315,20 +315,19 @@ def _serialize(sample: RecordedSample) -> bytes:
                 # A copy: safetensors refuses tensors that share memory, as tied ones may.
                 tensors[f"{who}.{kind}.{layer}"] = tensor.cpu().contiguous().clone()
     models = {"teacher": sample.teacher, "student": sample.student}
-    metadata = {
-        "format": _FORMAT,
-        "step": str(sample.step),
-        "layer_pairs": json.dumps(sample.layer_pairs),
-        "scaling": json.dumps({who: layers.scaling for who, layers in models.items()}),
-        "causal": json.dumps({who: layers.causal for who, layers in models.items()}),
+    content = {
+        "step": sample.step,
+        "layer_pairs": sample.layer_pairs,
+        "scaling": {who: layers.scaling for who, layers in models.items()},
+        "causal": {who: layers.causal for who, layers in models.items()},
+        "tokens": sample.tokens,
     }
-    if sample.tokens is not None:
-        metadata["tokens"] = json.dumps(sample.tokens)
-    return save(tensors, metadata)
+    # One entry: safetensors writes several in an order that is drawn by each process.
+    return save(tensors, {_FORMAT: json.dumps(content)})
 
 
-def _sample(metadata: dict[str, str], tensors: dict[str, Tensor]) -> RecordedSample:
-    scaling, causal = json.loads(metadata["scaling"]), json.loads(metadata["causal"])
+def _sample(content: dict[str, Any], tensors: dict[str, Tensor]) -> RecordedSample:
+    scaling, causal = content["scaling"], content["causal"]
     models = {
         who: RecordedLayers(
             scaling={int(layer): float(value) for layer, value in scaling[who].items()},
@@ -351,9 +350,9 @@ def _sample(metadata: dict[str, str], tensors: dict[str, Tensor]) -> RecordedSam
         ):
             raise ValueError("a query lacks its key, scaling or causal")
     return RecordedSample(
-        step=int(metadata["step"]),
-        layer_pairs=[LayerPair(*pair) for pair in json.loads(metadata["layer_pairs"])],
+        step=int(content["step"]),
+        layer_pairs=[LayerPair(*pair) for pair in content["layer_pairs"]],
         input_ids=input_ids,
-        tokens=json.loads(metadata["tokens"]) if "tokens" in metadata else None,
+        tokens=content["tokens"],
         **models,
     )

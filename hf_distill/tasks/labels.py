@@ -104,7 +104,7 @@ def data_labels(table: Dataset, column: str) -> DataLabels:
     if len(labels.names) < 2:
         raise TaskDataError(
             f"The column {column!r} has no labels to tell apart, only "
-            f"{', '.join(map(repr, found)) or 'empty lists'}; choose another one with "
+            f"{', '.join(sorted(map(repr, found))) or 'empty lists'}; choose another one with "
             "label_column, or data with several labels."
         )
     return labels

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -180,29 +181,32 @@ def test_foreign_file_is_named(tmp_path: Path, name: str) -> None:
     "broken",
     [
         {"step": "many"},
-        {"layer_pairs": "[[0"},
-        {"layer_pairs": "[[0, 1, 2]]"},
-        {"scaling": "[]"},
-        {"scaling": '{"teacher": {}, "student": {}}'},
-        {"causal": '{"teacher": 3, "student": {}}'},
-        {"format": "hf_distill recorded sample 2"},
+        {"layer_pairs": 3},
+        {"layer_pairs": [[0, 1, 2]]},
+        {"scaling": []},
+        {"scaling": {"teacher": {}, "student": {}}},
+        {"causal": {"teacher": 3, "student": {}}},
     ],
 )
-def test_broken_metadata_is_refused(tmp_path: Path, broken: dict[str, str]) -> None:
+def test_broken_metadata_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
     path = tmp_path / "step-00000500.safetensors"
     good = {
-        "format": "hf_distill recorded sample 1", "step": "500", "layer_pairs": "[[1, 2]]",
-        "scaling": json.dumps({"teacher": {"2": 1.0}, "student": {}}),
-        "causal": json.dumps({"teacher": {"2": False}, "student": {}}),
+        "step": 500, "layer_pairs": [[1, 2]], "scaling": {"teacher": {"2": 1.0}, "student": {}},
+        "causal": {"teacher": {"2": False}, "student": {}}, "tokens": None,
     }  # fmt: skip
+    kind = "hf_distill recorded sample 2"
     tensors = {name: torch.ones(1, 2, 3) for name in ("input_ids", "teacher.query.2",
                                                       "teacher.key.2")}  # fmt: skip
-    save_file(tensors, path, good)
+    save_file(tensors, path, {kind: json.dumps(good)})
     assert read_sample(path).teacher.scaling == {2: 1.0}
-    save_file(tensors, path, {**good, **broken})
-    with pytest.raises(ValueError, match="step-00000500.safetensors is no recorded sample"):
-        read_sample(path)
-    save_file({**tensors, "teacher.logits.2": torch.ones(1)}, path, good)
+    for entry in (
+        {kind: json.dumps({**good, **broken})}, {kind: json.dumps(good)[:-3]},
+        {kind.replace("2", "3"): json.dumps(good)},
+    ):  # fmt: skip
+        save_file(tensors, path, entry)
+        with pytest.raises(ValueError, match="step-00000500.safetensors is no recorded sample"):
+            read_sample(path)
+    save_file({**tensors, "teacher.logits.2": torch.ones(1)}, path, {kind: json.dumps(good)})
     with pytest.raises(ValueError, match="teacher.logits.2"):
         read_sample(path)
 
