@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import shutil
@@ -39,15 +38,12 @@ from hf_distill.teachers.caching.folder import (
     MANIFEST,
     TOKENIZER,
     CacheFolder,
-    DamagedManifestError,
     changes,
     describe_data,
 )
 from hf_distill.teachers.caching.parts import part_starts
 from hf_distill.teachers.columns import DTYPES, SignalDescription
 from hf_distill.teachers.columns.description import SIGNAL_COLUMNS
-
-logger = logging.getLogger(__name__)
 
 _BUSY = (
     "output_dir {}: another process is computing teacher outputs in this folder; wait for it, or "
@@ -237,11 +233,11 @@ def cache_teacher_outputs(
         output_dir = Path(datasets.config.HF_DATASETS_CACHE) / "teacher_outputs" / key[:32]
     folder = CacheFolder(Path(output_dir).expanduser(), manifest)
     with ExitStack() as stack:
-        if state.is_main_process and not _is_finished(folder):
+        if state.is_main_process and not folder.is_finished():
             if not (folder.path / MANIFEST).exists():
                 _check_place(folder)
             stack.enter_context(in_use(folder.path / LOCK, _BUSY.format(folder.path.name)))
-            _prepare(folder)
+            folder.begin()
             if alignment is not None:
                 teacher_processing_class.save_pretrained(folder.path / TOKENIZER)
         state.wait_for_everyone()
@@ -373,45 +369,6 @@ def _bytes_per_token(description: SignalDescription) -> int:
     if description.top_k is not None:
         stored += description.stored * 4 + size
     return stored + len(description.hidden_layers) * description.hidden_width * size
-
-
-def _is_finished(folder: CacheFolder) -> bool:
-    """Return whether all is there and whole: nothing is then written, and many may look at once."""
-    try:
-        before = CacheFolder.open(folder.path)
-    except DamagedManifestError:
-        return False
-    if before is None or changes(before.manifest, folder.manifest):
-        return False
-    return not before.files.missing() and not before.files.faults()
-
-
-def _prepare(folder: CacheFolder) -> None:
-    """Begin a cache, or check that the one that is there is the same one."""
-    name = folder.path.name
-    try:
-        before = CacheFolder.open(folder.path)
-    except DamagedManifestError as error:
-        before, unknown = None, folder.unknown_files()
-        if unknown:
-            raise ValueError(
-                f"{MANIFEST} in {name} is damaged, and {unknown[0].name} is damaged as well or of "
-                "another run; name another folder."
-            ) from error
-        logger.warning("%s was damaged; it is written again, and whole parts are kept.", MANIFEST)
-    if before is None:
-        folder.write_manifest()
-        before = folder
-    changed = changes(before.manifest, folder.manifest)
-    if changed:
-        raise ValueError(
-            f"output_dir {name} holds the outputs of another run: {'; '.join(changed)}. Name "
-            "another folder, or delete this one."
-        )
-    before.files.remove_unfinished()
-    for path, fault in before.files.faults().items():
-        logger.warning("%s is computed again: %s.", path.name, fault)
-        path.unlink()
 
 
 def _check_place(folder: CacheFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,8 @@ from hf_distill.files import differences, json_hash, read_json, write_json
 from hf_distill.teachers.caching.fingerprints import data_hash, row_lengths
 from hf_distill.teachers.caching.parts import Part, PartFiles
 from hf_distill.teachers.columns import SignalDescription
+
+logger = logging.getLogger(__name__)
 
 MANIFEST, LOCK, TOKENIZER = "manifest.json", ".lock", "teacher_tokenizer"
 FORMAT = 2
@@ -95,6 +98,49 @@ class CacheFolder:
         """Write the manifest, and make the folder if need be."""
         content = {**self.manifest, "checksum": json_hash(self.manifest)}
         write_json(self.path / MANIFEST, content)
+
+    def is_finished(self) -> bool:
+        """Return whether all is there and whole: nothing is then written, many may look at once."""
+        try:
+            before = self.open(self.path)
+        except DamagedManifestError:
+            return False
+        if before is None or changes(before.manifest, self.manifest):
+            return False
+        return not before.files.missing() and not before.files.faults()
+
+    def begin(self) -> None:
+        """Begin a cache, or check that the one that is there is the same one.
+
+        Raises:
+            ValueError: it is another one, or damaged.
+        """
+        name = self.path.name
+        try:
+            before = self.open(self.path)
+        except DamagedManifestError as error:
+            before, unknown = None, self.unknown_files()
+            if unknown:
+                raise ValueError(
+                    f"{MANIFEST} in {name} is damaged, and {unknown[0].name} is damaged as well or "
+                    "of another run; name another folder."
+                ) from error
+            logger.warning(
+                "%s was damaged; it is written again, and whole parts are kept.", MANIFEST
+            )
+        if before is None:
+            self.write_manifest()
+            before = self
+        changed = changes(before.manifest, self.manifest)
+        if changed:
+            raise ValueError(
+                f"output_dir {name} holds the outputs of another run: {'; '.join(changed)}. Name "
+                "another folder, or delete this one."
+            )
+        before.files.remove_unfinished()
+        for path, fault in before.files.faults().items():
+            logger.warning("%s is computed again: %s.", path.name, fault)
+            path.unlink()
 
     def unknown_files(self) -> list[Path]:
         """Return everything in the folder that is not of this cache."""
