@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from cli_runs import Result
 from language_models import language_model, tokenizer
+from tiny import model_for
+from tiny import tokenizer as student_tokenizer
+from transformers import pipeline
 
 ROWS = [("Paris lies on the river", "good"), ("hello", "bad"), ("many people", "good")]
 
@@ -138,3 +141,25 @@ def test_an_encoder_is_refused(label: Callable[..., Result], reviews: Path, file
     result = label("--train_file", reviews, "--teacher_model", files.models["teacher"])
     assert result.status == 2
     assert "BertForQuestionAnswering" in result.stderr
+
+
+def test_a_student_learns_from_the_column(
+    label: Callable[..., Result], program: Callable[..., Result], tmp_path: Path
+) -> None:
+    lines = "".join(f"{text}\n" for text, _ in ROWS * 8)
+    assert label("--train_file", write(tmp_path / "t.csv", "text\n" + lines)).status == 0
+    model_for("text-classification", seed=0).save_pretrained(tmp_path / "student")
+    student_tokenizer().save_pretrained(tmp_path / "student")
+    result = program(
+        "train", "--task", "text-classification", "--student_model", tmp_path / "student",
+        "--train_file", tmp_path / "out.jsonl", "--teacher_column", "probabilities",
+        "--distillation_loss_weight", 1, "--temperature", 1, "--learning_rate", 5e-3,
+        "--num_train_epochs", 30, "--per_device_train_batch_size", 24, "--use_cpu",
+        "--save_strategy", "no", "--disable_tqdm", "true",
+        "--output_dir", tmp_path / "distilled",
+    )  # fmt: skip
+    assert result.status == 0, result.stderr
+    trained = pipeline("text-classification", str(tmp_path / "distilled"), top_k=None)
+    for row in rows_of(tmp_path / "out.jsonl")[:3]:
+        found = {one["label"]: one["score"] for one in trained([row["text"]])[0]}
+        assert found == pytest.approx(row["probabilities"], abs=0.1)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from datasets import DatasetDict
+from language_models import language_model
+from language_models import tokenizer as causal_tokenizer
 from tiny import model_for, tokenizer
 
 from hf_distill.tasks.question_answering import load_question_answering_dataset
@@ -30,6 +32,8 @@ def prepare_what_the_pages_name(directory: Path) -> None:
     for name, seed in (("teacher", 1), ("student", 0), *HUB_MODELS):
         model_for("question-answering", seed=seed).save_pretrained(directory / name)
         tokenizer().save_pretrained(directory / name)
+    language_model().save_pretrained(directory / "language-model")
+    causal_tokenizer().save_pretrained(directory / "language-model")
     question = {
         "id": "1",
         "question": "who?",
