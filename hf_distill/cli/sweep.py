@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from hf_distill.cli.output import shown_command
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.sweep_arguments import SweepArguments
 from hf_distill.cli.train import training_parser
@@ -54,7 +55,7 @@ def build_parser(*, outlined: bool = False) -> CommandParser:
         epilog=EXAMPLES,
         help_texts={
             "output_dir": "Where the sweep goes: a folder for each trial, the cached teacher "
-            "outputs, sweep.json, sweep.md and sweep.png.",
+            "outputs, report.html, report.md, sweep.json, sweep.md and sweep.png.",
             "overwrite_output_dir": "Delete the trials of an earlier sweep in --output_dir. Its "
             "cached teacher outputs are used again if they fit.",
         },
@@ -75,7 +76,8 @@ def run(argv: Sequence[str]) -> None:
 
     from hf_distill.cli.sweep_plan import read_plan
     from hf_distill.cli.sweep_run import run_sweep
-    from hf_distill.reports.pages import write_sweep
+    from hf_distill.reports.pages import sweep_page, write_sweep
+    from hf_distill.reports.report import write_report
     from hf_distill.reports.terminal import print_rows
 
     plan = read_plan(build_parser(), argv)
@@ -90,6 +92,8 @@ def run(argv: Sequence[str]) -> None:
             log_rank_0("The sweep was stopped; the same command continues it.")
             raise
         written = write_sweep(report, plan.output_dir)
+        page = sweep_page(report, shown_command("sweep", argv))
+        written += write_report(page, plan.output_dir)
     print_rows(f"{plan.output_dir.name}: {report.metric}", report.header(), report.rows())
     sys.stdout.write(f"{report.headline()}\n")
     sys.stdout.write(f"In {plan.output_dir}: {', '.join(path.name for path in written)}\n")

@@ -45,7 +45,8 @@ def run_sweep(plan: SweepPlan) -> SweepReport:
     if plan.overwrite:
         for path in plan.output_dir.glob("trial-*"):
             shutil.rmtree(path)
-        for name in (_STUDY, _SUMMARY, "sweep.md", "sweep.png"):
+        pages = ("sweep.md", "sweep.png", "report.html", "report.md")
+        for name in (_STUDY, _SUMMARY, *pages):
             (plan.output_dir / name).unlink(missing_ok=True)
     judge = _read_judge(plan)
     if judge is not None:

@@ -66,7 +66,8 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Pat
 
 def quality_figure(comparison: Comparison, axes: Sequence[Axis]) -> Figure:
     """Draw the primary metric against one or more quantities, a panel each."""
-    figure = new_figure(4.8 * len(axes) + 0.6, 4.4)
+    # One panel is for a page, which a phone shows at this size.
+    figure = new_figure(4.8 * len(axes) + 0.6, 4.4) if len(axes) > 1 else new_figure(4.4, 3.7)
     panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
     for panel, axis in zip(panels, axes, strict=True):
         _draw(panel, comparison, axis)
@@ -87,7 +88,7 @@ def reliability_figure(comparison: Comparison) -> Figure:
     The size of a point goes with the number of predictions in its bin; on the diagonal a model is
     as often right as it says. Models without ``calibration`` are left out.
     """
-    figure = new_figure(5.4, 4.4)
+    figure = new_figure(4.4, 4.2)
     panel = figure.subplots()
     panel.plot([0, 1], [0, 1], color="#444444", linewidth=1, linestyle=":")
     for model, (color, marker) in zip(comparison.models, _styles(comparison.models), strict=True):

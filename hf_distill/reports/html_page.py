@@ -43,7 +43,7 @@ margin:1.25rem 0}
 .wide{overflow-x:auto;margin:.75rem 0}
 table{border-collapse:collapse;font-size:.92rem;min-width:min(100%,22rem)}
 th,td{text-align:left;vertical-align:top;padding:.38rem .9rem .38rem 0;
-border-bottom:1px solid var(--line);overflow-wrap:anywhere}
+border-bottom:1px solid var(--line);overflow-wrap:break-word}
 thead th{border-bottom:2px solid var(--line);white-space:nowrap}
 tbody th{font-weight:400;color:var(--muted);min-width:7rem}
 tr.sub th{padding-left:1rem;font-size:.85rem}tr.sub td{font-size:.85rem;color:var(--muted)}
@@ -51,7 +51,7 @@ tr.sub th{padding-left:1rem;font-size:.85rem}tr.sub td{font-size:.85rem;color:va
 font-variant-numeric:tabular-nums}
 .numbers{width:100%}
 .numbers td{white-space:nowrap}
-.numbers td.long{white-space:normal}
+.numbers td.long{white-space:normal;overflow-wrap:anywhere}
 p{margin:.5rem 0;overflow-wrap:anywhere}
 .note{color:var(--muted);font-size:.88rem;margin:.25rem 0}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1.25rem;
@@ -70,15 +70,17 @@ font:.84rem/1.5 ui-monospace,"SFMono-Regular",Consolas,"DejaVu Sans Mono",monosp
 white-space:pre-wrap;overflow-wrap:anywhere}
 footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
 @media (max-width:30rem){main{padding:1rem .9rem 2rem}h1{font-size:1.4rem}
-table{font-size:.84rem}.numbers td,.numbers thead th:not(:first-child){padding-left:.55rem}
-.numbers tbody th{min-width:5.5rem}.numbers thead th{white-space:normal}
-tr.sub td{font-size:.74rem}}
+table{font-size:.8rem}.numbers td,.numbers thead th:not(:first-child){padding-left:.5rem}
+.numbers thead th,.numbers .sub td{white-space:normal}tr.sub td{font-size:.74rem}
+.numbers tbody th{min-width:0}tr.sub th{padding-left:.5rem;font-size:.76rem}}
 @media print{body{font-size:11pt}main{max-width:none;padding:0}h2{break-after:avoid}
 tr{break-inside:avoid}}
 """.strip()
 
 
 _LONG = ' class="long"'
+_SHORT = 13
+"""Characters of a cell that is kept on one line."""
 
 
 def html_page(page: Page) -> str:
@@ -140,7 +142,7 @@ def _table(table: Table) -> str:
     rows = []
     for name, *cells in table.rows:
         kind = ' class="sub"' if name.startswith("  ") else ""
-        columns = "".join(f"<td{_LONG * (len(cell) > 15)}>{_text(cell)}</td>" for cell in cells)
+        columns = "".join(f"<td{_LONG * (len(cell) > _SHORT)}>{_text(cell)}</td>" for cell in cells)
         rows.append(f'<tr{kind}><th scope="row">{_text(name.strip())}</th>{columns}</tr>')
     style = ' class="numbers"' if table.numbers else ""
     return f'<div class="wide"><table{style}>{head}<tbody>{"".join(rows)}</tbody></table></div>'

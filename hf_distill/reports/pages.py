@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from hf_distill.files import write_json, write_text
 from hf_distill.plotting import why_no_pictures
 from hf_distill.reports.comparison import Comparison
 from hf_distill.reports.comparison_plot import plot_comparison
-from hf_distill.reports.sweep_plot import plot_sweep
+from hf_distill.reports.report import Grid, Picture, Report, Tile
+from hf_distill.reports.sweep_plot import plot_sweep, sweep_figure
 from hf_distill.reports.sweep_report import SweepReport
 
 
@@ -44,6 +46,26 @@ def write_sweep(
     if picture and report.best() is not None:
         written.append(plot_sweep(report, Path(folder) / "sweep.png"))
     return written
+
+
+def sweep_page(report: SweepReport, command: str) -> Report:
+    """Return the page of a sweep: its plot, its trials, the command line."""
+    best = report.best()
+    draw = partial(sweep_figure, report)
+    reading = "The best trial is framed or circled."
+    tiles = [] if best is None else [Tile(report.score(best), f"{report.metric}, best trial")]
+    tiles.append(Tile(f"{len(report.complete()):,}", f"trials of {len(report.trials):,} succeeded"))
+    seconds = sum(trial.seconds or 0.0 for trial in report.trials)
+    return Report(
+        title=f"Sweep over {', '.join(report.parameters)}",
+        subtitle=f"{report.task}: {report.metric}",
+        headline=[report.headline()],
+        tiles=tiles,
+        pictures=[] if best is None else [Picture("Trials", draw, reading, "sweep.png")],
+        grids=[Grid("Trials", report.header(), report.rows(), report.footnotes())],
+        cost={"training, all trials": f"{seconds:.0f} s"},
+        commands=[command],
+    )
 
 
 def _write_figures(report: Comparison | SweepReport, path: Path) -> list[Path]:

@@ -49,6 +49,9 @@ def test_a_grid_is_trained_once_each(
     assert students == [f"trial-{content['best']:04d}"]
     assert not list(folder.rglob("checkpoint-*"))
     assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "report.html").read_text()
+    assert "<svg" in page and "<script" not in page and str(folder.parent) not in page
+    assert "hf-distill sweep --config" in page and "Best: " in page
     for text in ((folder / "sweep.md").read_text(), (folder.parent / "stdout").read_text()):
         ranked = sorted(values, reverse=True)
         places = [text.rindex(f"{value:.2f}") for value in dict.fromkeys(ranked)]
