@@ -74,7 +74,10 @@ def draw_cells(
         for x, value in enumerate(row):
             if text is not None and not math.isnan(value):
                 red, green, blue, _ = image.to_rgba(np.array(value))
-                color = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
+                # Whichever has more contrast (WCAG 2: relative luminance). Not black, which
+                # pages take for the colour of their text.
+                light = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+                color = "#111111" if light > 0.179 else "#ffffff"
                 place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
                 panel.text(x, y, text(value), color=color, **place)
     for x, y in framed:

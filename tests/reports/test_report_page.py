@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from hf_distill.reports.comparison_plot import measured_axes, quality_figure
 from hf_distill.reports.disagreements import find_disagreements
 from hf_distill.reports.html_page import html_page
 from hf_distill.reports.inline_svg import inline_svg
+from hf_distill.reports.layer_similarity import similarity_figure
 from hf_distill.reports.layout import lay_out
 from hf_distill.reports.markdown_page import markdown_page
 from hf_distill.reports.pages import write_comparison
@@ -196,6 +198,15 @@ def test_colours_follow_the_page() -> None:
     drawn = source[source.index("<svg") :]
     assert "var(--ink)" in drawn and "var(--grid)" in drawn
     assert not re.search(r"#000000|#444444|#dddddd|font-family|DejaVu", drawn)
+
+
+def test_figures_in_cells_keep_their_colour_in_the_dark() -> None:
+    similarity = torch.tensor([[0.0, 0.35], [0.65, 1.0]])
+    drawn = inline_svg(similarity_figure(similarity, []), "c", "d")
+    cells = re.findall(r"<text style=\"([^\"]*)\"[^>]*>[01]\.\d\d<", drawn)
+    assert [re.findall("fill: (#[0-9a-f]+)", style) for style in cells] == [
+        ["#ffffff"], ["#ffffff"], ["#111111"], ["#111111"]
+    ]  # fmt: skip
 
 
 def test_numbers_are_those_of_the_json(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from rich.console import Console
 
@@ -119,6 +120,12 @@ def test_the_numbers_of_the_heat_map_are_those_of_the_table() -> None:
                 assert cell == (None if (t, w, loss) == failed else worth(t, w, loss))
 
 
+def luminance(color: Any) -> float:
+    """As WCAG 2.2 defines it."""
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in map(float, color)]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
 @pytest.mark.parametrize("lower", [False, True])
 def test_each_cell_is_drawn_with_its_number_and_the_best_is_framed(lower: bool) -> None:
     whole = report(lower_is_better=lower)
@@ -139,9 +146,9 @@ def test_each_cell_is_drawn_with_its_number_and_the_best_is_framed(lower: bool) 
                     continue
                 text = drawn[(x, y)]
                 assert text.get_text() == f"{cell:.2f}"
-                brightness = float(colors[y, x, :3] @ [0.3, 0.6, 0.1])
-                black = 1.0 if text.get_color() == "white" else 0.0
-                assert abs(black - brightness) > 0.35  # it can be read
+                of_cell = luminance(colors[y, x, :3])
+                lower_one, higher = sorted((of_cell, luminance(to_rgb(text.get_color()))))
+                assert (higher + 0.05) / (lower_one + 0.05) > 4  # it can be read
         frames = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
         framed += [(one, int(p.get_x() + 0.5), int(p.get_y() + 0.5)) for p in frames]
     heights = [label.get_text() for label in panels[0].get_yticklabels()]
