@@ -15,6 +15,7 @@ from hf_distill.cli.output import shown_command
 Program = Callable[..., Result]
 
 
+@pytest.mark.slow
 def test_both_stages_and_what_was_recorded(
     two_stages: list[str], files: Files, tmp_path: Path, program: Program
 ) -> None:
