@@ -19,7 +19,8 @@ from report import RESULTS, record_part, replace_section
 from transformers import AutoConfig
 
 from hf_distill.exporting.export import latencies_by_shape
-from hf_distill.exporting.onnx import DYNAMIC, export_onnx, quantize
+from hf_distill.exporting.int8 import DYNAMIC, quantize
+from hf_distill.exporting.onnx import export_onnx
 from hf_distill.heads import head_of_class
 from hf_distill.loading import load_fine_tuned, load_tokenizer
 from hf_distill.markdown import markdown_table
@@ -44,8 +45,8 @@ def measure(source: str, file: str, options: TaskArguments) -> dict[str, Any]:
     sizes = {"original": sum(p.numel() * p.element_size() for p in model.parameters())}
     with tempfile.TemporaryDirectory() as folder:
         full = Path(folder) / "model.onnx"
-        export_onnx(model, tokenizer, full)
-        models["float32"], sizes["float32"] = OnnxModel.load(full, config), full.stat().st_size
+        models["float32"], _ = export_onnx(model, tokenizer, full)
+        sizes["float32"] = full.stat().st_size
         for number, how in enumerate((PER_MATRIX, *DYNAMIC)):
             path = Path(folder) / f"{number}.onnx"
             quantize(full, path, how)

@@ -177,6 +177,11 @@ def content_hash(source: str) -> str | None:
     return folder_hash(path, lambda one: not any(p.startswith("checkpoint-") for p in one.parts))
 
 
+def weights_hash(folder: Path) -> str:
+    """Return the SHA-256 of the weights of a model's folder."""
+    return folder_hash(folder, lambda path: path.suffix == ".safetensors" and len(path.parts) == 1)
+
+
 def differences(
     before: Mapping[str, Any],
     now: Mapping[str, Any],

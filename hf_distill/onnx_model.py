@@ -32,6 +32,8 @@ _OUTPUTS: dict[str, Any] = {
     "ForImageClassification": ImageClassifierOutput,
 }
 """Ending of a class that can be exported -> its outputs."""
+EXPORT_REPORT = "export.json"
+EXPORTED_FILES = ("onnx/model.onnx", "onnx/model_int8.onnx")
 _LABELS = {"ForQuestionAnswering": ("start_positions", "end_positions")}
 
 

@@ -330,8 +330,8 @@ def _with_speed(
     arguments: CompareArguments,
 ) -> Comparison:
     """Add the latency and the throughput of the first model of each role."""
-    from hf_distill.cli.loading import evenly_spaced
     from hf_distill.reports.measurements import WARM_UP, measure_latencies, measure_throughputs
+    from hf_distill.tasks.tables import evenly_spaced
 
     predictors = {
         role: task.predictor(model, tokenizer, runtime.batch_size)

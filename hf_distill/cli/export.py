@@ -14,6 +14,8 @@ EXAMPLES = """\
 examples:
   hf-distill export distilled --format onnx --output_dir served
   hf-distill export distilled --int8 --file dev.json --output_dir served
+  hf-distill export distilled --int8 --file dev.json --calibration_file train.json \\
+      --output_dir served
   hf-distill evaluate --model served --file dev.json
 """
 
@@ -27,10 +29,9 @@ class ExportArguments:
     int8: bool = option(
         False, help="Store weights as 8-bit integers: a quarter of the size. Needs --file."
     )
-    calibration: str = option(
-        "dynamic",
-        help="Find the scales of activations for each input (dynamic), or on 64 rows of --file.",
-        choices=["dynamic", "static"],
+    calibration_file: str | None = option(
+        help="Training data: with it, int8 settings are tried too that calibrate the scales of "
+        "activations on 64 of its rows instead of finding them for each input."
     )
     tolerance: float = option(
         1.0, help="Refuse an int8 model that loses more points of the task's first metric."
@@ -63,6 +64,8 @@ def run(argv: Sequence[str]) -> None:
     arguments, options, positional = build_parser().parse(argv)
     if arguments.int8 and arguments.file is None:
         raise ValueError("--int8 needs --file: what the model loses must be measured.")
+    if arguments.calibration_file is not None and not arguments.int8:
+        raise ValueError("--calibration_file is for --int8; add it, or leave the file out.")
 
     from hf_distill.cli.loading import check_model_source, check_paths, choose_task
     from hf_distill.exporting import export
@@ -70,7 +73,7 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.reports.terminal import print_rows
 
     source = check_model_source("MODEL", positional.model)
-    check_paths({"file": arguments.file})
+    check_paths({"file": arguments.file, "calibration_file": arguments.calibration_file})
     task = None
     if arguments.task is not None or arguments.file is not None:
         task = choose_task(arguments.task, options, {"MODEL": source})
@@ -78,9 +81,9 @@ def run(argv: Sequence[str]) -> None:
         source,
         arguments.output_dir,
         int8=arguments.int8,
-        calibration=arguments.calibration,
         task=task,
         data=arguments.file,
+        calibration_data=arguments.calibration_file,
         tolerance=arguments.tolerance,
         batch_size=arguments.batch_size,
     )

@@ -17,11 +17,11 @@ from hf_distill.compatibility import TOKENIZER_FILES, input_limit
 from hf_distill.compatibility.tokenizers import saved_tokenizer
 from hf_distill.compatibility.two_tokenizers import choose_alignment
 from hf_distill.console import log_rank_0
-from hf_distill.heads import head_of_class
-from hf_distill.tasks import TASKS, create_task
+from hf_distill.tasks import TASKS, create_task, task_of_class
 from hf_distill.tasks.base import Encoded
 from hf_distill.tasks.errors import MissingLabelsError
 from hf_distill.tasks.overview import look_at, overview_table
+from hf_distill.tasks.tables import evenly_spaced
 from hf_distill.teachers.caching import cached_teacher
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ def task_of(models: Mapping[str, str | Sequence[str] | None], teacher_outputs: s
         for source in [named] if isinstance(named, str) else named or ():
             config = loading.read_config(check_model_source(option, source), _flag(option))
             class_name = (config.architectures or [type(config).__name__])[0]
-            head = head_of_class(class_name, config)
-            if head is None or head.task not in TASKS:
+            task = task_of_class(class_name, config)
+            if task is None:
                 raise ValueError(
                     f"{_flag(option)} {source} is a {class_name}, which has none of the tasks "
                     f"here; pass --task with one of {', '.join(TASKS)}."
                 )
-            found[option] = head.task
+            found[option] = task
     if teacher_outputs is not None:
         found["teacher_outputs"] = cached_teacher(teacher_outputs).task
     if not found:
@@ -245,17 +245,6 @@ def show_data(task: Task, splits: Mapping[str, tuple[Dataset, Encoded, bool]], m
         for name, (examples, encoded, labelled) in splits.items()
     }
     log_rank_0(overview_table(looks, task.limit))
-
-
-def evenly_spaced(examples: Dataset, most: int) -> Dataset:
-    """Select at most ``most`` examples at even distances: no seed, and no topic is left out.
-
-    Data sets are often ordered by article; their first rows would all be about one thing.
-    """
-    if most < 1:
-        raise ValueError(f"max_…_samples={most} must be at least 1; leave it out to use all.")
-    total = len(examples)
-    return examples if most >= total else examples.select([i * total // most for i in range(most)])
 
 
 def check_paths(files: Mapping[str, str | None]) -> None:

@@ -24,7 +24,6 @@ from hf_distill.alignment import TeacherReader
 from hf_distill.cli.cache import preprocessing_of
 from hf_distill.cli.early_stopping import EarlyStopping
 from hf_distill.cli.loading import (
-    evenly_spaced,
     load_config,
     load_examples,
     load_teacher_reader,
@@ -47,6 +46,7 @@ from hf_distill.layers.mapping import as_lists
 from hf_distill.loading import load_model
 from hf_distill.reports.terminal import in_words, print_figures
 from hf_distill.tasks.bootstrap import interval
+from hf_distill.tasks.tables import evenly_spaced
 from hf_distill.teachers.cached import meta_model
 from hf_distill.teachers.caching import cached_teacher, load_teacher_outputs, teacher_tokenizer
 from hf_distill.trainer import DistillationTrainer

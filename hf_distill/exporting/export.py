@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,19 +22,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill._version import __version__
 from hf_distill.compatibility import input_limit
-from hf_distill.exporting.onnx import DYNAMIC, STATIC, Quantization, export_onnx, probe, quantize
-from hf_distill.files import write_json
-from hf_distill.heads import find_head, head_of_class
+from hf_distill.exporting.int8 import BLOCKS, DYNAMIC, STATIC, quantize
+from hf_distill.exporting.onnx import export_onnx, probe
+from hf_distill.files import weights_hash, write_json
+from hf_distill.heads import head_of_class
 from hf_distill.loading import load_fine_tuned, load_tokenizer, read_config
-from hf_distill.onnx_model import OnnxModel
+from hf_distill.onnx_model import EXPORT_REPORT, EXPORTED_FILES, OnnxModel
 from hf_distill.reports.comparison import Latency
 from hf_distill.reports.measurements import describe_machine, measure_latencies
 from hf_distill.scoring import score_model
-from hf_distill.tasks import TASKS, create_task
+from hf_distill.tasks import TASKS, create_task, task_of_class
 from hf_distill.tasks.base import Task
 from hf_distill.tasks.options import TaskArguments
+from hf_distill.tasks.tables import evenly_spaced
 
-REPORT_FILE = "export.json"
+_FLOAT32_FILE, _INT8_FILE = EXPORTED_FILES
 _REPEATS = 9
 _BATCHES = (1, 8)
 _SHORT, _LONGEST = 128, 512
@@ -68,7 +70,7 @@ class ExportReport:
             is above 1.
         quality: metrics of ``original`` and ``exported``; empty if no data was given.
         metric: name of the metric that decides.
-        attempts: the ways to quantize that were scored, the accepted one last.
+        attempts: the ways to quantize that were scored, in their order.
         latencies: milliseconds of ``original`` and ``exported`` by ``batch x length``.
         sizes: bytes of the weights of ``original`` and ``exported``.
         machine: what the latencies depend on.
@@ -115,9 +117,9 @@ def export(
     *,
     processing_class: PreTrainedTokenizerBase | None = None,
     int8: bool = False,
-    calibration: str = "dynamic",
     task: Task | str | None = None,
     data: Dataset | str | os.PathLike[str] | None = None,
+    calibration_data: Dataset | str | os.PathLike[str] | None = None,
     tolerance: float = 1.0,
     batch_size: int = 16,
 ) -> ExportReport:
@@ -132,13 +134,13 @@ def export(
         output_dir: a new or empty folder.
         processing_class: the model's tokenizer; by default that of its folder or Hub id. Image
             models need none.
-        int8: store weights as 8-bit integers, one scale per output of a matrix. The settings are
-            tried in turn (all matrices; the head, then the second feed-forward matrices in
-            float32) until one loses at most ``tolerance``.
-        calibration: ``"dynamic"`` finds the scales of activations for each input, ``"static"`` on
-            64 rows of the data.
+        int8: store weights as 8-bit integers. The settings are tried in turn and scored, up to one
+            that loses nothing; the one that loses least is written. A setting that is only
+            smaller, and not faster, is tried if all others lose more than ``tolerance``.
         task: the task with its options, or its name; by default the model's.
         data: labelled data, needed for ``int8``: a file, or what ``task.load_data`` returns.
+        calibration_data: training data, with or without labels, in the same forms. With it int8
+            settings whose scales of activations are calibrated on 64 of its rows are tried too.
         tolerance: how much an int8 model may lose of the task's first metric, in its unit (points).
         batch_size: rows that are scored at a time.
 
@@ -155,69 +157,53 @@ def export(
     """
     if int8 and data is None:
         raise ValueError("int8=True needs data: what the model loses must be measured.")
-    if calibration not in ("dynamic", "static"):
-        raise ValueError(f"calibration={calibration!r} must be 'dynamic' or 'static'.")
+    if calibration_data is not None and not int8:
+        raise ValueError("calibration_data is for int8=True; set it, or leave the data out.")
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance} must be at least 0.")
     folder = Path(output_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output_dir={folder} is not empty; choose another folder.")
     original, tokenizer = _load(model, processing_class)
-    chosen, examples = _task_and_data(original, task, data)
-    if examples is not None and tokenizer is None:
-        raise ValueError("data needs processing_class, the model's tokenizer.")
+    chosen = _choose_task(original, task, has_data=data is not None)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
         made = Path(work) / "export"
-        (made / "onnx").mkdir(parents=True)
-        file = made / "onnx" / "model.onnx"
+        file = made / _FLOAT32_FILE
+        file.parent.mkdir(parents=True)
+        judge = None
+        if chosen is not None and data is not None:
+            if tokenizer is None:
+                raise ValueError("data needs processing_class, the model's tokenizer.")
+            sys.stderr.write("Scoring the original …\n")
+            judge = _Judge(chosen, tokenizer, original, _read(chosen, data), batch_size)
         sys.stderr.write("Exporting …\n")
-        difference = export_onnx(original, tokenizer, file)
-        config = type(original.config).from_dict(original.config.to_dict())
-        config.architectures = [type(original).__name__]
-        config.save_pretrained(made)
+        exported, difference = export_onnx(original, tokenizer, file)
+        exported.config.save_pretrained(made)
         if tokenizer is not None:
             tokenizer.save_pretrained(made)
-        quality: dict[str, dict[str, float]] = {}
         attempts: list[Attempt] = []
-        metric = None
-        if chosen is not None and tokenizer is not None and examples is not None:
-            score = functools.partial(
-                score_model, chosen, tokenizer=tokenizer, examples=examples, batch_size=batch_size
-            )
-            sys.stderr.write("Scoring the original …\n")
-            scored = score(original, use_cpu=True)
-            quality["original"] = before = scored.metrics
-            measures = scored.scorer.measures
-            metric = decides = next(iter(measures.quality))
-            sign = -1 if metric in measures.lower_is_better else 1
+        quality: dict[str, dict[str, float]] = {}
+        settings = metric = None
+        if judge is not None:
             if int8:
-                full, file = file, file.with_name("model_int8.onnx")
-                attempts = _attempts(
-                    full,
-                    file,
-                    STATIC if calibration == "static" else DYNAMIC,
-                    lambda: _calibration_batches(chosen, tokenizer, original, examples),
-                    lambda: (
-                        score(
-                            cast(PreTrainedModel, OnnxModel.load(file, config)), use_cpu=True
-                        ).metrics
-                    ),
-                    lambda after: sign * (before[decides] - after[decides]),
-                    tolerance,
-                )
-                full.unlink()
-                quality["exported"] = attempts[-1].quality
+                batches = []
+                if calibration_data is not None:
+                    rows = _read(judge.task, calibration_data, labelled=False)
+                    batches = _calibration_batches(judge.task, judge.tokenizer, original, rows)
+                exported, attempts = _quantize(exported, file, batches, judge, tolerance)
+                best = min(attempts, key=lambda one: one.loss)
+                file, settings = made / _INT8_FILE, best.settings
             else:
-                quality["exported"] = score(
-                    cast(PreTrainedModel, OnnxModel.load(file, config)), use_cpu=True
-                ).metrics
+                best = judge.score(exported, "float32")
+            quality = {"original": judge.before, "exported": best.quality}
+            metric = judge.metric
         sys.stderr.write("Measuring speed …\n")
-        models = {"original": original, "exported": OnnxModel.load(file, config)}
+        models = {"original": original, "exported": exported}
         report = ExportReport(
             file=file.relative_to(made).as_posix(),
             weights="int8" if int8 else "float32",
-            settings=attempts[-1].settings if attempts else None,
+            settings=settings,
             largest_difference=difference,
             quality=quality,
             metric=metric,
@@ -230,8 +216,16 @@ def export(
             machine=describe_machine(torch.device("cpu")),
         )
         task_name = None if chosen is None else chosen.name
-        content = {"hf_distill_version": __version__, "task": task_name, **asdict(report)}
-        write_json(made / REPORT_FILE, content)
+        source = None if isinstance(model, PreTrainedModel) else Path(model)
+        content = {
+            "hf_distill_version": __version__,
+            "task": task_name,
+            # By these `push` knows the exports of a student.
+            "source_weights": weights_hash(source) if source and source.is_dir() else None,
+            **asdict(report),
+            "speed_up": report.speed_up(),
+        }
+        write_json(made / EXPORT_REPORT, content)
         if folder.exists():
             folder.rmdir()
         shutil.move(made, folder)
@@ -259,64 +253,98 @@ def _load(
     return loaded, processing_class
 
 
-def _task_and_data(
-    model: PreTrainedModel, task: Task | str | None, data: Dataset | str | os.PathLike[str] | None
-) -> tuple[Task | None, Dataset | None]:
-    if task is None:
-        head = find_head(model)
-        name = None if head is None else head.task
-        if name not in TASKS and data is not None:
-            raise ValueError(
-                f"data cannot be scored for a {type(model).__name__}; the tasks are: "
-                f"{', '.join(TASKS)}."
-            )
-        task = name if name in TASKS else None
-    if isinstance(task, str):
-        task = create_task(task, TaskArguments())
-    if data is None or task is None or isinstance(data, Dataset):
-        return task, data if isinstance(data, Dataset) else None
-    return task, task.load_data(os.fspath(data))
+def _choose_task(model: PreTrainedModel, task: Task | str | None, has_data: bool) -> Task | None:
+    name = task_of_class(type(model).__name__, model.config) if task is None else task
+    if name is None and has_data:
+        raise ValueError(
+            f"data cannot be scored for a {type(model).__name__}; the tasks are: "
+            f"{', '.join(TASKS)}."
+        )
+    return create_task(name, TaskArguments()) if isinstance(name, str) else name
 
 
-def _attempts(
-    source: Path,
-    target: Path,
-    ways: Sequence[Quantization],
-    calibration: Callable[[], Iterable[Mapping[str, Tensor]]],
-    score: Callable[[], dict[str, float]],
-    lost: Callable[[Mapping[str, float]], float],
+def _read(task: Task, data: Dataset | str | os.PathLike[str], *, labelled: bool = True) -> Dataset:
+    return data if isinstance(data, Dataset) else task.load_data(os.fspath(data), labelled=labelled)
+
+
+class _Judge:
+    """Scores exported models next to the original, all on the same data."""
+
+    def __init__(
+        self,
+        task: Task,
+        tokenizer: PreTrainedTokenizerBase,
+        original: PreTrainedModel,
+        examples: Dataset,
+        batch_size: int,
+    ) -> None:
+        self.task, self.tokenizer = task, tokenizer
+        self._score = functools.partial(
+            score_model,
+            task,
+            tokenizer=tokenizer,
+            examples=examples,
+            batch_size=batch_size,
+            use_cpu=True,
+        )
+        scored = self._score(original)
+        self.before = scored.metrics
+        measures = scored.scorer.measures
+        self.metric = next(iter(measures.quality))
+        self._sign = -1 if self.metric in measures.lower_is_better else 1
+
+    def score(self, exported: OnnxModel, settings: str) -> Attempt:
+        quality = self._score(cast(PreTrainedModel, exported)).metrics
+        loss = self._sign * (self.before[self.metric] - quality[self.metric])
+        return Attempt(settings, quality, loss)
+
+
+def _quantize(
+    exported: OnnxModel,
+    file: Path,
+    calibration: Sequence[Mapping[str, Tensor]],
+    judge: _Judge,
     tolerance: float,
-) -> list[Attempt]:
-    """Quantize in one way after the other until one loses little enough.
+) -> tuple[OnnxModel, list[Attempt]]:
+    """Replace ``file`` by the 8-bit model that loses least, the first of several.
+
+    Blocks, which are not faster than float32, are tried if everything else loses too much.
 
     Raises:
-        ValueError: none does.
+        ValueError: all lose more than ``tolerance``.
     """
+    candidate = file.with_name("candidate.onnx")
     attempts: list[Attempt] = []
-    for how in ways:
+    least = math.inf
+    for how in (*DYNAMIC, *(STATIC if calibration else ()), BLOCKS):
+        if least <= (tolerance if how is BLOCKS else 0):
+            break
         sys.stderr.write(f"Quantizing: {how.name} …\n")
-        quantize(source, target, how, calibration() if how.static else ())
-        quality = score()
-        attempts.append(Attempt(how.name, quality, lost(quality)))
-        if attempts[-1].loss <= tolerance:
-            return attempts
-    tried = "; ".join(f"{one.settings}: {one.loss:.2f}" for one in attempts)
-    raise ValueError(
-        f"Every int8 model loses more than tolerance={tolerance:g} points ({tried}). Raise "
-        "tolerance, try the other calibration, or export without int8."
-    )
+        quantize(file, candidate, how, calibration)
+        quantized = OnnxModel.load(candidate, exported.config)
+        attempts.append(judge.score(quantized, how.name))
+        if attempts[-1].loss < least:
+            best, least = quantized, attempts[-1].loss
+            candidate.replace(file.with_name(Path(_INT8_FILE).name))
+    if not least <= tolerance:
+        tried = "; ".join(f"{one.settings}: {one.loss:.2f}" for one in attempts)
+        raise ValueError(
+            f"Every int8 model loses more than tolerance={tolerance:g} points ({tried}). Raise "
+            "tolerance, give calibration_data, or export without int8."
+        )
+    candidate.unlink(missing_ok=True)
+    file.unlink()
+    return best, attempts
 
 
 def _calibration_batches(
     task: Task, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, examples: Dataset
-) -> Iterator[dict[str, Tensor]]:
+) -> list[dict[str, Tensor]]:
     """Return the inputs of a few rows from all over the data, one row at a time."""
-    rows = min(_CALIBRATION_ROWS, len(examples))
-    few = examples.select([i * len(examples) // rows for i in range(rows)])
+    few = evenly_spaced(examples, _CALIBRATION_ROWS)
     features, _ = task.features(few, tokenizer, model, training=False, labelled=False)
-    names = probe(model, tokenizer, 1, 2)
-    for row in features.select_columns(list(names)).with_format("torch"):
-        yield {name: value[None] for name, value in row.items()}
+    inputs = features.select_columns(list(probe(model, tokenizer, 1, 2))).with_format("torch")
+    return [{name: value[None] for name, value in row.items()} for row in inputs]
 
 
 def latencies_by_shape(

@@ -1,4 +1,4 @@
-"""ONNX files of encoders, in float32 and with 8-bit integers."""
+"""ONNX files of encoders, compared with the model they are made of."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.compatibility import input_limit
 from hf_distill.extras import require
@@ -26,35 +26,15 @@ _PROBES = ((1, 7), (3, 33), (2, 128))
 _SEED = 0
 
 
-class Quantization(NamedTuple):
-    """Way to store and multiply weights as 8-bit integers."""
-
-    name: str
-    per_channel: bool = True
-    """One scale per output of a matrix, instead of one per matrix."""
-    leaves_out: str | None = None
-    """Matrices that stay in float32: ``head``, or ``feed-forward`` (the second of each layer)."""
-    static: bool = False
-    """Calibrate the scales of activations, instead of finding them for each input."""
-
-
-DYNAMIC = (
-    Quantization("per channel"),
-    Quantization("per channel, head in float32", leaves_out="head"),
-    Quantization("per channel, second feed-forward matrices in float32", leaves_out="feed-forward"),
-)
-STATIC = tuple(one._replace(name=f"static, {one.name}", static=True) for one in DYNAMIC)
-
-
 def export_onnx(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, file: Path
-) -> float:
+) -> tuple[OnnxModel, float]:
     """Write a model as ONNX, with any batch size and length, and compare its logits.
 
     PyTorch's exporter is tried first and that of transformers after it.
 
     Returns:
-        The largest difference of a logit.
+        The exported model, and the largest difference of a logit.
 
     Raises:
         MissingExtraError: a package of the extra ``export`` is not installed.
@@ -65,14 +45,17 @@ def export_onnx(
     require("onnx", "export")
     require("onnxscript", "export")
     require("onnxruntime", "export")
+    config = type(model.config).from_dict(model.config.to_dict())
+    config.architectures = [type(model).__name__]
     # Two inputs of different lengths, so that no mask is a constant.
     inputs = probe(model, tokenizer, 2, 16)
     failures = []
     for exporter in (_with_torch, _with_transformers):
         try:
-            with _quiet(), preserve_rng_state(), torch.no_grad():
+            with quiet(), preserve_rng_state(), torch.no_grad():
                 exporter(model.eval(), inputs, file)
-            return _largest_difference(model, tokenizer, file)
+            exported = OnnxModel.load(file, config)
+            return exported, _largest_difference(model, tokenizer, exported)
         except Exception as error:
             failures.append(f"{exporter.__name__.removeprefix('_with_')}: {_first_line(error)}")
             file.unlink(missing_ok=True)
@@ -112,67 +95,6 @@ def probe(
     return {k: v for k, v in inputs.items() if k in accepted and (k in names or k == "input_ids")}
 
 
-def quantize(
-    source: Path,
-    target: Path,
-    how: Quantization,
-    calibration: Iterable[Mapping[str, Tensor]] = (),
-) -> None:
-    """Write an ONNX model with 8-bit weights.
-
-    Args:
-        source: a float32 model.
-        target: the file to write.
-        how: which weights, and how.
-        calibration: batches of inputs, for a static quantization.
-    """
-    onnx = require("onnx", "export")
-    quantization = require("onnxruntime.quantization", "export")
-    options: dict[str, Any] = {
-        "per_channel": how.per_channel,
-        "weight_type": quantization.QuantType.QInt8,
-        "nodes_to_exclude": _excluded(onnx.load(str(source), load_external_data=False), how),
-    }
-    with _quiet():
-        if not how.static:
-            quantization.quantize_dynamic(str(source), str(target), **options)
-            return
-        quantization.quantize_static(
-            str(source),
-            str(target),
-            _CalibrationReader(calibration),
-            quant_format=quantization.QuantFormat.QDQ,
-            activation_type=quantization.QuantType.QUInt8,
-            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-            **options,
-        )
-
-
-def _excluded(model: Any, how: Quantization) -> list[str]:
-    shapes = {one.name: tuple(one.dims) for one in model.graph.initializer}
-    matrices: list[tuple[str, tuple[int, ...]]] = []
-    for node in model.graph.node:
-        weights = [shapes[name] for name in node.input if len(shapes.get(name, ())) == 2]
-        if node.op_type in ("MatMul", "Gemm") and weights:
-            transposed = any(a.name == "transB" and a.i for a in node.attribute)
-            matrices.append((node.name, weights[0][::-1] if transposed else weights[0]))
-    if how.leaves_out == "head":
-        return [name for name, _ in matrices[-1:]]
-    if how.leaves_out == "feed-forward":
-        return [name for name, (inputs, outputs) in matrices[:-1] if inputs > outputs]
-    return []
-
-
-class _CalibrationReader:
-    """Batches, as ONNX Runtime asks for them."""
-
-    def __init__(self, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        self._rest = iter([{k: v.numpy() for k, v in batch.items()} for batch in batches])
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._rest, None)
-
-
 def _with_torch(model: PreTrainedModel, inputs: dict[str, Tensor], file: Path) -> None:
     program = torch.onnx.export(
         model,
@@ -208,11 +130,8 @@ def _output_names(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> list[
 
 
 def _largest_difference(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, file: Path
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, exported: OnnxModel
 ) -> float:
-    config = PreTrainedConfig.from_dict(model.config.to_dict())
-    config.architectures = [type(model).__name__]
-    exported = OnnxModel.load(file, config)
     largest = 0.0
     for rows, length in _PROBES:
         inputs = probe(model, tokenizer, rows, length)
@@ -232,7 +151,7 @@ def _largest_difference(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide the exporters' warnings, which are about themselves."""
     root = logging.getLogger()
     level = root.level

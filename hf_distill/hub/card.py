@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from hf_distill.files import write_text
 from hf_distill.hub.contents import CARD_FILE, COMPARISON_FILE, LOSSES_FILE
+from hf_distill.hub.exports import exports_table, find_exports
 from hf_distill.hub.facts import hub_id
 from hf_distill.hub.front_matter import join_card, read_card, split_card
 from hf_distill.markdown import markdown_table
@@ -214,6 +215,8 @@ def _results(folder: Path, facts: Mapping[str, Any]) -> str:
         parts.append(f"The student at the end of its training{on}:\n")
         rows = [[metric, _score(value)] for metric, value in scores.items()]
         parts.append(markdown_table(["measure", "value"], rows, right=[1]) + "\n")
+    if exports := find_exports(folder):
+        parts.append(exports_table(exports))
     return "\n".join(parts)
 
 

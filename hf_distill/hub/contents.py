@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_distill.files import display_name, read_json
+from hf_distill.hub.exports import find_exports
 
 CARD_FILE = "README.md"
 LOSSES_FILE, COMPARISON_FILE = "losses.png", "comparison.png"
@@ -29,7 +30,7 @@ _PLACES = ("name_or_path", "_path", "_file", "_dir")
 
 
 def published_files(folder: Path, *, report: Path | None = None) -> dict[str, Path | bytes]:
-    """Find what is published of a folder: a plain student and the report on it.
+    """Find what is published of a folder: a plain student, its exports and the report on it.
 
     Never: pickles (``training_args.bin``, which also has paths and the token; optimizer, scheduler
     and random numbers of a checkpoint), projections, recorded samples, predictions, logs.
@@ -43,6 +44,7 @@ def published_files(folder: Path, *, report: Path | None = None) -> dict[str, Pa
 
     Raises:
         FileNotFoundError: there is no student in it.
+        ValueError: it has two exports of the same kind.
     """
     found: dict[str, Path | bytes] = {}
     for place, patterns in ((folder, (*_MODEL, *_PROCESSING)), (report or folder, _REPORT)):
@@ -53,7 +55,7 @@ def published_files(folder: Path, *, report: Path | None = None) -> dict[str, Pa
         raise FileNotFoundError(
             f"{folder} has no model to push: there is no model.safetensors (or adapter_model)."
         )
-    return found
+    return found | {name: one.folder / name for name, one in find_exports(folder).items()}
 
 
 def _without_places(path: Path) -> Path | bytes:

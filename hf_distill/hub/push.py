@@ -160,6 +160,7 @@ def say_not_pushed(repository: str, error: Exception) -> None:
 
 
 def _linked(path: Path, link: Path) -> Path:
+    link.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(path, link)
     except OSError:  # not every file system has links

@@ -6,7 +6,7 @@ Nothing here imports PyTorch; the module of a task is imported when the task is 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hf_distill.tasks.base import Task
@@ -44,3 +44,11 @@ def create_task(name: str, options: TaskArguments) -> Task:
         ValueError: there is no such task, or an option has a bad value.
     """
     return task_class(name)(options)
+
+
+def task_of_class(class_name: str, config: Any) -> str | None:
+    """Return the task of a class of models; ``None`` if it has none of those here."""
+    from hf_distill.heads import head_of_class
+
+    head = head_of_class(class_name, config)
+    return head.task if head is not None and head.task in TASKS else None

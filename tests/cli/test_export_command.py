@@ -50,3 +50,7 @@ def test_int8_needs_data(files: Files, tmp_path: Path, program: Callable[..., Re
     result = program("export", files.models["teacher"], "--int8", "--output_dir", tmp_path / "a")
     assert result.status == 2
     assert "--int8 needs --file" in result.stderr
+    calibration = ("--calibration_file", files.validation)
+    result = program("export", files.models["teacher"], *calibration, "--output_dir", tmp_path)
+    assert result.status == 2
+    assert "--calibration_file is for --int8" in result.stderr

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,11 @@ from transformers import (
 
 from hf_distill import QuestionAnswerer
 from hf_distill.exporting import export
-from hf_distill.exporting.onnx import DYNAMIC, probe
+from hf_distill.exporting.int8 import BLOCKS, DYNAMIC, STATIC, Quantization, quantize
+from hf_distill.exporting.onnx import export_onnx, probe
 from hf_distill.loading import load_fine_tuned
-from hf_distill.onnx_model import exported_file, load_exported
+from hf_distill.onnx_model import OnnxModel, exported_file, load_exported
+from hf_distill.reports.comparison import Latency
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
@@ -80,9 +84,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(reader: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def opened() -> list[str]:
+    """Names of the files that ONNX Runtime opened for ``served``."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def served(
+    reader: Path, data: Path, tmp_path_factory: pytest.TempPathFactory, opened: list[str]
+) -> Path:
+    original = onnxruntime.InferenceSession
+
+    def session(path: str, *args: Any, **options: Any) -> Any:
+        opened.append(Path(path).name)
+        return original(path, *args, **options)
+
     folder = tmp_path_factory.mktemp("served") / "model"
-    export(reader, folder, data=data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "InferenceSession", session)
+        export(reader, folder, data=data)
     return folder
 
 
@@ -143,27 +163,54 @@ def test_the_report_scores_both_and_the_loss_is_that_of_the_original(served: Pat
     assert str(served) not in (served / "export.json").read_text()
 
 
-def test_int8_is_a_quarter_of_the_size_and_scored(
-    reader: Path, served: Path, data: Path, tmp_path: Path
+def test_int8_is_smaller_and_scored(
+    reader: Path, served: Path, data: Path, tmp_path: Path, quick: None
 ) -> None:
     report = export(reader, tmp_path / "int8", int8=True, data=data, tolerance=5)
     assert report.file == "onnx/model_int8.onnx"
     assert report.settings == DYNAMIC[0].name
     assert [path.name for path in (tmp_path / "int8" / "onnx").iterdir()] == ["model_int8.onnx"]
     assert report.quality["exported"]["f1"] >= 95
+    assert report.sizes["exported"] < (served / "onnx" / "model.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("way", [*DYNAMIC, *STATIC, BLOCKS], ids=lambda way: way.name)
+def test_every_way_rounds_and_stays_close(
+    reader: Path, served: Path, tmp_path: Path, way: Quantization
+) -> None:
     original = BertForQuestionAnswering.from_pretrained(reader).eval()
-    inputs = probe(original, tokenizer(), 2, 40)
-    # Something was rounded, and not much.
-    right = logits(original, inputs)
-    difference = logits(load_exported(tmp_path / "int8"), inputs) - right
-    assert 1e-4 < np.abs(difference).mean() < 0.2 * np.abs(right - right.mean()).mean()
+    words = tokenizer()
+    batches = [dict(words(question, CONTEXT, return_tensors="pt")) for question in QUESTIONS]
+    quantize(served / "onnx" / "model.onnx", tmp_path / "q.onnx", way, batches)
+    quantized = OnnxModel.load(tmp_path / "q.onnx", load_exported(served).config)
+    for batch in batches:
+        right = logits(original, batch)
+        difference = np.abs(logits(quantized, batch) - right).mean()
+        share = difference / np.abs(right - right.mean()).mean()
+        assert 1e-4 < share < (0.03 if way.blocks else 0.4 if way.static else 0.2)
+
+
+def test_embeddings_have_a_scale_per_token(served: Path, reader: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    quantize(served / "onnx" / "model.onnx", tmp_path / "q.onnx", DYNAMIC[0])
+    tensors = {
+        one.name: onnx.numpy_helper.to_array(one)
+        for one in onnx.load(tmp_path / "q.onnx").graph.initializer
+    }
+    table = next(name for name in tensors if name.endswith("word_embeddings.weight_quantized"))
+    assert table.removesuffix("_quantized") not in tensors  # it is stored once
+    assert tensors[table].dtype == np.int8
+    scales = tensors[table.replace("_quantized", "_scale")]
+    original = BertForQuestionAnswering.from_pretrained(reader).bert.embeddings.word_embeddings
+    right = original.weight.detach().numpy()
+    largest = np.abs(right).max(axis=1, keepdims=True)
+    np.testing.assert_allclose(scales, np.where(largest == 0, 1, largest / 127), rtol=1e-6)
+    assert (np.abs(tensors[table] * scales - right) <= 0.501 * scales).all()
 
 
 def test_one_scale_per_output_keeps_rows_of_different_sizes(tmp_path: Path, reader: Path) -> None:
     """With one scale per matrix a row of small weights would be rounded away."""
     onnx = pytest.importorskip("onnx")
-    from hf_distill.exporting.onnx import export_onnx, quantize
-
     model = BertForQuestionAnswering.from_pretrained(reader).eval()
     dense = model.bert.encoder.layer[0].intermediate.dense
     with torch.no_grad():
@@ -188,8 +235,81 @@ def test_one_scale_per_output_keeps_rows_of_different_sizes(tmp_path: Path, read
     assert error(per_channel=False) > 0.5
 
 
+@pytest.fixture
+def quick(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the export of ``reader`` that is there, and measure no speed."""
+    module = sys.modules["hf_distill.exporting.export"]
+
+    def copied(model: Any, tokenizer: Any, file: Path) -> tuple[OnnxModel, float]:
+        file.write_bytes((served / "onnx" / "model.onnx").read_bytes())
+        return OnnxModel.load(file, load_exported(served).config), 0.0
+
+    monkeypatch.setattr(module, "export_onnx", copied)
+    times = {"original": Latency(2, (2, 2), 9), "exported": Latency(1, (1, 1), 9)}
+    monkeypatch.setattr(module, "latencies_by_shape", lambda *models: {"batch 1": times})
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """F1 to give out, one after the other, instead of those of the models."""
+    given: list[float] = []
+    module = sys.modules["hf_distill.exporting.export"]
+    original = module.score_model
+
+    def score(*args: Any, **options: Any) -> Any:
+        scored = original(*args, **options)
+        return replace(scored, metrics={**scored.metrics, "f1": given.pop(0)})
+
+    monkeypatch.setattr(module, "score_model", score)
+    return given
+
+
+def test_the_int8_model_that_loses_least_is_written(
+    reader: Path, served: Path, data: Path, tmp_path: Path, scores: list[float], quick: None
+) -> None:
+    scores += [90, 88, 89.5, 89.5, 89, 85, 80]  # of the original first
+    report = export(
+        reader, tmp_path / "int8", int8=True, data=data, calibration_data=data, tolerance=1
+    )
+    assert [one.settings for one in report.attempts] == [way.name for way in DYNAMIC + STATIC]
+    assert [one.loss for one in report.attempts] == [2, 0.5, 0.5, 1, 5, 10]
+    assert report.settings == DYNAMIC[1].name  # the first of two that are as good
+    assert report.quality["exported"] == report.attempts[1].quality
+    assert report.quality["exported"]["f1"] == 89.5
+    assert [path.name for path in (tmp_path / "int8" / "onnx").iterdir()] == ["model_int8.onnx"]
+    onnx = pytest.importorskip("onnx")
+    quantize(served / "onnx" / "model.onnx", tmp_path / "right.onnx", DYNAMIC[1])
+    written, right = (
+        sorted((one.name, one.raw_data) for one in onnx.load(path).graph.initializer)
+        for path in (tmp_path / "int8" / "onnx" / "model_int8.onnx", tmp_path / "right.onnx")
+    )
+    assert written == right
+
+
+def test_blocks_are_tried_if_all_else_loses_too_much(
+    reader: Path, data: Path, tmp_path: Path, scores: list[float], quick: None
+) -> None:
+    scores += [90, 88, 89, 87, 89.9]
+    report = export(reader, tmp_path / "int8", int8=True, data=data, tolerance=0.5)
+    assert [one.settings for one in report.attempts] == [way.name for way in (*DYNAMIC, BLOCKS)]
+    assert report.settings == BLOCKS.name
+
+
+def test_nothing_more_is_tried_after_settings_that_lose_nothing(
+    reader: Path, data: Path, tmp_path: Path, scores: list[float], quick: None
+) -> None:
+    scores += [90, 89.5, 90.5]
+    report = export(reader, tmp_path / "int8", int8=True, data=data)
+    assert [one.loss for one in report.attempts] == [0.5, -0.5]
+    assert report.settings == DYNAMIC[1].name
+
+
+def test_the_file_is_opened_once(served: Path, opened: list[str]) -> None:
+    assert opened == ["model.onnx"]
+
+
 def test_an_int8_model_that_loses_too_much_is_refused_with_what_was_tried(
-    reader: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reader: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
     def broken(source: Path, target: Path, how: Any, calibration: Any = ()) -> None:
         import onnx
@@ -205,7 +325,7 @@ def test_an_int8_model_that_loses_too_much_is_refused_with_what_was_tried(
     monkeypatch.setattr(sys.modules["hf_distill.exporting.export"], "quantize", broken)
     with pytest.raises(ValueError, match=r"tolerance=0\.5") as caught:
         export(reader, tmp_path / "int8", int8=True, data=data, tolerance=0.5)
-    assert all(way.name in str(caught.value) for way in DYNAMIC)
+    assert all(re.search(rf"{way.name}: \d+\.\d\d", str(caught.value)) for way in DYNAMIC)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -268,8 +388,8 @@ class TestRefusals:
             export(model, tmp_path / "served", processing_class=tokenizer())
 
     def test_calibration_and_tolerance(self, reader: Path, data: Path, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="calibration='fast'"):
-            export(reader, tmp_path / "a", data=data, calibration="fast")
+        with pytest.raises(ValueError, match="calibration_data.*int8"):
+            export(reader, tmp_path / "a", data=data, calibration_data=data)
         with pytest.raises(ValueError, match="tolerance=-1"):
             export(reader, tmp_path / "a", data=data, tolerance=-1)
 

@@ -23,7 +23,7 @@ from hub.server import COMMIT, Handler
 
 TOKEN, USER = "hf_secretsecretsecret", "tester"
 READING_TOKEN = "hf_onlyreadingallowed"
-LFS_ENDINGS = (".safetensors", ".parquet", ".png")
+LFS_ENDINGS = (".safetensors", ".onnx", ".parquet", ".png")
 REPOSITORY = r"/api/(models|datasets)/([^/]+/[^/]+)"
 
 
