@@ -130,11 +130,11 @@ def run(argv: Sequence[str]) -> None:
     """Label texts."""
     arguments, averaging, data = build_parser().parse(argv)
 
-    from hf_distill.cli.loading import check_model_source, check_paths, evenly_spaced, place_of
+    from hf_distill.cli.loading import check_model_source, check_paths, place_of
     from hf_distill.console import log_rank_0
     from hf_distill.labelling import label_dataset
     from hf_distill.labelling.words import check_label_words, read_label_words
-    from hf_distill.tasks.tables import load_table
+    from hf_distill.tasks.tables import evenly_spaced, load_table
     from hf_distill.tasks.text_classification import TextClassificationTask
 
     source = check_model_source("teacher_model", arguments.teacher_model)

@@ -18,7 +18,6 @@ from hf_distill.cli.loading import (
     check_model_source,
     check_paths,
     choose_task,
-    evenly_spaced,
     load_examples,
     load_tokenizer,
     load_trained_model,
@@ -46,6 +45,7 @@ from hf_distill.shrinking.shapes import Target, Timed, candidate_shapes, choose_
 from hf_distill.shrinking.workbench import Workbench
 from hf_distill.tasks.base import Task
 from hf_distill.tasks.options import TaskArguments
+from hf_distill.tasks.tables import evenly_spaced
 
 PLAN_FILE = "shrink.json"
 SHAPE_COLUMNS = ("shape", "ms", "times as fast", "M parameters", "KL untrained", "")
