@@ -200,14 +200,8 @@ def specials(count: int) -> TokenSpans:
 
 def _texts(spans: TokenSpans) -> list[tuple[int, int]]:
     """Return the ranges of characters between special tokens."""
-    found: list[tuple[int, int]] = []
-    inside = False
-    for special, (begin, end) in zip(spans.special, spans.spans.tolist(), strict=True):
-        if special:
-            inside = False
-        elif inside:
-            found[-1] = (min(found[-1][0], begin), max(found[-1][1], end))
-        else:
-            found.append((begin, end))
-            inside = True
-    return found
+    inside = np.flatnonzero(~spans.special)
+    runs = np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1)
+    return [
+        (int(spans.spans[run, 0].min()), int(spans.spans[run, 1].max())) for run in runs if len(run)
+    ]

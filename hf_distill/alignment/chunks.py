@@ -96,24 +96,39 @@ def align_chunks(student: TokenSpans, teacher: TokenSpans) -> Chunks:
     sides = (student, teacher)
     cuts = [_cuts(side) for side in sides]
     common = sorted(cuts[0].keys() & cuts[1].keys())
-    comparable = ~np.isin(np.arange(len(common)), _differing(sides, common))
-    numbers = [np.full(len(side.tokens), UNALIGNED) for side in sides]
-    count, before = 0, [0, 0]
-    for position, keep in zip(common, comparable, strict=True):
-        parts = []
-        for side, ends, start in zip(sides, cuts, before, strict=True):
-            places = np.arange(start, ends[position])
-            parts.append(places[~side.special[places]])
-        before = [ends[position] for ends in cuts]
-        if not keep or any(side.unknown[p].any() for side, p in zip(sides, parts, strict=True)):
-            continue
-        names = [[side.tokens[i] for i in part] for side, part in zip(sides, parts, strict=True)]
-        pieces = len(parts[0]) if names[0] == names[1] else 1
-        for number, part in zip(numbers, parts, strict=True):
-            number[part] = count + (np.arange(len(part)) if pieces > 1 else 0)
-        count += pieces
-    dropped = int(((numbers[0] == UNALIGNED) & ~student.special).sum())
-    return Chunks(numbers[0], numbers[1], dropped)
+    keep = ~np.isin(np.arange(len(common)), _differing(sides, common))
+    members = [
+        _members(side, [ends[at] for at in common]) for side, ends in zip(sides, cuts, strict=True)
+    ]
+    for side, (places, found) in zip(sides, members, strict=True):
+        keep[found[side.unknown[places]]] = False
+    sizes = keep.astype(np.int64)
+    counts = [np.bincount(found, minlength=len(common)) for _, found in members]
+    for chunk in np.flatnonzero(keep & (counts[0] == counts[1]) & (counts[0] > 1)):
+        names = [
+            [side.tokens[i] for i in places[found == chunk]]
+            for side, (places, found) in zip(sides, members, strict=True)
+        ]
+        if names[0] == names[1]:
+            sizes[chunk] = len(names[0])
+    begins = sizes.cumsum() - sizes
+    results = []
+    for side, (places, found) in zip(sides, members, strict=True):
+        rank = np.arange(len(found)) - np.searchsorted(found, found)
+        result = np.full(len(side.tokens), UNALIGNED)
+        kept = keep[found]
+        result[places[kept]] = (begins[found] + rank * (sizes[found] > 1))[kept]
+        results.append(result)
+    dropped = int(((results[0] == UNALIGNED) & ~student.special).sum())
+    return Chunks(results[0], results[1], dropped)
+
+
+def _members(side: TokenSpans, ends: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the tokens of text up to the last cut, and the chunk of each."""
+    places = np.flatnonzero(~side.special)
+    found = np.searchsorted(np.array(ends, dtype=np.int64), places, side="right")
+    inside = found < len(ends)
+    return places[inside], found[inside]
 
 
 def _cuts(side: TokenSpans) -> dict[int, int]:

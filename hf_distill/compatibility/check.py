@@ -32,6 +32,9 @@ from hf_distill.restoring import evaluating
 
 Batches = Iterable[Mapping[str, Tensor]]
 
+_OF_ONE_TOKENIZER = ("length", "vocabulary")
+"""Findings that are about models which read the same tokens."""
+
 
 @dataclass(frozen=True)
 class PairReport:
@@ -96,7 +99,7 @@ def check_pair(
     if alignment is None:
         findings.append(check_preparation(teacher_model, student_model, head, processing_class))
     else:
-        findings = [finding for finding in findings if finding.about != "length"]
+        findings = [finding for finding in findings if finding.about not in _OF_ONE_TOKENIZER]
         findings.append(check_reader(teacher_model, theirs, alignment))
     if all(finding.status != "error" for finding in findings):
         if callable(batches):

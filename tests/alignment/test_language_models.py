@@ -18,8 +18,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from vocabularies import KINDS, wrapped
 
-from hf_distill import cache_teacher_outputs
-from hf_distill.alignment import encode_texts_for_teacher
+from hf_distill import cache_teacher_outputs, check_pair
+from hf_distill.alignment import BothEncodings, encode_texts_for_teacher
 from hf_distill.alignment.language_models import CHUNKS, STUDENT_CHUNKS, ChunkAlignment
 from hf_distill.heads import CausalLMHead
 from hf_distill.tasks.language_modeling import BlockCollator
@@ -264,3 +264,45 @@ def test_student_and_teacher_stay_as_they_are() -> None:
     before = copy.deepcopy(rows(words).to_dict())
     after = encode_texts_for_teacher(rows(words), words, others).to_dict()
     assert {name: after[name] for name in before} == before
+
+
+def test_check_pair_tells_by_what_they_are_aligned() -> None:
+    words, others = KINDS["byte_level"](), KINDS["unigram"]()
+    report = check_pair(
+        model(others, 2),
+        model(words, 1),
+        processing_class=words,
+        teacher_processing_class=others,
+    )
+    found = {finding.about: finding.message for finding in report.findings}
+    assert report.ok
+    assert "chunks of text" in found["tokenizer"]
+    assert "vocabulary" not in found  # no entry is compared with another
+
+
+def test_padding_on_the_left_moves_the_chunks_along() -> None:
+    words, others = KINDS["byte_level"](), KINDS["unigram"]()
+    data = encode_texts_for_teacher(rows(words), words, others)
+    alignment, student = ChunkAlignment(CausalLMHead()), model(words, 1)
+    teacher = model(others, 2)
+    found = []
+    for side in ("right", "left"):
+        others.padding_side = side
+        words.padding_side = side
+
+        def collate(given: list[Any]) -> Any:
+            padded: Any = words.pad([{"input_ids": row["input_ids"]} for row in given])
+            return {name: torch.tensor(value) for name, value in padded.items()}
+
+        batch = BothEncodings(collate, others, alignment)(list(data))
+        outputs = []
+        for lm, own in ((student, batch), (teacher, alignment.teacher_batch(batch))):
+            mask = own["attention_mask"]
+            places = (mask.cumsum(-1) - 1).clamp(min=0)
+            with torch.no_grad():
+                outputs.append(lm(own["input_ids"], attention_mask=mask, position_ids=places))
+        aligned = alignment.logits(batch, *outputs, temperature=2.0)
+        assert aligned.row_mask is not None
+        found.append([one[aligned.row_mask] for one in (aligned.student, aligned.teacher)])
+    for right, left in zip(*found, strict=True):
+        assert torch.allclose(right, left, atol=1e-4)
