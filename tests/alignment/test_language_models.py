@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 from other_ids import losses, run
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from vocabularies import KINDS, wrapped
@@ -264,6 +264,27 @@ def test_student_and_teacher_stay_as_they_are() -> None:
     before = copy.deepcopy(rows(words).to_dict())
     after = encode_texts_for_teacher(rows(words), words, others).to_dict()
     assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_the_chunk_of_a_token_that_nothing_predicts_is_left_out(side: str) -> None:
+    """Of a tokenizer without a token in front of the text."""
+    words, others = KINDS["byte_level"](), KINDS["unigram"]()
+    bare = words if side == "student" else others
+    bare.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    framed = encode_texts_for_teacher(
+        rows(KINDS["byte_level"]()), KINDS["byte_level"](), KINDS["unigram"]()
+    )
+    data = encode_texts_for_teacher(rows(words), words, others)
+    for row, other in zip(data, framed, strict=True):
+        assert row[STUDENT_CHUNKS][0] == row[CHUNKS][0] == -1
+        ours, theirs = (
+            (one[STUDENT_CHUNKS], one[CHUNKS])[side == "teacher"] for one in (row, other)
+        )
+        assert {*ours} == {*theirs} - {0}
+        first = [i for i, chunk in enumerate(other[STUDENT_CHUNKS]) if chunk == 0]
+        moved = [i - (side == "student") for i in first]
+        assert all(row[STUDENT_CHUNKS][i] == -1 for i in moved)
 
 
 def test_check_pair_tells_by_what_they_are_aligned() -> None:
