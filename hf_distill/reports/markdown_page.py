@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from hf_distill.markdown import markdown_table
-from hf_distill.reports.layout import Block, Chart, Commands, Heading, Page, Paragraph, Table
+from hf_distill.reports.layout import (
+    Block,
+    Chart,
+    Commands,
+    Example,
+    Heading,
+    Page,
+    Paragraph,
+    Table,
+)
 
 _SPECIAL = re.compile(r"([\\`*_\[\]#~])")
 
 
-def markdown_page(page: Page) -> str:
-    """Return the page; every text is escaped, and pictures are those that are files."""
+def markdown_page(page: Page, folder: Path) -> str:
+    """Return the page; every text is escaped, and pictures are those that are in the folder."""
     parts = [f"# {_text(page.title)}", _text(page.subtitle)]
     parts += [f"**{_text(sentence)}**" for sentence in page.headline]
     parts.append("\n".join(f"- **{_text(value)}** {_text(label)}" for value, label in page.tiles))
+    shown: set[str] = set()
     for section in page.sections:
         parts.append(f"## {_text(section.title)}")
-        shown: list[str] = []
         for block in section.blocks:
-            text = _block(block)
-            if text not in shown or not isinstance(block, Chart):
-                shown.append(text)
-        parts += shown
+            if not isinstance(block, Chart):
+                parts.append(_block(block))
+            elif block.file and block.file not in shown and (folder / block.file).is_file():
+                shown.add(block.file)
+                parts.append(f"![{_text(block.title)}]({block.file})")
     parts.append(_text(page.footer))
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -38,8 +49,7 @@ def _block(block: Block) -> str:
         return markdown_table(list(map(_text, block.header)), rows, right=right)
     if isinstance(block, Commands):
         return "\n".join(f"    {_line(line)}" for line in block.lines)
-    if isinstance(block, Chart):
-        return f"![{_text(block.title)}]({block.file})" if block.file else ""
+    assert isinstance(block, Example)
     facts = "\n".join(f"> - {name}: {_text(value)}" for name, value in block.facts.items())
     return f"> {_text(block.text)}\n>\n{facts}"
 

@@ -137,5 +137,5 @@ def write_report(report: Report, folder: str | os.PathLike[str]) -> list[Path]:
     page = lay_out(report)
     return [
         write_text(Path(folder) / "report.html", html_page(page)),
-        write_text(Path(folder) / "report.md", markdown_page(page)),
+        write_text(Path(folder) / "report.md", markdown_page(page, Path(folder))),
     ]

@@ -267,9 +267,13 @@ def test_pictures_of_others_are_drawn(tmp_path: Path) -> None:
     from hf_distill.plotting import losses_figure
 
     picture = Picture("Mine", lambda: losses_figure(LOG), "How to read it.", "mine.png")
-    page, markdown = write_report(Report(title="t", pictures=[picture]), tmp_path)
-    assert "Mine" in page.read_text() and "<svg" in page.read_text()
-    assert "![Mine](mine.png)" in markdown.read_text()
+    report = Report(title="t", pictures=[picture, replace(picture, title="Again")])
+    page, markdown = write_report(report, tmp_path)
+    assert page.read_text().count("<svg") == 2 and "Mine" in page.read_text()
+    assert "mine.png" not in markdown.read_text()  # there is no such file
+    (tmp_path / "mine.png").touch()
+    _, markdown = write_report(report, tmp_path)
+    assert markdown.read_text().count("mine.png") == 1
 
 
 def test_without_matplotlib_the_page_has_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +286,7 @@ def test_without_matplotlib_the_page_has_its_numbers(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_markdown_is_escaped(attack: str) -> None:
-    safe, odd = (markdown_page(lay_out(everything(one))) for one in ("a", attack))
+    safe, odd = (markdown_page(lay_out(everything(one)), Path()) for one in ("a", attack))
     assert odd.count("\n") == safe.count("\n")
     prose = re.sub(r"^    .*$|^> ", "", odd, flags=re.M)  # code, and the quotes of examples
     assert "<" not in prose and "](" not in prose.replace("\\](", "")
