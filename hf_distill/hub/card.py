@@ -176,7 +176,8 @@ def _named(teacher: Mapping[str, Any]) -> str:
     if teacher["revision"]:
         identity.append(f"revision `{teacher['revision']}`")
     if teacher["weights"]:
-        identity.append(f"SHA-256 of the weights `{teacher['weights'][:16]}…`")
+        what = "the weights" if teacher.get("column") is None else "its numbers"
+        identity.append(f"SHA-256 of {what} `{teacher['weights'][:16]}…`")
     return f"`{teacher['name']}`" + (f" ({', '.join(identity)})" if identity else "")
 
 

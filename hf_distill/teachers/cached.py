@@ -45,7 +45,13 @@ class CachedTeacher(Teacher):
         """The teacher without weights, for everything that its shape tells."""
         self.input_names = frozenset(description.columns)
         self.identities = [
-            TeacherIdentity(description.teacher, None, description.weights, description.top_k)
+            TeacherIdentity(
+                description.teacher,
+                None,
+                description.weights,
+                description.top_k,
+                description.column,
+            )
         ]
         self._head = head
         self._alignment = alignment

@@ -24,12 +24,15 @@ class TeacherIdentity:
         revision: commit on the Hub, if that is known.
         weights: SHA-256 of the weights; ``None`` if this process does not have all of them.
         top_k: the number of classes that were stored of cached outputs; ``None`` for all.
+        column: the column of predictions that is the teacher, whose numbers ``weights`` is of;
+            ``None`` for a model.
     """
 
     name: str
     revision: str | None
     weights: str | None
     top_k: int | None = None
+    column: str | None = None
 
 
 def identify(source: nn.Module | str | os.PathLike[str], model: nn.Module) -> TeacherIdentity:

@@ -82,6 +82,9 @@ def test_train(name: str, tmp_path: Path, program: Callable[..., Result]) -> Non
     facts = json.loads((out / "distillation.json").read_text())
     (teacher,) = facts["stages"][0]["settings"]["teachers"]
     assert teacher["name"] == "the column 'probabilities'" and len(teacher["weights"]) == 64
+    assert teacher["column"] == "probabilities"
+    card = (out / "README.md").read_text()
+    assert f"the column 'probabilities'` (SHA-256 of its numbers `{teacher['weights'][:16]}" in card
     config = json.loads((out / "config.json").read_text())
     if not name.startswith("numbers"):
         wanted = TAGS if cells is WORDS else ("neg", "pos")

@@ -87,6 +87,11 @@ class SignalDescription:
         """The names of the columns."""
         return list(self.features())
 
+    @property
+    def column(self) -> str | None:
+        """The column of predictions that is the teacher; ``None`` for a model."""
+        return None if self.architecture != COLUMN else str((self.config or {})["column"])
+
     def read_config(self) -> PreTrainedConfig | None:
         """Return the teacher's configuration; ``None`` if it is not a model of transformers."""
         if self.config is None:
