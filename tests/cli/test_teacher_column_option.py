@@ -13,6 +13,8 @@ from cli_runs import Result, assert_says_nothing_about_the_machine
 from datasets import Dataset
 from task_runs import SENTENCES, TEXTS, labelled, save_model
 
+from hf_distill.hub.card import render
+
 CELLS = [{"pos": 0.9, "neg": 0.1} if gold == "pos" else {"pos": 0.2, "neg": 0.8}
          for _, gold in TEXTS]  # fmt: skip
 TOP = [[{"label": "pos", "score": cell["pos"]}] for cell in CELLS]
@@ -83,7 +85,7 @@ def test_train(name: str, tmp_path: Path, program: Callable[..., Result]) -> Non
     (teacher,) = facts["stages"][0]["settings"]["teachers"]
     assert teacher["name"] == "the column 'probabilities'" and len(teacher["weights"]) == 64
     assert teacher["column"] == "probabilities"
-    card = (out / "README.md").read_text()
+    card = render(out, facts, "student")
     assert f"the column 'probabilities'` (SHA-256 of its numbers `{teacher['weights'][:16]}" in card
     config = json.loads((out / "config.json").read_text())
     if not name.startswith("numbers"):
