@@ -37,6 +37,9 @@ class ExportArguments:
         1.0, help="Refuse an int8 model that loses more points of the task's first metric."
     )
     file: str | None = option(help="Labelled data on which original and export are scored.")
+    max_eval_samples: int | None = option(
+        help="Score on this many rows of --file only, taken evenly from all over it."
+    )
     task: str | None = option(
         help="What the model does. By default what it was made for.", choices=list(TASKS)
     )
@@ -64,6 +67,8 @@ def run(argv: Sequence[str]) -> None:
     arguments, options, positional = build_parser().parse(argv)
     if arguments.int8 and arguments.file is None:
         raise ValueError("--int8 needs --file: what the model loses must be measured.")
+    if arguments.max_eval_samples is not None and arguments.file is None:
+        raise ValueError("--max_eval_samples is for --file; add it, or leave the number out.")
     if arguments.calibration_file is not None and not arguments.int8:
         raise ValueError("--calibration_file is for --int8; add it, or leave the file out.")
 
@@ -71,18 +76,21 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.exporting import export
     from hf_distill.files import display_name
     from hf_distill.reports.terminal import print_rows
+    from hf_distill.tasks.tables import evenly_spaced
 
     source = check_model_source("MODEL", positional.model)
     check_paths({"file": arguments.file, "calibration_file": arguments.calibration_file})
-    task = None
+    task, data = None, arguments.file
     if arguments.task is not None or arguments.file is not None:
         task = choose_task(arguments.task, options, {"MODEL": source})
+        if arguments.max_eval_samples is not None:
+            data = evenly_spaced(task.load_data(arguments.file), arguments.max_eval_samples)
     report = export(
         source,
         arguments.output_dir,
         int8=arguments.int8,
         task=task,
-        data=arguments.file,
+        data=data,
         calibration_data=arguments.calibration_file,
         tolerance=arguments.tolerance,
         batch_size=arguments.batch_size,

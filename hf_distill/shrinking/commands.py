@@ -21,6 +21,7 @@ _PATHS = frozenset(
 )  # fmt: skip
 _WARM_UP = 0.1
 _EVAL_BATCH = 32
+_EXPORT_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def commands(
                     "int8": int8,
                     "tolerance": tolerance if int8 else None,
                     "file": scored,
+                    "max_eval_samples": None if scored is None else _rows(validation),
                     **task,
                 },
                 (str(folder / STUDENT),),
@@ -290,6 +292,11 @@ def _training(
             "early_stopping_patience": plan["early_stopping_patience"],
         }
     return options
+
+
+def _rows(validation: Mapping[str, Any] | None) -> int:
+    """Return how many rows an export is scored on, once per setting that is tried."""
+    return min((validation or {}).get("max_eval_samples") or _EXPORT_ROWS, _EXPORT_ROWS)
 
 
 def _as_scored(validation: Mapping[str, Any]) -> dict[str, Any]:

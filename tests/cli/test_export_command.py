@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
+from datasets import Dataset
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
@@ -54,3 +55,21 @@ def test_int8_needs_data(files: Files, tmp_path: Path, program: Callable[..., Re
     result = program("export", files.models["teacher"], *calibration, "--output_dir", tmp_path)
     assert result.status == 2
     assert "--calibration_file is for --int8" in result.stderr
+
+
+def test_few_rows_are_scored(
+    files: Files, tmp_path: Path, program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are evenly spaced; without data there is nothing to cut."""
+    given: list[list[str]] = []
+
+    def export(*args: object, data: Dataset, **kwargs: object) -> None:
+        given.append(data["id"])
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("hf_distill.exporting.export", export)
+    words = ("export", files.models["teacher"], "--output_dir", tmp_path / "a", *WINDOWS)
+    program(*words, "--file", files.validation, "--max_eval_samples", "2")
+    assert given == [["paris-country?", "london-country?"]]
+    failed = program(*words, "--max_eval_samples", "2")
+    assert failed.status == 2 and "--max_eval_samples is for --file" in failed.stderr

@@ -201,6 +201,7 @@ def test_commands_name_nothing_of_the_machine(tmp_path: Any) -> None:
     assert "--teacher_outputs teacher_outputs" in train and "--intermediate_max_steps 200" in train
     assert "--max_steps 400" in alone and "--baseline" in alone
     assert "--file dev.json" in compare
+    assert made[-2].options["max_eval_samples"] == 1000
 
 
 def test_one_stage_from_stored_outputs_does_not_load_the_teacher(tmp_path: Any) -> None:
