@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from datasets import Dataset
+from datasets.table import InMemoryTable
 from tqdm.auto import tqdm
 from transformers import (
     PreTrainedModel,
@@ -235,9 +236,9 @@ class QuestionAnswerer:
                     "question": list(questions[part]),
                     "context": list(contexts[part]),
                 }
-                features = Dataset.from_dict(cutter(examples))
+                features = _unhashed(cutter(examples))
                 predictions = postprocess(
-                    Dataset.from_dict(examples),
+                    _unhashed(examples),
                     features,
                     *self._logits(features, batch_size),
                     n_best=max(_CANDIDATES, top_k),
@@ -258,7 +259,7 @@ class QuestionAnswerer:
             for name in self.tokenizer.model_input_names
             if name in features.column_names and name in accepted
         ]
-        rows = features.select_columns(names)
+        columns = {name: features[name][:] for name in names}
         lengths = np.array([len(ids) for ids in features["input_ids"]])
         start_logits = np.zeros((len(lengths), lengths.max()), dtype=np.float32)
         end_logits = np.zeros_like(start_logits)
@@ -267,7 +268,8 @@ class QuestionAnswerer:
         order = np.argsort(-lengths, kind="stable")
         for begin in range(0, len(order), batch_size):
             batch = order[begin : begin + batch_size]
-            inputs = self.tokenizer.pad(rows[batch], return_tensors="pt").to(self.device)
+            rows = {name: [column[index] for index in batch] for name, column in columns.items()}
+            inputs = self.tokenizer.pad(rows, return_tensors="pt").to(self.device)
             with torch.inference_mode():
                 output = self.model(**inputs)
             width = output.start_logits.shape[1]
@@ -290,6 +292,11 @@ class QuestionAnswerer:
                 f"max_length={max_length} is more than the {most} tokens that the model takes; "
                 "lower max_length"
             )
+
+
+def _unhashed(columns: dict[str, list[Any]]) -> Dataset:
+    """Return a data set without hashing its content, which takes longer than a small model."""
+    return Dataset(InMemoryTable.from_pydict(columns), fingerprint="answered")
 
 
 def _default_device() -> torch.device:
