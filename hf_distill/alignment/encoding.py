@@ -26,7 +26,7 @@ class TeacherReader(NamedTuple):
 
     def encode(
         self, texts: Sequence[Sequence[str]], length: int | None, **options: Any
-    ) -> tuple[dict[str, list[Any]], BatchEncoding]:
+    ) -> tuple[dict[str, list[Any]], Any]:
         """Return texts (a list of them, or two for pairs) as columns, and what they came from.
 
         Args:

@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_distill.alignment.base import Alignment
 from hf_distill.alignment.characters import CharacterAlignment
 from hf_distill.alignment.language_models import ChunkAlignment, PieceAlignment
+from hf_distill.alignment.words import WordAlignment
 from hf_distill.heads import (
     CausalLMHead,
     MaskedLMHead,
@@ -14,6 +15,7 @@ from hf_distill.heads import (
     QuestionAnsweringHead,
     SequenceClassificationHead,
     TaskHead,
+    TokenClassificationHead,
 )
 
 ALIGNMENTS: dict[type[TaskHead], type[Alignment]] = {
@@ -21,6 +23,7 @@ ALIGNMENTS: dict[type[TaskHead], type[Alignment]] = {
     MultipleChoiceHead: Alignment,
     QuestionAnsweringHead: CharacterAlignment,
     CausalLMHead: ChunkAlignment,
+    TokenClassificationHead: WordAlignment,
 }
 
 

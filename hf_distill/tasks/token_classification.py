@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ from transformers import (
     EvalPrediction,
 )
 
+from hf_distill.alignment import TeacherReader
+from hf_distill.alignment.words import TOKEN_MAP, first_tokens, word_map
 from hf_distill.console import log_rank_0
 from hf_distill.heads import TokenClassificationHead
 from hf_distill.heads.base import IGNORED
@@ -119,6 +120,23 @@ class TokenClassificationTask(Task):
             columns["words"].append(list(places))
         return columns
 
+    def teacher_columns(
+        self, batch: Batch, encoding: Any, teacher: TeacherReader, length: int
+    ) -> dict[str, list[Any]]:
+        """Return the teacher's inputs, of all words that it takes, and where each begins."""
+        columns, theirs = teacher.encode(self.texts(batch), None)
+        columns[TOKEN_MAP] = [
+            word_map(
+                first_tokens(tokens, ours.offsets),
+                first_tokens(tokens, others.offsets),
+                len(ours.offsets),
+            )
+            for tokens, ours, others in zip(
+                batch["tokens"], encoding.encodings, theirs.encodings, strict=True
+            )
+        ]
+        return columns
+
     def data_collator(self, tokenizer: Tokenizer, model: Model) -> Callable[..., Any]:
         return DataCollatorForTokenClassification(tokenizer)
 
@@ -215,29 +233,3 @@ def tag_numbers(rows: Dataset, config: Any) -> list[list[int]]:
         TaskDataError: a tag is missing or not the model's; names the row.
     """
     return LabelMap(model_labels(config), rows, "tags").all_numbers()
-
-
-def first_tokens(words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> dict[int, int]:
-    """Find the first token of each word of a text, in which spaces join the words.
-
-    Args:
-        words: the words.
-        offsets: for each token its first character and the one after its last; special tokens
-            have none (two equal numbers).
-
-    Returns:
-        The token by the word, in order. A word that was cut off, or of which the tokenizer keeps
-        nothing, is left out.
-    """
-    begins = []
-    place = 0
-    for word in words:
-        begins.append(place)
-        place += len(word) + 1
-    found: dict[int, int] = {}
-    for token, (begin, end) in enumerate(offsets):
-        # Its last character: some tokenizers count the space before a word in.
-        index = bisect_right(begins, end - 1) - 1
-        if end > begin and end - 1 < begins[index] + len(words[index]):
-            found.setdefault(index, token)
-    return found

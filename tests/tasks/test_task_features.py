@@ -20,11 +20,11 @@ from transformers import (
     GenerationConfig,
 )
 
+from hf_distill.alignment.words import first_tokens
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.language_modeling import BlockCollator, draw_masks
 from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.sequence_to_sequence import SummarizationTask
-from hf_distill.tasks.token_classification import first_tokens
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
