@@ -30,8 +30,9 @@ class TrainArguments:
     )
     task: str | None = task_option()
     teacher_model: list[str] | None = option(
-        help="The model to learn from, fine-tuned for the task: a folder or a Hub id. It must use "
-        "the student's tokenizer. Of several, the predictions are averaged (--teacher_weights, "
+        help="The model to learn from, fine-tuned for the task: a folder or a Hub id. With another "
+        "tokenizer than the student's it reads its own encoding of the texts, and its answers go "
+        "over characters, its tags over words to the student's tokens. Of several, the predictions are averaged (--teacher_weights, "
         "--teacher_combination)."
     )
     teacher_outputs: str | None = option(

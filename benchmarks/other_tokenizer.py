@@ -1,0 +1,148 @@
+r"""A teacher with another tokenizer beside one with the student's: the runs behind RESULTS.md.
+
+Of each task: both teachers, the student alone, and the student with each teacher. Trainings are
+`hf-distill train` commands as a user would type them, executed in this process. Each finished run
+leaves one JSON file in ``results/``; what is there is not run again, so the program can be stopped
+and started again, and several processes can share the work:
+
+    OMP_NUM_THREADS=1 python benchmarks/other_tokenizer.py --data_dir DIR \
+        --large_encoder DIR --other_encoder DIR --small_encoder DIR
+    python benchmarks/other_tokenizer.py --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from created_students import SQUAD, SQUAD_QUESTIONS
+from report import RESULTS, circumstances, replace_section, write_json
+from squad_distillation import claim
+from squad_stages import write_sample
+from task_distillation import COMMON, JOBS, Job, Material, run_command
+
+WAYS = ("alone", "same", "other")
+TEACHERS = {"same": "large_encoder", "other": "other_encoder"}
+TEACHER_OPTIONS = {
+    "squad": "--max_steps 400 --learning_rate 1e-4 --per_device_train_batch_size 24",
+    **{job.name: job.teacher for job in JOBS},
+}
+ALL_JOBS = (SQUAD, *(job for job in JOBS if job.name != "wikitext"))
+
+
+def teacher(material: Material, job: Job, way: str) -> Path:
+    """The folder of a teacher."""
+    return material.work / f"{job.name}-teacher-{way}"
+
+
+def measure(material: Material, job: Job, way: str, seed: int) -> dict[str, Any]:
+    """Train and score by one command; ``teacher-…`` is a teacher."""
+    role, _, which = way.partition("-")
+    output = material.work / f"{job.name}-{way}-{seed}"
+    if role == "teacher":
+        output = teacher(material, job, which)
+        options = f"{TEACHER_OPTIONS[job.name]} --baseline --student_model "
+        options += str(getattr(material.options, TEACHERS[which]))
+    else:
+        options = f"{job.student} --student_model {material.options.small_encoder}"
+        options += f" --max_steps {material.options.steps}" if material.options.steps else ""
+        if way == "alone":
+            options += " --baseline"
+        else:
+            options += f" {job.distillation} --teacher_model {teacher(material, job, way)}"
+            options += " --no_eval_with_teacher"
+    cpu = time.process_time()
+    run_command("train", "--task", job.task, *material.data(job), *options.split(),
+                *COMMON.split(), "--seed", str(seed), "--overwrite_output_dir",
+                "--output_dir", str(output))  # fmt: skip
+    metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    return {
+        "options": f"{job.data} {job.student} {job.distillation}",
+        "eval": metrics["eval"],
+        "steps": metrics["steps"],
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        **circumstances(),
+    }
+
+
+def work(options: argparse.Namespace) -> None:
+    """Do every run that has no result yet and that no other process is doing."""
+    material = Material(options)
+    sample = material.work / f"train-{SQUAD_QUESTIONS}.json"
+    with claim(material.work / "sample.lock", wait=True):
+        if "squad" in options.jobs and not sample.exists():
+            write_sample(Path(options.data_dir) / "squad", sample, SQUAD_QUESTIONS)
+    runs = [(job, f"teacher-{way}", 0) for job in ALL_JOBS for way in TEACHERS]
+    runs += [(job, way, seed) for seed in options.seeds for job in ALL_JOBS for way in WAYS]
+    for job, way, seed in runs:
+        if job.name not in options.jobs:
+            continue
+        # A student waits for the teachers that another process trains.
+        name = f"other-tokenizer-{job.name}-{way}-{seed}"
+        with claim(material.work / f"{name}.lock", wait=way.startswith("teacher")) as mine:
+            if mine and not (RESULTS / f"{name}.json").exists():
+                print(f"{time.strftime('%X')} {name}", flush=True)
+                write_json(name, measure(material, job, way, seed))
+
+
+def scores(job: Job, way: str) -> dict[str, float]:
+    """The scores of a way by seed."""
+    found = {}
+    for path in sorted(RESULTS.glob(f"other-tokenizer-{job.name}-{way}-*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found[path.stem.rpartition("-")[2]] = float(content["eval"][job.metric])
+    return found
+
+
+def render() -> str:
+    """Markdown: one row per task and teacher."""
+    lines = [
+        "| task | tokenizer of the teacher | teacher | student alone | distilled | gap closed |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for job in ALL_JOBS:
+        alone = scores(job, "alone")
+        for way, words in (("same", "the student's"), ("other", "another")):
+            theirs, distilled = scores(job, f"teacher-{way}"), scores(job, way)
+            seeds = sorted(alone.keys() & distilled.keys())
+            if not (theirs and seeds):
+                continue
+            top = theirs["0"]
+            closed = [100 * (distilled[s] - alone[s]) / (top - alone[s]) for s in seeds]
+            shown = [f"{mean(one[s] for s in seeds):.1f} ({min(one[s] for s in seeds):.1f}–"
+                     f"{max(one[s] for s in seeds):.1f})" for one in (alone, distilled)]  # fmt: skip
+            cells = [job.title, words, f"{top:.1f}", *shown, f"{mean(closed):.0f} %"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what has no result yet, then write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", action="store_true", help="only write the table, run nothing")
+    parser.add_argument("--data_dir", help="squad/, sst2/ and wnut17/")
+    parser.add_argument("--large_encoder", help="an encoder with the student's tokenizer")
+    parser.add_argument("--other_encoder", help="an encoder with another, such as MPNet")
+    parser.add_argument("--small_encoder", help="the encoder that students start from")
+    parser.add_argument("--work_dir", default="build/other_tokenizer", help="models, locks")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="of each student, instead of its epochs")
+    names = [job.name for job in ALL_JOBS]
+    parser.add_argument("--jobs", nargs="+", default=names, choices=names)
+    options = parser.parse_args()
+    if not options.table:
+        for name in ("data_dir", "large_encoder", "other_encoder", "small_encoder"):
+            if getattr(options, name) is None:
+                parser.error(f"--{name} is needed to run anything")
+        work(options)
+    replace_section("other_tokenizer", render())
+
+
+if __name__ == "__main__":
+    main()
