@@ -98,6 +98,11 @@ def scores(job: Job, way: str) -> dict[str, float]:
     return found
 
 
+def spread(values: list[float]) -> str:
+    """The mean, and the lowest and highest."""
+    return f"{mean(values):.1f} ({min(values):.1f}–{max(values):.1f})"
+
+
 def render() -> str:
     """Markdown: one row per task and teacher."""
     lines = [
@@ -113,8 +118,7 @@ def render() -> str:
                 continue
             top = theirs["0"]
             closed = [100 * (distilled[s] - alone[s]) / (top - alone[s]) for s in seeds]
-            shown = [f"{mean(one[s] for s in seeds):.1f} ({min(one[s] for s in seeds):.1f}–"
-                     f"{max(one[s] for s in seeds):.1f})" for one in (alone, distilled)]  # fmt: skip
+            shown = [spread([one[seed] for seed in seeds]) for one in (alone, distilled)]
             cells = [job.title, words, f"{top:.1f}", *shown, f"{mean(closed):.0f} %"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

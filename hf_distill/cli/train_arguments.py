@@ -32,8 +32,8 @@ class TrainArguments:
     teacher_model: list[str] | None = option(
         help="The model to learn from, fine-tuned for the task: a folder or a Hub id. With another "
         "tokenizer than the student's it reads its own encoding of the texts, and its answers go "
-        "over characters, its tags over words to the student's tokens. Of several, the predictions are averaged (--teacher_weights, "
-        "--teacher_combination)."
+        "over characters, its tags over words to the student's tokens. Of several, the "
+        "predictions are averaged (--teacher_weights, --teacher_combination)."
     )
     teacher_outputs: str | None = option(
         help="Instead of --teacher_model: the folder that `hf-distill cache` wrote for this "
