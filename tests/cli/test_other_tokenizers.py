@@ -42,6 +42,7 @@ def with_other_tokenizer(task: str, source: str, folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", AUTO)
 def test_a_teacher_with_another_tokenizer(
     task: str, program: Program, files: Files, tmp_path: Path
