@@ -3,17 +3,18 @@
 The models may have different tokenizers: of each, only the log-probabilities of the text's own
 tokens are needed, added up over the tokens of a chunk that both tokenizers cut out (approximate
 likelihood matching, ALM: Minixhofer et al. 2025, *Universal Cross-Tokenizer Distillation via
-Approximate Likelihood Matching*, section 3, arXiv 2503.20083). With p the teacher's and q the
-student's probability of a chunk, given the text before it, the loss of the chunk is
+Approximate Likelihood Matching*, arXiv 2503.20083, the binarised f-divergence). With p the
+teacher's and q the student's probability of a chunk, given the text before it, the loss of the
+chunk is
 
     ``T D(Bernoulli(p^(1/T)) ‖ Bernoulli(q^(1/T)))``
 
 where D is any divergence between two distributions (``losses.logits``): the chunk is compared with
 all other text that could have been there. Probabilities of long chunks are tiny; a large T brings
 them into sight. For T → ∞ and ``kl_div`` it becomes ``a log(a/b) - a + b`` between the surprisals
-``a = -log p`` and ``b = -log q``, so the factor T, which the paper does not have, keeps the size of
-gradients when T changes. (Between logits that takes T².) Chunks are compared as they are: the
-paper's correction for what a token tells about the text behind it is not made.
+``a = -log p`` and ``b = -log q``, so the factor T keeps the size of gradients when T changes.
+(Between logits that takes T².) Chunks are compared as they are: the paper's correction for what a
+token tells about the text behind it is not made.
 """
 
 from __future__ import annotations
