@@ -17,7 +17,8 @@ from transformers import BertForTokenClassification
 
 from hf_distill import cache_teacher_outputs
 from hf_distill.alignment import TeacherReader
-from hf_distill.alignment.words import TOKEN_MAP, first_tokens, word_map
+from hf_distill.alignment.words import TOKEN_MAP, WordAlignment, first_tokens, word_map
+from hf_distill.heads import TokenClassificationHead
 from hf_distill.tasks import create_task
 from hf_distill.tasks.options import TaskArguments
 
@@ -162,3 +163,17 @@ def test_words_that_the_teacher_cuts_off_do_not_count() -> None:
     there = [row[TOKEN_MAP][token] >= 0 for token in begins]
     assert any(there) and not all(there) and there == sorted(there, reverse=True)
     assert len(row["teacher_input_ids"]) == 16
+
+
+def test_words_without_a_label_do_not_count() -> None:
+    alignment = WordAlignment(TokenClassificationHead(None))
+    batch = {
+        TOKEN_MAP: torch.tensor([[-1, 2, -1, 1]]),
+        "labels": torch.tensor([[-100, 1, -100, -100]]),
+        "teacher_input_ids": torch.zeros(1, 4, dtype=torch.long),
+    }
+    assert int(alignment.count_rows(batch)) == 1
+    assert alignment.teacher_batch(batch)["labels"].tolist() == [[-100, -100, 1, -100]]
+    del batch["labels"]
+    assert int(alignment.count_rows(batch)) == 2
+    assert alignment.teacher_batch(batch)["labels"].tolist() == [[-100, 0, 0, -100]]
