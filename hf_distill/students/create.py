@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import tempfile
@@ -114,8 +115,8 @@ def create_student(
         seed: of the rows of the calibration data.
 
     Returns:
-        The student, in evaluation mode, in the teacher's precision and on its device.
-        A ``SentenceTransformer`` if the teacher is one.
+        The student, in evaluation mode, in the teacher's precision and on its device; it is fitted
+        on the CPU. A ``SentenceTransformer`` if the teacher is one.
 
     Raises:
         ValueError: the teacher or its family cannot be cut so, a size does not go with another, or
@@ -210,7 +211,10 @@ def create_student(
         )
     changes = narrow != wide or kept is None or len(kept) < len(all_layers)
     fits = changes and (narrow != wide or initialization == "least_squares")
-    calibration = None
+    device, calibration = model.device, None
+    if fits and device.type != "cpu":
+        # Sums are in float64 on the CPU; with everything there, no map meets one elsewhere.
+        model = copy.deepcopy(model).cpu()
     if fits or kept is None:
         if calibration_data is None:
             why = "layers='auto'" if kept is None else "a narrower or fitted student"
@@ -250,7 +254,7 @@ def create_student(
     if trimming is not None:
         student = trimming.of(student)
     module: nn.Module = student
-    module.to(dtype=model.dtype)
+    module.to(device=device, dtype=model.dtype)
     overflown = unfitted(student)
     if overflown:
         raise ValueError(

@@ -505,3 +505,13 @@ def test_half_of_a_real_teacher_already_answers() -> None:
             weight.copy_(whole[tuple(map(slice, weight.shape))])
     assert divergence(student) < 1.0
     assert divergence(first_units) > 3.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("options", [{}, {"num_hidden_layers": 1}])
+def test_a_teacher_on_a_gpu_has_the_same_student_there(options: dict[str, int]) -> None:
+    teacher = model_for(QA, seed=0)
+    expected = narrow(teacher, **options).state_dict()
+    student = narrow(teacher.cuda(), **options)
+    assert {parameter.device.type for parameter in student.parameters()} == {"cuda"}
+    assert all(torch.equal(value.cpu(), expected[n]) for n, value in student.state_dict().items())
