@@ -57,8 +57,8 @@ def peak_mib() -> float:
 
 def measure(shape: str, folder: str, train: str, validation: str) -> dict[str, Any]:
     """Create one student; what it took and how near it is."""
-    teacher = SentenceTransformer(folder, device="cpu")
-    student, found = teacher, {}
+    teacher: Any = SentenceTransformer(folder, device="cpu")
+    student, found = teacher, dict[str, Any]()
     if SHAPES[shape]:
         texts = [text for pair in zip(*rows(train, CALIBRATION), strict=True) for text in pair]
         before, cpu = peak_mib(), time.process_time()
