@@ -48,7 +48,7 @@ def test_another_sweep_does_not_go_on_in_its_folder(
     assert program("sweep", "--config", config_of(free, tmp_path)).status == 0
     Path(files.validation).touch()
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("hf_distill.cli.sweep_plan.file_hash", lambda source: "0" * 64)
+        patches.setattr("hf_distill.cli.sweep_plan.content_hash", lambda source: "0" * 64)
         result = program("sweep", "--config", config_of(options, tmp_path))
     assert "contents.train_file train.json has changed" in result.stderr
 

@@ -18,7 +18,7 @@ from vocabularies import KINDS, SENTENCES
 from zoo import zoo_model
 
 from hf_distill import cache_teacher_outputs, check_pair
-from hf_distill.compatibility.tokenizers import tokenizer_hash
+from hf_distill.compatibility.tokenizers import check_map, tokenizer_hash
 from hf_distill.compatibility.vocabulary_map import VocabularyMap
 from hf_distill.students import trim_vocabulary
 
@@ -300,9 +300,14 @@ def test_wrong_maps_are_refused(tmp_path: Path) -> None:
     assert f"{teacher.config.vocab_size + 8}" in refusal(
         model(task, seed=1, vocab_size=teacher.config.vocab_size + 8), small, part
     )
-    # Of a teacher whose tokenizer is at hand every token is compared.
-    shifted = saved(tmp_path / "teacher", teacher, KINDS["unigram"]())
-    assert "was the id" in refusal(shifted, small, part)
+    # A teacher whose tokenizer is at hand, and is another one, is not read through the map.
+    foreign = saved(tmp_path / "teacher", teacher, KINDS["unigram"]())
+    status, message = finding(check_pair(foreign, small, processing_class=part))
+    assert status == "ok" and "one piece on both sides" in message
+    vocabulary = VocabularyMap.of(part)
+    assert vocabulary is not None
+    with pytest.raises(ValueError, match="was the id"):
+        check_map(vocabulary, KINDS["unigram"](), part, [])
     part.add_tokens(["<new>"])
     assert "added" in refusal(teacher, small, part)
     assert other.config.vocab_size != small.config.vocab_size
