@@ -51,6 +51,8 @@ class Alignment:
     """Columns in addition to the teacher's inputs."""
     optional_columns: ClassVar[frozenset[str]] = frozenset()
     """Those of them that data may lack."""
+    uses_own_tokens_only: ClassVar[bool] = False
+    """Of the teacher's logits only the probabilities of the text's own tokens are used."""
     encoder: ClassVar[str] = "encode_for_teacher"
     """What adds the columns to data."""
 

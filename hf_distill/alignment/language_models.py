@@ -28,6 +28,7 @@ class ChunkAlignment(Alignment):
     """
 
     unit = "chunks of text"
+    uses_own_tokens_only = True
     encoder = "encode_texts_for_teacher"
     token_columns: ClassVar[Mapping[str, TokenColumn]] = {
         CHUNKS: TokenColumn("teacher", None),
@@ -102,6 +103,7 @@ class PieceAlignment(ChunkAlignment):
     """
 
     unit = "words that are one piece on both sides"
+    uses_own_tokens_only = False
 
     def __init__(
         self,

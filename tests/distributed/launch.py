@@ -26,10 +26,16 @@ def launch(script: str, *arguments: str, processes: int) -> forked.Run:
 
 
 def run(
-    directory: Path, cases: dict[str, Any], *, processes: int, batch: int, accumulation: int
+    directory: Path,
+    cases: dict[str, Any],
+    *,
+    processes: int,
+    batch: int,
+    accumulation: int,
+    script: str = "step.py",
 ) -> list[Results]:
-    """What each process of ``step.py`` found."""
+    """What each process of a script found."""
     words = (str(directory), str(batch), str(accumulation), json.dumps(cases))
-    done = launch("step.py", *words, processes=processes)
+    done = launch(script, *words, processes=processes)
     assert done.ok, done.stderr
     return [json.loads((directory / f"rank{r}.json").read_text()) for r in range(processes)]

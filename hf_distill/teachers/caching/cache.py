@@ -183,6 +183,7 @@ def cache_teacher_outputs(
         top_k=top_k,
         hidden_layers=hidden_layers,
         batch_size=batch_size,
+        own_tokens=alignment is not None and alignment.uses_own_tokens_only,
     )
     computer.check_collator()
     hashes = [str(one.weights) for one in live.identities]

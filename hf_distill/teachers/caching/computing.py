@@ -27,6 +27,7 @@ from hf_distill.teachers.columns import (
     describe_model,
     encode,
     identities,
+    largest_with,
     split_rows,
     take_hidden_states,
     take_logits,
@@ -44,7 +45,10 @@ _SAME = 0.01
 
 
 class PartComputer:
-    """Computes what is stored of the rows of a data set."""
+    """Computes what is stored of the rows of a data set.
+
+    With ``own_tokens`` the text's next token is among the ``top_k`` that are stored of a position.
+    """
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class PartComputer:
         top_k: int | None,
         hidden_layers: Sequence[int],
         batch_size: int,
+        own_tokens: bool = False,
     ) -> None:
         self._teacher = teacher
         self._head = head
@@ -69,6 +74,7 @@ class PartComputer:
         self._hidden_layers = tuple(hidden_layers)
         self._asks = MappingProxyType({"output_hidden_states": True} if hidden_layers else {})
         self._batch_size = batch_size
+        self._own_tokens = own_tokens
         self._lengths = row_lengths(inputs)
 
     def check_collator(self) -> None:
@@ -235,6 +241,9 @@ class PartComputer:
         chosen = outputs.get(STORED_IDS)
         if chosen is not None:
             chosen = chosen[positions]
+        elif self._own_tokens and self._top_k is not None:
+            following = batch["input_ids"].roll(-1, dims=1)[positions]
+            chosen = largest_with(following, logits, self._top_k)
         columns = encode(logits, dtype=self._dtype, top_k=self._top_k, stored_ids=chosen)
         found = split_rows(columns, counts)
         if self._hidden_layers:

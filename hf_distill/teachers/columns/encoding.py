@@ -110,6 +110,20 @@ def encode(
     }
 
 
+def largest_with(columns: Tensor, scores: Tensor, k: int) -> Tensor:
+    """Return the columns of the largest scores, ``(rows, k)``; the last gives way to one per row.
+
+    Args:
+        columns: ``(rows,)``, the column that must be among them.
+        scores: ``(rows, columns)``, without NaN.
+        k: how many.
+    """
+    found = stable_topk(scores.float(), k)[1]
+    lacking = (found != columns[:, None]).all(dim=-1)
+    found[lacking, -1] = columns[lacking]
+    return found
+
+
 def stable_topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Find the largest scores of each row, equal ones in the order of their columns.
 
