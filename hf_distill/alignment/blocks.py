@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_distill.alignment.base import INPUT_IDS, PREFIX
@@ -18,8 +19,10 @@ from hf_distill.alignment.chunks import (
 )
 from hf_distill.alignment.encoding import TeacherReader
 from hf_distill.alignment.language_models import CHUNKS, STUDENT_CHUNKS
+from hf_distill.console import log_rank_0
 
 _CONSTANT_INPUTS = {"attention_mask": 1, "token_type_ids": 0}
+_REPORTED_ROWS = 1_000
 
 
 def encode_block_for_teacher(
@@ -130,18 +133,44 @@ def encode_texts_for_teacher(
         num_proc=num_proc,
         desc="Aligning with the teacher's tokens",
     )
-    check_aligned(encoded)
+    report_aligned(encoded, masked=masked)
     return encoded
 
 
-def check_aligned(dataset: Dataset) -> None:
-    """Raise ``ValueError`` if data was encoded for two tokenizers that have nothing in common."""
-    if any(number >= 0 for row in dataset[STUDENT_CHUNKS] for number in row):
-        return
-    raise ValueError(
-        "The two tokenizers never cut a text at the same place, so nothing that the teacher "
-        "predicts can be compared; check teacher_processing_class and the column of the texts."
+def report_aligned(dataset: Dataset, *, masked: bool) -> None:
+    """Write which share of the student's tokens can be compared, in the first rows of data.
+
+    Raises:
+        ValueError: none can.
+    """
+    rows = dataset.select_columns([STUDENT_CHUNKS, CHUNKS])[:_REPORTED_ROWS]
+    compared = np.concatenate(
+        [
+            _once(ours) & np.isin(ours, np.array(theirs)[_once(theirs)])
+            if masked
+            else np.array(ours) >= 0
+            for ours, theirs in zip(rows[STUDENT_CHUNKS], rows[CHUNKS], strict=True)
+        ]
     )
+    if not compared.any():
+        raise ValueError(
+            "The two tokenizers have nothing in common in these texts, so nothing that the teacher "
+            "predicts can be compared; check teacher_processing_class (or --teacher_model) and the "
+            "column of the texts, or choose a teacher with the student's tokenizer."
+        )
+    what = (
+        "one piece on both sides" if masked else "in a chunk of text that both tokenizers cut out"
+    )
+    log_rank_0(
+        f"{compared.mean():.1%} of the student's tokens are {what}; the others are not compared "
+        "with the teacher."
+    )
+
+
+def _once(chunks: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which tokens are alone in their chunk."""
+    numbers, counts = np.unique(chunks, return_counts=True)
+    return np.isin(chunks, numbers[(counts == 1) & (numbers >= 0)])
 
 
 def frame_of(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -20,6 +20,7 @@ from hf_distill.alignment.blocks import (
     encode_block_for_teacher,
     frame_of,
     joined,
+    report_aligned,
     spans_of_texts,
     specials,
     teacher_columns,
@@ -28,6 +29,7 @@ from hf_distill.heads import CausalLMHead, MaskedLMHead
 from hf_distill.heads.base import IGNORED
 from hf_distill.tasks.base import (
     Batch,
+    Encoded,
     Measures,
     Model,
     Rows,
@@ -169,6 +171,13 @@ class LanguageModelingTask(Task):
             return columns
 
         return encode
+
+    def features(self, *args: Any, teacher: TeacherReader | None = None, **options: Any) -> Encoded:
+        """As every task's; with a ``teacher``, write how many tokens can be compared with it."""
+        encoded = super().features(*args, teacher=teacher, **options)
+        if teacher is not None:
+            report_aligned(encoded.features, masked=self.masked)
+        return encoded
 
     def data_collator(self, tokenizer: Tokenizer, model: Model) -> Callable[..., Any]:
         probability = self.options.mlm_probability if self.masked else None

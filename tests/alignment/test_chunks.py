@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from language_models import language_model
 from transformers import PreTrainedTokenizerFast
 from vocabularies import KINDS, SENTENCES
 
+from hf_distill.alignment import TeacherReader
+from hf_distill.alignment.blocks import report_aligned
 from hf_distill.alignment.chunks import (
     UNALIGNED,
     Chunks,
@@ -20,6 +26,9 @@ from hf_distill.alignment.chunks import (
     special_ids,
     token_spans,
 )
+from hf_distill.alignment.language_models import CHUNKS, STUDENT_CHUNKS
+from hf_distill.tasks import create_task
+from hf_distill.tasks.options import TaskArguments
 
 TEXTS = st.one_of(
     st.text(max_size=40),
@@ -171,3 +180,32 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
     with pytest.raises(ValueError, match="use_fast=True"):
         token_spans(Slow(), tokenizer("unigram"))
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["causal", "masked"])
+def test_the_share_of_compared_tokens_is_written_once(
+    masked: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Dataset.from_dict(
+        {
+            # Alone on both sides are 1 and, in the second row, 0.
+            STUDENT_CHUNKS: [[-1, 0, 0, 1, 2, -1], [0, 1, -1, -1]],
+            CHUNKS: [[0, 1, 2, 2], [0, 1, 1]],
+        }
+    )
+    report_aligned(found, masked=masked)
+    written = capsys.readouterr().err
+    assert written.count("%") == 1
+    assert ("20.0%" if masked else "60.0%") in written
+
+
+@pytest.mark.parametrize("task", ["text-generation", "fill-mask"])
+def test_texts_in_which_nothing_is_compared_are_refused_by_the_task(task: str) -> None:
+    ours, theirs = KINDS["word_piece"](), KINDS["byte_level"]()
+    made = create_task(task, TaskArguments())
+    model: Any = language_model("gpt2")
+    for text, fits in ((" ".join(SENTENCES), True), ("ЖЖЩЩ ЪЪ", False)):
+        rows = Dataset.from_dict({"text": [text] * 2})
+        reader = TeacherReader(theirs, 64)
+        with nullcontext() if fits else pytest.raises(ValueError, match="--teacher_model"):
+            made.features(rows, ours, model, training=True, teacher=reader)
