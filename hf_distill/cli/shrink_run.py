@@ -142,7 +142,7 @@ def run_shrink(request: ShrinkRequest) -> ShrinkResult:
 
 def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
     arguments, folder = request.arguments, request.folder
-    steps = Steps(folder, manifest=_STEPS)
+    steps = Steps(folder, manifest=_STEPS, again="--overwrite_output_dir")
     asked = fingerprint([PLAN_FILE], [])
     earlier = read_json(folder / PLAN_FILE, "begin again with --overwrite_output_dir")
     seconds: dict[str, float] = dict(earlier.get("seconds", {}))

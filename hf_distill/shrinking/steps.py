@@ -24,21 +24,29 @@ class Steps:
         folder: where the steps leave their results; made if needed.
         fresh: forget what earlier runs have finished.
         manifest: name of the file that lists the finished steps.
+        again: the option that forgets them, for errors.
 
     Raises:
         ValueError: if the manifest is not the file that this class writes.
     """
 
-    def __init__(self, folder: Path, *, fresh: bool = False, manifest: str = MANIFEST) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fresh: bool = False,
+        manifest: str = MANIFEST,
+        again: str = "--fresh",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._path = folder / manifest
         self._finished: dict[str, str] = {}
         if self._path.exists() and not fresh:
-            finished = read_json(self._path, "start again with --fresh").get("finished")
+            finished = read_json(self._path, f"start again with {again}").get("finished")
             if not isinstance(finished, dict):
                 raise ValueError(
-                    f"{self._path} does not list the finished steps; start again with --fresh."
+                    f"{self._path} does not list the finished steps; start again with {again}."
                 )
             self._finished = finished
 

@@ -130,6 +130,18 @@ def test_a_plan_that_was_not_begun_is_made_again(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_a_damaged_list_of_steps(
+    content: str, program: Program, options: list[str], tmp_path: Path
+) -> None:
+    assert program(*options, "--dry_run").status == 0
+    (tmp_path / "small" / "steps.json").write_text(content)
+    result = program(*options)
+    assert result.status == 2
+    assert "steps.json" in result.stderr and "--overwrite_output_dir" in result.stderr
+    assert "--fresh" not in result.stderr
+
+
 @pytest.mark.slow
 def test_from_python_without_labels_and_validation_data(
     files: Files, teacher: str, tmp_path: Path
