@@ -108,6 +108,7 @@ def encode_texts_for_teacher(
             f"{', '.join(dataset.column_names)}; encode the texts for the student, and keep them."
         )
     reader = TeacherReader(teacher_processing_class, max_length)
+    closing = special_ids(processing_class)
 
     def encode(ids: list[int], text: str, row: int) -> dict[str, list[int]]:
         encoding = processing_class([text], verbose=False)
@@ -116,7 +117,7 @@ def encode_texts_for_teacher(
         # What was cut may end with a special token.
         common = next((i for i, (a, b) in enumerate(zip(ids, own, strict=False)) if a != b), None)
         common = min(len(ids), len(own)) if common is None else common
-        rest = [i for i in ids[common:] if i not in special_ids(processing_class)]
+        rest = [i for i in ids[common:] if i not in closing]
         if rest:
             raise ValueError(
                 f"input_ids of row {row} of the data are not what processing_class makes of its "

@@ -45,7 +45,8 @@ def entries(tokenizer: PreTrainedTokenizerBase) -> dict[tuple[bool, str], int]:
     (bytes), ``▁the`` and ``ing`` (SentencePiece). Special tokens and parts of letters are left out.
     """
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    words = [(token, i) for token, i in vocabulary if i not in {*special_ids(tokenizer)}]
+    special = {*special_ids(tokenizer)}
+    words = [(token, i) for token, i in vocabulary if i not in special]
     mark = max("Ġ", "▁", "##", key=lambda one: sum(t.startswith(one) for t, _ in words))
     bytes_of = decoders.ByteLevel()
     found: dict[tuple[bool, str], int] = {}

@@ -15,7 +15,7 @@ from hf_distill import loading
 from hf_distill.alignment import TeacherReader
 from hf_distill.compatibility import TOKENIZER_FILES, input_limit
 from hf_distill.compatibility.tokenizers import saved_tokenizer
-from hf_distill.compatibility.two_tokenizers import choose_alignment
+from hf_distill.compatibility.two_tokenizers import are_equal, choose_alignment
 from hf_distill.console import log_rank_0
 from hf_distill.tasks import TASKS, create_task, task_of_class
 from hf_distill.tasks.base import Encoded
@@ -148,11 +148,10 @@ def load_teacher_reader(
         ValueError: it is another one, and the task's predictions cannot be aligned.
     """
     theirs, config = saved_tokenizer(source), load_config(source)
-    if theirs is None or config is None:
+    if theirs is None or config is None or are_equal(theirs, tokenizer, task.head(config)):
         return None
     model = load_meta_model(source, task)
-    if choose_alignment(model, task.head(config), tokenizer, theirs) is None:
-        return None
+    choose_alignment(model, task.head(config), tokenizer, theirs)
     return TeacherReader(theirs, input_limit(model))
 
 

@@ -23,6 +23,7 @@ from hf_distill.reports.measurements import measure_latencies
 from hf_distill.shrinking.shapes import Shape, random_model
 from hf_distill.students import create_student
 from hf_distill.tasks.base import Task
+from hf_distill.tasks.tables import evenly_spaced
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -65,13 +66,12 @@ class Workbench:
     ) -> None:
         self.task, self.teacher, self.tokenizer = task, teacher, tokenizer
         self.features = features
-        self._rows = _evenly_spaced(examples, _TIMED_ROWS).to_list()
-        self._held_out = _evenly_spaced(held_out, _COMPARED_ROWS)
+        self._rows = evenly_spaced(examples, _TIMED_ROWS).to_list()
+        self._held_out = evenly_spaced(held_out, _COMPARED_ROWS)
         self._collator = task.data_collator(tokenizer, teacher)
         self._seed, self._batch_size = seed, batch_size
         self._precision: dict[str, Any] = {} if precision is None else {precision: True}
         self._use_cpu = use_cpu
-        self._made: tuple[Shape, PreTrainedModel] | None = None
         self.seconds_to_create: dict[Shape, float] = {}
 
     def time_shapes(self, shapes: Sequence[Shape]) -> dict[Shape, tuple[Latency, Latency]]:
@@ -115,7 +115,6 @@ class Workbench:
         with tempfile.TemporaryDirectory() as folder:
             trainer = self._trainer(student, folder, distillation_loss_weight=1.0, temperature=1.0)
             found = trainer.evaluate()["eval_loss_prediction"]
-        self._made = (shape, student)
         return float(found)
 
     def step_seconds(self, shape: Shape, stage: str) -> float:
@@ -196,8 +195,3 @@ class _Clock(TrainerCallback):
     def median(self) -> float:
         gaps = [end - begin for begin, end in zip(self._ends, self._ends[1:], strict=False)]
         return statistics.median(gaps)
-
-
-def _evenly_spaced(rows: Dataset, most: int) -> Dataset:
-    total = len(rows)
-    return rows if total <= most else rows.select([i * total // most for i in range(most)])
