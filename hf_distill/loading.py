@@ -97,6 +97,14 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTok
     return tokenizer
 
 
+def fewest_tokens(*limits: int | None) -> int | None:
+    """Return the lowest of some limits on the tokens of an input; ``None`` if none is one.
+
+    Tokenizers without a limit have 10**30, and T5's relative positions none (0, -1).
+    """
+    return min((int(n) for n in limits if n and 0 < n < 10**9), default=None)
+
+
 def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
     """Load a model that may lack parts, such as a new head.
 

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_distill.alignment.base import INPUTS, PREFIX
+from hf_distill.loading import fewest_tokens
 
 
 class TeacherReader(NamedTuple):
@@ -20,9 +21,7 @@ class TeacherReader(NamedTuple):
 
     def length(self, wanted: int | None) -> int | None:
         """Return the most tokens of an input, at most ``wanted``; ``None`` for any number."""
-        # Tokenizers without a limit have 10**30.
-        limits = [wanted, self.limit, self.tokenizer.model_max_length]
-        return min((n for n in limits if n and 0 < n < 10**9), default=None)
+        return fewest_tokens(wanted, self.limit, self.tokenizer.model_max_length)
 
     def encode(
         self, texts: Sequence[Sequence[str]], length: int | None, **options: Any

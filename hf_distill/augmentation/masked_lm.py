@@ -14,7 +14,7 @@ from hf_distill.augmentation.masking import MASKINGS, Pass, passes, whole_tokens
 from hf_distill.augmentation.vocabulary import WholeWords
 from hf_distill.augmentation.words import Span
 from hf_distill.compatibility.models import input_limit
-from hf_distill.loading import load_fine_tuned, load_tokenizer
+from hf_distill.loading import fewest_tokens, load_fine_tuned, load_tokenizer
 from hf_distill.teachers.columns.encoding import stable_topk
 
 LONGEST = 512
@@ -250,10 +250,9 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, size: int) -> None:
 
 
 def _longest(wanted: int | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    limits = [n for n in (input_limit(model), tokenizer.model_max_length) if n and 0 < n < 10**9]
-    most = min(limits, default=LONGEST)
+    most = fewest_tokens(input_limit(model), tokenizer.model_max_length) or LONGEST
     if wanted is None:
-        return int(min(most, LONGEST))
+        return min(most, LONGEST)
     if not 8 <= wanted <= most:
         raise ValueError(
             f"longest={wanted} must be at least 8 and at most the {most} tokens that the model "

@@ -31,7 +31,7 @@ from hf_distill.labelling.prompts import EncodedRow, Prompt, default_prompt
 from hf_distill.labelling.scoring import WordScorer, calibrated, label_probabilities
 from hf_distill.labelling.words import LabelWords, check_label_words
 from hf_distill.labelling.work import Work, changes
-from hf_distill.loading import load_teacher, read_config
+from hf_distill.loading import fewest_tokens, load_teacher, read_config
 from hf_distill.restoring import evaluating
 from hf_distill.tasks.columns import checked_texts, is_text
 from hf_distill.tasks.tables import load_table
@@ -275,9 +275,7 @@ def _load(
 
 
 def _longest(model: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
-    # Tokenizers without a limit have 10**30.
-    limits = [input_limit(model), tokenizer.model_max_length]
-    most = min((int(n) for n in limits if n and 0 < n < 10**9), default=None)
+    most = fewest_tokens(input_limit(model), tokenizer.model_max_length)
     if wanted is None:
         return most or 10**9
     if wanted < 2 or (most is not None and wanted > most):

@@ -21,6 +21,7 @@ from transformers import (
 from hf_distill.alignment import TeacherReader
 from hf_distill.compatibility import input_limit
 from hf_distill.heads import TaskHead
+from hf_distill.loading import fewest_tokens
 from hf_distill.tasks.bootstrap import bootstrap
 from hf_distill.tasks.columns import find_column, teacher_cells
 from hf_distill.tasks.errors import TaskDataError
@@ -295,9 +296,7 @@ class Task(ABC):
         """
         option = self.limit.partition(",")[0]
         wanted: int | None = getattr(self.options, option.removeprefix("--"))
-        # Tokenizers without a limit have 10**30, and T5's relative positions none (0, -1).
-        limits = [input_limit(model), tokenizer.model_max_length]
-        most = min((int(n) for n in limits if n and 0 < n < 10**9), default=None)
+        most = fewest_tokens(input_limit(model), tokenizer.model_max_length)
         if wanted is None:
             return self.default_length if most is None else min(self.default_length, most)
         special = tokenizer.num_special_tokens_to_add(pair=pair)
