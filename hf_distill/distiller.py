@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import TrainerState
 
 from hf_distill.alignment import Alignment, BothEncodings
+from hf_distill.alignment.base import same_rows
 from hf_distill.checks import TeacherGuard, check_datasets, check_late_inputs, named_datasets
 from hf_distill.compatibility import check_inputs, check_teacher, input_names, raise_on_errors
 from hf_distill.compatibility.two_tokenizers import choose_alignment
@@ -553,17 +554,8 @@ class Distiller:
             return self.alignment.logits(batch, outputs, teacher_outputs, temperature)
         head = self.head
         assert head is not None
-        student = head.logits(outputs, batch)
-        student, teacher = head.align(student, head.logits(teacher_outputs, batch))
-        if student.shape != teacher.shape:
-            raise ValueError(
-                f"The student's logits have the shape {tuple(student.shape)} and the teacher's "
-                f"{tuple(teacher.shape)} for the same batch; choose a teacher and a student of "
-                "the same task, with the same labels."
-            )
-        return AlignedLogits(
-            student, teacher, head.class_mask(batch), head.row_mask(batch), head.count_rows(batch)
-        )
+        student, teacher = (head.logits(one, batch) for one in (outputs, teacher_outputs))
+        return same_rows(head, batch, student, teacher)
 
     def weighted_loss(
         self, losses: Mapping[str, Tensor], plan: BatchPlan, num_items: Any

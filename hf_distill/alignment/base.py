@@ -20,7 +20,7 @@ from hf_distill.step import AlignedLogits
 PREFIX = "teacher_"
 INPUT_IDS = f"{PREFIX}input_ids"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""What a tokenizer gives; with ``PREFIX`` a column of the teacher's."""
+"""Inputs that tokenizers return; with ``PREFIX`` they are columns of the teacher's."""
 
 Side = Literal["teacher", "student"]
 
@@ -46,7 +46,7 @@ class Alignment:
     """
 
     unit: ClassVar[str | None] = None
-    """By what tokens are aligned, as a report has it: ``characters``, ``words``."""
+    """Unit that tokens are aligned by, for reports: ``characters``, ``words``."""
     token_columns: ClassVar[Mapping[str, TokenColumn]] = {}
     """Columns in addition to the teacher's inputs."""
     optional_columns: ClassVar[frozenset[str]] = frozenset()
@@ -54,7 +54,7 @@ class Alignment:
     uses_own_tokens_only: ClassVar[bool] = False
     """Of the teacher's logits only the probabilities of the text's own tokens are used."""
     encoder: ClassVar[str] = "encode_for_teacher"
-    """What adds the columns to data."""
+    """Name of the function that adds the columns to data."""
 
     def __init__(self, head: TaskHead) -> None:
         self.head = head
@@ -117,12 +117,33 @@ class Alignment:
             temperature: what both are divided by afterwards. Where probabilities move between
                 classes, it is applied before: the logits are ``temperature * log(p)``.
         """
-        head = self.head
-        student = head.logits(student_outputs, batch)
-        theirs = head.logits(teacher_outputs, self.teacher_batch(batch))
-        student, teacher = head.align(student, theirs)
-        rows = self.count_rows(batch)
-        return AlignedLogits(student, teacher, head.class_mask(batch), head.row_mask(batch), rows)
+        student = self.head.logits(student_outputs, batch)
+        teacher = self.head.logits(teacher_outputs, self.teacher_batch(batch))
+        return self.align(batch, student, teacher, temperature)
+
+    def align(
+        self, batch: Batch, student: Tensor, teacher: Tensor, temperature: float
+    ) -> AlignedLogits:
+        """Bring the logits that each model has at its own tokens to the same rows and classes."""
+        return same_rows(self.head, batch, student, teacher)
 
     def check_loss(self, name: str) -> None:
         """Raise ``ValueError`` if a distillation loss makes no sense for aligned logits."""
+
+
+def same_rows(head: TaskHead, batch: Batch, student: Tensor, teacher: Tensor) -> AlignedLogits:
+    """Return logits that are for the same rows, the teacher's in the order of the student's labels.
+
+    Raises:
+        ValueError: their shapes differ.
+    """
+    student, teacher = head.align(student, teacher)
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"The student's logits have the shape {tuple(student.shape)} and the teacher's "
+            f"{tuple(teacher.shape)} for the same batch; choose a teacher and a student of "
+            "the same task, with the same labels."
+        )
+    return AlignedLogits(
+        student, teacher, head.class_mask(batch), head.row_mask(batch), head.count_rows(batch)
+    )

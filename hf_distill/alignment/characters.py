@@ -22,7 +22,7 @@ SEEN = f"{PREFIX}seen"
 LABELS = (f"{PREFIX}start_positions", f"{PREFIX}end_positions")
 
 _LEAST_MASS = 0.01
-"""Where less of a teacher's mass lands on the student's tokens, the rest means nothing."""
+"""Share of a teacher's mass that must land on the student's tokens for the row to count."""
 
 
 class CharacterAlignment(Alignment):
@@ -47,22 +47,16 @@ class CharacterAlignment(Alignment):
         """Return the answers' tokens in the teacher's encoding."""
         return {n.removeprefix(PREFIX): batch[n] for n in LABELS if batch.get(n) is not None}
 
-    def logits(
-        self,
-        batch: Batch,
-        student_outputs: Mapping[str, Tensor],
-        teacher_outputs: Mapping[str, Tensor],
-        temperature: float,
+    def align(
+        self, batch: Batch, student: Tensor, teacher: Tensor, temperature: float
     ) -> AlignedLogits:
-        """Return the student's logits and ``T log p`` of what the teacher says of its tokens."""
-        head, read = self.head, self.teacher_batch(batch)
-        student, theirs = head.logits(student_outputs, batch), head.logits(teacher_outputs, read)
-        padding = head.class_mask(read)
+        """Return the student's logits and ``T log p`` of the teacher's answers at its tokens."""
+        padding = self.head.class_mask(self.teacher_batch(batch))
         if padding is not None:
-            theirs = theirs.masked_fill(~padding, -torch.inf)
+            teacher = teacher.masked_fill(~padding, -torch.inf)
         target = torch.stack((batch[START_MAP], batch[END_MAP]), dim=1)
-        teacher, kept = move_mass(theirs, target, student.shape[-1], temperature=temperature)
-        mask, own = batch[SEEN].bool()[:, None], head.class_mask(batch)
+        teacher, kept = move_mass(teacher, target, student.shape[-1], temperature=temperature)
+        mask, own = batch[SEEN].bool()[:, None], self.head.class_mask(batch)
         mask = mask if own is None else mask & own
         # Not "kept >= …": a teacher's NaN is reported, and not a row to leave out.
         rows = self.count_rows(batch)

@@ -13,7 +13,7 @@ UNALIGNED = -1
 """The chunk of a token that is in none."""
 
 _BLANKS = ("Ġ", "▁")
-"""What byte-level tokenizers and SentencePiece write for a blank."""
+"""Characters that byte-level tokenizers and SentencePiece write for a blank."""
 
 _LONGEST_GAP = 1
 """Characters that one side may leave out: the blank in front of a word, an accent."""
@@ -39,7 +39,7 @@ class TokenSpans(NamedTuple):
 
 
 class Chunks(NamedTuple):
-    """Which tokens of student and teacher stand for the same part of a text."""
+    """Tokens of student and teacher by the part of a text that they stand for."""
 
     student: NDArray[np.int64]
     """``(tokens,)``: the chunk of each token, from 0 in the order of the text; ``UNALIGNED``."""

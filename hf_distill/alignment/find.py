@@ -1,4 +1,4 @@
-"""Which alignment a task has."""
+"""Choose the alignment of a task."""
 
 from __future__ import annotations
 

@@ -43,33 +43,21 @@ class ChunkAlignment(Alignment):
         """Count the chunks whose probabilities are compared."""
         return self._row_mask(batch).sum()
 
-    def logits(
-        self,
-        batch: Batch,
-        student_outputs: Mapping[str, Tensor],
-        teacher_outputs: Mapping[str, Tensor],
-        temperature: float,
+    def align(
+        self, batch: Batch, student: Tensor, teacher: Tensor, temperature: float
     ) -> AlignedLogits:
         """Return the logits of "this chunk" and "other text", ``(batch, chunks, 2)``."""
         row_mask, count = self._row_mask(batch), _most_chunks(batch)
         sides = (
-            (student_outputs, batch, batch[STUDENT_CHUNKS]),
-            (teacher_outputs, self.teacher_batch(batch), batch[CHUNKS]),
+            (student, batch["input_ids"], batch[STUDENT_CHUNKS]),
+            (teacher, batch[INPUT_IDS], batch[CHUNKS]),
         )
         student, teacher = (
-            binarised(self._log_probs(outputs, own, chunks, count), temperature)
-            for outputs, own, chunks in sides
+            binarised(_chunk_log_probs(*side, count), temperature) for side in sides
         )
         return AlignedLogits(
             student, teacher, None, row_mask, row_mask.sum(), factor=1 / temperature
         )
-
-    def _log_probs(
-        self, outputs: Mapping[str, Tensor], batch: Batch, chunks: Tensor, count: int
-    ) -> Tensor:
-        logits, following = self.head.logits(outputs, batch), chunks[:, 1:]
-        log_probs = token_log_probs(logits, batch["input_ids"][:, 1:], following >= 0)
-        return chunk_sums(log_probs, following, count)
 
     def _row_mask(self, batch: Batch) -> Tensor:
         """Bool, ``(batch, chunks)``: the chunks that are there and have no token without label."""
@@ -125,16 +113,10 @@ class PieceAlignment(ChunkAlignment):
         """Return the teacher's tokens that are hidden."""
         return {"labels": batch[INPUT_IDS].masked_fill(~self._hidden(batch), IGNORED)}
 
-    def logits(
-        self,
-        batch: Batch,
-        student_outputs: Mapping[str, Tensor],
-        teacher_outputs: Mapping[str, Tensor],
-        temperature: float,
+    def align(
+        self, batch: Batch, student: Tensor, teacher: Tensor, temperature: float
     ) -> AlignedLogits:
         """Return the logits of the shared entries, ``(batch, length, shared)``."""
-        student = self.head.logits(student_outputs, batch)
-        teacher = self.head.logits(teacher_outputs, self.teacher_batch(batch))
         ours, theirs = (ids.to(student.device) for ids in self._entries)
         row_mask = self._row_mask(batch)
         places = _positions(batch[CHUNKS], batch[STUDENT_CHUNKS], _most_chunks(batch))
@@ -169,6 +151,12 @@ class PieceAlignment(ChunkAlignment):
 
     def check_loss(self, name: str) -> None:
         """Refuse nothing: these are logits."""
+
+
+def _chunk_log_probs(logits: Tensor, token_ids: Tensor, chunks: Tensor, count: int) -> Tensor:
+    following = chunks[:, 1:]
+    log_probs = token_log_probs(logits, token_ids[:, 1:], following >= 0)
+    return chunk_sums(log_probs, following, count)
 
 
 def _most_chunks(batch: Batch) -> int:

@@ -42,19 +42,12 @@ class WordAlignment(Alignment):
         """Count the words of both sides that have a label, or all where there are none."""
         return self._counts(batch).sum()
 
-    def logits(
-        self,
-        batch: Batch,
-        student_outputs: Mapping[str, Tensor],
-        teacher_outputs: Mapping[str, Tensor],
-        temperature: float,
+    def align(
+        self, batch: Batch, student: Tensor, teacher: Tensor, temperature: float
     ) -> AlignedLogits:
         """Return the teacher's logits of each word at the student's first token of it."""
-        head = self.head
-        student = head.logits(student_outputs, batch)
-        theirs = head.logits(teacher_outputs, self.teacher_batch(batch))
-        target = batch[TOKEN_MAP].clamp(min=0)[..., None].expand(-1, -1, theirs.shape[-1])
-        student, teacher = head.align(student, theirs.gather(1, target))
+        target = batch[TOKEN_MAP].clamp(min=0)[..., None].expand(-1, -1, teacher.shape[-1])
+        student, teacher = self.head.align(student, teacher.gather(1, target))
         counts = self._counts(batch)
         return AlignedLogits(student, teacher, None, counts, counts.sum())
 

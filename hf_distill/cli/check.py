@@ -150,7 +150,7 @@ def _batches(
         collator = task.data_collator(tokenizer, model)
         if reader is not None:
             alignment = find_alignment(task.head(model.config), tokenizer, reader.tokenizer)
-            assert alignment is not None  # there is no reader without one
+            assert alignment is not None  # a reader always has one
             known |= alignment.columns
             collator = BothEncodings(collator, reader.tokenizer, alignment)
         features = features.remove_columns([n for n in features.column_names if n not in known])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples:
-  which of two words would the model go on with?
+  ask which of two words the model continues with
     hf-distill label --teacher_model LANGUAGE_MODEL --train_file reviews.csv \\
         --label_words negative=negative,bad positive=positive,good \\
         --prompt 'Review: {text} Sentiment:' --chat no --calibrate --output_path labelled.jsonl
@@ -185,7 +185,7 @@ def run(argv: Sequence[str]) -> None:
 def _gold(
     task: TextClassificationTask, table: Dataset, labels: Sequence[str]
 ) -> tuple[Dataset, list[int]] | None:
-    """Return rows and the numbers of their gold labels; ``None`` where there are no such labels.
+    """Return rows and the numbers of their gold labels; ``None`` if the data has none.
 
     Raises:
         TaskDataError: a gold label is not among the labels; names the row.

@@ -67,7 +67,7 @@ def trim_vocabulary(
 
     Raises:
         ValueError: tokenizer or model is of a kind that cannot be trimmed, they do not fit
-            together, there are no texts, or a text would be encoded differently; names the text.
+            together, texts are missing, or a text would be encoded differently; names the text.
     """
     trimming = Trimming(model, processing_class, texts, keep_characters=keep_characters)
     return trimming.of(model), trimming.tokenizer
