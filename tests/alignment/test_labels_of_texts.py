@@ -12,7 +12,8 @@ from other_ids import TEXTS, losses, run, shuffled, tokenizer, trained, with_oth
 from transformers import BertForSequenceClassification
 
 from hf_distill import cache_teacher_outputs
-from hf_distill.alignment import encode_for_teacher
+from hf_distill.alignment import Alignment, encode_for_teacher
+from hf_distill.heads import MultipleChoiceHead
 
 KINDS = {
     "one label": ({"num_labels": 3}, [0, 1, 2, 0, 2, 1, 0, 1], {}),
@@ -126,3 +127,14 @@ def test_layers_of_different_tokens_are_refused(tmp_path: Path) -> None:
             teacher_processing_class=others,
             hidden_states_loss_weight=1.0,
         )
+
+
+def test_logits_of_another_shape_are_refused() -> None:
+    batch = {
+        "input_ids": torch.ones(2, 3, 4, dtype=torch.long),
+        "teacher_input_ids": torch.ones(2, 3, 5, dtype=torch.long),
+        "labels": torch.tensor([0, 1]),
+    }
+    student, teacher = {"logits": torch.zeros(2, 3)}, {"logits": torch.zeros(2, 4)}
+    with pytest.raises(ValueError, match=r"\(2, 3\) and the teacher's \(2, 4\)"):
+        Alignment(MultipleChoiceHead()).logits(batch, student, teacher, 1.0)
