@@ -8,7 +8,8 @@ started again, and several processes can share the work:
 
     export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=4294967296 \
         MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
-    python benchmarks/created_students.py --data_dir DIR --squad_teacher DIR --large_encoder DIR
+    python benchmarks/created_students.py --data_dir DIR --squad_teacher DIR --large_encoder DIR \
+        --small_encoder DIR
     python benchmarks/created_students.py --table
 """
 
@@ -18,16 +19,20 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from created_students_table import STUDENTS, WAYS, render
 from report import RESULTS, circumstances, replace_section, write_json
 from squad_distillation import claim
 from squad_stages import write_sample
 from task_distillation import COMMON, JOBS, Job, Material, execute, run_command
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, set_seed
 
 from hf_distill import create_student
 from hf_distill.loading import load_teacher
@@ -51,7 +56,24 @@ SQUAD = Job(
     "--train_sampling_strategy group_by_length",
     None,
 )
-ALL_JOBS = (SQUAD, *(job for job in JOBS if job.name != "wikitext"))
+
+ALL_QUESTIONS = replace(
+    SQUAD,
+    name="squad-all",
+    title="SQuAD, all 11,691 questions, F1",
+    data=SQUAD.data.replace("{work}/train-2000.json", "squad/train-v1.1.json.gz"),
+)
+OTHERS = [
+    replace(job, student=f"{job.student} --train_sampling_strategy group_by_length")
+    for job in JOBS
+    if job.name != "wikitext"
+]
+ALL_JOBS = (SQUAD, *OTHERS, ALL_QUESTIONS)
+STEPS = {"squad": 200, "sst2": 300, "wnut17": 300, "squad-all": 1500}
+"""Of all stages."""
+
+LONG = ("6x192", "3x384-fitted", "3x192")
+"""The students that also learn from all questions, in two stages."""
 
 
 class Created(Material):
@@ -64,7 +86,7 @@ class Created(Material):
             if job is SQUAD and not sample.exists():
                 write_sample(Path(self.options.data_dir) / "squad", sample, SQUAD_QUESTIONS)
             teacher = Path(self.teacher(job))
-            if job is SQUAD:
+            if job in (SQUAD, ALL_QUESTIONS):
                 shutil.copytree(self.options.squad_teacher, teacher, dirs_exist_ok=True)
             elif not (teacher / "metrics.json").exists():
                 execute(job, "teacher", 0, self)
@@ -88,7 +110,16 @@ class Created(Material):
         folder = self.work / f"{job.name}-{name}-{seed}"
         facts = folder / "created.json"
         with claim(folder.with_suffix(".lock"), wait=True):
-            if not facts.exists():
+            options = STUDENTS[name].options
+            if not facts.exists() and options is None:
+                set_seed(seed)
+                made = OTHER_STUDENTS[name](job, self)
+                made.save_pretrained(folder)
+                AutoTokenizer.from_pretrained(self.teacher(job)).save_pretrained(folder)
+                facts.write_text(
+                    json.dumps({"parameters": made.num_parameters(), "cpu_seconds": None})
+                )
+            elif not facts.exists() and options is not None:
                 source, typed = self.teacher(job), self.pairs(job)
                 tokenizer = AutoTokenizer.from_pretrained(source)
                 task = create_task(
@@ -103,7 +134,6 @@ class Created(Material):
                 )
                 examples = task.load_data(typed["--train_file"], labelled=False)
                 data = task.features(examples, tokenizer, teacher, training=True, labelled=False)
-                options = STUDENTS[name].options
                 copied = options.get("initialization") == "copy"
                 cpu = time.process_time()
                 student = create_student(teacher, **options, seed=seed,
@@ -167,6 +197,37 @@ class Created(Material):
         }  # fmt: skip
 
 
+def _narrow(job: Job, material: Created, *, copied: bool) -> Any:
+    """The teacher at half its width: new weights, or the first units of each of its own."""
+    model: Any = getattr(transformers, create_task(job.task, TaskArguments()).head.auto_model)
+    teacher = model.from_pretrained(material.teacher(job), dtype=torch.float32)
+    config = teacher.config
+    config.hidden_size, config.intermediate_size = 192, config.intermediate_size // 2
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0
+    narrow = model.from_config(config)
+    wide = dict(teacher.named_parameters())
+    with torch.no_grad():
+        for name, weight in narrow.named_parameters() if copied else ():
+            weight.copy_(wide[name][tuple(slice(size) for size in weight.shape)])
+    return narrow
+
+
+def _small_encoder(job: Job, material: Created) -> Any:
+    model: Any = getattr(transformers, create_task(job.task, TaskArguments()).head.auto_model)
+    names = AutoConfig.from_pretrained(material.teacher(job))
+    return model.from_pretrained(
+        material.options.small_encoder, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
+        id2label=names.id2label, label2id=names.label2id,
+    )  # fmt: skip
+
+
+OTHER_STUDENTS: dict[str, Callable[[Job, Created], Any]] = {
+    "6x192-random": partial(_narrow, copied=False),
+    "6x192-first-units": partial(_narrow, copied=True),
+    "3x384-apart": _small_encoder,
+}
+
+
 def _logged_losses(folder: Path) -> list[dict[str, float]]:
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     return [{"step": entry["step"], "loss": entry["loss"]}
@@ -179,7 +240,7 @@ def latencies(material: Created) -> dict[str, Any]:
         material.options.squad_teacher, dtype=torch.float32
     )
     sizes: dict[str, Any] = {"teacher": teacher}
-    for name in STUDENTS:
+    for name in (name for name, student in STUDENTS.items() if student.options is not None):
         config = AutoModelForQuestionAnswering.from_pretrained(
             material.create(SQUAD, name, 0)[0]
         ).config
@@ -211,10 +272,13 @@ def plan(options: argparse.Namespace) -> list[tuple[Job, str, str, int, int]]:
             if job.name not in options.jobs:
                 continue
             runs += [(job, "teacher", "trained", 0, 0)] if seed == options.seeds[0] else []
+            names, ways = (LONG, ["stages"]) if job is ALL_QUESTIONS else (STUDENTS, list(WAYS))
+            steps = options.steps or STEPS[job.name]
             runs += [
-                (job, name, way, 0 if way == "untrained" else options.steps, seed)
-                for way in WAYS
-                for name in STUDENTS
+                (job, name, way, 0 if way == "untrained" else steps, seed)
+                for way in ways
+                for name in names
+                if way != "stages" or STUDENTS[name].options is not None
             ]
     return runs
 
@@ -232,27 +296,32 @@ def work(options: argparse.Namespace) -> None:
     write_json("created-latency", latencies(material))
 
 
-def main() -> None:
-    """Run what has no result yet, then write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add where material is, and which tasks and seeds are run."""
     parser.add_argument("--table", action="store_true", help="only write the table, run nothing")
-    parser.add_argument("--latency", action="store_true", help="measure latencies alone")
-    parser.set_defaults(small_encoder=None)
+    parser.add_argument("--small_encoder", help="a BERT encoder of 3 × 384, trained apart")
     parser.add_argument("--data_dir", help="squad/, sst2/ and wnut17/")
     parser.add_argument("--squad_teacher", help="a question-answering BERT of 6 × 384")
     parser.add_argument("--large_encoder", help="a BERT encoder of 6 × 384 without head")
     parser.add_argument("--work_dir", default="build/created_students", help="models, locks")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=600, help="of all stages")
     names = [job.name for job in ALL_JOBS]
     parser.add_argument("--jobs", nargs="+", default=names, choices=names)
+
+
+def main() -> None:
+    """Run what has no result yet, then write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    parser.add_argument("--latency", action="store_true", help="measure latencies alone")
+    parser.add_argument("--steps", type=int, help="of all stages, instead of each job's own")
     options = parser.parse_args()
     if options.latency:
         write_json("created-latency", latencies(Created(options)))
     elif not options.table:
-        for name in ("data_dir", "squad_teacher", "large_encoder"):
+        for name in ("data_dir", "squad_teacher", "large_encoder", "small_encoder"):
             if getattr(options, name) is None:
                 parser.error(f"--{name} is needed to run anything")
         work(options)

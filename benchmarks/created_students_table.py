@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from report import RESULTS
@@ -16,8 +16,8 @@ class Student:
     """One way of making a student from its teacher."""
 
     title: str
-    options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of ``create_student``."""
+    options: dict[str, Any] | None = None
+    """Arguments of ``create_student``; ``None`` for a student that it does not make."""
 
 
 _FITTED: dict[str, Any] = {"initialization": "least_squares"}
@@ -27,6 +27,9 @@ STUDENTS = {
     "3x192": Student("3 × 192, least squares", {"num_hidden_layers": 3, "hidden_size": 192}),
     "6x288": Student("6 × 288, least squares", {"hidden_size": 288}),
     "3x384-fitted": Student("3 × 384, least squares", {"num_hidden_layers": 3, **_FITTED}),
+    "3x384-apart": Student("3 × 384, an encoder trained apart, new head"),
+    "6x192-first-units": Student("6 × 192, the first units of each weight"),
+    "6x192-random": Student("6 × 192, new weights"),
 }
 """The most telling ones first."""
 
@@ -58,7 +61,7 @@ def _task(job: str, title: str, metric: str) -> str:
 
 
 def _trained(job: str, title: str, metric: str, steps: int) -> str:
-    (teacher,) = _scores(job, "teacher", "trained", 0, metric)
+    (teacher,) = _scores(job.removesuffix("-all"), "teacher", "trained", 0, metric)
     lines = [
         f"**{title}**, {steps} steps; teacher {teacher:.1f}. In parentheses: range, and number of "
         "seeds:\n",
@@ -87,7 +90,7 @@ def _sizes() -> str:
     timed = " | ".join(f"ms, {batch.replace('x', ' × ')}" for batch in batches)
     lines = [f"| model | parameters, millions | {timed} |", f"|---|---|{'---|' * len(batches)}"]
     titles = {"teacher": "teacher, 6 × 384", **{k: s.title for k, s in STUDENTS.items()}}
-    for name, title in titles.items():
+    for name, title in ((name, titles[name]) for name in found["ms"]):
         times = " | ".join(f"{found['ms'][name][batch]:.1f}" for batch in batches)
         lines.append(f"| {title} | {found['parameters'][name] / 1e6:.1f} | {times} |")
     return "\n".join(lines) + "\n"

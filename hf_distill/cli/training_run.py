@@ -31,6 +31,7 @@ from hf_distill.cli.loading import (
     load_trained_model,
     show_data,
 )
+from hf_distill.cli.precision import faster_attention
 from hf_distill.cli.progress import ChosenLayers, StageProgress
 from hf_distill.cli.run_folder import PICTURES, REPLICATES, SAMPLES
 from hf_distill.cli.teacher_column import check_column_task, column_config, read_column
@@ -188,6 +189,7 @@ def _load_student(request: Request, **options: Any) -> PreTrainedModel:
         request.begins_with or request.run.student_model,
         dtype=torch.float32,
         ignore_mismatched_sizes="num_labels" in options,
+        **faster_attention(request.args),
         **options,
     )
     if new:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 
 from hf_distill.cli import demo, precision
 from hf_distill.cli.precision import bfloat16_pays
+from hf_distill.trainer import DistillationTrainer
 
 
 @pytest.mark.parametrize(
@@ -81,3 +84,41 @@ def test_a_training_that_bfloat16_makes_slower(
     # Once in a process: a sweep has many trainings.
     assert said == ([1, 0] if told else [0, 0])
     precision._warn_if_bfloat16_is_slow.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("options", "attention"),
+    [
+        (["--bf16"], "eager"),
+        ([], "sdpa"),
+        # Teacher and student have to attend in the same way to be compared.
+        (["--bf16", "--stage", "intermediate", "--attention_loss", "relations"], "sdpa"),
+        (["--bf16", "--stage", "intermediate"], "eager"),
+    ],
+)
+def test_attention_that_trains_faster(
+    options: list[str],
+    attention: str,
+    files: Files,
+    program: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = []
+    train = DistillationTrainer.train
+
+    def noted(self: DistillationTrainer, *arguments: Any, **named: Any) -> Any:
+        used.append(self.model.config._attn_implementation)
+        return train(self, *arguments, **named)
+
+    monkeypatch.setattr(DistillationTrainer, "train", noted)
+    monkeypatch.setattr(precision, "_bfloat16_slowness", lambda: 1.0)
+    result = program(
+        *("train", "--task", "question-answering", "--use_cpu", "--report_to", "none"),
+        *("--teacher_model", files.models["teacher"], "--train_file", files.train),
+        *("--student_model", files.models["student_alone"], "--max_steps", "1", *WINDOWS),
+        *(*options, "--output_dir", str(tmp_path / "student")),
+    )
+    assert (result.status, used) == (0, [attention]), result.stderr
+    saved = json.loads((tmp_path / "student" / "config.json").read_text(encoding="utf-8"))
+    assert not any("attn" in name for name in saved)

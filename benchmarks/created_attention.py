@@ -1,0 +1,131 @@
+"""Attention losses with a student created from its teacher: the runs behind RESULTS.md.
+
+The student of half the width keeps the teacher's heads and begins in its basis (6 × 192 of
+``created_students.py``, which must have made it). Each row is a way of spending the first steps;
+the prediction layer follows. Started, stopped and resumed as ``created_students.py``, with its
+options:
+
+    python benchmarks/created_attention.py --data_dir DIR --squad_teacher DIR --large_encoder DIR \
+        --small_encoder DIR
+    python benchmarks/created_attention.py --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from created_students import ALL_JOBS, STEPS, Created, add_options
+from report import RESULTS, circumstances, replace_section, write_json
+from squad_distillation import claim
+from squad_table import spread
+from task_distillation import Job
+
+STUDENT = "6x192"
+LAST = ("--layer_mapping", "6:6")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of training."""
+
+    title: str
+    stages: tuple[tuple[float, tuple[str, ...]], ...]
+    """Of each first stage: its share of the steps of the prediction layer, and its options."""
+
+
+def _with(loss: str) -> Row:
+    options = (*LAST, "--attention_loss", loss)
+    return Row(f"hidden states and attention {loss}, last layer", ((1, options),))
+
+
+def _after(loss: str) -> Row:
+    options = (*LAST, "--attention_loss", loss, "--hidden_states_loss_weight", "0")
+    return Row(
+        f"hidden states, then attention {loss} of the last layer", ((0.5, ()), (0.5, options))
+    )
+
+
+ROWS = {
+    "hidden": Row("hidden states, all layers", ((1, ()),)),
+    "hidden-last": Row("hidden states, last layer", ((1, LAST),)),
+    **{f"with-{loss}": _with(loss) for loss in ("scores", "probabilities", "relations")},
+    **{f"after-{loss}": _after(loss) for loss in ("scores", "probabilities", "relations")},
+    "hidden-longer": Row("hidden states, all layers, three times as long", ((3, ()),)),
+    "relations-longer": Row(
+        "hidden states and attention relations, last layer, three times as long",
+        ((3, (*LAST, "--attention_loss", "relations")),),
+    ),
+}
+
+
+def measure(material: Created, job: Job, name: str, seed: int) -> dict[str, Any]:
+    """Train by the commands of a row, and return its scores."""
+    student, _ = material.create(job, STUDENT, seed)
+    last, cpu = STEPS[job.name] // 2, time.process_time()
+    first = 0
+    for number, (share, options) in enumerate(ROWS[name].stages):
+        output = material.work / f"attention-{job.name}-{name}-{seed}-{number}"
+        steps = round(share * last)
+        material.train(
+            job, student, output, seed, "--stage", "intermediate", "--max_steps", str(steps),
+            "--teacher_model", material.teacher(job), *options,
+        )  # fmt: skip
+        student, first = output, first + steps
+    scores = material.train(
+        job, student, material.work / f"attention-{job.name}-{name}-{seed}", seed,
+        "--max_steps", str(last), "--teacher_outputs", material.outputs(job),
+        *job.distillation.split(),
+    )  # fmt: skip
+    return {
+        "job": job.name, "row": name, "seed": seed, "steps": [first, last], "eval": scores["eval"],
+        "cpu_seconds": round(time.process_time() - cpu, 1), **circumstances(),
+    }  # fmt: skip
+
+
+def render(jobs: list[Job]) -> str:
+    """Return a table with a column for each task."""
+    lines = [
+        f"| first steps | {' | '.join(job.title for job in jobs)} |",
+        f"|---|{'---|' * len(jobs)}",
+    ]
+    for name, row in ROWS.items():
+        cells = []
+        for job in jobs:
+            found = [
+                json.loads(path.read_text(encoding="utf-8"))["eval"][job.metric]
+                for path in sorted(RESULTS.glob(f"attention-{job.name}-{name}-[0-9].json"))
+            ]
+            cells.append(f"{spread(found)} ({len(found)})" if found else "–")
+        lines.append(f"| {row.title} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what has no result yet, then write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    parser.set_defaults(jobs=["sst2", "squad"])
+    options = parser.parse_args()
+    jobs = [job for job in ALL_JOBS if job.name in options.jobs]
+    if not options.table:
+        material = Created(options)
+        for seed in options.seeds:
+            for job in jobs:
+                for name in ROWS:
+                    result = f"attention-{job.name}-{name}-{seed}"
+                    with claim(material.work / f"{result}.run.lock") as mine:
+                        if mine and not (RESULTS / f"{result}.json").exists():
+                            print(f"{time.strftime('%X')} {result}", flush=True)
+                            material.prepare(job)
+                            write_json(result, measure(material, job, name, seed))
+    replace_section("created_attention", render(jobs))
+
+
+if __name__ == "__main__":
+    main()
