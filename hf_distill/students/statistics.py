@@ -34,15 +34,18 @@ class Statistics:
         """Sums over tokens: norms of the heads, squares of the neurons."""
         self.batches: list[int] = []
         """Tokens in each batch."""
-        for batch in tqdm(calibration, desc="Teacher", total=calibration.batches, leave=False):
+        bar = tqdm(total=least, desc="Teacher", unit="token", leave=False)
+        for batch in calibration:
             state = teacher.runner.embed(batch)
             mask = teacher.tokens(batch, state)
             self.batches.append(int(mask.sum()))
             self._add(0, state[mask])
             for index in range(layers):
                 state = self._layer(teacher, batch, index, state, mask)
-            if sum(self.batches) >= least:
+            bar.update(min(self.batches[-1], least - bar.n))
+            if bar.n == least:
                 break
+        bar.close()
         calibration.batches = len(self.batches)
 
     @property
