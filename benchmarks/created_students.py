@@ -278,7 +278,8 @@ def plan(options: argparse.Namespace) -> list[tuple[Job, str, str, int, int]]:
                 (job, name, way, 0 if way == "untrained" else steps, seed)
                 for way in ways
                 for name in names
-                if way != "stages" or STUDENTS[name].options is not None
+                if STUDENTS[name].options is not None
+                or (way != "stages" and seed == options.seeds[0])
             ]
     return runs
 

@@ -296,6 +296,16 @@ class DistillationTrainingArguments(TrainingArguments):
         )
 
     @property
+    def faster_attention(self) -> str | None:
+        """The ``attn_implementation`` in which a student trains faster than in its own, if any.
+
+        In bfloat16 on a CPU, the backward pass of SDPA is slower than that of eager attention.
+        Attention losses keep the model's own: teacher and student have to attend in the same way.
+        """
+        slow = self.bf16 and self.device.type == "cpu"
+        return "eager" if slow and not self.intermediate_weights["attention"] else None
+
+    @property
     def intermediate_weights(self) -> dict[str, float]:
         """What each loss between intermediate layers is multiplied by."""
         hidden_states, attention = self.hidden_states_loss_weight, self.attention_loss_weight

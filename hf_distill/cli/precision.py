@@ -1,4 +1,4 @@
-"""Choose the precision and the attention that train faster on this machine."""
+"""Choose the precision that trains faster on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from transformers import TrainingArguments
 
 from hf_distill.console import log_rank_0
-from hf_distill.training_args import DistillationTrainingArguments
 
 _CLEARLY_FASTER = 0.8
 """bfloat16's time as a share of float32's: below both's noise, so that a second run of the demo
@@ -28,18 +27,6 @@ def bfloat16_pays() -> bool:
     slowly.
     """
     return torch.accelerator.is_available() or _bfloat16_slowness() < _CLEARLY_FASTER
-
-
-def faster_attention(args: DistillationTrainingArguments) -> dict[str, str]:
-    """Return the ``attn_implementation`` to load a student with, or nothing.
-
-    In bfloat16 on a CPU, torch's fused attention loses more in its backward pass than it gains
-    (``benchmarks/cpu_attention.py``). Attention losses keep the model's own choice: teacher and
-    student have to attend in the same way.
-    """
-    compares_attention = args.intermediate_weights["attention"] > 0
-    slow = args.bf16 and args.device.type == "cpu" and not compares_attention
-    return {"attn_implementation": "eager"} if slow else {}
 
 
 def warn_if_bfloat16_is_slow(args: TrainingArguments) -> None:

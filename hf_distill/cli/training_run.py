@@ -31,7 +31,6 @@ from hf_distill.cli.loading import (
     load_trained_model,
     show_data,
 )
-from hf_distill.cli.precision import faster_attention
 from hf_distill.cli.progress import ChosenLayers, StageProgress
 from hf_distill.cli.run_folder import PICTURES, REPLICATES, SAMPLES
 from hf_distill.cli.teacher_column import check_column_task, column_config, read_column
@@ -184,12 +183,14 @@ def _model_options(request: Request, examples: Dataset, labelled: bool) -> dict[
 def _load_student(request: Request, **options: Any) -> PreTrainedModel:
     # Before the student: its new head begins the same with and without a teacher.
     set_seed(request.args.seed)
+    attention = request.args.faster_attention
+    if attention is not None:
+        options["attn_implementation"] = attention
     student, new = load_model(
         request.task.head.auto_model,
         request.begins_with or request.run.student_model,
         dtype=torch.float32,
         ignore_mismatched_sizes="num_labels" in options,
-        **faster_attention(request.args),
         **options,
     )
     if new:

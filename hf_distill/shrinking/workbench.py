@@ -129,6 +129,8 @@ class Workbench:
             options["distillation_loss_weight"] = 1.0
         with tempfile.TemporaryDirectory() as folder:
             trainer = self._trainer(student, folder, **options)
+            if trainer.args.faster_attention is not None:
+                student.set_attn_implementation(trainer.args.faster_attention)
             trainer.add_callback(clock)
             trainer.train()
         return clock.median()
