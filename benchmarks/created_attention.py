@@ -49,12 +49,14 @@ def _after(loss: str) -> Row:
     )
 
 
+HIDDEN = "hidden states, all layers"
+"""The row that ``created_students.py`` has run."""
+
 ROWS = {
-    "hidden": Row("hidden states, all layers", ((1, ()),)),
     "hidden-last": Row("hidden states, last layer", ((1, LAST),)),
     **{f"with-{loss}": _with(loss) for loss in ("scores", "probabilities", "relations")},
     **{f"after-{loss}": _after(loss) for loss in ("scores", "probabilities", "relations")},
-    "hidden-longer": Row("hidden states, all layers, three times as long", ((3, ()),)),
+    "hidden-longer": Row(f"{HIDDEN}, three times as long", ((3, ()),)),
     "relations-longer": Row(
         "hidden states and attention relations, last layer, three times as long",
         ((3, (*LAST, "--attention_loss", "relations")),),
@@ -92,15 +94,17 @@ def render(jobs: list[Job]) -> str:
         f"| first steps | {' | '.join(job.title for job in jobs)} |",
         f"|---|{'---|' * len(jobs)}",
     ]
-    for name, row in ROWS.items():
+    rows = {HIDDEN: f"created-{{}}-{STUDENT}-stages-{{}}-[0-9].json"}
+    rows |= {row.title: f"attention-{{}}-{name}-[0-9].json" for name, row in ROWS.items()}
+    for title, pattern in rows.items():
         cells = []
         for job in jobs:
             found = [
                 json.loads(path.read_text(encoding="utf-8"))["eval"][job.metric]
-                for path in sorted(RESULTS.glob(f"attention-{job.name}-{name}-[0-9].json"))
+                for path in sorted(RESULTS.glob(pattern.format(job.name, STEPS[job.name])))
             ]
             cells.append(f"{spread(found)} ({len(found)})" if found else "–")
-        lines.append(f"| {row.title} | {' | '.join(cells)} |")
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
