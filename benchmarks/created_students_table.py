@@ -56,7 +56,9 @@ def _scores(job: str, student: str, way: str, steps: int, metric: str) -> list[f
 
 
 def _task(job: str, title: str, metric: str) -> str:
-    all_steps = {int(path.stem.split("-")[-2]) for path in RESULTS.glob(f"created-{job}-[0-9]*.json")}
+    all_steps = {
+        int(path.stem.split("-")[-2]) for path in RESULTS.glob(f"created-{job}-[0-9]*.json")
+    }
     return "\n".join(_trained(job, title, metric, n) for n in sorted(all_steps - {0}))
 
 
