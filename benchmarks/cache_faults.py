@@ -28,6 +28,7 @@ from report import record_part, replace_section
 from transformers import BertConfig, BertForQuestionAnswering, default_data_collator
 
 from hf_distill import cache_teacher_outputs
+from hf_distill.alignment import SameEncoding
 from hf_distill.heads import find_head
 from hf_distill.teachers.caching import cache, load_teacher_outputs, parts
 from hf_distill.teachers.columns import SignalDescription, TeacherSignalCollator
@@ -185,7 +186,7 @@ def read_all(dataset: Dataset) -> None:
     """What the data loader of a training does."""
     description, head = SignalDescription.of(dataset), find_head(teacher())
     assert description is not None and head is not None
-    collator = TeacherSignalCollator(default_data_collator, head, description)
+    collator = TeacherSignalCollator(default_data_collator, head, description, SameEncoding(head))
     for start in range(0, len(dataset), 16):
         collator([dataset[i] for i in range(start, min(start + 16, len(dataset)))])
 

@@ -21,19 +21,18 @@ from datasets import IterableDataset
 from torch import Tensor, nn
 from transformers import TrainerState
 
-from hf_distill.alignment import Alignment, BothEncodings
-from hf_distill.alignment.base import same_rows
+from hf_distill.alignment import Alignment, BothEncodings, SameEncoding
 from hf_distill.checks import TeacherGuard, check_datasets, check_late_inputs, named_datasets
 from hf_distill.compatibility import check_inputs, check_teacher, input_names, raise_on_errors
 from hf_distill.compatibility.two_tokenizers import choose_alignment
-from hf_distill.heads import find_head, unwrap_peft
+from hf_distill.heads import TaskHead, find_head, unwrap_peft
 from hf_distill.labels import Labels
 from hf_distill.layers import IntermediateDistillation, TeacherRecorderCallback
 from hf_distill.layers.mapping import LayerPairs
 from hf_distill.layers.recording import pop_losses
 from hf_distill.losses import get_logits_loss
 from hf_distill.restoring import preserve_rng_state
-from hf_distill.step import AlignedLogits, ItemCounter, StepLosses, count_items, prediction_loss
+from hf_distill.step import ItemCounter, StepLosses, count_items, prediction_loss
 from hf_distill.teachers import Teacher, TeacherSource, choose_source, create_teacher
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -108,10 +107,11 @@ class Distiller:
         self.args = args
         self.accelerator = accelerator
         self.custom_loss = custom_loss
-        self.head = find_head(student)
+        head: Any = find_head(student)
+        self.head: TaskHead | None = head
         self.teacher: Teacher | None = None
-        self.alignment: Alignment | None = None
-        """How the teacher's outputs come to the student's tokens, if its tokenizer is another."""
+        self.alignment: Alignment = SameEncoding(head)
+        """How the teacher's outputs come to the student's tokens."""
         self.layers: IntermediateDistillation | None = None
         self.guard = TeacherGuard(at_once=args.device.type == "cpu")
         self.teacher_only_inputs: frozenset[str] = frozenset()
@@ -195,36 +195,27 @@ class Distiller:
         alignment = choose_alignment(self.student, head, self._processing_class, theirs)
         if args.uses_logits_loss and self.custom_loss is None:
             head.check_loss(args.distillation_loss)
-            if alignment is not None:
-                alignment.check_loss(args.distillation_loss)
-        if alignment is not None and (args.uses_layer_losses or self._recorders()):
-            raise ValueError(
-                "Teacher and student have different tokenizers, so that their hidden states and "
-                "attentions are about different tokens and cannot be compared or recorded. Set "
-                "hidden_states_loss_weight=0 and attention_loss_weight=0 in stage 'prediction' and "
-                "leave TeacherRecorderCallback out, or choose a teacher with the student's "
-                "tokenizer."
-            )
+            alignment.check_loss(args.distillation_loss)
         self.teacher = create_teacher(
             source,
             self.student,
             head,
             args,
-            self._processing_class if alignment is None else theirs,
+            theirs if alignment.two_encodings else self._processing_class,
             alignment=alignment,
             records_layers=bool(self._recorders()),
         )
         self.alignment = alignment
         self._logits_checked = args.uses_logits_loss
         self.teacher_only_inputs = self.teacher.input_names - input_names(self.student)
-        if alignment is not None:
+        if alignment.two_encodings:
             stored = self.teacher.input_names if self.teacher.is_cached else frozenset()
             self.teacher_only_inputs = stored | alignment.columns
 
     def read_columns(self, dataset: Any, data_collator: Any) -> tuple[Any, Any]:
         """Return training data and data collator so that batches carry what the teacher reads."""
         assert self.teacher is not None
-        if self.alignment is not None:
+        if self.alignment.two_encodings:
             tokenizer = self._teacher_processing_class
             data_collator = BothEncodings(data_collator, tokenizer, self.alignment)
         return self.teacher.read_columns(dataset, data_collator)
@@ -256,8 +247,7 @@ class Distiller:
             return
         for name, dataset in named_datasets(train_dataset, eval_dataset).items():
             self.check_columns(dataset, name)
-        if self.alignment is not None:
-            self.alignment.check_columns(getattr(train_dataset, "column_names", None))
+        self.alignment.check_columns(getattr(train_dataset, "column_names", None))
         self.labels.check_data(train_dataset, collator)
         if self.args.uses_logits_loss and tries_teacher and not self._teacher_tried:
             self._teacher_tried = True
@@ -267,7 +257,7 @@ class Distiller:
                 train_dataset if cached else eval_dataset, self.args.teacher_check_samples
             )
             data = "the training data" if cached else "the evaluation data"
-            read = (self._read_by_teacher(batch) for batch in batches if self.can_teach(batch))
+            read = map(self.alignment.teacher_batch, filter(self.can_teach, batches))
             with preserve_rng_state():
                 finding = check_teacher(self.head, self._run_teacher, read, data)
             raise_on_errors([] if finding is None else [finding], logger)
@@ -361,9 +351,8 @@ class Distiller:
         if self.layers is not None:
             self.layers.check_first_batch(optimizer)
         if self.teacher is not None:
-            if self.alignment is not None:
-                self.alignment.check_columns(batch)
-            read = self._read_by_teacher(batch)
+            self.alignment.check_columns(batch)
+            read = self.alignment.teacher_batch(batch)
             check_inputs(self.teacher.members, self.student, self.head, batch, read)
 
     def count(self, batch: Batch) -> dict[str, int | Tensor]:
@@ -372,9 +361,10 @@ class Distiller:
         Without distillation those that cannot be counted are left out: nothing needs them then.
         """
         assert self.head is not None
+        rows = self.alignment if self.alignment.is_in(batch) else self.head
         counters: dict[str, ItemCounter] = {
             "task": self.head.count_labelled,
-            "prediction": self._count_rows,
+            "prediction": rows.count_rows,
         }
         if self.layers is not None:
             counters |= self.layers.counters()
@@ -384,21 +374,14 @@ class Distiller:
             self.head.check_labels(batch)
         return {name: counter(batch) for name, counter in counters.items()}
 
-    def _count_rows(self, batch: Batch) -> int | Tensor:
-        assert self.head is not None
-        if self.alignment is None or not self.alignment.is_in(batch):
-            return self.head.count_rows(batch)
-        return self.alignment.count_rows(batch)
-
     def begin_step(self, batches: Sequence[Batch]) -> None:
         """Count, over micro-batches and processes, the items that the losses are means of."""
         self.losses.begin_step([self.count(batch) for batch in batches], self.accelerator)
 
     def can_teach(self, batch: Batch) -> bool:
         """Return whether a batch has the columns that a teacher may need."""
-        if self.alignment is not None and not self.alignment.is_in(batch):
-            return False
-        return self.teacher is None or self.teacher.has_outputs(batch)
+        teacher = self.teacher
+        return self.alignment.is_in(batch) and (teacher is None or teacher.has_outputs(batch))
 
     def student_inputs(self, batch: Batch) -> dict[str, Any]:
         """Return a batch without what the teacher alone reads."""
@@ -462,7 +445,7 @@ class Distiller:
         if not plan.uses_teacher:
             return None
         if plan.layers is None:
-            return self._run_teacher(self._read_by_teacher(batch))
+            return self._run_teacher(self.alignment.teacher_batch(batch))
         outputs = plan.layers.run_teacher(batch, self._ask_teacher)
         self.guard.check(plan.layers.nonfinite_rows(batch), plan.training_step)
         return outputs
@@ -477,13 +460,10 @@ class Distiller:
         if late:
             assert self.teacher is not None
             # No collator has read the columns of a cached teacher, or of one that is aligned.
-            unread = self.teacher.is_cached or self.alignment is not None
+            unread = self.teacher.is_cached or self.alignment.two_encodings
             if unread or self.args.remove_unused_columns:
                 check_late_inputs(late, train_dataset, {} if unread else batch)
             self._fed_inputs = self.teacher_only_inputs
-
-    def _read_by_teacher(self, batch: Batch) -> Batch:
-        return batch if self.alignment is None else self.alignment.teacher_batch(batch)
 
     def _run_teacher(self, batch: Batch) -> Mapping[str, Tensor]:
         return self._ask_teacher(batch, {})
@@ -535,27 +515,13 @@ class Distiller:
                 layers.write_sample(plan.step, batch)
             layers.clear()
         if teacher_outputs is not None and plan.compares_logits:
-            logits = self._aligned_logits(batch, outputs, teacher_outputs, plan.temperature)
+            logits = self.alignment.logits(batch, outputs, teacher_outputs, plan.temperature)
             self.guard.check_logits(logits, plan.training_step)
             loss_function = self.custom_loss or get_logits_loss(self.args.distillation_loss)
             losses["prediction"] = prediction_loss(
                 logits, loss_function, temperature=plan.temperature
             )
         return losses, outputs
-
-    def _aligned_logits(
-        self,
-        batch: Batch,
-        outputs: Mapping[str, Tensor],
-        teacher_outputs: Mapping[str, Tensor],
-        temperature: float,
-    ) -> AlignedLogits:
-        if self.alignment is not None:
-            return self.alignment.logits(batch, outputs, teacher_outputs, temperature)
-        head = self.head
-        assert head is not None
-        student, teacher = (head.logits(one, batch) for one in (outputs, teacher_outputs))
-        return same_rows(head, batch, student, teacher)
 
     def weighted_loss(
         self, losses: Mapping[str, Tensor], plan: BatchPlan, num_items: Any

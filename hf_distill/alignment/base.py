@@ -53,6 +53,8 @@ class Alignment:
     """Those of them that data may lack."""
     uses_own_tokens_only: ClassVar[bool] = False
     """Of the teacher's logits only the probabilities of the text's own tokens are used."""
+    two_encodings: ClassVar[bool] = True
+    """The teacher reads another encoding than the student."""
     encoder: ClassVar[str] = "encode_for_teacher"
     """Name of the function that adds the columns to data."""
 
@@ -86,7 +88,7 @@ class Alignment:
                 "tokenizer."
             )
 
-    def teacher_batch(self, batch: Batch) -> dict[str, Any]:
+    def teacher_batch(self, batch: Batch) -> Batch:
         """Return a batch as a batch of the teacher: its inputs, labels, and stored outputs."""
         taken = {f"{PREFIX}{name}": name for name in INPUTS}
         found = {taken.get(k, k): v for k, v in batch.items() if k.startswith(PREFIX)}
@@ -129,6 +131,18 @@ class Alignment:
 
     def check_loss(self, name: str) -> None:
         """Raise ``ValueError`` if a distillation loss makes no sense for aligned logits."""
+
+
+class SameEncoding(Alignment):
+    """Both models read the same tokens, so that nothing is to be aligned."""
+
+    two_encodings = False
+    columns: frozenset[str] = frozenset()
+    needed_columns: frozenset[str] = frozenset()
+
+    def teacher_batch(self, batch: Batch) -> Batch:
+        """Return the batch as it is."""
+        return batch
 
 
 def same_rows(head: TaskHead, batch: Batch, student: Tensor, teacher: Tensor) -> AlignedLogits:

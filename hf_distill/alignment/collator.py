@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill.alignment.base import INPUT_IDS, INPUTS, PREFIX, Alignment, TokenColumn
-from hf_distill.heads.base import main_input
+from hf_distill.heads.base import Batch, main_input
 
 
 class BothEncodings:
@@ -90,7 +90,7 @@ class TeacherBatches:
         self._both = BothEncodings(*args)
         self._alignment: Alignment = args[-1]
 
-    def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
+    def __call__(self, rows: Sequence[Any]) -> Batch:
         """Return a batch as the teacher reads it."""
         return self._alignment.teacher_batch(self._both(rows))
 

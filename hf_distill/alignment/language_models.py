@@ -103,11 +103,11 @@ class PieceAlignment(ChunkAlignment):
         self._entries = shared_entries(tokenizer, teacher_tokenizer)
         self._mask_id = teacher_tokenizer.mask_token_id
 
-    def teacher_batch(self, batch: Batch) -> dict[str, Any]:
+    def teacher_batch(self, batch: Batch) -> Batch:
         """Return the teacher's batch, with masks where the student has something to predict."""
         found = super().teacher_batch(batch)
         hidden = self._hidden(batch)
-        return found | {"input_ids": found["input_ids"].masked_fill(hidden, self._mask_id)}
+        return {**found, "input_ids": found["input_ids"].masked_fill(hidden, self._mask_id)}
 
     def teacher_labels(self, batch: Batch) -> dict[str, Any]:
         """Return the teacher's tokens that are hidden."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_distill.alignment import Alignment, SameEncoding
 from hf_distill.compatibility.findings import Finding, error, info
 from hf_distill.compatibility.inputs import input_names, inputs_for
 from hf_distill.compatibility.models import check_models
@@ -93,22 +94,22 @@ def check_pair(
     except ValueError as problem:
         return PairReport(task, (error("models", str(problem)),))
     theirs = teacher_processing_class or tokenizer_of(teacher_model)
-    alignment, findings = None, check_models(teacher_model, student_model, head)
+    findings = check_models(teacher_model, student_model, head)
+    alignment: Alignment = SameEncoding(head)
     with suppress(ValueError):  # the check of the tokenizers tells
         alignment = choose_alignment(student_model, head, processing_class, theirs)
-    if alignment is None:
-        findings.append(check_preparation(teacher_model, student_model, head, processing_class))
-    else:
+    if alignment.two_encodings:
         findings = [finding for finding in findings if finding.about not in _OF_ONE_TOKENIZER]
         findings.append(check_reader(teacher_model, theirs, alignment))
+    else:
+        findings.append(check_preparation(teacher_model, student_model, head, processing_class))
     if all(finding.status != "error" for finding in findings):
         if callable(batches):
             batches = batches(student_model)
         vocabulary = None
-        if alignment is None:
+        if not alignment.two_encodings:
             vocabulary = find_vocabulary_map(teacher_model, student_model, head, processing_class)
-        else:
-            batches = map(alignment.teacher_batch, filter(alignment.is_in, batches))
+        batches = map(alignment.teacher_batch, filter(alignment.is_in, batches))
         tried = _check_teacher(teacher_model, head, batches, vocabulary)
         findings.append(tried or info("quality", "Not tried: there is no labelled data."))
     return PairReport(head.task if task is None else task, tuple(findings))

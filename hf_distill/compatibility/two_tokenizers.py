@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill.alignment import Alignment, find_alignment
+from hf_distill.alignment import Alignment, SameEncoding, find_alignment
 from hf_distill.compatibility.findings import Finding, error, info
 from hf_distill.compatibility.tokenizers import (
     check_map,
@@ -24,8 +24,8 @@ from hf_distill.heads import TaskHead
 
 def choose_alignment(
     student: nn.Module, head: TaskHead, processing_class: Any, teacher_processing_class: Any
-) -> Alignment | None:
-    """Return how a teacher's outputs come to the student's tokens; ``None`` for one tokenizer.
+) -> Alignment:
+    """Return how a teacher's outputs come to the student's tokens.
 
     Args:
         student: the student; its tokenizer counts if ``processing_class`` is none.
@@ -37,7 +37,7 @@ def choose_alignment(
         ValueError: the tokenizers differ and cannot be aligned.
     """
     if teacher_processing_class is None:
-        return None
+        return SameEncoding(head)
     ours = tokenizer_of_data(student, processing_class)
     given = {"processing_class": ours, "teacher_processing_class": teacher_processing_class}
     for name, tokenizer in given.items():
@@ -49,7 +49,7 @@ def choose_alignment(
             )
     assert ours is not None
     if are_equal(teacher_processing_class, ours, head):
-        return None
+        return SameEncoding(head)
     found = find_alignment(head, ours, teacher_processing_class)
     if found is None:
         raise ValueError(

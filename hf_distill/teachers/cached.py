@@ -32,13 +32,13 @@ class CachedTeacher(Teacher):
     Args:
         description: what the columns mean.
         head: the task.
-        alignment: how it reads a batch, if that is of another tokenizer.
+        alignment: how it reads a batch.
     """
 
     is_cached = True
 
     def __init__(
-        self, description: SignalDescription, head: TaskHead, alignment: Alignment | None = None
+        self, description: SignalDescription, head: TaskHead, alignment: Alignment
     ) -> None:
         self.description = description
         self.model = meta_model(description)

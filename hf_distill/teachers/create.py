@@ -80,7 +80,7 @@ def create_teacher(
     args: DistillationTrainingArguments,
     processing_class: Any,
     *,
-    alignment: Alignment | None = None,
+    alignment: Alignment,
     records_layers: bool,
 ) -> Teacher:
     """Create the teacher of a run, and let the student's head learn its order of labels.
@@ -91,13 +91,22 @@ def create_teacher(
         head: the student's.
         args: the options of the run.
         processing_class: the tokenizer of what the teacher reads.
-        alignment: how its outputs come to the student's tokens, if that is another one's.
+        alignment: how its outputs come to the student's tokens.
         records_layers: whether layers are recorded that are not compared.
 
     Raises:
         ValueError: it cannot be loaded, cannot teach this student, or what is compared was not
             stored.
     """
+    uses_layers = args.uses_layer_losses or records_layers
+    if alignment.two_encodings and uses_layers:
+        raise ValueError(
+            "Teacher and student have different tokenizers, so that their hidden states and "
+            "attentions are about different tokens and cannot be compared or recorded. Set "
+            "hidden_states_loss_weight=0 and attention_loss_weight=0 in stage 'prediction' and "
+            "leave TeacherRecorderCallback out, or choose a teacher with the student's "
+            "tokenizer."
+        )
     if isinstance(source, SignalDescription):
         return _cached_teacher(
             source, student, head, args, processing_class, alignment, records_layers
@@ -110,7 +119,7 @@ def create_teacher(
             f"teacher_weights={args.teacher_weights} has {len(args.teacher_weights)} weights for 1 "
             "teacher; leave them out, or pass a list as teacher_model."
         )
-    if len(sources) > 1 and (args.uses_layer_losses or records_layers):
+    if len(sources) > 1 and uses_layers:
         raise ValueError(
             f"teacher_model has {len(sources)} teachers, and the intermediate layers of several "
             "cannot be averaged; take one teacher for them."
@@ -139,7 +148,7 @@ def create_live_teacher(
     student: nn.Module | None,
     processing_class: Any,
     *,
-    alignment: Alignment | None = None,
+    alignment: Alignment,
     compare_logits: bool = True,
     dtype: str | None,
     attn_implementation: str | None,
@@ -172,12 +181,12 @@ def create_live_teacher(
             processing_class = tokenizer_of(model)
         first = model if first is None else first
         reader = model if student is None else student
-        if alignment is None:
-            findings.append(check_preparation(model, reader, head, processing_class))
-        else:
+        if alignment.two_encodings:
             reader = model
             findings = [finding for finding in findings if finding.about != "length"]
             findings.append(check_reader(model, processing_class, alignment))
+        else:
+            findings.append(check_preparation(model, reader, head, processing_class))
         raise_on_errors(findings, logger)
         vocabulary = find_vocabulary_map(model, reader, head, processing_class)
         if vocabulary is not None and student is None:  # the head has the teacher's ids
@@ -194,7 +203,7 @@ def _cached_teacher(
     head: TaskHead,
     args: DistillationTrainingArguments,
     processing_class: Any,
-    alignment: Alignment | None,
+    alignment: Alignment,
     records_layers: bool,
 ) -> CachedTeacher:
     if records_layers:
@@ -216,7 +225,7 @@ def _cached_teacher(
         _check_column_loss(description.config or {}, args)
     teacher = CachedTeacher(description, head, alignment)
     found = check_models(teacher.model, student, head, compare_logits=args.uses_logits_loss)
-    if alignment is not None:
+    if alignment.two_encodings:
         found = [finding for finding in found if finding.about != "length"]
     raise_on_errors([*found, _check_tokenizer(description, processing_class)], logger)
     return teacher

@@ -124,7 +124,7 @@ def main(output: str, batch_size: str, accumulation: str, cases: str) -> None:
             **{loss: logged(trainer, loss) for loss in LOSSES},
             "norms": norms.norms,
             "processes": trainer.args.world_size,
-            "aligned": trainer.distiller.alignment is not None,
+            "aligned": trainer.distiller.alignment.two_encodings,
             "weights": sums(dict(trained_student.named_parameters())),
         }
     path = Path(output) / f"rank{os.environ.get('RANK', '0')}.json"

@@ -151,9 +151,8 @@ def cache_teacher_outputs(
     state = PartialState(cpu=use_cpu)
     heads = [head_of(sources[0], task, "teacher") for _ in sources]
     alignment = choose_alignment(nn.Module(), heads[0], processing_class, teacher_processing_class)
-    if alignment is not None:
-        alignment.check_columns(dataset.column_names)
-    read_by = processing_class if alignment is None else teacher_processing_class
+    alignment.check_columns(dataset.column_names)
+    read_by = teacher_processing_class if alignment.two_encodings else processing_class
     live = create_live_teacher(
         sources,
         heads,
@@ -171,7 +170,7 @@ def cache_teacher_outputs(
     given, used = _columns(dataset, live, heads[0], alignment)
     inputs = dataset.select_columns(given)
     collator = data_collator or _default_collator(processing_class)
-    if alignment is not None:
+    if alignment.two_encodings:
         collator = TeacherBatches(collator, teacher_processing_class, alignment)
     computer = PartComputer(
         live,
@@ -183,7 +182,7 @@ def cache_teacher_outputs(
         top_k=top_k,
         hidden_layers=hidden_layers,
         batch_size=batch_size,
-        own_tokens=alignment is not None and alignment.uses_own_tokens_only,
+        own_tokens=alignment.uses_own_tokens_only,
     )
     computer.check_collator()
     hashes = [str(one.weights) for one in live.identities]
@@ -239,7 +238,7 @@ def cache_teacher_outputs(
                 _check_place(folder)
             stack.enter_context(in_use(folder.path / LOCK, _BUSY.format(folder.path.name)))
             folder.begin()
-            if alignment is not None:
+            if alignment.two_encodings:
                 teacher_processing_class.save_pretrained(folder.path / TOKENIZER)
         state.wait_for_everyone()
         folder = CacheFolder.open(folder.path) or folder
@@ -339,7 +338,7 @@ def _check_options(dataset: Any, *, dtype: str, top_k: int | None, batch_size: i
 
 
 def _columns(
-    dataset: Dataset, teacher: Teacher, head: TaskHead, alignment: Alignment | None
+    dataset: Dataset, teacher: Teacher, head: TaskHead, alignment: Alignment
 ) -> tuple[list[str], list[str]]:
     """Return the columns for the data collator, and those that the outputs are computed from.
 
@@ -348,7 +347,7 @@ def _columns(
     """
     names = teacher.input_names | set(head.target_names)
     there = dataset.column_names
-    if alignment is not None:
+    if alignment.two_encodings:
         both = {*INPUTS, *head.label_names, *_LABELS, *alignment.columns}
         given = there if dataset.format["type"] == "custom" else [n for n in there if n in both]
         return given, [name for name in there if name in alignment.columns]

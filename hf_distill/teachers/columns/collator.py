@@ -37,7 +37,7 @@ class TeacherSignalCollator:
         inner: Callable[[list[Any]], Any],
         head: TaskHead,
         description: SignalDescription,
-        alignment: Alignment | None = None,
+        alignment: Alignment,
     ) -> None:
         self.inner = inner
         self._head = head
@@ -68,7 +68,7 @@ class TeacherSignalCollator:
             )
         columns = set(self._columns)
         batch = self.inner([{k: v for k, v in row.items() if k not in columns} for row in rows])
-        read = batch if self._alignment is None else self._alignment.teacher_batch(batch)
+        read = self._alignment.teacher_batch(batch)
         found = identities(self._head, read)
         if len(found) != len(rows):
             raise ValueError(
