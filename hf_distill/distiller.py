@@ -13,11 +13,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from datasets import IterableDataset
 from torch import Tensor, nn
 from transformers import TrainerState
 
@@ -30,45 +29,18 @@ from hf_distill.labels import Labels
 from hf_distill.layers import IntermediateDistillation, TeacherRecorderCallback
 from hf_distill.layers.mapping import LayerPairs
 from hf_distill.layers.recording import pop_losses
+from hf_distill.layers.settling import SAMPLE_ROWS, readable_sample
 from hf_distill.losses import get_logits_loss
 from hf_distill.restoring import preserve_rng_state
-from hf_distill.step import ItemCounter, StepLosses, count_items, prediction_loss
+from hf_distill.step import BatchPlan, ItemCounter, StepLosses, count_items, prediction_loss
 from hf_distill.teachers import Teacher, TeacherSource, choose_source, create_teacher
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE_ROWS = 64
-
 Batch = Mapping[str, Any]
 SampleBatches = Callable[[Any, int], Iterable[Batch]]
 """(data set, most rows) -> batches on the device."""
-
-
-class BatchPlan(NamedTuple):
-    """The losses of one batch, settled before a model runs."""
-
-    training: bool
-    step: int
-    """Steps done."""
-    counts: dict[str, Any]
-    """By loss, the items that it is the mean of."""
-    weights: dict[str, float]
-    """By loss, what it is multiplied by; those that do not count are left out."""
-    temperature: float
-    layers: IntermediateDistillation | None = None
-    """The layers, if they are compared or recorded."""
-    compares_logits: bool = False
-
-    @property
-    def uses_teacher(self) -> bool:
-        """Tell if a part of the loss needs the teacher."""
-        return self.compares_logits or self.layers is not None
-
-    @property
-    def training_step(self) -> int:
-        """The training step that the batch belongs to, from 1; 0 in an evaluation."""
-        return self.step + 1 if self.training else 0
 
 
 class Distiller:
@@ -274,45 +246,17 @@ class Distiller:
     def settle_layers(self, dataset: Any, sample_batches: SampleBatches, *, sharded: bool) -> None:
         """Settle what depends on data: ``layer_mapping="auto"``, and how projections begin.
 
-        Where the data cannot be read twice, projections stay as they were drawn.
-
-        Args:
-            dataset: the training data.
-            sample_batches: gives some batches of it.
-            sharded: whether the student will be sharded by the time that this can be done.
-
         Raises:
             ValueError: ``auto``, and the student is sharded or the data cannot be read twice.
         """
         layers = self.layers
         if layers is None or layers.is_settled:
             return
-        if sharded:
-            if not layers.pairs:
-                raise ValueError(
-                    "layer_mapping='auto' looks at the whole student before it is sharded, which "
-                    "FSDP and DeepSpeed do not allow; choose uniform, last, first or a list."
-                )
-            return
-        if isinstance(dataset, IterableDataset):
-            dataset = list(dataset.take(_SAMPLE_ROWS))
-        elif not isinstance(dataset, dict) and not hasattr(dataset, "__len__"):
-            unread = f"some rows before training, and a {type(dataset).__name__} cannot be read"
-            if not layers.pairs:
-                raise ValueError(
-                    f"layer_mapping='auto' looks at {unread} twice; pass a Dataset or a streamed "
-                    "datasets.IterableDataset, or choose uniform, last, first or a list."
-                )
-            logger.info(
-                "The projections begin at random: they would be fitted to %s twice.", unread
-            )
-            return
-        with preserve_rng_state():
-            layers.settle(
-                partial(sample_batches, dataset, _SAMPLE_ROWS),
-                self._ask_teacher,
-                self._unlabelled_inputs,
-            )
+        sample = readable_sample(dataset, sharded=sharded, chooses_pairs=not layers.pairs)
+        if sample is not None:
+            batches = partial(sample_batches, sample, SAMPLE_ROWS)
+            with preserve_rng_state():
+                layers.settle(batches, self._ask_teacher, self._unlabelled_inputs)
 
     def _unlabelled_inputs(self, batch: Batch) -> dict[str, Any]:
         assert self.head is not None
@@ -408,13 +352,14 @@ class Distiller:
         if not training and not (self._runs_teacher_in_evaluation and self.can_teach(batch)):
             return plan
         return plan._replace(
-            layers=self._layers_in_use(step, training=training),
+            compares_layers=self._uses_layers(step, training=training),
             # In evaluation also where a schedule or a callback has reached 0, so that a metric by
             # which checkpoints are compared is there from the first to the last.
             compares_logits=weight > 0 or (self._logits_checked and not training),
         )
 
-    def _layers_in_use(self, step: int, *, training: bool) -> IntermediateDistillation | None:
+    def _uses_layers(self, step: int, *, training: bool) -> bool:
+        """Return whether the layers of a batch are compared or recorded."""
         layers = self.layers
         if self.args.uses_layer_losses:
             recorded = () if layers is None else layers.compared
@@ -427,14 +372,13 @@ class Distiller:
                     "recorded that it could weigh. Make the trainer with a weight above 0, however "
                     "small, and change it then."
                 )
-            return layers
+            return layers is not None
         if self.args.stage == "intermediate":
             self.args.check_distillation_options()  # a callback has set both weights to 0
         if layers is None:
-            return None
-        if not training:
-            return layers if layers.compared else None  # a callback has set the weights to 0
-        return layers if layers.is_sample_due(step) else None
+            return False
+        # In an evaluation also where a callback has set the weights to 0.
+        return layers.is_sample_due(step) if training else bool(layers.compared)
 
     def teacher_outputs(self, batch: Batch, plan: BatchPlan) -> Mapping[str, Tensor] | None:
         """Run the teacher, or read its outputs from the batch; ``None`` if none are needed.
@@ -444,10 +388,10 @@ class Distiller:
         """
         if not plan.uses_teacher:
             return None
-        if plan.layers is None:
+        if not plan.compares_layers or self.layers is None:
             return self._run_teacher(self.alignment.teacher_batch(batch))
-        outputs = plan.layers.run_teacher(batch, self._ask_teacher)
-        self.guard.check(plan.layers.nonfinite_rows(batch), plan.training_step)
+        outputs = self.layers.run_teacher(batch, self._ask_teacher)
+        self.guard.check(self.layers.nonfinite_rows(batch), plan.training_step)
         return outputs
 
     def check_fed_inputs(self, batch: Batch, train_dataset: Any) -> None:
@@ -493,13 +437,13 @@ class Distiller:
             The losses by name, each a mean over the items of this batch, and the outputs.
         """
         assert self.head is not None
-        layers = plan.layers
+        layers = self.layers if plan.compares_layers else None
         inputs = self.student_inputs(batch)
         if self.teacher is not None:
             # Not left to the model, which label smoothing hides the labels from.
             inputs |= self.head.target_inputs(batch, unwrap_peft(self.student))
         if layers is not None:
-            inputs |= layers.student_inputs()
+            inputs |= layers.further_inputs(self.student)
         uses_labels = self.labels.have_loss(batch, training=plan.training)
         losses: dict[str, Tensor] = {}
         outputs: Any
@@ -526,36 +470,10 @@ class Distiller:
     def weighted_loss(
         self, losses: Mapping[str, Tensor], plan: BatchPlan, num_items: Any
     ) -> Tensor:
-        """Log the losses of a batch, and add them up, each by its weight.
-
-        In training each is weighted by the batch's share of the step first. In an evaluation it
-        is the task loss alone, or the prediction loss where there are no labels.
-
-        Args:
-            losses: the means over this batch.
-            plan: the plan of it.
-            num_items: the number of items that ``Trainer`` gives a label loss of the caller.
-        """
-        if plan.training:
-            losses = self.losses.shares(losses, plan.counts, num_items)
-        else:
-            counts = plan.counts
-            if self._own_label_loss and num_items is not None and "task" in counts:
-                # What the function divided by, of which Trainer gives each process its part.
-                averages = self.args.average_tokens_across_devices
-                parts = self.accelerator.num_processes if averages else 1
-                counts = {**counts, "task": num_items / parts}
-            self.losses.log_evaluation(losses, counts)
-            for name in ("task", "prediction"):
-                if name in losses:
-                    return losses[name]
-        first, *others = (
-            loss * weight
-            for kind, weight in plan.weights.items()
-            for name, loss in losses.items()
-            if name.partition(".")[0] == kind
-        )
-        return sum(others, start=first)
+        """Log the losses of a batch, and add them up; ``num_items`` are those of ``Trainer``."""
+        averages = self.args.average_tokens_across_devices
+        parts = self.accelerator.num_processes if averages else 1
+        return self.losses.total(losses, plan, num_items, parts)
 
     # ---- evaluation and log --------------------------------------------------------------------
 
@@ -580,8 +498,8 @@ class Distiller:
     def log_entries(self, state: TrainerState) -> dict[str, float]:
         """Return the means of the losses since the last call, and what a schedule changes."""
         entries = self.losses.train_log.pop(self.accelerator)
-        if self.layers is not None:
-            self.layers.check_balance(entries)
+        if self.layers is not None and self.accelerator.is_main_process:
+            self.layers.losses.check_balance(entries)
         for name, value_at in (
             ("temperature", self.args.temperature_at),
             ("distillation_loss_weight", self.args.distillation_loss_weight_at),
@@ -603,13 +521,8 @@ class Distiller:
         Raises:
             ValueError: they are missing, damaged, or of another pair of models.
         """
-        if self.layers is None or not self.layers.compared:
-            return
-        if is_best:
-            self.layers.load_best(folder)
-        else:
-            assert folder is not None
-            self.layers.load(folder)
+        if self.layers is not None and self.layers.compared:
+            self.layers.load(folder, optional=is_best)
 
 
 def _progress(state: TrainerState) -> float:

@@ -16,6 +16,32 @@ ItemCounter = Callable[[Batch], int | Tensor]
 """Counts the items of a batch that a loss is the mean of."""
 
 
+class BatchPlan(NamedTuple):
+    """The losses of one batch, settled before a model runs."""
+
+    training: bool
+    step: int
+    """Steps done."""
+    counts: dict[str, Any]
+    """By loss, the items that it is the mean of."""
+    weights: dict[str, float]
+    """By loss, what it is multiplied by; those that do not count are left out."""
+    temperature: float
+    compares_layers: bool = False
+    """Also where they are only recorded."""
+    compares_logits: bool = False
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Tell if a part of the loss needs the teacher."""
+        return self.compares_logits or self.compares_layers
+
+    @property
+    def training_step(self) -> int:
+        """The training step that the batch belongs to, from 1; 0 in an evaluation."""
+        return self.step + 1 if self.training else 0
+
+
 class AlignedLogits(NamedTuple):
     """The logits of student and teacher for a batch, with the same classes in the same order."""
 
@@ -183,7 +209,43 @@ class StepLosses:
         """Take no further batch for a part of a step."""
         self._totals = {}
 
-    def shares(
+    def total(
+        self, losses: Mapping[str, Tensor], plan: BatchPlan, num_items: Any, parts: int
+    ) -> Tensor:
+        """Log the losses of a batch, and add them up, each by its weight.
+
+        In training each is weighted by the batch's share of the step first. In an evaluation it
+        is the task loss alone, or the prediction loss where there are no labels.
+
+        Args:
+            losses: the means over this batch, by name.
+            plan: the plan of it.
+            num_items: the items that a label loss of the caller is divided by; ``None`` if it is a
+                mean over the batch as well.
+            parts: how many processes share them in an evaluation.
+        """
+        if plan.training:
+            losses = self._shares(losses, plan.counts, num_items)
+        else:
+            counts = plan.counts
+            if self._own_label_loss and num_items is not None and "task" in counts:
+                # What the function divided by, of which Trainer gives each process its part.
+                counts = {**counts, "task": num_items / parts}
+            for name, value in losses.items():
+                if name in counts:
+                    self.eval_log.add(name, weighted_mean(value, counts[name]), counts[name])
+            for name in ("task", "prediction"):
+                if name in losses:
+                    return losses[name]
+        first, *others = (
+            loss * weight
+            for kind, weight in plan.weights.items()
+            for name, loss in losses.items()
+            if name.partition(".")[0] == kind
+        )
+        return sum(others, start=first)
+
+    def _shares(
         self, losses: Mapping[str, Tensor], counts: Mapping[str, Any], num_items: Any
     ) -> dict[str, Tensor]:
         """Weight the means over a micro-batch by its share of the step, and log them.
@@ -191,12 +253,6 @@ class StepLosses:
         ``Trainer`` divides by the number of micro-batches (unless ``own_label_loss``) and DDP by
         the number of processes; what they make of it is the mean over the step. Outside of a step
         the means stay as they are.
-
-        Args:
-            losses: the means over this micro-batch, by name.
-            counts: the items that they are means of.
-            num_items: the items of the step that a label loss of the caller is divided by;
-                ``None`` if it is a mean over the micro-batch as well.
         """
         shares: dict[str, Tensor] = {}
         for name, loss in losses.items():
@@ -212,9 +268,3 @@ class StepLosses:
             self.train_log.add(name, share, 1 / self._micro_batches)
             shares[name] = share if self._own_label_loss else loss
         return shares
-
-    def log_evaluation(self, losses: Mapping[str, Tensor], counts: Mapping[str, Any]) -> None:
-        """Log the means over a batch of an evaluation."""
-        for name, value in losses.items():
-            if name in counts:
-                self.eval_log.add(name, weighted_mean(value, counts[name]), counts[name])

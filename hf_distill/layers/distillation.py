@@ -15,12 +15,11 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from hf_distill.layers.checks import check_attention, check_checkpointing
-from hf_distill.layers.counting import parts_of
+from hf_distill.layers.counting import Batch, parts_of
 from hf_distill.layers.layer_losses import (
     ATTENTION,
     HIDDEN_STATES,
     LayerLosses,
-    check_hidden_states,
 )
 from hf_distill.layers.mapping import (
     LayerPair,
@@ -46,21 +45,12 @@ from hf_distill.layers.recording import (
     tapped,
 )
 from hf_distill.layers.samples import TeacherRecorderCallback
-from hf_distill.layers.similarity import LayerSimilarity, suggest_layer_pairs
-from hf_distill.layers.stacks import STACKS, Stack, name_of, stacks_of
-from hf_distill.restoring import evaluating
+from hf_distill.layers.settling import RunTeacher, SampledStates
+from hf_distill.layers.similarity import suggest_layer_pairs
+from hf_distill.layers.stacks import STACKS, Stack, stacks_of
 from hf_distill.training_args import DistillationTrainingArguments
 
 logger = logging.getLogger(__name__)
-
-_OVERWHELMING = 10.0
-"""So many times the other, one of two weighted losses decides alone what is learned."""
-
-Batch = Mapping[str, Any]
-RunTeacher = Callable[[Batch, Mapping[str, Any]], Mapping[str, Tensor]]
-"""(batch, further inputs) -> outputs."""
-States = tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]
-"""The mask of a batch, and the hidden states of student and teacher by layer."""
 
 
 class IntermediateDistillation:
@@ -120,7 +110,7 @@ class IntermediateDistillation:
             self._projections = nn.ModuleDict(self._projections_of)
         self._parts = parts_of(student, ours)
         heads = {name: stack.heads for name, stack in theirs.items()}
-        self._losses = LayerLosses(
+        self.losses = LayerLosses(
             args, student, self.compared, self._parts, self._projections_of, heads,
             accelerator.autocast,
         )  # fmt: skip
@@ -129,7 +119,6 @@ class IntermediateDistillation:
         self._is_attached = False
         self._projections_begun = False
         self._compared_batch: Batch | None = None
-        self._balance_checked = False
         self.similarities: dict[str, Tensor] = {}
         """Linear CKA of stacks paired by ``auto``, ``(student layers + 1, teacher layers + 1)``."""
         self._mappings = mapping_by_stack(args.layer_mapping, list(self._stacks))
@@ -192,7 +181,7 @@ class IntermediateDistillation:
         stack: Stack = self._stacks[STACKS[part]][side]
         layers = frozenset(pair[side] for pair in self.pairs.get(STACKS[part], ()))
         compared = {
-            kind for kind in self.compared if part in self._losses.parts_of(kind, self.pairs)
+            kind for kind in self.compared if part in self.losses.parts_of(kind, self.pairs)
         }
         return Recording(
             layers if writes or HIDDEN_STATES in compared else frozenset(),
@@ -219,10 +208,9 @@ class IntermediateDistillation:
         Raises:
             ValueError: hidden states are not of the same tokens, or are NaN or infinite.
         """
-
-        def states(stack: str) -> Iterator[States]:
-            return self._hidden_states(stack, sample(), run_teacher, student_inputs)
-
+        states = SampledStates(
+            self.student, self._parts, self._accelerator, sample, run_teacher, student_inputs
+        )
         if not self.pairs:
             pairs = [{name: self._pairs_of(name, states) for name in self._mappings}]
             if self._accelerator.num_processes > 1:
@@ -230,49 +218,14 @@ class IntermediateDistillation:
             self._use(pairs[0])
         if not self._projections_begun:
             for name, projections in self._projections_of.items():
-                projections.fit(self._states_of_pairs(name, states(name)))
+                projections.fit(states.of_pairs(name, self.pairs.get(name, ())))
         self._projections_begun = True
 
-    def _hidden_states(
-        self,
-        stack: str,
-        batches: Iterable[Batch],
-        run_teacher: RunTeacher,
-        student_inputs: Callable[[Batch], Batch],
-    ) -> Iterator[States]:
-        """Run both models; yield all hidden states of student and teacher with their mask."""
-        asked, name = {"output_hidden_states": True}, name_of(stack, HIDDEN_STATES)
-        try:
-            with evaluating(self.student):
-                for batch in batches:
-                    with torch.no_grad():
-                        theirs: Any = run_teacher(batch, asked)[name]
-                        with self._accelerator.autocast():
-                            ours = self.student(**student_inputs(batch), **asked)[name]
-                    yield self._parts[stack].queries.mask(batch, ours[0].shape[1]), ours, theirs
-        finally:
-            # Without a backward pass FSDP2 leaves the outermost weights whole.
-            getattr(self.student, "reshard", lambda: None)()
-
-    def _states_of_pairs(
-        self, stack: str, states: Iterable[States]
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield the valid tokens of each pair of layers, with the student's layer."""
-        for mask, all_ours, all_theirs in states:
-            valid = slice(None) if mask is None else mask.flatten()
-            for pair in self.pairs.get(stack, ()):
-                ours, theirs = all_ours[pair.student], all_theirs[pair.teacher]
-                check_hidden_states(ours, theirs, pair)
-                yield pair.student, ours.flatten(0, 1)[valid], theirs.flatten(0, 1)[valid]
-
-    def _pairs_of(self, stack: str, states: Callable[[str], Iterable[States]]) -> list[LayerPair]:
+    def _pairs_of(self, stack: str, states: SampledStates) -> list[LayerPair]:
         """Pair the layers of a stack; under ``auto`` those that are most alike."""
         if self._mappings[stack] != "auto":
             return self._named_pairs(stack)
-        similarity = LayerSimilarity()
-        for mask, ours, theirs in states(stack):
-            similarity.add(ours, theirs, token_mask=mask)
-        self.similarities[stack] = similarity.matrix()
+        self.similarities[stack] = states.similarity(stack)
         return suggest_layer_pairs(self.similarities[stack])
 
     def join_optimizer(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
@@ -320,7 +273,7 @@ class IntermediateDistillation:
 
     def counters(self) -> dict[str, Callable[[Batch], int | Tensor]]:
         """Return what counts the items of a batch that each loss is a mean over."""
-        return self._losses.counters(self.pairs) if self.pairs else {}
+        return self.losses.counters(self.pairs) if self.pairs else {}
 
     def is_sample_due(self, step: int) -> bool:
         """Whether the batch of this step is to be written."""
@@ -333,16 +286,13 @@ class IntermediateDistillation:
         """Return the teacher's outputs for a batch, and record its layers."""
         self.clear()
         with recorded(self._of_teacher):
-            outputs = run_teacher(batch, self._further_inputs(self._teacher))
+            outputs = run_teacher(batch, self.further_inputs(self._teacher))
         for recording in self._of_teacher.values():
             recording.record_outputs(outputs, "teacher", self._teacher)
         return outputs
 
-    def student_inputs(self) -> dict[str, bool]:
-        """Return the further inputs of the student's forward."""
-        return self._further_inputs(self.student)
-
-    def _further_inputs(self, model: nn.Module) -> dict[str, bool]:
+    def further_inputs(self, model: nn.Module) -> dict[str, bool]:
+        """Return the further inputs of a model's forward."""
         inputs = {}
         recordings = self._of_teacher.values()
         if any(recording.hidden_layers for recording in recordings):
@@ -370,27 +320,9 @@ class IntermediateDistillation:
             recording.record_outputs(outputs, "student", module)
 
         def losses() -> dict[str, Tensor]:
-            return self._losses(self.pairs, self._of_student, self._of_teacher, batch)
+            return self.losses(self.pairs, self._of_student, self._of_teacher, batch)
 
         return add_losses(outputs, losses, module)
-
-    def check_balance(self, losses: Mapping[str, float]) -> None:
-        """Warn, at most once, if one loss is so large that the other counts for nothing."""
-        if self._balance_checked or not losses or not self._accelerator.is_main_process:
-            return
-        self._balance_checked = True
-        weights = self._args.intermediate_weights
-        parts = {name: weight * losses.get(f"loss_{name}", 0.0) for name, weight in weights.items()}
-        smaller, larger = sorted(parts, key=parts.__getitem__)
-        if parts[smaller] <= 0:
-            return
-        ratio = parts[larger] / parts[smaller]
-        if ratio >= _OVERWHELMING:
-            logger.warning(
-                "Multiplied by its weight, loss_%s is %.0f times loss_%s and decides almost alone "
-                "what is learned: %s_loss_weight=%.1g (now %.4g) would make them equal.",
-                *(larger, ratio, smaller, larger, weights[larger] / ratio, weights[larger]),
-            )
 
     def write_sample(self, step: int, batch: Batch) -> None:
         """Write the first row of the batch that was just recorded, for pictures."""
@@ -432,17 +364,14 @@ class IntermediateDistillation:
         write = self._accelerator.is_main_process
         save_projections(folder, self._projections, self.layer_pairs, write=write)
 
-    def load(self, folder: str | os.PathLike[str]) -> None:
-        """Read them back.
+    def load(self, folder: str | os.PathLike[str] | None, *, optional: bool = False) -> None:
+        """Read them back; if they are ``optional``, only where there are any.
 
         Raises:
             ValueError: they are missing, damaged, or of another pair of models.
         """
-        pairs = load_projections(folder, self._projections)
+        if optional and not (folder and (Path(folder) / PROJECTIONS_FILE).exists()):
+            return
+        pairs = load_projections(str(folder), self._projections)
         self._use(pairs if isinstance(pairs, dict) else {"": pairs})
         self._projections_begun = True
-
-    def load_best(self, folder: str | os.PathLike[str] | None) -> None:
-        """Read those of the best checkpoint, if it has any."""
-        if folder is not None and (Path(folder) / PROJECTIONS_FILE).exists():
-            self.load(folder)

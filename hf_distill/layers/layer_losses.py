@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -23,7 +24,12 @@ from hf_distill.losses import (
 )
 from hf_distill.training_args import DistillationTrainingArguments
 
+logger = logging.getLogger(__name__)
+
 HIDDEN_STATES, ATTENTION = "hidden_states", "attention"
+
+_OVERWHELMING = 10.0
+"""So many times the other, one of two weighted losses decides alone what is learned."""
 
 
 class LayerLosses:
@@ -65,6 +71,7 @@ class LayerLosses:
         self._projections = projections
         self._teacher_heads = teacher_heads
         self._precision = precision
+        self._balance_checked = False
 
     def counters(
         self, pairs: Mapping[str, Sequence[LayerPair]]
@@ -226,6 +233,24 @@ class LayerLosses:
         if self._args.attention_comparison != "relations":
             return {}
         return {"relation_heads": self._args.relation_heads or self._teacher_heads[STACKS[part]]}
+
+    def check_balance(self, losses: Mapping[str, float]) -> None:
+        """Warn, at most once, if one loss is so large that the other counts for nothing."""
+        if self._balance_checked or not losses:
+            return
+        self._balance_checked = True
+        weights = self._args.intermediate_weights
+        parts = {name: weight * losses.get(f"loss_{name}", 0.0) for name, weight in weights.items()}
+        smaller, larger = sorted(parts, key=parts.__getitem__)
+        if parts[smaller] <= 0:
+            return
+        ratio = parts[larger] / parts[smaller]
+        if ratio >= _OVERWHELMING:
+            logger.warning(
+                "Multiplied by its weight, loss_%s is %.0f times loss_%s and decides almost alone "
+                "what is learned: %s_loss_weight=%.1g (now %.4g) would make them equal.",
+                *(larger, ratio, smaller, larger, weights[larger] / ratio, weights[larger]),
+            )
 
     def _zero(self) -> Tensor:
         """Return 0, with a gradient of 0, for a step without any layer."""
