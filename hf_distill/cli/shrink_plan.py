@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,14 @@ from hf_distill.cli.loading import (
     load_trained_model,
 )
 from hf_distill.cli.precision import bfloat16_pays
-from hf_distill.cli.progress import duration
 from hf_distill.cli.run_folder import make_output_folder
 from hf_distill.cli.shrink import ShrinkArguments, ShrinkTrainingArguments
 from hf_distill.cli.train_arguments import TrainDataArguments, TrainingFileArguments
 from hf_distill.files import content_hash, differences, display_name, read_json, write_json
-from hf_distill.reports.terminal import print_rows
+from hf_distill.reports.report import Decision
 from hf_distill.shrinking.plan import (
     Asked,
     Data,
-    Decision,
     Further,
     Measured,
     Plan,
@@ -48,7 +46,6 @@ from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.tables import evenly_spaced
 
 PLAN_FILE = "shrink.json"
-SHAPE_COLUMNS = ("shape", "ms", "times as fast", "M parameters", "KL untrained", "")
 _CALIBRATION_ROWS = 2048
 _HELD_OUT = 64
 _NOT_OF_THE_PLAN = (
@@ -264,12 +261,7 @@ def _read(request: ShrinkRequest, file: Path) -> Plan | None:
 
 def make_plan(request: ShrinkRequest) -> Plan:
     """Look at teacher, data and machine, and decide."""
-    task, training, data, arguments = (
-        request.task,
-        request.training,
-        request.data,
-        request.arguments,
-    )
+    task, training, data = request.task, request.training, request.data
     tokenizer = load_tokenizer("teacher_model", request.teacher)
     teacher: Any = load_trained_model("teacher_model", request.teacher, task)
     precision = "bf16" if _uses_bfloat16(request) else None
@@ -330,8 +322,9 @@ def make_plan(request: ShrinkRequest) -> Plan:
         bench.teacher_seconds(),
         bench.seconds_to_create[best.shape],
     )
+    versions = request.arguments.augment or 1
     sizes = Data(
-        train=round(len(bench.features) / len(few) * len(examples)) * (arguments.augment or 1),
+        train=round(len(bench.features) / len(few) * len(examples)) * versions,
         validation=0 if validation is None else len(validation),
         labelled=labelled,
     )
@@ -340,19 +333,16 @@ def make_plan(request: ShrinkRequest) -> Plan:
         scored = encode(few, training=False, labelled=True)
         measures = task.scorer(few, scored, tokenizer, teacher).measures
         metric = next(iter(measures.quality))
-        sizes = Data(**{**vars(sizes), "metric": metric,
-                        "lower_is_better": metric in measures.lower_is_better})  # fmt: skip
-    exports = int(arguments.export) * (1 if data.validation_file is None else 2)
-    further = Further(arguments.baseline, exports)
+        lower = metric in measures.lower_is_better
+        sizes = replace(sizes, metric=metric, lower_is_better=lower)
+    exports = int(request.arguments.export) * (1 if data.validation_file is None else 2)
+    further = Further(request.arguments.baseline, exports)
     decisions, seconds = decide(task.name, request.asked, sizes, measured, best, further)
+    by = "set by hand" if training.bf16 is not None else "by a timed product of matrices"
     decisions = [
         Decision("shape", str(best.shape), _why(request, best, table)),
         *decisions,
-        Decision(
-            "bf16",
-            precision == "bf16",
-            "set by hand" if training.bf16 is not None else "by a timed product of matrices",
-        ),
+        Decision("bf16", precision == "bf16", by),
     ]
     if sizes.metric is not None:
         decisions.append(Decision("metric", sizes.metric, f"the first metric of {task.name}"))
@@ -367,39 +357,6 @@ def make_plan(request: ShrinkRequest) -> Plan:
         table=table,
         seconds=seconds,
     )
-
-
-def print_plan(plan: Plan, request: ShrinkRequest) -> None:
-    """Show the latency table, the decisions with their reasons, and the time they will take."""
-    title = f"Shapes of a student ({plan.teacher} as the teacher)"
-    print_rows(title, SHAPE_COLUMNS, shape_rows(plan), numbers=True)
-    decided = [
-        (one.name, str(one.value).lower() if isinstance(one.value, bool) else str(one.value),
-         one.reason)
-        for one in plan.decisions.values()
-    ]  # fmt: skip
-    print_rows("Plan", ["", "value", "reason"], decided)
-    parts = ", ".join(f"{step} {duration(time)}" for step, time in plan.seconds.items())
-    sys.stdout.write(
-        f"Predicted: {plan.speedup:.2f} times as fast as the teacher, in about "
-        f"{duration(sum(plan.seconds.values()))} ({parts}).\n"
-        f"The plan is in {request.folder / PLAN_FILE}.\n"
-    )
-
-
-def shape_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """Return the rows of the table of shapes."""
-    return [
-        (
-            str(one.shape),
-            f"{one.milliseconds:.1f}",
-            f"{one.speedup:.2f}",
-            f"{one.parameters / 1e6:.1f}",
-            "" if one.divergence is None else f"{one.divergence:.3f}",
-            "chosen" if one.shape == plan.shape else "not possible" if one.left_out else "",
-        )
-        for one in plan.table
-    ]
 
 
 def _uses_bfloat16(request: ShrinkRequest) -> bool:

@@ -1,17 +1,54 @@
-"""The report of ``hf-distill shrink``: that of its comparison, and how the student came about."""
+"""The plan of ``hf-distill shrink`` in the terminal, and the report of what came of it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hf_distill.cli.progress import duration
 from hf_distill.cli.run_folder import INTERMEDIATE, read_log
-from hf_distill.cli.shrink_plan import SHAPE_COLUMNS, ShrinkRequest, shape_rows
+from hf_distill.cli.shrink_plan import PLAN_FILE, ShrinkRequest
 from hf_distill.files import display_name
-from hf_distill.reports.report import Decision, Grid, Report, Stage, write_report
+from hf_distill.reports.report import Grid, Report, Stage, write_report
+from hf_distill.reports.terminal import print_rows
 from hf_distill.shrinking.commands import ALONE, STUDENT
 from hf_distill.shrinking.plan import Plan
+
+_COLUMNS = ("shape", "ms", "times as fast", "M parameters", "KL untrained", "")
+
+
+def print_plan(plan: Plan, request: ShrinkRequest) -> None:
+    """Show the latency table, the decisions with their reasons, and the time they will take."""
+    title = f"Shapes of a student ({plan.teacher} as the teacher)"
+    print_rows(title, _COLUMNS, _shape_rows(plan), numbers=True)
+    decided = [
+        (one.name, str(one.value).lower() if isinstance(one.value, bool) else str(one.value),
+         one.reason)
+        for one in plan.decisions.values()
+    ]  # fmt: skip
+    print_rows("Plan", ["", "value", "reason"], decided)
+    parts = ", ".join(f"{step} {duration(time)}" for step, time in plan.seconds.items())
+    sys.stdout.write(
+        f"Predicted: {plan.speedup:.2f} times as fast as the teacher, in about "
+        f"{duration(sum(plan.seconds.values()))} ({parts}).\n"
+        f"The plan is in {request.folder / PLAN_FILE}.\n"
+    )
+
+
+def _shape_rows(plan: Plan) -> list[tuple[str, ...]]:
+    """Return the rows of the table of shapes."""
+    return [
+        (
+            str(one.shape),
+            f"{one.milliseconds:.1f}",
+            f"{one.speedup:.2f}",
+            f"{one.parameters / 1e6:.1f}",
+            "" if one.divergence is None else f"{one.divergence:.3f}",
+            "chosen" if one.shape == plan.shape else "not possible" if one.left_out else "",
+        )
+        for one in plan.table
+    ]
 
 
 def write_shrink_report(
@@ -50,7 +87,7 @@ def write_shrink_report(
         for name, (place, steps) in trainings.items()
         if (log := read_log(place))
     ]
-    grids = [Grid("Shapes of a student", SHAPE_COLUMNS, shape_rows(plan))]
+    grids = [Grid("Shapes of a student", _COLUMNS, _shape_rows(plan))]
     if failures:
         rows = [(step, reason) for step, reason in failures.items()]
         grids.append(Grid("What failed; the student stays as it is", ("step", "why"), rows))
@@ -60,11 +97,10 @@ def write_shrink_report(
     report = replace(
         compared or Report(""),
         title=f"{display_name(request.teacher)}, made smaller: {plan.shape}",
-        decisions=[Decision(one.name, str(one.value), one.reason)
-                   for one in plan.decisions.values()],
+        decisions=list(plan.decisions.values()),
         stages=stages,
         grids=grids,
         cost=cost,
         commands=commands,
-    )  # fmt: skip
+    )
     write_report(report, folder)

@@ -17,11 +17,10 @@ from hf_distill.cli.shrink import build_parser
 from hf_distill.cli.shrink_plan import (
     PLAN_FILE,
     ShrinkRequest,
-    print_plan,
     read_or_make_plan,
     write_plan,
 )
-from hf_distill.cli.shrink_report import write_shrink_report
+from hf_distill.cli.shrink_report import print_plan, write_shrink_report
 from hf_distill.console import log_rank_0
 from hf_distill.files import in_use, read_json
 from hf_distill.shrinking.commands import (

@@ -244,7 +244,8 @@ def _example(one: Disagreement) -> Example:
 
 def _decisions(report: Report) -> Iterator[Block]:
     if report.decisions:
-        yield Table(["", "choice", "why"], report.decisions)
+        rows = [(one.name, str(one.value), one.reason) for one in report.decisions]
+        yield Table(["", "choice", "why"], rows)
 
 
 def _stage(stage: Stage, charts: _Charts) -> Iterator[Block]:

@@ -23,11 +23,13 @@ class Tile(NamedTuple):
     label: str
 
 
-class Decision(NamedTuple):
+@dataclass(frozen=True)
+class Decision:
     """Something that was chosen, and why."""
 
-    what: str
-    choice: str
+    name: str
+    """In ``hf-distill shrink`` the option that sets it by hand."""
+    value: Any
     reason: str
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from hf_distill.reports.report import Decision
 from hf_distill.shrinking.shapes import Shape, Timed
 from hf_distill.students.sizes import is_between
 
@@ -51,21 +52,6 @@ _STORED = ("question-answering", "text-classification", "token-classification")
 def defaults_of(task: str) -> Defaults:
     """Return the settings of a task."""
     return _DEFAULTS.get(task, Defaults())
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One decision.
-
-    Attributes:
-        name: the option that sets it by hand.
-        value: what was decided.
-        reason: why.
-    """
-
-    name: str
-    value: Any
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -181,10 +167,8 @@ class Plan:
         """
         try:
             values = dict(content)
-            values["teacher"], values["shape"] = (
-                Shape(**values["teacher"]),
-                Shape(**values["shape"]),
-            )
+            for name in ("teacher", "shape"):
+                values[name] = Shape(**values[name])
             values["decisions"] = {n: Decision(**d) for n, d in values["decisions"].items()}
             rows = [{**row, "shape": Shape(**row["shape"])} for row in values["table"]]
             values["table"] = [Timed(**row) for row in rows]
@@ -261,37 +245,21 @@ def decide(
         ValueError: a weight below 1 without labels, or a budget that is too small for one step.
     """
     usual = defaults_of(task)
-    made = [
-        *_settings(task, asked, data, usual),
-        *_length(task, asked, data, measured, usual),
-    ]
+    made = _settings(task, asked, data, usual) + _length(task, asked, data, measured, usual)
     values = {one.name: one.value for one in made}
     first, second = values["hidden_states_steps"], values["prediction_steps"]
     every = max(1, (first + second) // _SCORINGS)
+    kept = "without validation data the last one is kept"
     if data.validation:
-        made.append(
-            Decision(
-                "save_steps",
-                min(every, max(second, 1)),
-                f"about {_SCORINGS} checkpoints; the validation data is scored at each of the "
-                f"prediction stage and the one with the best {data.metric} is kept",
-            )
+        every = min(every, max(second, 1))
+        kept = (
+            "the validation data is scored at each of the prediction stage and the one with the "
+            f"best {data.metric} is kept"
         )
-        made.append(
-            Decision(
-                "early_stopping_patience",
-                _PATIENCE,
-                f"training ends once {data.metric} has not improved {_PATIENCE} times in a row",
-            )
-        )
-    else:
-        made.append(
-            Decision(
-                "save_steps",
-                every,
-                f"about {_SCORINGS} checkpoints; without validation data the last one is kept",
-            )
-        )
+    made.append(Decision("save_steps", every, f"about {_SCORINGS} checkpoints; {kept}"))
+    if data.validation:
+        ends = f"training ends once {data.metric} has not improved {_PATIENCE} times in a row"
+        made.append(Decision("early_stopping_patience", _PATIENCE, ends))
     values = {one.name: one.value for one in made}
     return made, _seconds(values, data, measured, best, further or Further())
 

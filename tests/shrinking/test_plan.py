@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from hf_distill.reports.report import Decision
 from hf_distill.shrinking.commands import commands
 from hf_distill.shrinking.plan import (
     Asked,
     Data,
-    Decision,
     Further,
     Measured,
     Plan,
