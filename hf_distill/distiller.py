@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -124,11 +125,7 @@ class Distiller:
     def prepare(self, student: nn.Module, train_dataset: Any, eval_dataset: Any) -> bool:
         """Load and check the teacher, if the arguments call for one and it is not there yet.
 
-        Returns:
-            True if the teacher was loaded: the batches may have other columns then.
-
-        Raises:
-            ValueError: teacher, student, data and arguments do not fit together.
+        True if it was loaded: the batches may have other columns then.
         """
         self.student = student
         self.args.check_distillation_options()
@@ -210,11 +207,7 @@ class Distiller:
         *,
         tries_teacher: bool,
     ) -> None:
-        """Check everything else that can be checked before training.
-
-        Raises:
-            ValueError: teacher, student, data and arguments do not fit together.
-        """
+        """Check everything else that can be checked before training."""
         if self.head is None or not self.args.needs_teacher:
             return
         for name, dataset in named_datasets(train_dataset, eval_dataset).items():
@@ -235,20 +228,12 @@ class Distiller:
             raise_on_errors([] if finding is None else [finding], logger)
 
     def check_columns(self, dataset: Any, name: str) -> None:
-        """Check that teacher columns of other data mean the same.
-
-        Raises:
-            ValueError: names the data set and what differs.
-        """
+        """Check that teacher columns of other data mean the same."""
         if self.teacher is not None:
             self.teacher.check_data(dataset, name)
 
     def settle_layers(self, dataset: Any, sample_batches: SampleBatches, *, sharded: bool) -> None:
-        """Settle what depends on data: ``layer_mapping="auto"``, and how projections begin.
-
-        Raises:
-            ValueError: ``auto``, and the student is sharded or the data cannot be read twice.
-        """
+        """Settle what depends on data: ``layer_mapping="auto"``, and how projections begin."""
         layers = self.layers
         if layers is None or layers.is_settled:
             return
@@ -256,7 +241,7 @@ class Distiller:
         if sample is not None:
             batches = partial(sample_batches, sample, SAMPLE_ROWS)
             with preserve_rng_state():
-                layers.settle(batches, self._ask_teacher, self._unlabelled_inputs)
+                layers.settle(batches, self._run_teacher, self._unlabelled_inputs)
 
     def _unlabelled_inputs(self, batch: Batch) -> dict[str, Any]:
         assert self.head is not None
@@ -282,12 +267,7 @@ class Distiller:
     def check_first_batch(self, batch: Batch, optimizer: torch.optim.Optimizer | None) -> None:
         """Check what is only known once training has begun.
 
-        Args:
-            batch: the first one.
-            optimizer: that of the training, unless it has other tensors than the model.
-
-        Raises:
-            ValueError: the batch lacks something, or does not fit one of the models.
+        Without ``optimizer``, if it has other tensors than the model.
         """
         assert self.head is not None
         if self.args.needs_teacher:
@@ -332,12 +312,7 @@ class Distiller:
         return {k: v for k, v in batch.items() if k not in self.teacher_only_inputs}
 
     def plan(self, batch: Batch, state: TrainerState, *, training: bool) -> BatchPlan:
-        """Settle what is computed of a batch; before it is, as ``Trainer`` may take labels out.
-
-        Raises:
-            ValueError: a batch of a training lacks labels that are mixed in, or a weight was
-                raised whose layers are not recorded.
-        """
+        """Settle what is computed of a batch; before it is, as ``Trainer`` may take labels out."""
         args, step = self.args, state.global_step
         progress = _progress(state)
         mixes = args.stage == "prediction"
@@ -381,25 +356,17 @@ class Distiller:
         return layers.is_sample_due(step) if training else bool(layers.compared)
 
     def teacher_outputs(self, batch: Batch, plan: BatchPlan) -> Mapping[str, Tensor] | None:
-        """Run the teacher, or read its outputs from the batch; ``None`` if none are needed.
-
-        Raises:
-            ValueError: they contain NaN or +inf.
-        """
+        """Run the teacher, or read its outputs from the batch; ``None`` if none are needed."""
         if not plan.uses_teacher:
             return None
         if not plan.compares_layers or self.layers is None:
             return self._run_teacher(self.alignment.teacher_batch(batch))
-        outputs = self.layers.run_teacher(batch, self._ask_teacher)
+        outputs = self.layers.run_teacher(batch, self._run_teacher)
         self.guard.check(self.layers.nonfinite_rows(batch), plan.training_step)
         return outputs
 
     def check_fed_inputs(self, batch: Batch, train_dataset: Any) -> None:
-        """Refuse a teacher that is first needed in the middle of a training and lacks inputs there.
-
-        Raises:
-            ValueError: names what the batches of this training lack.
-        """
+        """Refuse a teacher that is first needed in the middle of a training and lacks inputs."""
         late = self.teacher_only_inputs - self._fed_inputs
         if late:
             assert self.teacher is not None
@@ -409,10 +376,9 @@ class Distiller:
                 check_late_inputs(late, train_dataset, {} if unread else batch)
             self._fed_inputs = self.teacher_only_inputs
 
-    def _run_teacher(self, batch: Batch) -> Mapping[str, Tensor]:
-        return self._ask_teacher(batch, {})
-
-    def _ask_teacher(self, batch: Batch, further_inputs: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    def _run_teacher(
+        self, batch: Batch, further_inputs: Mapping[str, Any] = MappingProxyType({})
+    ) -> Mapping[str, Tensor]:
         assert self.teacher is not None
         return self.teacher(batch, self.accelerator, further_inputs)
 
@@ -424,17 +390,10 @@ class Distiller:
         plan: BatchPlan,
         task_loss: Callable[[dict[str, Any]], tuple[Tensor, Any]],
     ) -> tuple[dict[str, Tensor], Any]:
-        """Run the student, and compare it with the teacher.
+        """Run the student, which may be wrapped, and compare it with the teacher.
 
-        Args:
-            model: the student, possibly wrapped.
-            batch: on the device.
-            teacher_outputs: those for this batch; ``None`` if it is not compared.
-            plan: what is computed of it.
-            task_loss: student inputs -> (mean of the label loss, outputs).
-
-        Returns:
-            The losses by name, each a mean over the items of this batch, and the outputs.
+        ``task_loss`` returns the mean of the label loss and the outputs for the student's inputs.
+        Returned are the losses by name, each a mean over the items of this batch, and the outputs.
         """
         assert self.head is not None
         layers = self.layers if plan.compares_layers else None
@@ -478,20 +437,12 @@ class Distiller:
     # ---- evaluation and log --------------------------------------------------------------------
 
     def begin_evaluation(self) -> None:
-        """Forget the losses of an earlier evaluation.
-
-        Raises:
-            ValueError: the teacher's outputs of a training step contain NaN or +inf.
-        """
+        """Forget the losses of an earlier evaluation."""
         self.guard.raise_if_bad()
         self.losses.eval_log.clear()
 
     def end_evaluation(self) -> dict[str, float]:
-        """Return the means of the losses over an evaluation.
-
-        Raises:
-            ValueError: the teacher's outputs contain NaN or +inf.
-        """
+        """Return the means of the losses over an evaluation."""
         self.guard.raise_if_bad()
         return self.losses.eval_log.pop(self.accelerator)
 
@@ -516,11 +467,7 @@ class Distiller:
             self.layers.save(folder)
 
     def load(self, folder: str | os.PathLike[str] | None, *, is_best: bool = False) -> None:
-        """Read what ``save`` wrote; of the best checkpoint, if it has any.
-
-        Raises:
-            ValueError: they are missing, damaged, or of another pair of models.
-        """
+        """Read what ``save`` wrote; of the best checkpoint, if it has any."""
         if self.layers is not None and self.layers.compared:
             self.layers.load(folder, optional=is_best)
 

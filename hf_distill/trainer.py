@@ -12,12 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import (
-    PREFIX_CHECKPOINT_DIR,
-    EvalLoopOutput,
-    HubStrategy,
-    rotate_checkpoints,
-)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy
 from transformers.utils.hub import PushInProgress
 
 from hf_distill.checkpoints import CheckpointKeeper, Terminated, distillation_settings
@@ -490,21 +485,16 @@ class DistillationTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.distiller.guard.raise_if_bad()  # a run must not resume from weights that are NaN
-        folder, writes = self._checkpoint_folder(trial), self.args.should_save
+        folder, limit = self._checkpoint_folder(trial), self.args.save_total_limit
         if self.is_fsdp_enabled and self.optimizer is not None and not self.args.save_only_model:
             complete_state(self.optimizer)
         # Trainer would delete older ones before all processes have written the new one.
         with (
             temporarily_set(self.args, save_total_limit=None),
-            self.checkpoints.writing(folder, self.state, writes=writes),
+            self.checkpoints.writing(folder, self.state, writes=self.args.should_save, limit=limit),
         ):
             super()._save_checkpoint(model, trial)
             self.distiller.save(folder)
-        if writes:
-            limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
-            rotate_checkpoints(
-                str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True
-            )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As ``Trainer``'s, which writes no student under FSDP with SHARDED_STATE_DICT."""

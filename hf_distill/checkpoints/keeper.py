@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
 from hf_distill.checkpoints.record import (
     RECORD_FILE,
@@ -137,13 +137,16 @@ class CheckpointKeeper(TrainerCallback):
     # ---- saving --------------------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, folder: Path, state: TrainerState, *, writes: bool) -> Iterator[None]:
+    def writing(
+        self, folder: Path, state: TrainerState, *, writes: bool, limit: int | None = None
+    ) -> Iterator[None]:
         """Mark what the block writes as a complete checkpoint, when all processes have written it.
 
         Args:
             folder: the checkpoint.
             state: how far the run is.
             writes: whether this process writes the files of the checkpoint as a whole.
+            limit: how many checkpoints are kept; older ones are deleted then.
 
         Raises:
             OSError: it cannot be written. It is deleted then; the older ones are still there.
@@ -175,6 +178,11 @@ class CheckpointKeeper(TrainerCallback):
                 f"The checkpoint {folder} could not be saved, and was deleted: "
                 f"{str(error).splitlines()[0]}. {rest}."
             ) from error
+        if writes:
+            best = state.best_model_checkpoint
+            rotate_checkpoints(
+                str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True
+            )
 
     # ---- SIGTERM -------------------------------------------------------------------------------
 
