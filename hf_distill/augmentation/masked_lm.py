@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_distill.alignment.blocks import frame_of
 from hf_distill.augmentation.forward import LogitsAtPlaces
 from hf_distill.augmentation.masking import MASKINGS, Pass, passes, whole_tokens
 from hf_distill.augmentation.vocabulary import WholeWords
@@ -73,7 +74,7 @@ class MaskedLanguageModel:
         self.batch_size = batch_size
         self.device = torch.device(device or _default_device())
         self._tokenizer = tokenizer
-        self._prefix, self._suffix = _frame(tokenizer)
+        self._prefix, self._suffix = frame_of(tokenizer)
         self._longest = _longest(longest, model, tokenizer) - len(self._prefix + self._suffix)
         pad = tokenizer.pad_token_id
         module: torch.nn.Module = model
@@ -259,13 +260,3 @@ def _longest(wanted: int | None, model: PreTrainedModel, tokenizer: PreTrainedTo
             "takes."
         )
     return wanted
-
-
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a text."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    for place in range(len(full) - len(bare) + 1):
-        if full[place : place + len(bare)] == bare:
-            return full[:place], full[place + len(bare) :]
-    return [], []

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers.utils.hub import cached_file
 
 from hf_distill.compatibility.findings import Finding, error, info
 from hf_distill.compatibility.tokenizers import check_tokenizers
@@ -18,6 +17,7 @@ from hf_distill.heads import (
     TaskHead,
     unwrapped,
 )
+from hf_distill.loading import find_file
 
 _FILE = "preprocessor_config.json"
 _MEANING = (
@@ -73,15 +73,7 @@ def _saved_settings(model: nn.Module) -> dict[str, Any] | None:
     source: Any = getattr(unwrapped(model), "name_or_path", None)
     if not source:
         return None
-    try:
-        file = cached_file(
-            source,
-            _FILE,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except OSError:  # neither a directory nor a repository that may be read
-        return None
+    file = find_file(source, _FILE)
     if file is None:
         return None
     settings: dict[str, Any] = json.loads(Path(file).read_text(encoding="utf-8"))

@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file
 
 from hf_distill.compatibility.findings import Finding, error, info, warning
 from hf_distill.compatibility.vocabulary_map import VocabularyMap, mark_of
 from hf_distill.files import json_hash
 from hf_distill.heads import CausalLMHead, TaskHead, unwrapped
-from hf_distill.loading import load_tokenizer
+from hf_distill.loading import find_file, load_tokenizer
 
 PROBES = (
     "The quick brown fox jumps over 13 lazy dogs.",
@@ -337,7 +336,7 @@ def tokenizer_of(model: nn.Module) -> PreTrainedTokenizerBase | None:
 def saved_tokenizer(source: Any) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer of a folder or repository; ``None`` without one of a known kind."""
     try:
-        if not source or not any(_has_file(source, name) for name in TOKENIZER_FILES):
+        if not source or not any(find_file(source, name) for name in TOKENIZER_FILES):
             return None
         return load_tokenizer(source)
     except (OSError, ValueError):  # not a directory or a repository; a tokenizer of another kind
@@ -348,13 +347,3 @@ def vocabulary_size(model: nn.Module) -> int | None:
     """Return how many tokens a model has embeddings for; ``None`` if it does not say so."""
     size: int | None = getattr(getattr(unwrapped(model), "config", None), "vocab_size", None)
     return size
-
-
-def _has_file(source: str, name: str) -> bool:
-    found = cached_file(
-        source,
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return found is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,16 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import torch
-import transformers
 from accelerate import PartialState
 from datasets import Dataset, Features, Value, concatenate_datasets
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from hf_distill._version import __version__
+from hf_distill._version import versions
 from hf_distill.augmentation.tables import check_columns, write_table
 from hf_distill.compatibility import input_limit
 from hf_distill.compatibility.tokenizers import tokenizer_hash, tokenizer_of
@@ -159,13 +156,7 @@ def label_dataset(
         "calibrate": calibrate,
         "column": output_column,
         "batch_size": batch_size,
-        "versions": {
-            "hf_distill": __version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-            "datasets": datasets.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
     if target is not None and (before := _finished(target, manifest)):
         column = load_table(target).select_columns([output_column])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
-import transformers
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset, Value
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, default_data_collator
 
-from hf_distill._version import __version__
+from hf_distill._version import versions
 from hf_distill.alignment import INPUTS, Alignment, TeacherBatches
 from hf_distill.compatibility import head_of
 from hf_distill.compatibility.tokenizers import saved_tokenizer, tokenizer_hash, tokenizer_of
@@ -220,13 +217,7 @@ def cache_teacher_outputs(
         "data_collator": {"inputs": computer.probe()},
         "batch_size": batch_size,
         "preprocessing": dict(preprocessing or {}),
-        "versions": {
-            "hf_distill": __version__,
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-            "datasets": datasets.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
     }
     if output_dir is None:
         key = CacheFolder(Path(), manifest).key
