@@ -33,7 +33,7 @@ from hf_distill.shrinking.commands import (
     OUTPUTS,
     STUDENT,
     Command,
-    commands,
+    PlanCommands,
 )
 from hf_distill.shrinking.plan import Plan
 from hf_distill.shrinking.steps import Steps, fingerprint
@@ -146,7 +146,7 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
     earlier = read_json(folder / PLAN_FILE, "begin again with --overwrite_output_dir")
     seconds: dict[str, float] = dict(earlier.get("seconds", {}))
     failures: dict[str, str] = {}
-    listed = commands(
+    listed = PlanCommands(
         plan,
         folder,
         teacher=request.teacher,
@@ -160,7 +160,7 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
         tolerance=arguments.tolerance,
         augment=arguments.augment,
         augment_model=arguments.augment_model,
-    )
+    ).in_order()
     typed = [str(command) for command in listed]
     for number, command in enumerate(listed, start=1):
         if steps.is_finished(command.folder, asked, command.result):

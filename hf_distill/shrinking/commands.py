@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,25 +59,11 @@ class Command:
         return shlex.join(words)
 
 
-def commands(
-    plan: Plan,
-    folder: Path,
-    *,
-    teacher: str,
-    train: Mapping[str, Any],
-    validation: Mapping[str, Any] | None,
-    task: Mapping[str, Any],
-    seed: int,
-    use_cpu: bool,
-    baseline: bool = False,
-    exports: bool = True,
-    tolerance: float = 1.0,
-    augment: int | None = None,
-    augment_model: str | None = None,
-) -> list[Command]:
-    """Return the commands of a plan in their order.
+@dataclass(frozen=True)
+class PlanCommands:
+    """The commands of a plan.
 
-    Args:
+    Attributes:
         plan: the decisions.
         folder: where the results go.
         teacher: the teacher.
@@ -94,212 +80,182 @@ def commands(
         augment_model: the masked language model that proposes words; by default that of
             ``hf-distill augment``.
     """
-    made = [_creation(plan, folder, teacher, train, task, seed)]
-    if augment is not None:
-        made.append(_augmentation(folder, train, task, seed, augment, augment_model))
-        train = {**train, "train_file": made[-1].options["output_path"]}
-    cached = plan["cache_teacher_outputs"]
-    if cached:
-        made.append(_cache(plan, folder, teacher, train, task, use_cpu))
-    shared = _training(plan, folder, train, validation, task, seed, use_cpu)
-    first = plan["hidden_states_steps"]
-    made.append(
-        Command(
-            "train",
-            STUDENT,
-            "metrics.json",
-            {
-                **shared,
-                "teacher_model": [teacher] if first or not cached else None,
-                "teacher_outputs": str(folder / OUTPUTS) if cached else None,
+
+    plan: Plan
+    folder: Path
+    teacher: str
+    train: Mapping[str, Any]
+    validation: Mapping[str, Any] | None
+    task: Mapping[str, Any]
+    seed: int
+    use_cpu: bool
+    baseline: bool = False
+    exports: bool = True
+    tolerance: float = 1.0
+    augment: int | None = None
+    augment_model: str | None = None
+
+    def in_order(self) -> list[Command]:
+        """Return the commands in their order."""
+        made = [self._creation()]
+        train = self.train
+        if self.augment is not None:
+            made.append(self._augmentation(self.augment))
+            train = {**train, "train_file": made[-1].options["output_path"]}
+        if self.plan["cache_teacher_outputs"]:
+            made.append(self._cache(train))
+        made += self._trainings(train)
+        if self.exports:
+            made += self._exports()
+        if self.validation is not None:
+            exported = [one.options["output_dir"] for one in made if one.name == "export"]
+            made.append(self._comparison(self.validation, exported))
+        return made
+
+    def _creation(self) -> Command:
+        sizes = self.plan.shape.options(self.plan.teacher)
+        options: dict[str, Any] = {**sizes, "seed": self.seed}
+        if sizes.keys() - {"num_hidden_layers"}:
+            names = {"train_file": "calibration_file", "train_split": "split"}
+            options |= {
+                names.get(name, name): value
+                for name, value in self.train.items()
+                if name != "max_train_samples"
+            }
+            options |= self.task
+        options["output_dir"] = str(self.folder / CREATED)
+        return Command("create-student", CREATED, "student.json", options, (self.teacher,))
+
+    def _augmentation(self, versions: int) -> Command:
+        task, source = self.task, str(self.train["train_file"])
+        options: dict[str, Any] = {"squad_path": source}
+        if task["task"] != "question-answering":
+            columns = [task.get("text_column"), task.get("text_pair_column")]
+            tags = task.get("label_column") if task["task"] == "token-classification" else None
+            options = {
+                "train_file": source,
+                "text_columns": [column for column in columns if column is not None],
+                "tag_column": tags,
+            }
+        name = Path(source).name
+        options |= {
+            "multiplication_factor": versions,
+            "model": self.augment_model,
+            "seed": self.seed,
+            "output_path": str(self.folder / AUGMENTED / name),
+        }
+        return Command("augment", AUGMENTED, name, options)
+
+    def _cache(self, train: Mapping[str, Any]) -> Command:
+        options = {
+            "teacher_model": [self.teacher],
+            **train,
+            **self.task,
+            "mixed_precision": "bf16" if self.plan["bf16"] else None,
+            "use_cpu": self.use_cpu,
+            "output_dir": str(self.folder / OUTPUTS),
+        }
+        return Command("cache", OUTPUTS, "manifest.json", options, resumes=True)
+
+    def _trainings(self, train: Mapping[str, Any]) -> list[Command]:
+        plan, shared = self.plan, self._shared(train)
+        first, cached = plan["hidden_states_steps"], plan["cache_teacher_outputs"]
+        trainings = {
+            STUDENT: {
+                "teacher_model": [self.teacher] if first or not cached else None,
+                "teacher_outputs": str(self.folder / OUTPUTS) if cached else None,
                 "intermediate_max_steps": first or None,
                 "max_steps": plan["prediction_steps"],
                 "temperature": plan["temperature"],
                 "distillation_loss_weight": plan["distillation_loss_weight"],
                 "eval_with_teacher": "no",
-                "output_dir": str(folder / STUDENT),
-                "resume": True,
-            },
-            resumes=True,
-        )
-    )
-    if baseline:
-        made.append(
+            }
+        }
+        if self.baseline:
+            trainings[ALONE] = {"baseline": True, "max_steps": first + plan["prediction_steps"]}
+        return [
             Command(
                 "train",
-                ALONE,
+                name,
                 "metrics.json",
-                {
-                    **shared,
-                    "baseline": True,
-                    "max_steps": first + plan["prediction_steps"],
-                    "output_dir": str(folder / ALONE),
-                    "resume": True,
-                },
+                {**shared, **own, "output_dir": str(self.folder / name), "resume": True},
                 resumes=True,
             )
-        )
-    scored = None if validation is None else validation.get("validation_file")
-    for name, int8 in ((ONNX, False), (INT8, True)) if exports else ():
-        if int8 and scored is None:
-            continue
-        made.append(
+            for name, own in trainings.items()
+        ]
+
+    def _shared(self, train: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that both trainings have in common."""
+        plan, validation = self.plan, self.validation
+        batch = plan["per_device_train_batch_size"]
+        steps = plan["hidden_states_steps"] + plan["prediction_steps"]
+        options: dict[str, Any] = {
+            "student_model": str(self.folder / CREATED),
+            **train,
+            **self.task,
+            "learning_rate": plan["learning_rate"],
+            "per_device_train_batch_size": batch,
+            "per_device_eval_batch_size": max(batch, _EVAL_BATCH),
+            "warmup_steps": _WARM_UP,
+            "seed": self.seed,
+            "bf16": plan["bf16"],
+            "use_cpu": self.use_cpu,
+            "logging_steps": max(1, steps // 50),
+            "save_strategy": "steps",
+            "save_steps": plan["save_steps"],
+            "save_total_limit": 2,
+            "report_to": "none",
+        }
+        if validation is None and "dataset_name" in train:
+            options["validation_split"] = "none"
+        if validation is not None:
+            options |= {
+                **validation,
+                "eval_strategy": "steps",
+                "eval_steps": plan["save_steps"],
+                "load_best_model_at_end": True,
+                "metric_for_best_model": plan["metric"],
+                "greater_is_better": "yes" if plan["better"] == "higher" else "no",
+                "early_stopping_patience": plan["early_stopping_patience"],
+            }
+        return options
+
+    def _exports(self) -> list[Command]:
+        """Return the exports; with 8-bit weights only where a file can tell what that costs."""
+        validation = self.validation or {}
+        scored = validation.get("validation_file")
+        rows = None
+        if scored is not None:  # once per setting that is tried
+            rows = min(validation.get("max_eval_samples") or _EXPORT_ROWS, _EXPORT_ROWS)
+        return [
             Command(
                 "export",
                 name,
                 "export.json",
                 {
-                    "output_dir": str(folder / name),
-                    "int8": int8,
-                    "tolerance": tolerance if int8 else None,
+                    "output_dir": str(self.folder / name),
+                    "int8": name == INT8,
+                    "tolerance": self.tolerance if name == INT8 else None,
                     "file": scored,
-                    "max_eval_samples": None if scored is None else _rows(validation),
-                    **task,
+                    "max_eval_samples": rows,
+                    **self.task,
                 },
-                (str(folder / STUDENT),),
+                (str(self.folder / STUDENT),),
                 may_fail=True,
             )
-        )
-    if validation is not None:
-        made.append(
-            Command(
-                "compare",
-                COMPARISON,
-                "comparison.json",
-                {
-                    "teacher": teacher,
-                    "student_alone": [str(folder / ALONE)] if baseline else None,
-                    "student_distilled": [str(folder / STUDENT)],
-                    "models": [one.options["output_dir"] for one in made if one.name == "export"],
-                    **_as_scored(validation),
-                    **task,
-                    "use_cpu": use_cpu,
-                    "output_dir": str(folder / COMPARISON),
-                },
-            )
-        )
-    return made
+            for name in ((ONNX,) if scored is None else (ONNX, INT8))
+        ]
 
-
-def _creation(
-    plan: Plan,
-    folder: Path,
-    teacher: str,
-    train: Mapping[str, Any],
-    task: Mapping[str, Any],
-    seed: int,
-) -> Command:
-    sizes = plan.shape.options(plan.teacher)
-    options: dict[str, Any] = {**sizes, "seed": seed}
-    if sizes.keys() - {"num_hidden_layers"}:
-        names = {"train_file": "calibration_file", "train_split": "split"}
-        options |= {
-            names.get(name, name): value
-            for name, value in train.items()
-            if name != "max_train_samples"
-        }
-        options |= task
-    options["output_dir"] = str(folder / CREATED)
-    return Command("create-student", CREATED, "student.json", options, (teacher,))
-
-
-def _augmentation(
-    folder: Path,
-    train: Mapping[str, Any],
-    task: Mapping[str, Any],
-    seed: int,
-    versions: int,
-    model: str | None,
-) -> Command:
-    source = str(train["train_file"])
-    options: dict[str, Any] = {"squad_path": source}
-    if task["task"] != "question-answering":
-        columns = [task.get("text_column"), task.get("text_pair_column")]
-        tags = task.get("label_column") if task["task"] == "token-classification" else None
+    def _comparison(self, validation: Mapping[str, Any], exported: Sequence[str]) -> Command:
+        names = {"validation_file": "file", "validation_split": "split"}
         options = {
-            "train_file": source,
-            "text_columns": [column for column in columns if column is not None],
-            "tag_column": tags,
+            "teacher": self.teacher,
+            "student_alone": [str(self.folder / ALONE)] if self.baseline else None,
+            "student_distilled": [str(self.folder / STUDENT)],
+            "models": exported,
+            **{names.get(name, name): value for name, value in validation.items()},
+            **self.task,
+            "use_cpu": self.use_cpu,
+            "output_dir": str(self.folder / COMPARISON),
         }
-    name = Path(source).name
-    options |= {
-        "multiplication_factor": versions,
-        "model": model,
-        "seed": seed,
-        "output_path": str(folder / AUGMENTED / name),
-    }
-    return Command("augment", AUGMENTED, name, options)
-
-
-def _cache(
-    plan: Plan,
-    folder: Path,
-    teacher: str,
-    train: Mapping[str, Any],
-    task: Mapping[str, Any],
-    use_cpu: bool,
-) -> Command:
-    options = {
-        "teacher_model": [teacher],
-        **train,
-        **task,
-        "mixed_precision": "bf16" if plan["bf16"] else None,
-        "use_cpu": use_cpu,
-        "output_dir": str(folder / OUTPUTS),
-    }
-    return Command("cache", OUTPUTS, "manifest.json", options, resumes=True)
-
-
-def _training(
-    plan: Plan,
-    folder: Path,
-    train: Mapping[str, Any],
-    validation: Mapping[str, Any] | None,
-    task: Mapping[str, Any],
-    seed: int,
-    use_cpu: bool,
-) -> dict[str, Any]:
-    """Return what both trainings have in common."""
-    batch = plan["per_device_train_batch_size"]
-    steps = plan["hidden_states_steps"] + plan["prediction_steps"]
-    options: dict[str, Any] = {
-        "student_model": str(folder / CREATED),
-        **train,
-        **task,
-        "learning_rate": plan["learning_rate"],
-        "per_device_train_batch_size": batch,
-        "per_device_eval_batch_size": max(batch, _EVAL_BATCH),
-        "warmup_steps": _WARM_UP,
-        "seed": seed,
-        "bf16": plan["bf16"],
-        "use_cpu": use_cpu,
-        "logging_steps": max(1, steps // 50),
-        "save_strategy": "steps",
-        "save_steps": plan["save_steps"],
-        "save_total_limit": 2,
-        "report_to": "none",
-    }
-    if validation is None and "dataset_name" in train:
-        options["validation_split"] = "none"
-    if validation is not None:
-        options |= {
-            **validation,
-            "eval_strategy": "steps",
-            "eval_steps": plan["save_steps"],
-            "load_best_model_at_end": True,
-            "metric_for_best_model": plan["metric"],
-            "greater_is_better": "yes" if plan["better"] == "higher" else "no",
-            "early_stopping_patience": plan["early_stopping_patience"],
-        }
-    return options
-
-
-def _rows(validation: Mapping[str, Any] | None) -> int:
-    """Return how many rows an export is scored on, once per setting that is tried."""
-    return min((validation or {}).get("max_eval_samples") or _EXPORT_ROWS, _EXPORT_ROWS)
-
-
-def _as_scored(validation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return validation data as ``compare`` takes it."""
-    names = {"validation_file": "file", "validation_split": "split"}
-    return {names.get(name, name): value for name, value in validation.items()}
+        return Command("compare", COMPARISON, "comparison.json", options)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hf_distill.reports.report import Decision
-from hf_distill.shrinking.commands import commands
+from hf_distill.shrinking.commands import PlanCommands
 from hf_distill.shrinking.plan import (
     Asked,
     Data,
@@ -175,7 +175,7 @@ def test_a_plan_is_the_same_after_it_was_written() -> None:
 
 
 def listed(plan: Plan, tmp_path: Any, **options: Any) -> list[Any]:
-    return commands(
+    return PlanCommands(
         plan,
         tmp_path,
         teacher=str(tmp_path / "secret" / "big"),
@@ -185,7 +185,7 @@ def listed(plan: Plan, tmp_path: Any, **options: Any) -> list[Any]:
         seed=3,
         use_cpu=True,
         **options,
-    )
+    ).in_order()
 
 
 def test_commands_name_nothing_of_the_machine(tmp_path: Any) -> None:
@@ -224,10 +224,10 @@ def test_augmented_data_is_trained_on_and_not_created_from(tmp_path: Any) -> Non
 
 def test_a_hub_data_set_without_validation_is_not_scored(tmp_path: Any) -> None:
     train = {"dataset_name": "squad", "train_split": "train[:9]"}
-    made = commands(
+    made = PlanCommands(
         plan(), tmp_path, teacher="big", train=train, validation=None, task={"task": QA},
         seed=3, use_cpu=True,
-    )  # fmt: skip
+    ).in_order()  # fmt: skip
     by_folder = {one.folder: one for one in made}
     assert list(by_folder) == ["created", "teacher_outputs", "student", "onnx"]
     assert by_folder["student"].options["validation_split"] == "none"
