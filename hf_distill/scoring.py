@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from hf_distill.checks import check_launch
 from hf_distill.compatibility.tokenizers import check_vocabulary
 from hf_distill.console import log_rank_0
 from hf_distill.hub.facts import TIMINGS
+from hf_distill.launch import check_launch
 from hf_distill.tasks.base import Scorer, Task
 from hf_distill.tasks.fidelity import OutputRecorder
 

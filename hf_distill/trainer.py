@@ -17,7 +17,6 @@ from transformers.utils.hub import PushInProgress
 
 from hf_distill.checkpoints import CheckpointKeeper, Terminated, distillation_settings
 from hf_distill.checks import (
-    check_launch,
     sample_batches,
     warn_of_bypassed_loss,
     warn_of_half_precision,
@@ -25,6 +24,7 @@ from hf_distill.checks import (
 from hf_distill.distiller import Distiller
 from hf_distill.hub import HubPublisher
 from hf_distill.hub.facts import stage_facts
+from hf_distill.launch import check_launch
 from hf_distill.layers import TeacherRecorderCallback
 from hf_distill.layers.mapping import LayerPairs
 from hf_distill.layers.projections import detached, without_projections

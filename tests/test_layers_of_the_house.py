@@ -32,7 +32,7 @@ FLOORS = (
     ("training_args",),
     ("losses", "step", "schedules"),
     ("loading", "onnx_model", "least_squares"),
-    ("files", "extras", "console", "plotting", "markdown", "restoring", "_version"),
+    ("files", "launch", "extras", "console", "plotting", "markdown", "restoring", "_version"),
 )
 """Rooms from top to bottom. Those of one floor may import each other, but not in a circle."""
 

@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 import torch
 from accelerate import DistributedType
+from datasets import Dataset
 from runs import arguments
 from torch import nn
-from zoo import PAIRS, zoo_model
+from transformers import default_data_collator
+from zoo import PAIRS, zoo_dataset, zoo_model
 
-from hf_distill.checks import check_launch
+from hf_distill import cache_teacher_outputs
+from hf_distill.labelling import label_dataset
+from hf_distill.launch import check_launch
 from hf_distill.sharding import complete_state
 from hf_distill.teachers import block_classes
 
@@ -102,6 +106,33 @@ def test_one_process_where_several_were_asked_for(
             check_launch(args)
     else:
         check_launch(args)
+
+
+@pytest.mark.parametrize("work", ["train", "cache", "label"])
+def test_processes_that_do_not_know_of_each_other(
+    work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by torchrun on a machine without GPU, without ``use_cpu``."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(RuntimeError, match="WORLD_SIZE=2.*use_cpu=True"):
+        if work == "train":
+            check_launch(SimpleNamespace(world_size=1))  # type: ignore[arg-type]
+        elif work == "cache":
+            cache_teacher_outputs(
+                zoo_model("text-classification", "bert", seed=1),
+                zoo_dataset("text-classification"),
+                output_dir=tmp_path / "cache",
+                data_collator=default_data_collator,
+            )
+        else:
+            label_dataset(
+                Dataset.from_dict({"text": ["good"]}),
+                zoo_model("text-generation", "gpt2", seed=1),
+                {"good": ["good"], "bad": ["bad"]},
+                output_path=tmp_path / "labelled.jsonl",
+            )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("by", ["args", "launcher", "nobody"])

@@ -28,6 +28,7 @@ from hf_distill.labelling.prompts import EncodedRow, Prompt, default_prompt
 from hf_distill.labelling.scoring import WordScorer, calibrated, label_probabilities
 from hf_distill.labelling.words import LabelWords, check_label_words
 from hf_distill.labelling.work import Work, changes
+from hf_distill.launch import check_processes
 from hf_distill.loading import fewest_tokens, load_teacher, read_config
 from hf_distill.restoring import evaluating
 from hf_distill.tasks.columns import checked_texts, is_text
@@ -119,6 +120,7 @@ def label_dataset(
         check_columns(dataset)
     fields = _fields(dataset, text_columns)
     state = PartialState(cpu=use_cpu)
+    check_processes(state.num_processes)
     if target is None and state.num_processes > 1:
         raise ValueError("output_path is missing: several processes meet in a file.")
     model = _load(teacher_model, teacher_dtype, state.device)

@@ -164,7 +164,7 @@ def test_both_stages_under_a_configuration(
 @pytest.mark.parametrize(
     ("name", "launcher", "options", "message"),
     [
-        ("two_processes_on_cpu", [], [], "each of them is about to train alone"),
+        ("two_processes_on_cpu", [], [], "each of them is about to work alone"),
         ("fsdp2", FULL_PRECISION, ["--use_cpu"], "nothing would be sharded"),
         (None, ["--cpu", "--num_processes", "2"], [], "has started this one only"),
     ],

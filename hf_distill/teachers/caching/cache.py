@@ -25,6 +25,7 @@ from hf_distill.compatibility.tokenizers import saved_tokenizer, tokenizer_hash,
 from hf_distill.compatibility.two_tokenizers import choose_alignment
 from hf_distill.files import in_use
 from hf_distill.heads import TaskHead
+from hf_distill.launch import check_processes
 from hf_distill.teachers import EnsembleTeacher, OneProcess, Teacher, create_live_teacher
 from hf_distill.teachers.base import MIXED_PRECISIONS
 from hf_distill.teachers.caching.computing import PartComputer
@@ -146,6 +147,7 @@ def cache_teacher_outputs(
             "hidden_layers: the hidden states of several teachers cannot be averaged; take one."
         )
     state = PartialState(cpu=use_cpu)
+    check_processes(state.num_processes)
     heads = [head_of(sources[0], task, "teacher") for _ in sources]
     alignment = choose_alignment(nn.Module(), heads[0], processing_class, teacher_processing_class)
     alignment.check_columns(dataset.column_names)
