@@ -35,7 +35,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 from transformers.utils.import_utils import is_peft_available
 
-from hf_distill.onnx_model import load_exported
+from hf_distill.onnx_model import exported_file, load_exported
 from hf_distill.restoring import temporarily_set
 
 TRANSPORT_ERROR: Any = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
@@ -117,8 +117,14 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
         OSError: the model does not exist.
         UnsafeSourceError: its weights are pickled, or it needs its own code.
         UnusableSourceError: an adapter cannot be merged into its base, or PEFT is missing.
-        ValueError: there is no such model for the task of ``auto_model``, or its file is damaged.
+        ValueError: there is no such model for the task of ``auto_model``, its file is damaged, or
+            it is an exported one.
     """
+    if exported_file(source) is not None:
+        raise ValueError(
+            f"{source} is an exported model, which can be asked and scored, but neither teach nor "
+            "be trained or exported; name the folder it was made of."
+        )
     base = adapter_base(source)
     if base is not None:
         return _load_adapter(auto_model, source, base, **options)
@@ -155,6 +161,7 @@ def load_fine_tuned(
     dtype: torch.dtype | str = torch.float32,
     name: str | None = None,
     new_head: bool = False,
+    exported: bool = True,
     **options: Any,
 ) -> PreTrainedModel:
     """Load a model that is fine-tuned for a task, in evaluation mode.
@@ -169,6 +176,7 @@ def load_fine_tuned(
         dtype: the precision of its weights; ``auto`` as they were saved.
         name: what the error calls it; by default ``source``.
         new_head: also load a model whose head is random.
+        exported: also load an exported model.
         **options: for ``from_pretrained``.
 
     Raises:
@@ -177,18 +185,16 @@ def load_fine_tuned(
             random.
     """
     name = name or repr(str(source))
-    exported = load_exported(source)
-    if exported is not None:
-        if not auto_model.endswith(exported.kind):
-            raise ValueError(
-                f"{name} is an exported model …{exported.kind}, which is not for {task}."
-            )
+    onnx = load_exported(source) if exported else None
+    if onnx is not None:
+        if not auto_model.endswith(onnx.kind):
+            raise ValueError(f"{name} is an exported model …{onnx.kind}, which is not for {task}.")
         if dtype not in (torch.float32, "float32", "auto"):
             raise ValueError(
                 f"{name} is an exported model, which computes in its own number format; leave out "
                 f"dtype={dtype}."
             )
-        return cast(PreTrainedModel, exported)
+        return cast(PreTrainedModel, onnx)
     try:
         model, new = load_model(auto_model, source, dtype=dtype, **options)
     except UnusableSourceError as error:
@@ -251,6 +257,7 @@ def load_teacher(
             dtype=dtype or "auto",
             name=f"teacher_model={name!r}",
             new_head=new_head,
+            exported=False,
             **options,
         )
     except OSError as error:

@@ -83,7 +83,7 @@ class OnnxModel(nn.Module):
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
-        ValueError: models of this class cannot be exported.
+        ValueError: models of this class cannot be exported, or the file is damaged.
     """
 
     kind: str
@@ -95,9 +95,15 @@ class OnnxModel(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         self.config = config
-        self._session = runtime.InferenceSession(
-            os.fspath(file), options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = runtime.InferenceSession(
+                os.fspath(file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its errors have no class in common
+            raise ValueError(
+                f"{file} cannot be loaded: it is damaged, or of another version of ONNX Runtime "
+                f"({(str(error).splitlines() or [type(error).__name__])[0]}). Export it again."
+            ) from error
         self._types = {
             one.name: np.float32 if "float" in one.type else np.int64
             for one in self._session.get_inputs()

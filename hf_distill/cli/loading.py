@@ -172,7 +172,7 @@ def load_config(source: str) -> PreTrainedConfig | None:
 
 
 def load_trained_model(
-    option: str, source: str, task: Task, dtype: str = "float32"
+    option: str, source: str, task: Task, dtype: str = "float32", *, exported: bool = True
 ) -> PreTrainedModel:
     """Load a model that is fine-tuned for a task; without a trained head it is refused."""
     return loading.load_fine_tuned(
@@ -181,6 +181,7 @@ def load_trained_model(
         task=task.name,
         dtype=getattr(torch, dtype),
         name=f"{_flag(option)} {source}",
+        exported=exported,
     )
 
 

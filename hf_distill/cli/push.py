@@ -19,7 +19,9 @@ examples:
 
 The token is taken from HF_TOKEN, or from what `hf auth login` has stored.
 """
-_COMPARISON = ("comparison.json", "comparison.md", "comparison.png")
+_COMPARISON = ("comparison.json", "comparison.md")
+_PICTURE = "comparison.png"
+"""There is none without the extra ``plots``."""
 
 
 @dataclass
@@ -106,6 +108,8 @@ def _take_over(comparison: Path, folder: Path) -> None:
             f"--comparison {comparison} has no {missing[0]}; name the --output_dir of "
             "`hf-distill compare`."
         )
-    for name in _COMPARISON:
-        if (comparison / name).resolve() != (folder / name).resolve():
+    for name in (*_COMPARISON, _PICTURE):
+        if not (comparison / name).is_file():
+            (folder / name).unlink(missing_ok=True)  # of an earlier comparison
+        elif (comparison / name).resolve() != (folder / name).resolve():
             shutil.copyfile(comparison / name, folder / name)

@@ -118,11 +118,20 @@ class ShrinkTrainingArguments:
     bf16: bool | None = option(
         help="Train in bfloat16. By default where that is clearly faster, which is measured."
     )
+    teacher_check_samples: int = option(
+        256,
+        help="Try the teacher on this many labelled rows before anything is timed; one that is "
+        "worse than the most frequent label is refused. 0 leaves it out.",
+    )
     seed: int = option(42, help="Of the student, the order of the data and dropout.")
     use_cpu: bool = use_cpu_option()
 
     def __post_init__(self) -> None:
-        """Check the seed."""
+        """Check what cannot be out of range."""
+        if self.teacher_check_samples < 0:
+            raise ValueError(
+                f"--teacher_check_samples {self.teacher_check_samples} must be 0 or more."
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed {self.seed} must be from 0 to 2**32 - 1.")
 

@@ -26,7 +26,11 @@ from hf_distill.cli.precision import bfloat16_pays
 from hf_distill.cli.run_folder import make_output_folder
 from hf_distill.cli.shrink import ShrinkArguments, ShrinkTrainingArguments
 from hf_distill.cli.train_arguments import TrainDataArguments, TrainingFileArguments
+from hf_distill.exporting.onnx import require_packages
+from hf_distill.extras import MissingExtraError
 from hf_distill.files import content_hash, differences, display_name, read_json, write_json
+from hf_distill.loading import read_config
+from hf_distill.onnx_model import exportable_kind
 from hf_distill.reports.report import Decision
 from hf_distill.shrinking.plan import (
     Asked,
@@ -42,6 +46,7 @@ from hf_distill.shrinking.plan import (
 from hf_distill.shrinking.shapes import Target, Timed, candidate_shapes, choose_shape
 from hf_distill.shrinking.workbench import Workbench
 from hf_distill.tasks.base import Task
+from hf_distill.tasks.errors import MissingLabelsError
 from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.tables import evenly_spaced
 
@@ -60,6 +65,8 @@ _AUGMENTED: dict[str, tuple[str, ...]] = {
 """Tasks whose texts can be augmented, and the options that name the columns."""
 _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
 _USUAL_SPEEDUP = 2.0
+DISTANCES = {None: "KL", "kl_div": "KL", "mse": "squared error"}
+"""By the loss: of an untrained student from its teacher."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ class ShrinkRequest:
         hashes = {
             f"content of {name}": content_hash(values[name]) for name in sources if values[name]
         }
-        for name in sources:
+        for name in (*sources, "augment_model"):
             values[name] = values[name] and display_name(values[name])
         kept = {
             name: value
@@ -124,6 +131,16 @@ class ShrinkRequest:
             if value is not None and name not in _NOT_OF_THE_PLAN
         }
         return kept | hashes
+
+    @cached_property
+    def can_be_exported(self) -> bool:
+        """Return whether exports are wanted of a student that there is an exporter for."""
+        config = read_config(self.teacher, "--teacher_model")
+        try:
+            exportable_kind((config.architectures or [""])[0])
+        except ValueError:
+            return False
+        return self.arguments.export
 
     @property
     def on_accelerator(self) -> bool:
@@ -171,6 +188,11 @@ class ShrinkRequest:
         check_asked(self.asked)
         self._check_augmentation()
         check_paths({n: getattr(data, n) for n in ("train_file", "validation_file")})
+        if self.can_be_exported:
+            try:
+                require_packages()
+            except MissingExtraError as error:
+                raise MissingExtraError(f"{error}, or leave the export out (--no_export)") from None
         make_output_folder(self.folder)
 
     def _check_augmentation(self) -> None:
@@ -263,7 +285,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
     """Look at teacher, data and machine, and decide."""
     task, training, data = request.task, request.training, request.data
     tokenizer = load_tokenizer("teacher_model", request.teacher)
-    teacher: Any = load_trained_model("teacher_model", request.teacher, task)
+    teacher: Any = load_trained_model("teacher_model", request.teacher, task, exported=False)
     precision = "bf16" if _uses_bfloat16(request) else None
     examples, labelled = load_examples(
         task, data.training._replace(max_samples=data.max_train_samples), or_unlabelled=True
@@ -273,7 +295,12 @@ def make_plan(request: ShrinkRequest) -> Plan:
             "--train_file: the data has no targets; `hf-distill train --distillation_loss_weight 1 "
             "--teacher_model …` lets the teacher write them."
         )
-    validation = None if data.validation is None else load_examples(task, data.validation)[0]
+    if not labelled and request.arguments.baseline:
+        raise ValueError(
+            "--baseline trains a student on labels alone, and the training data has none: leave it "
+            "out, or pass labelled data."
+        )
+    validation = None if data.validation is None else _validation_rows(request)
 
     def encode(rows: Any, *, training: bool, labelled: bool) -> Any:
         return task.features(
@@ -308,6 +335,10 @@ def make_plan(request: ShrinkRequest) -> Plan:
     candidates = candidate_shapes(
         teacher, bench.length(), request.sizes, search=request.target != Target()
     )
+    samples = training.teacher_check_samples
+    if (validation is not None or labelled) and samples and candidates.shapes:
+        tried = encode(evenly_spaced(held_out, samples), training=True, labelled=True)
+        bench.check_teacher(candidates.shapes[-1], tried, samples)
     sys.stderr.write("Timing shapes of a student …\n")
     best, table = choose_shape(
         candidates,
@@ -327,6 +358,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
         train=round(len(bench.features) / len(few) * len(examples)) * versions,
         validation=0 if validation is None else len(validation),
         labelled=labelled,
+        loss=bench.loss,
     )
     if validation is not None:
         few = evenly_spaced(validation, _HELD_OUT)
@@ -335,12 +367,12 @@ def make_plan(request: ShrinkRequest) -> Plan:
         metric = next(iter(measures.quality))
         lower = metric in measures.lower_is_better
         sizes = replace(sizes, metric=metric, lower_is_better=lower)
-    exports = int(request.arguments.export) * (1 if data.validation_file is None else 2)
+    exports = int(request.can_be_exported) * (1 if data.validation_file is None else 2)
     further = Further(request.arguments.baseline, exports)
     decisions, seconds = decide(task.name, request.asked, sizes, measured, best, further)
     by = "set by hand" if training.bf16 is not None else "by a timed product of matrices"
     decisions = [
-        Decision("shape", str(best.shape), _why(request, best, table)),
+        Decision("shape", str(best.shape), _why(request, best, table, bench.loss)),
         *decisions,
         Decision("bf16", precision == "bf16", by),
     ]
@@ -359,6 +391,17 @@ def make_plan(request: ShrinkRequest) -> Plan:
     )
 
 
+def _validation_rows(request: ShrinkRequest) -> Any:
+    assert request.data.validation is not None
+    try:
+        return load_examples(request.task, request.data.validation)[0]
+    except MissingLabelsError as error:
+        raise ValueError(
+            f"The validation data has no labels to score by. {error} Or leave it out (without "
+            "--validation_file; --validation_split none)."
+        ) from error
+
+
 def _uses_bfloat16(request: ShrinkRequest) -> bool:
     wanted = request.training.bf16
     if wanted is None:
@@ -367,7 +410,7 @@ def _uses_bfloat16(request: ShrinkRequest) -> bool:
     return wanted
 
 
-def _why(request: ShrinkRequest, best: Timed, table: Sequence[Timed]) -> str:
+def _why(request: ShrinkRequest, best: Timed, table: Sequence[Timed], loss: str) -> str:
     """Explain the choice of a shape."""
     made = [one for one in table if one.divergence is not None]
     parts = [f"{name} {value} set by hand" for name, value in request.sizes.items()]
@@ -378,8 +421,8 @@ def _why(request: ShrinkRequest, best: Timed, table: Sequence[Timed]) -> str:
         )
     if len(made) > 1:
         parts.append(
-            f"of {len(made)} untrained students the nearest to the teacher (KL "
-            f"{best.divergence:.3f})"
+            f"of {len(made)} untrained students the nearest to the teacher "
+            f"({DISTANCES[loss]} {best.divergence:.3f})"
         )
     left_out = [one for one in table if one.left_out is not None]
     if left_out:

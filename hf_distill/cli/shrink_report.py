@@ -8,20 +8,18 @@ from dataclasses import replace
 
 from hf_distill.cli.progress import duration
 from hf_distill.cli.run_folder import INTERMEDIATE, read_log
-from hf_distill.cli.shrink_plan import PLAN_FILE, ShrinkRequest
+from hf_distill.cli.shrink_plan import DISTANCES, PLAN_FILE, ShrinkRequest
 from hf_distill.files import display_name
 from hf_distill.reports.report import Grid, Report, Stage, write_report
 from hf_distill.reports.terminal import print_rows
 from hf_distill.shrinking.commands import ALONE, STUDENT
 from hf_distill.shrinking.plan import Plan
 
-_COLUMNS = ("shape", "ms", "times as fast", "M parameters", "KL untrained", "")
-
 
 def print_plan(plan: Plan, request: ShrinkRequest) -> None:
     """Show the latency table, the decisions with their reasons, and the time they will take."""
     title = f"Shapes of a student ({plan.teacher} as the teacher)"
-    print_rows(title, _COLUMNS, _shape_rows(plan), numbers=True)
+    print_rows(title, _columns(plan), _shape_rows(plan), numbers=True)
     decided = [
         (one.name, str(one.value).lower() if isinstance(one.value, bool) else str(one.value),
          one.reason)
@@ -34,6 +32,12 @@ def print_plan(plan: Plan, request: ShrinkRequest) -> None:
         f"{duration(sum(plan.seconds.values()))} ({parts}).\n"
         f"The plan is in {request.folder / PLAN_FILE}.\n"
     )
+
+
+def _columns(plan: Plan) -> tuple[str, ...]:
+    """Return the header of the table of shapes."""
+    distance = DISTANCES[plan.get("distillation_loss")]
+    return ("shape", "ms", "times as fast", "M parameters", f"{distance} untrained", "")
 
 
 def _shape_rows(plan: Plan) -> list[tuple[str, ...]]:
@@ -58,6 +62,7 @@ def write_shrink_report(
     commands: Sequence[str],
     seconds: Mapping[str, float],
     failures: Mapping[str, str],
+    speedup: float | None = None,
 ) -> None:
     """Write ``report.html`` and ``report.md``.
 
@@ -68,6 +73,7 @@ def write_shrink_report(
         commands: that do the same, one by one.
         seconds: what each step took.
         failures: the steps that failed, and why.
+        speedup: the measured one.
     """
     folder = request.folder
     trainings = {
@@ -87,20 +93,42 @@ def write_shrink_report(
         for name, (place, steps) in trainings.items()
         if (log := read_log(place))
     ]
-    grids = [Grid("Shapes of a student", _COLUMNS, _shape_rows(plan))]
+    grids = [Grid("Shapes of a student", _columns(plan), _shape_rows(plan))]
     if failures:
         rows = [(step, reason) for step, reason in failures.items()]
         grids.append(Grid("What failed; the student stays as it is", ("step", "why"), rows))
-    cost = {step: duration(taken) for step, taken in seconds.items()}
-    cost["all steps"] = duration(sum(seconds.values()))
-    cost["predicted"] = duration(sum(plan.seconds.values()))
+    grids.append(_predicted_and_measured(plan, seconds, speedup))
     report = replace(
         compared or Report(""),
         title=f"{display_name(request.teacher)}, made smaller: {plan.shape}",
         decisions=list(plan.decisions.values()),
         stages=stages,
         grids=grids,
-        cost=cost,
         commands=commands,
     )
     write_report(report, folder)
+
+
+def _predicted_and_measured(
+    plan: Plan, seconds: Mapping[str, float], speedup: float | None
+) -> Grid:
+    """Put what the plan promised beside what came of it."""
+    rows = [
+        (
+            step,
+            *(duration(times[step]) if step in times else "" for times in (plan.seconds, seconds)),
+        )
+        for step in {**plan.seconds, **seconds}
+    ]
+    totals = (duration(sum(times.values())) for times in (plan.seconds, seconds))
+    measured = "" if speedup is None else f"{speedup:.2f}"
+    return Grid(
+        "Predicted and measured",
+        ("", "predicted", "measured"),
+        [
+            ("times as fast as the teacher", f"{plan.speedup:.2f}", measured),
+            ("all steps", *totals),
+            *rows,
+        ],
+        ["Time of a step that was interrupted is that since it was continued."],
+    )

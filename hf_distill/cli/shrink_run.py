@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,16 @@ class ShrinkResult:
     @property
     def speedup(self) -> float | None:
         """Return the measured speed-up; ``None`` where nothing was timed."""
-        models = self.comparison.get("models", {})
-        times = [models.get(role, {}).get("latency") for role in ("teacher", "student_distilled")]
-        if not all(times):
-            return None
-        teacher, student = (float(one["median"]) for one in times if one is not None)
-        return teacher / student
+        return _speedup(self.comparison)
+
+
+def _speedup(comparison: dict[str, Any]) -> float | None:
+    models = comparison.get("models", {})
+    times = [models.get(role, {}).get("latency") for role in ("teacher", "student_distilled")]
+    if not all(times):
+        return None
+    teacher, student = (float(one["median"]) for one in times if one is not None)
+    return teacher / student
 
 
 def shrink(
@@ -127,6 +131,8 @@ def shrink(
 def run_shrink(request: ShrinkRequest) -> ShrinkResult:
     """Make the plan, or read it, show it and follow it from where it was."""
     request.check()
+    if request.arguments.push_to_hub and not request.arguments.dry_run:
+        _make_repository(request)
     busy = f"--output_dir {request.folder} is in use by another hf-distill shrink."
     with in_use(request.folder / _LOCK, busy):
         if request.arguments.overwrite_output_dir:
@@ -146,6 +152,7 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
     earlier = read_json(folder / PLAN_FILE, "begin again with --overwrite_output_dir")
     seconds: dict[str, float] = dict(earlier.get("seconds", {}))
     failures: dict[str, str] = {}
+    failed_before: dict[str, str] = earlier.get("failures", {})
     listed = PlanCommands(
         plan,
         folder,
@@ -155,22 +162,26 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
         task=request.task_options,
         seed=request.training.seed,
         use_cpu=not request.on_accelerator,
+        teacher_check_samples=request.training.teacher_check_samples,
         baseline=arguments.baseline,
         exports=arguments.export,
         tolerance=arguments.tolerance,
         augment=arguments.augment,
         augment_model=arguments.augment_model,
     ).in_order()
-    typed = [str(command) for command in listed]
+    typed = [command.shown(folder) for command in listed]
     for number, command in enumerate(listed, start=1):
         if steps.is_finished(command.folder, asked, command.result):
             continue
-        left = sum(plan.seconds.get(one.name, 0) for one in listed[number - 1 :])
+        left = sum(plan.seconds.get(one.folder, 0) for one in listed[number - 1 :])
         log_rank_0(
             f"Step {number} of {len(listed)}, {command.folder}; {duration(left)} left in all."
         )
         steps.start(command.folder, resumes=command.resumes)
         began = time.monotonic()
+        if command.name == "compare":
+            command = _of_what_there_is(command)
+            typed[number - 1] = command.shown(folder)
         try:
             made = _run(command)
         except OSError:
@@ -180,17 +191,22 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
                 raise
             failures[command.folder] = str(error)
             log_rank_0(f"{command.folder} failed, and the student stays as it is: {error}")
-        else:
-            seconds[command.folder] = time.monotonic() - began
-            if command.folder == COMPARISON:
-                write_shrink_report(request, plan, made, typed, seconds, failures)
+        seconds[command.folder] = time.monotonic() - began
+        if command.folder == COMPARISON:
+            found = _speedup(_read_comparison(folder))
+            write_shrink_report(request, plan, made, typed, seconds, failures, found)
+        elif command.may_fail and failures.get(command.folder) != failed_before.get(
+            command.folder, ""
+        ):
+            steps.start(COMPARISON)  # an earlier one is of what there was then
+        if command.folder not in failures:
             steps.finish(command.folder, asked)
         write_plan(request, plan, commands=typed, seconds=seconds, failures=failures)
     comparison = {}
     if request.validation_options is None:
         write_shrink_report(request, plan, None, typed, seconds, failures)
     else:
-        comparison = read_json(folder / COMPARISON / "comparison.json", "delete that folder")
+        comparison = _read_comparison(folder)
     result = ShrinkResult(plan, folder / STUDENT, seconds, failures, comparison)
     _show(result)
     if arguments.push_to_hub:
@@ -198,17 +214,23 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
     return result
 
 
+def _read_comparison(folder: Path) -> dict[str, Any]:
+    return read_json(folder / COMPARISON / "comparison.json", "delete that folder")
+
+
 def _run(command: Command) -> Any:
     """Run a command in this process, as a user would, and return what it returns."""
     module = command_module(command.name)
-    options = dict(command.options)
-    if command.name == "compare":  # with the exports that there are
-        exported = [one for one in options["models"] if Path(one).is_dir()]
-        options["models"] = exported or None
-    words = module.build_parser().words_of(options, "the plan")
+    words = module.build_parser().words_of(command.options, "the plan")
     made = module.run([*command.positional, *words])
     gc.collect()  # models of one step are not needed by the next
     return made
+
+
+def _of_what_there_is(comparison: Command) -> Command:
+    """Leave out the exports that failed."""
+    exported = [one for one in comparison.options["models"] if Path(one).is_dir()]
+    return replace(comparison, options={**comparison.options, "models": exported or None})
 
 
 def _show(result: ShrinkResult) -> None:
@@ -223,6 +245,16 @@ def _show(result: ShrinkResult) -> None:
     )
     for step, reason in result.failures.items():
         sys.stdout.write(f"Without {step}: {reason}\n")
+
+
+def _make_repository(request: ShrinkRequest) -> None:
+    """Ask before hours of training whether the student can be pushed at their end."""
+    from hf_distill.hub.push import create_repository, hub_errors
+
+    name = str(request.arguments.hub_model_id)
+    remedy = "Fix that, or leave --push_to_hub out and use `hf-distill push` later."
+    with hub_errors(f"--hub_model_id {name} cannot be used", remedy):
+        create_repository(name, private=request.arguments.private or None)
 
 
 def _push(request: ShrinkRequest) -> None:

@@ -161,9 +161,13 @@ def export(
         raise ValueError("calibration_data is for int8=True; set it, or leave the data out.")
     if not tolerance >= 0:
         raise ValueError(f"tolerance={tolerance} must be at least 0.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1.")
     folder = Path(output_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"output_dir={folder} is not empty; choose another folder.")
+        raise FileExistsError(
+            f"output_dir={folder} is not an empty folder; choose another, or a new one."
+        )
     original, tokenizer = _load(model, processing_class)
     chosen = _choose_task(original, task, has_data=data is not None)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -245,9 +249,8 @@ def _load(
     head = head_of_class((config.architectures or [type(config).__name__])[0], config)
     if head is None:
         raise ValueError(f"model={source!r} has no head of a supported task.")
-    loaded = load_fine_tuned(head.auto_model, source, task=head.task, name=f"model={source!r}")
-    if isinstance(loaded, OnnxModel):
-        raise ValueError(f"model={source!r} is exported already; name the folder it was made of.")
+    name = f"model={source!r}"
+    loaded = load_fine_tuned(head.auto_model, source, task=head.task, name=name, exported=False)
     if processing_class is None and head.task in TASKS:
         processing_class = load_tokenizer(source)
     return loaded, processing_class
@@ -260,6 +263,10 @@ def _choose_task(model: PreTrainedModel, task: Task | str | None, has_data: bool
             f"data cannot be scored for a {type(model).__name__}; the tasks are: "
             f"{', '.join(TASKS)}."
         )
+    own = task_of_class(type(model).__name__, model.config)
+    asked = name if name is None or isinstance(name, str) else name.name
+    if own is not None and asked != own:
+        raise ValueError(f"task={asked!r}: the {type(model).__name__} is for {own}; leave it out.")
     return create_task(name, TaskArguments()) if isinstance(name, str) else name
 
 

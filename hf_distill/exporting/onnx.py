@@ -42,9 +42,7 @@ def export_onnx(
         RuntimeError: no exporter can, or its model gives other logits.
     """
     exportable_kind(type(model).__name__)
-    require("onnx", "export")
-    require("onnxscript", "export")
-    require("onnxruntime", "export")
+    require_packages()
     config = type(model.config).from_dict(model.config.to_dict())
     config.architectures = [type(model).__name__]
     # Two inputs of different lengths, so that no mask is a constant.
@@ -63,6 +61,16 @@ def export_onnx(
         f"The {type(model).__name__} cannot be exported to ONNX; tried the exporters of "
         + "; ".join(failures)
     )
+
+
+def require_packages() -> None:
+    """Import what an export needs.
+
+    Raises:
+        MissingExtraError: a package of the extra ``export`` is not installed.
+    """
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        require(name, "export")
 
 
 def probe(
@@ -153,15 +161,14 @@ def _largest_difference(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hide the exporters' warnings, which are about themselves."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        root.setLevel(level)
+        logging.disable(before)
 
 
 def _first_line(error: Exception) -> str:

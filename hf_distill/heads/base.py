@@ -104,6 +104,11 @@ class TaskHead(ABC):
     def check_labels(self, batch: Batch) -> None:  # noqa: B027
         """Raise ``ValueError`` if the labels of a batch are of another kind than the logits."""
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether a row of logits is a distribution, or several."""
+        return True
+
     def check_loss(self, loss_name: str) -> None:  # noqa: B027
         """Raise ``ValueError`` if a distillation loss makes no sense for this task."""
 

@@ -117,9 +117,13 @@ class SequenceClassificationHead(LabelledHead):
                 "label, give its number."
             )
 
+    @property
+    def has_probabilities(self) -> bool:
+        return self.problem_type != "regression"
+
     def check_loss(self, loss_name: str) -> None:
         """Refuse all but ``mse`` for regression, which has no distributions to compare."""
-        if self.problem_type == "regression" and loss_name != "mse":
+        if not self.has_probabilities and loss_name != "mse":
             raise ValueError(
                 f"distillation_loss={loss_name!r} compares probabilities, and a regression model "
                 "has none; set distillation_loss='mse'."

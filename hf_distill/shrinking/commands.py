@@ -46,17 +46,30 @@ class Command:
     resumes: bool = False
     may_fail: bool = False
 
-    def __str__(self) -> str:
-        """Return the command for a report: without anything about the machine."""
-        words = ["hf-distill", self.name, *map(display_name, self.positional)]
+    def shown(self, root: Path) -> str:
+        """Return the command for a report: without anything about the machine.
+
+        Paths are as they were given if they are relative, and else their last part, which for
+        what is in ``root``, the folder of the plan, begins with its name.
+        """
+        words = ["hf-distill", self.name, *(_shown(one, root) for one in self.positional)]
         for name, value in self.options.items():
             if value is None or value is False:
                 continue
             words.append(f"--{name}")
             if value is not True:
                 values = value if isinstance(value, list) else [value]
-                words += [display_name(v) if name in _PATHS else str(v) for v in values]
+                words += [_shown(v, root) if name in _PATHS else str(v) for v in values]
         return shlex.join(words)
+
+
+def _shown(value: str, root: Path) -> str:
+    path = Path(value).expanduser()
+    if not path.is_absolute():
+        return value
+    if path.is_relative_to(root):
+        return (root.name / path.relative_to(root)).as_posix()
+    return display_name(path)
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,7 @@ class PlanCommands:
         task: the options of the task, its name included.
         seed: of student and trainings.
         use_cpu: leave an accelerator unused.
+        teacher_check_samples: rows that the teacher is tried on.
         baseline: also train the student on labels alone.
         exports: also export the student.
         tolerance: points that an 8-bit export may lose.
@@ -89,6 +103,7 @@ class PlanCommands:
     task: Mapping[str, Any]
     seed: int
     use_cpu: bool
+    teacher_check_samples: int | None = None
     baseline: bool = False
     exports: bool = True
     tolerance: float = 1.0
@@ -166,8 +181,10 @@ class PlanCommands:
                 "teacher_outputs": str(self.folder / OUTPUTS) if cached else None,
                 "intermediate_max_steps": first or None,
                 "max_steps": plan["prediction_steps"],
-                "temperature": plan["temperature"],
+                "distillation_loss": plan.get("distillation_loss"),
+                "temperature": plan.get("temperature"),
                 "distillation_loss_weight": plan["distillation_loss_weight"],
+                "teacher_check_samples": self.teacher_check_samples,
                 "eval_with_teacher": "no",
             }
         }

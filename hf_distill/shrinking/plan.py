@@ -106,6 +106,7 @@ class Data:
         labelled: whether the training data has labels.
         metric: the task's first metric, if there is validation data.
         lower_is_better: whether it is an error.
+        loss: of the prediction layer, as the model's outputs allow it.
     """
 
     train: int
@@ -113,6 +114,7 @@ class Data:
     labelled: bool = True
     metric: str | None = None
     lower_is_better: bool = False
+    loss: str = "kl_div"
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,10 @@ class Plan:
     def __getitem__(self, name: str) -> Any:
         """Return the value of a decision."""
         return self.decisions[name].value
+
+    def get(self, name: str) -> Any:
+        """Return the value of a decision; ``None`` if it was not needed."""
+        return self[name] if name in self.decisions else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON content."""
@@ -311,11 +317,18 @@ def _settings(task: str, asked: Asked, data: Data, usual: Defaults) -> list[Deci
     else:
         chosen = Decision("distillation_loss_weight", weight, by_hand)
     decisions = [chosen]
-    for name, own, value in (
-        ("learning_rate", asked.learning_rate, usual.learning_rate),
-        ("temperature", asked.temperature, usual.temperature),
-        ("per_device_train_batch_size", asked.batch_size, usual.batch_size),
-    ):
+    settings = {
+        "learning_rate": (asked.learning_rate, usual.learning_rate),
+        "temperature": (asked.temperature, usual.temperature),
+        "per_device_train_batch_size": (asked.batch_size, usual.batch_size),
+    }
+    if data.loss == "mse":
+        reason = "numbers to predict have no probabilities, and so no temperature"
+        decisions.append(Decision("distillation_loss", data.loss, reason))
+        if asked.temperature is not None:
+            raise ValueError(f"temperature={asked.temperature}: {reason}; leave it out.")
+        del settings["temperature"]
+    for name, (own, value) in settings.items():
         reason = f"the default for {task}" if own is None else by_hand
         decisions.append(Decision(name, value if own is None else own, reason))
     return decisions

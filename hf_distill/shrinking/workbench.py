@@ -48,6 +48,9 @@ class Workbench:
         batch_size: of a training step.
         precision: ``bf16``, ``fp16`` or ``None``: what a training computes in.
         use_cpu: leave an accelerator unused.
+
+    Attributes:
+        loss: of the prediction layer: ``kl_div``, or ``mse`` where there are no probabilities.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Workbench:
         self._seed, self._batch_size = seed, batch_size
         self._precision: dict[str, Any] = {} if precision is None else {precision: True}
         self._use_cpu = use_cpu
+        self.loss = "kl_div" if task.head(teacher.config).has_probabilities else "mse"
         self.seconds_to_create: dict[Shape, float] = {}
 
     def time_shapes(self, shapes: Sequence[Shape]) -> dict[Shape, tuple[Latency, Latency]]:
@@ -93,8 +97,27 @@ class Workbench:
                 vars(config).update(before)
         return {shape: (times[str(n)], times[""]) for n, shape in enumerate(shapes)}
 
+    def check_teacher(self, shape: Shape, rows: Dataset, samples: int) -> None:
+        """Check that students of a shape can learn from the teacher.
+
+        Args:
+            shape: of a student.
+            rows: labelled features.
+            samples: how many of them the teacher is tried on.
+
+        Raises:
+            ValueError: as ``DistillationTrainer.check``, such as that the teacher is worse than
+                the most frequent label.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            student = random_model(self.teacher, shape)
+            options = {"teacher_check_samples": samples, "distillation_loss_weight": 1.0}
+            self._trainer(student, folder, rows, **options).check()
+
     def divergence(self, shape: Shape, teacher: Shape) -> float:
-        """Make a student and return its KL divergence from the teacher on held-out rows.
+        """Make a student and return its distance from the teacher on held-out rows.
+
+        It is the KL divergence, or the mean squared error where there are no probabilities.
 
         Raises:
             ValueError: there can be no such student, or it can only be made of more data.
@@ -158,27 +181,27 @@ class Workbench:
         return int(statistics.median(len(row) for row in self._held_out[name]))
 
     def _trainer(
-        self, student: PreTrainedModel, folder: str, **options: Any
+        self, student: PreTrainedModel, folder: str, rows: Dataset | None = None, **options: Any
     ) -> DistillationTrainer:
+        settings = {"teacher_check_samples": 0, "distillation_loss": self.loss, **options}
         args = DistillationTrainingArguments(
             folder,
             per_device_train_batch_size=self._batch_size,
             per_device_eval_batch_size=self._batch_size,
             use_cpu=self._use_cpu,
             seed=self._seed,
-            teacher_check_samples=0,
             report_to="none",
             disable_tqdm=True,
             dataloader_pin_memory=torch.accelerator.is_available() and not self._use_cpu,
             **self._precision,
-            **options,
+            **settings,
         )
         trainer = DistillationTrainer(
             model=student,
             teacher_model=self.teacher if args.needs_teacher else None,
             args=args,
             train_dataset=self.features,
-            eval_dataset=self._held_out,
+            eval_dataset=self._held_out if rows is None else rows,
             data_collator=self._collator,
             processing_class=self.tokenizer,
         )

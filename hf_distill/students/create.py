@@ -291,7 +291,8 @@ def load_whole(teacher: PreTrainedModel | str | os.PathLike[str]) -> PreTrainedM
         source = os.fspath(teacher)
         config = read_config(source, "teacher")
         auto_model = (config.architectures or ["AutoModel"])[0]
-        teacher = load_fine_tuned(auto_model, source, task="its task", name=f"teacher={source!r}")
+        name = f"teacher={source!r}"
+        teacher = load_fine_tuned(auto_model, source, task="its task", name=name, exported=False)
     if unwrap_peft(teacher) is not teacher:
         raise ValueError(
             f"teacher is a {type(teacher).__name__} with PEFT adapters: pass "

@@ -46,11 +46,8 @@ class OutputRecorder:
         self._room = _MOST_NUMBERS
         self._calibration: Calibration | None = None
         self._divergence, self._rows, self._seen = 0.0, 0, 0
-        self._has_probabilities, self._comparable = True, teacher is not None
-        try:
-            head.check_loss("kl_div")
-        except ValueError:
-            self._has_probabilities = self._comparable = False
+        self._has_probabilities = head.has_probabilities
+        self._comparable = self._has_probabilities and teacher is not None
         if teacher is not None and isinstance(head, LabelledHead):
             order, findings = align_labels(head.config, teacher._head.config)
             head.teacher_order = order

@@ -5,22 +5,27 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
 from forked import interpreter
-from task_runs import LABELS, OPTIONS, save_model, write_data
+from task_runs import LABELS, OPTIONS, save_model, tiny_model, write_data
 from tiny import model_for, tokenizer
 from two_stage_runs import same, weights
 
 import hf_distill
+from hf_distill.cli.main import command_module
+from hf_distill.exporting import ExportReport
 from hf_distill.reports.comparison import Latency
 from hf_distill.shrinking.shapes import Shape
 from hf_distill.shrinking.workbench import Workbench
@@ -195,10 +200,123 @@ def test_every_task_has_a_plan(task: str, program: Program, tmp_path: Path) -> N
     assert plan["shape"] != plan["teacher"] and plan["speedup"] == 2.0
 
 
+def test_a_teacher_of_numbers(program: Program, tmp_path: Path) -> None:
+    one = {"num_labels": 1, "id2label": {0: "stars"}, "label2id": {"stars": 0}}
+    teacher = save_model(tmp_path / "teacher", "text-classification", seed=1, layers=3, **one)
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\n" + "".join(f"film {i},{i / 2}\n" for i in range(24)))
+    options = [
+        "shrink", "--teacher_model", teacher, "--train_file", data, "--validation_file", data,
+        "--max_parameters", "9000", "--output_dir", tmp_path / "small", "--use_cpu", "--dry_run",
+    ]  # fmt: skip
+    shown = program(*options)
+    assert shown.status == 0, shown.stderr
+    assert "squared error untrained" in shown.stdout and "KL" not in shown.stdout
+    plan = plan_of(tmp_path / "small")["plan"]
+    assert plan["decisions"]["distillation_loss"]["value"] == "mse"
+    assert any(row["divergence"] > 0 for row in plan["table"])
+
+
+@pytest.mark.parametrize("labelled", ["training", "validation"])
+def test_a_teacher_that_is_worse_than_none_is_refused_before_anything_is_timed(
+    labelled: str, program: Program, tmp_path: Path
+) -> None:
+    folder = tmp_path / "teacher"
+    model = tiny_model("text-classification", layers=2, **LABELS["text-classification"])
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor([100.0, 0.0]))  # always "pos"
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    rows = [{"text": f"film {i}", "label": "pos" if i % 10 == 0 else "neg"} for i in range(50)]
+    good, bare = tmp_path / "labelled.jsonl", tmp_path / "bare.jsonl"
+    good.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bare.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows))
+    files = ["--train_file", good]
+    if labelled == "validation":
+        files = ["--train_file", bare, "--validation_file", good]
+    options = [
+        "shrink", "--teacher_model", folder, *files, "--num_hidden_layers", "1",
+        "--output_dir", tmp_path / "small", "--use_cpu", "--dry_run",
+    ]  # fmt: skip
+    refused = program(*options)
+    assert refused.status == 2 and "10.0%" in refused.stderr and "90.0%" in refused.stderr
+    assert "Timing" not in refused.stderr and not (tmp_path / "small" / "shrink.json").exists()
+    assert program(*options, "--teacher_check_samples", "0").status == 0
+
+
+def test_labels_that_are_needed_and_not_there(program: Program, tmp_path: Path) -> None:
+    teacher = save_model(
+        tmp_path / "teacher", "text-classification", layers=2, **LABELS["text-classification"]
+    )
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text("".join(json.dumps({"text": f"film {i}"}) + "\n" for i in range(8)))
+    options = [
+        "shrink", "--teacher_model", teacher, "--train_file", bare, "--num_hidden_layers", "1",
+        "--output_dir", tmp_path / "small", "--use_cpu", "--dry_run",
+    ]  # fmt: skip
+    for more, named in (
+        (["--baseline"], "--baseline"), (["--validation_file", bare], "--validation_file")
+    ):  # fmt: skip
+        failed = program(*options, *more)
+        assert failed.status == 2 and named in failed.stderr, failed.stderr
+
+
+def test_a_missing_package_of_the_export_is_named_before_anything_is_timed(
+    program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    failed = program(*without(options, "--no_export"), "--dry_run")
+    assert failed.status == 2 and len(failed.stderr.splitlines()) == 1
+    assert "hf-distill[export]" in failed.stderr and "--no_export" in failed.stderr
+    # What cannot be exported needs no package, and no time.
+    teacher = save_model(tmp_path / "writer", "text-generation", seed=1, layers=2)
+    shown = program(
+        "shrink", "--teacher_model", teacher, "--train_file",
+        write_data(tmp_path, "text-generation"), "--block_size", "16", "--num_hidden_layers", "1",
+        "--output_dir", tmp_path / "other", "--use_cpu", "--dry_run",
+    )  # fmt: skip
+    assert shown.status == 0, shown.stderr
+    assert set(plan_of(tmp_path / "other")["plan"]["seconds"]) == {"created", "student"}
+
+
+def test_the_time_that_is_left_is_that_of_all_steps_to_come(
+    program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert program(*options, "--dry_run").status == 0
+    file = tmp_path / "small" / "shrink.json"
+    content = json.loads(file.read_text())
+    content["plan"]["seconds"] = {"created": 60, "student": 7200, "comparison": 3540}
+    file.write_text(json.dumps(content))
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("stop here")
+
+    monkeypatch.setattr("hf_distill.students.create_student", fail)
+    failed = program(*options)
+    assert "3 h" in failed.stderr and "stop here" in failed.stderr
+
+
 def test_a_target_that_no_shape_reaches(program: Program, options: list[str]) -> None:
     failed = program(*without(options, "--num_hidden_layers"), "--speedup", "99")
     assert failed.status == 2 and "speedup=99" in failed.stderr
     assert "1 layers of 8" in failed.stderr and "6.00" in failed.stderr
+
+
+def copy_as_export(model: str, output_dir: str, **options: Any) -> ExportReport:
+    """Stand in for an exporter: the model itself takes its export's place."""
+    shutil.copytree(model, output_dir, ignore=shutil.ignore_patterns("checkpoint-*"))
+    (Path(output_dir) / "export.json").write_text("{}")
+    times = {role: Latency(1.0, (1.0, 1.0), 1) for role in ("original", "exported")}
+    sizes = {"original": 1, "exported": 1}
+    machine = {"processor": "a processor", "threads": "1"}
+    return ExportReport("", "float32", None, 0.0, {}, None, [], {"all": times}, sizes, machine)
+
+
+def speedup_of(models: dict[str, Any]) -> float:
+    teacher, student = (
+        models[role]["latency"]["median"] for role in ("teacher", "student_distilled")
+    )
+    return teacher / student
 
 
 @pytest.mark.slow
@@ -222,6 +340,25 @@ def test_the_student_alone_and_a_failing_export(
     assert list(compared) == ["teacher", "student_alone", "student_distilled"]
     alone = json.loads((folder / "student_alone" / "metrics.json").read_text())
     assert 4 <= alone["steps"] <= 8 and alone["teacher_model"] is None
+    content = plan_of(folder)
+    assert {"onnx", "int8"} < set(content["seconds"])
+    assert "--models" not in content["commands"][-1]
+    for line in content["commands"]:
+        _, name, *words = shlex.split(line)
+        command_module(name).build_parser().parse(words)
+    # Once it works the exports are made, and everything that names them is made again.
+    monkeypatch.setattr("hf_distill.exporting.export", copy_as_export)
+    done = program(*without(options, "--no_export"), "--baseline")
+    assert done.status == 0, done.stderr
+    assert plan_of(folder)["failures"] == {}
+    compared = json.loads((folder / "comparison" / "comparison.json").read_text())["models"]
+    assert [one["name"] for one in compared.values()][-2:] == ["onnx", "int8"]
+    page = (folder / "report.md").read_text()
+    assert "no exporter" not in page and "--models small/onnx small/int8" in page
+    assert json.loads((folder / "student_alone" / "metrics.json").read_text()) == alone
+    speedups = [plan_of(folder)["plan"]["speedup"], speedup_of(compared)]
+    shown = " | ".join(["times as fast as the teacher", *(f"{one:.2f}" for one in speedups)])
+    assert shown in page
 
 
 @pytest.mark.slow

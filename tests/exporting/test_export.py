@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +24,11 @@ from transformers import (
     GPT2Config,
 )
 
-from hf_distill import QuestionAnswerer
+from hf_distill import QuestionAnswerer, create_student
 from hf_distill.exporting import export
 from hf_distill.exporting.int8 import BLOCKS, DYNAMIC, STATIC, Quantization, quantize
 from hf_distill.exporting.onnx import export_onnx, probe
-from hf_distill.loading import load_fine_tuned
+from hf_distill.loading import load_fine_tuned, load_model, load_teacher
 from hf_distill.onnx_model import OnnxModel, exported_file, load_exported
 from hf_distill.reports.comparison import Latency
 
@@ -394,8 +395,33 @@ class TestRefusals:
             export(reader, tmp_path / "a", data=data, tolerance=-1)
 
     def test_an_exported_model_again(self, served: Path, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="exported already"):
+        with pytest.raises(ValueError, match="model=.* is an exported model"):
             export(served, tmp_path / "again")
+
+    def test_an_exported_model_neither_teaches_nor_learns(
+        self, served: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ValueError, match=f"{served} is an exported model"):
+            create_student(served, num_hidden_layers=1)
+        with pytest.raises(ValueError, match=f"{served} is an exported model"):
+            load_teacher(served, "AutoModelForQuestionAnswering", "question-answering")
+        with pytest.raises(ValueError, match=f"{served} is an exported model"):
+            load_model("AutoModelForQuestionAnswering", str(served))
+
+    @pytest.mark.parametrize("content", [b"", b"no ONNX"])
+    def test_a_damaged_file_is_named(self, content: bytes, served: Path, tmp_path: Path) -> None:
+        copied = shutil.copytree(served, tmp_path / "copied")
+        (copied / "onnx" / "model.onnx").write_bytes(content)
+        with pytest.raises(ValueError, match=r"copied/onnx/model\.onnx"):
+            QuestionAnswerer.from_pretrained(str(copied))
+
+    def test_another_task_than_the_model_s(self, reader: Path, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="task='fill-mask'.*question-answering"):
+            export(reader, tmp_path / "served", task="fill-mask")
+
+    def test_no_inputs_at_a_time(self, reader: Path, data: Path, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="batch_size=0"):
+            export(reader, tmp_path / "served", data=data, batch_size=0)
 
     def test_several_exported_models_in_one_folder(self, served: Path, tmp_path: Path) -> None:
         for name in ("model.onnx", "other.onnx"):

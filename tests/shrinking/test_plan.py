@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +57,22 @@ def test_the_time_of_what_is_made_in_addition() -> None:
     assert more["student_alone"] == pytest.approx(400 * 0.6 + 9 * scored)
     assert more["onnx"] == pytest.approx(20 + 2 * scored + 432 * 0.020)
     assert more["comparison"] - plain["comparison"] == pytest.approx(2 * scored + 453 * 0.040)
+
+
+def test_numbers_have_no_temperature(tmp_path: Path) -> None:
+    numbers = replace(DATA, loss="mse", metric="pearson")
+    found, _ = values("text-classification", data=numbers)
+    assert found["distillation_loss"] == "mse" and "temperature" not in found
+    with pytest.raises(ValueError, match=r"temperature=3\.0"):
+        values("text-classification", Asked(temperature=3.0), numbers)
+    decisions = {
+        one.name: one
+        for one in plan().decisions.values()
+        if one.name != "temperature"
+    } | {"distillation_loss": Decision("distillation_loss", "mse", "numbers")}  # fmt: skip
+    made = listed(replace(plan(), decisions=decisions), tmp_path)
+    train = next(one for one in made if one.folder == "student").options
+    assert train["distillation_loss"] == "mse" and train["temperature"] is None
 
 
 def test_a_share_by_hand() -> None:
@@ -177,7 +195,7 @@ def test_a_plan_is_the_same_after_it_was_written() -> None:
 def listed(plan: Plan, tmp_path: Any, **options: Any) -> list[Any]:
     return PlanCommands(
         plan,
-        tmp_path,
+        tmp_path / "small",
         teacher=str(tmp_path / "secret" / "big"),
         train={"train_file": str(tmp_path / "secret" / "train.json"), "max_train_samples": 9},
         validation={"validation_file": str(tmp_path / "secret" / "dev.json")},
@@ -193,15 +211,38 @@ def test_commands_name_nothing_of_the_machine(tmp_path: Any) -> None:
     assert [one.folder for one in made] == [
         "created", "teacher_outputs", "student", "student_alone", "onnx", "int8", "comparison"
     ]  # fmt: skip
-    for one in made:
-        assert str(tmp_path) not in str(one) and "secret" not in str(one)
-    creation, cache, train, alone, *_, compare = map(str, made)
+    shown = [one.shown(tmp_path / "small") for one in made]
+    for one in shown:
+        assert str(tmp_path) not in one and "secret" not in one
+    creation, cache, train, alone, *_, compare = shown
     assert "--hidden_size 192" in creation and "--calibration_file train.json" in creation
     assert "--teacher_model big" in cache and "--max_train_samples 9" in cache
-    assert "--teacher_outputs teacher_outputs" in train and "--intermediate_max_steps 200" in train
+    assert "--teacher_outputs small/teacher_outputs" in train
+    assert "--intermediate_max_steps 200" in train
     assert "--max_steps 400" in alone and "--baseline" in alone
     assert "--file dev.json" in compare
     assert made[-2].options["max_eval_samples"] == 1000
+
+
+def test_relative_paths_stay_whether_they_exist_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my data").mkdir()
+    (tmp_path / "my data" / "it's.json").touch()
+    folder = Path("runs/small one")
+    (folder / "student").mkdir(parents=True)
+    made = PlanCommands(
+        plan(), folder, teacher="owner/big", train={"train_file": "my data/it's.json"},
+        validation=None, task={"task": QA}, seed=3, use_cpu=True,
+    ).in_order()  # fmt: skip
+    train = shlex.split(next(one for one in made if one.folder == "student").shown(folder))
+    named = {option: train[train.index(option) + 1] for option in train if option[:2] == "--"
+             and option != "--use_cpu" and option != "--resume"}  # fmt: skip
+    assert named["--train_file"] == "my data/it's.json"
+    assert named["--student_model"] == "runs/small one/created"
+    assert named["--output_dir"] == "runs/small one/student"
+    assert named["--teacher_model"] == "owner/big"
 
 
 def test_one_stage_from_stored_outputs_does_not_load_the_teacher(tmp_path: Any) -> None:
@@ -213,13 +254,16 @@ def test_one_stage_from_stored_outputs_does_not_load_the_teacher(tmp_path: Any) 
 
 def test_augmented_data_is_trained_on_and_not_created_from(tmp_path: Any) -> None:
     made = {one.folder: one for one in listed(plan(), tmp_path, augment=4, augment_model="mlm")}
-    augment, file = made["augmented"], str(tmp_path / "augmented" / "train.json")
+    augment, file = made["augmented"], str(tmp_path / "small" / "augmented" / "train.json")
     assert augment.options["multiplication_factor"] == 4 and augment.result == "train.json"
     assert augment.options["squad_path"].endswith("secret/train.json")
     assert made["student"].options["train_file"] == file
     assert made["teacher_outputs"].options["train_file"] == file
     assert made["created"].options["calibration_file"] == augment.options["squad_path"]
-    assert "--squad_path train.json" in str(augment) and "--model mlm" in str(augment)
+    # Not into the file that is augmented.
+    shown = augment.shown(tmp_path / "small")
+    assert "--squad_path train.json" in shown and "--model mlm" in shown
+    assert "--output_path small/augmented/train.json" in shown
 
 
 def test_a_hub_data_set_without_validation_is_not_scored(tmp_path: Any) -> None:
