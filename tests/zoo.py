@@ -54,20 +54,26 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 1},
     "mistral": {"num_key_value_heads": 1},
     "qwen3": {"num_key_value_heads": 1, "head_dim": 8},
-    "t5": {
-        "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "dropout_rate": 0.0,
-        "decoder_start_token_id": PAD, "is_encoder_decoder": True, "initializer_factor": 5.0,
+    **{
+        name: {
+            "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "dropout_rate": 0.0,
+            "decoder_start_token_id": PAD, "is_encoder_decoder": True, "initializer_factor": 5.0,
+        }
+        for name in ("t5", "mt5")
     },
     "longt5": {
         "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "dropout_rate": 0.0,
         "decoder_start_token_id": PAD, "is_encoder_decoder": True, "initializer_factor": 5.0,
         "local_radius": 3, "global_block_size": 2,
     },
-    "bart": {
-        "d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-        "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "dropout": 0.0, "attention_dropout": 0.0,
-        "activation_dropout": 0.0, "init_std": 0.5, "decoder_start_token_id": START,
-        "is_encoder_decoder": True,
+    **{
+        name: {
+            "d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "dropout": 0.0, "attention_dropout": 0.0,
+            "activation_dropout": 0.0, "init_std": 0.5, "decoder_start_token_id": START,
+            "is_encoder_decoder": True,
+        }
+        for name in ("bart", "mbart", "marian", "pegasus")
     },
     "vit": {"image_size": 8, "patch_size": 4},
     "convnext": {

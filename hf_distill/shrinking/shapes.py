@@ -221,10 +221,12 @@ def shape_config(teacher: PreTrainedModel, shape: Shape) -> Any:
         num_attention_heads=shape.num_attention_heads,
         head_size_is_free=family.free_head_size is not None,
     )
+    whole = len(find(teacher.base_model, family.stack.layers))
+    number = None if shape.num_hidden_layers == whole else shape.num_hidden_layers
     kept, decoder_kept = (
         None
         if stack is None or (layers := find(teacher.base_model, stack.layers)) is None
-        else choose_layers(None, shape.num_hidden_layers, len(layers))
+        else choose_layers(None, number, len(layers))
         for stack in (family.stack, family.decoder)
     )
     return student_config(config, family, sizes, kept or [], decoder_kept)
@@ -347,7 +349,7 @@ def _units(sizes: Sizes) -> tuple[int, int, int]:
 def _parameters(teacher: PreTrainedModel, config: Any) -> int:
     with torch.device("meta"):
         model: Any = empty_like(teacher, config)
-    model.tie_weights()
+    model.tie_weights(recompute_mapping=False)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -357,8 +359,15 @@ def _cost(teacher: PreTrainedModel, shape: Shape, config: Any, length: int) -> f
     sizes = Sizes.of(config, family)
     heads, groups = sizes.heads * sizes.head_size, sizes.groups * sizes.head_size
     attention = 2 * sizes.hidden_size * (heads + groups) + 2 * length * heads
-    blocks = [block for block in family.stack.blocks if isinstance(block, FeedForward)]
-    matrices = 1 + (len(blocks[0].readers) if blocks else 1)
+    first = find(teacher.base_model, family.stack.layers)[0]
+    readers = [
+        part
+        for block in family.stack.blocks
+        if isinstance(block, FeedForward)
+        for part in block.readers
+        if find(first, part.path) is not None
+    ]
+    matrices = 1 + (len(readers) or 1)
     layer = attention + matrices * sizes.hidden_size * sizes.intermediate_size
     output = 0 if teacher.get_output_embeddings() is None else config.vocab_size
     return shape.num_hidden_layers * layer + output * sizes.hidden_size

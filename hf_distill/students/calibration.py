@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
+    DataCollatorForSeq2Seq,
     DataCollatorWithPadding,
     PreTrainedModel,
     default_data_collator,
@@ -19,6 +21,7 @@ from transformers import (
 )
 
 from hf_distill.compatibility import input_limit, input_names, vocabulary_size
+from hf_distill.heads import find_head
 from hf_distill.restoring import preserve_rng_state
 
 ROWS_PER_BATCH = 8
@@ -59,13 +62,18 @@ class Calibration:
         if self._texts and processing_class is None:
             raise ValueError("calibration_data has texts: pass their tokenizer, processing_class.")
         self._data, self._tokenizer, self._seed = data, processing_class, seed
+        head = find_head(teacher)
+        targets = ("decoder_input_ids",) if teacher.config.is_encoder_decoder else ()
+        self._targets = targets if head is None else head.target_names
         if data_collator is not None:
             self._collate = data_collator
+        elif "labels" in self._targets and hasattr(processing_class, "pad"):
+            self._collate = DataCollatorForSeq2Seq(processing_class)
         elif processing_class is not None and hasattr(processing_class, "pad"):
             self._collate = DataCollatorWithPadding(processing_class)
         else:
             self._collate = default_data_collator
-        self._names = input_names(teacher) | {"token_type_ids"}
+        self._names = input_names(teacher) | {"token_type_ids", *self._targets}
         if data_collator is not None:  # which may count on labels, or make them
             self._names |= {*inspect.signature(teacher.forward).parameters, "label", "label_ids"}
         self._main = {teacher.main_input_name, "inputs_embeds"}
@@ -89,7 +97,17 @@ class Calibration:
                         f"calibration_data: rows cannot be made a batch ({error}). Pass "
                         "processing_class, which pads them, or another data_collator."
                     ) from error
+            self._check_target(batch)
             yield dict(batch)
+
+    def _check_target(self, batch: Mapping[str, Any]) -> None:
+        if self._targets and all(batch.get(name) is None for name in self._targets):
+            names = " or ".join(self._targets)
+            raise ValueError(
+                f"calibration_data has no {names}: the teacher's decoder reads a target, which is "
+                f"not guessed. Pass features with {names}, as for training (tokenizer(texts, "
+                "text_target=targets)), or a data_collator that makes them."
+            )
 
     def _features(self, index: int) -> dict[str, Any]:
         row = self._data[index]
@@ -106,7 +124,8 @@ class Calibration:
                 "teacher reads. Pass features, or the texts alone as a list, with "
                 "processing_class."
             )
-        self._check_ids(index, features.get("input_ids", []))
+        for name in ("input_ids", *self._targets):
+            self._check_ids(index, features.get(name, []))
         return features
 
     def _check_ids(self, index: int, values: Any) -> None:
@@ -146,7 +165,7 @@ class TokenArrays:
     """
 
     def __init__(self, folder: str, batches: Sequence[int]) -> None:
-        self._folder = Path(folder)
+        self._folder = Path(tempfile.mkdtemp(dir=folder))
         ends = np.cumsum(batches).tolist()
         self.slices = [slice(end - size, end) for end, size in zip(ends, batches, strict=True)]
         """Of each batch."""

@@ -22,7 +22,7 @@ from hf_distill.loading import load_fine_tuned, read_config
 from hf_distill.restoring import evaluating, preserve_rng_state
 from hf_distill.students.calibration import Calibration, read_texts
 from hf_distill.students.depth import by_stack, choose_layers, least_missed
-from hf_distill.students.families import Family, family_of
+from hf_distill.students.families import Family, Stack, family_of
 from hf_distill.students.fitting import StackFit
 from hf_distill.students.head_fitting import HeadFit
 from hf_distill.students.running import Side, unchunked
@@ -33,7 +33,7 @@ from hf_distill.students.sentence_embeddings import (
     load_sentence_transformer,
 )
 from hf_distill.students.sizes import Sizes, is_between, student_config, student_sizes
-from hf_distill.students.statistics import Statistics
+from hf_distill.students.statistics import basis_of, gather
 from hf_distill.students.vocabulary import Trimming
 from hf_distill.students.weights import copy_weights, empty_like, find, unfitted
 
@@ -102,7 +102,8 @@ def create_student(
         num_attention_heads: heads of each layer; by default they fall with the width. The size of a
             head stays.
         calibration_data: examples of what the student will see: a data set of features, a list of
-            texts, or the path of a text file with a text per line. Labels are not used. Needed for
+            texts, or the path of a text file with a text per line. Labels are not used, except as
+            the target that the decoder of an encoder reads (or ``decoder_input_ids``). Needed for
             a narrower student and for ``layers="auto"``.
         data_collator: makes a batch of rows; by default they are padded with ``processing_class``.
         processing_class: the tokenizer; texts need it.
@@ -181,16 +182,22 @@ def create_student(
         trimming = Trimming(model, processing_class, vocabulary_from, name="vocabulary_from")
     family = family_of(model.config)
     wide = Sizes.of(model.config, family)
-    all_layers: nn.ModuleList = find(model.base_model, family.stack.layers)
-    choice: Any = layers
-    decoder_kept: list[int] | None = None
-    if family.decoder is not None and find(model.base_model, family.decoder.layers) is not None:
-        choice, decoder_choice = by_stack(layers, num_hidden_layers)
-        number = len(find(model.base_model, family.decoder.layers))
-        decoder_kept = choose_layers(
-            decoder_choice, num_hidden_layers, number, family.decoder.first_layer
+    stacks = {
+        stack: len(find(model.base_model, stack.layers))
+        for stack in (family.stack, family.decoder)
+        if stack is not None and find(model.base_model, stack.layers) is not None
+    }
+    if family.stack not in stacks:
+        raise ValueError(
+            f"teacher is a {type(model).__name__}, a decoder without its encoder, which "
+            "create_student does not know: pass a model with both."
         )
-    kept = choose_layers(choice, num_hidden_layers, len(all_layers), family.stack.first_layer)
+    choices = by_stack(layers, num_hidden_layers) if len(stacks) > 1 else (layers,)
+    chosen = [
+        choose_layers(choice, num_hidden_layers, number, stack.first_layer)
+        for (stack, number), choice in zip(stacks.items(), choices, strict=True)
+    ]
+    searches = None in chosen
     narrow = student_sizes(
         wide,
         hidden_size=hidden_size,
@@ -203,21 +210,29 @@ def create_student(
             "initialization='copy' keeps the widths: leave out hidden_size, intermediate_size "
             "and num_attention_heads, or choose 'least_squares'."
         )
-    if family.depth_only and (narrow != wide or kept is None or initialization == "least_squares"):
+    if family.depth_only and (narrow != wide or searches or initialization == "least_squares"):
         raise ValueError(
             f"create_student copies layers of {model.config.model_type} models: "
             f"{family.depth_only}. Leave out hidden_size, intermediate_size, num_attention_heads, "
             "layers='auto' and initialization='least_squares'."
         )
-    changes = narrow != wide or kept is None or len(kept) < len(all_layers)
-    fits = changes and (narrow != wide or initialization == "least_squares")
+    fewer = [None if kept is None else len(kept) for kept in chosen] != list(stacks.values())
+    fits = narrow != wide or (fewer and initialization == "least_squares")
+    for name, other in family.same_sizes if fits else ():
+        if getattr(model.config, name) != getattr(model.config, other):
+            raise ValueError(
+                f"teacher has {name}={getattr(model.config, name)} and "
+                f"{other}={getattr(model.config, other)}; create_student fits encoders and "
+                "decoders of equal sizes only: leave out hidden_size, intermediate_size, "
+                "num_attention_heads and initialization='least_squares'."
+            )
     device, calibration = model.device, None
     if fits and device.type != "cpu":
         # Sums are in float64 on the CPU; with everything there, no map meets one elsewhere.
         model = copy.deepcopy(model).cpu()
-    if fits or kept is None:
+    if fits or searches:
         if calibration_data is None:
-            why = "layers='auto'" if kept is None else "a narrower or fitted student"
+            why = "layers='auto'" if searches else "a narrower or fitted student"
             raise ValueError(f"calibration_data is needed for {why}.")
         calibration = Calibration(
             calibration_data,
@@ -233,14 +248,14 @@ def create_student(
         )
     with evaluating(model), torch.no_grad(), preserve_rng_state():
         set_seed(seed)
-        if kept is None:
+        if searches:
             assert calibration is not None and num_hidden_layers is not None  # as checked above
-            kept = _search(model, family, calibration, num_hidden_layers)
-        student = _empty_student(model, family, narrow, kept, decoder_kept)
-        places = {family.stack.layers: kept}
-        if family.decoder is not None and decoder_kept is not None:
-            places[family.decoder.layers] = decoder_kept
-        copy_weights(model, student, places)
+            sides = [Side(model, stack, wide) for stack in stacks]
+            chosen = _search(sides, calibration, num_hidden_layers)
+        kept_layers = [kept for kept in chosen if kept is not None]
+        student = _empty_student(model, family, narrow, kept_layers)
+        kept = {stack: layers for stack, layers in zip(stacks, kept_layers, strict=True)}
+        copy_weights(model, student, {stack.layers: layers for stack, layers in kept.items()})
         used = 0
         if fits and calibration is not None:
             with unchunked(model), unchunked(student):
@@ -266,10 +281,10 @@ def create_student(
         {
             "teacher": display_name(model.name_or_path or type(model).__name__),
             "model": type(model).__name__,
-            "layers": kept,
-            **({} if decoder_kept is None else {"decoder_layers": decoder_kept}),
-            "teacher_sizes": {"num_hidden_layers": len(all_layers), **asdict(wide)},
-            "sizes": {"num_hidden_layers": len(kept), **asdict(narrow)},
+            "layers": kept[family.stack],
+            **({"decoder_layers": kept[family.decoder]} if family.decoder in kept else {}),
+            "teacher_sizes": {"num_hidden_layers": stacks[family.stack], **asdict(wide)},
+            "sizes": {"num_hidden_layers": len(kept[family.stack]), **asdict(narrow)},
             "parameters": sum(parameter.numel() for parameter in student.parameters()),
             "initialization": "least_squares" if fits else "copy",
             "calibration_tokens": used,
@@ -319,29 +334,28 @@ def load_whole(teacher: PreTrainedModel | str | os.PathLike[str]) -> PreTrainedM
     return teacher
 
 
-def _search(
-    model: PreTrainedModel, family: Family, calibration: Calibration, number: int
-) -> list[int]:
-    side = Side(model, family.stack, Sizes.of(model.config, family))
-    tokens, batches = 0, []
+def _search(sides: list[Side], calibration: Calibration, number: int) -> list[list[int] | None]:
+    """Return the layers to keep of each stack; the layers of the others all stay meanwhile."""
+    last, tokens, batches = sides[-1], 0, []
     for batch in calibration:
-        tokens += int(side.tokens(batch, side.runner.embed(batch)).sum())
+        tokens += int(last.tokens(batch, last.runner.embed(batch)).sum())
         batches.append(batch)
         if tokens >= _AUTO_TOKENS:
             break
-    fixed = () if family.stack.first_layer is None else (0,)
-    return least_missed(side, batches, number, fixed)
+    return [
+        least_missed(side, batches, number, () if side.stack.first_layer is None else (0,), last)
+        for side in sides
+    ]
 
 
 def _empty_student(
     teacher: PreTrainedModel,
     family: Family,
     sizes: Sizes,
-    layers: list[int],
-    decoder_layers: list[int] | None,
+    layers: list[list[int]],
 ) -> PreTrainedModel:
     """Make a model of the student's size, with weights to be overwritten."""
-    config = student_config(teacher.config, family, sizes, layers, decoder_layers)
+    config = student_config(teacher.config, family, sizes, *layers)
     config.name_or_path = ""
     student: PreTrainedModel = empty_like(teacher, config)
     fitted = sizes != Sizes.of(teacher.config, family)
@@ -358,26 +372,34 @@ def _fit(
     model: PreTrainedModel,
     student: PreTrainedModel,
     family: Family,
-    layers: list[int],
+    layers: Mapping[Stack, list[int]],
     calibration: Calibration,
     tokens: int,
 ) -> int:
-    """Fit a student; return the number of tokens that it was fitted on."""
+    """Fit a student; return the number of tokens that (the last stack of) it was fitted on."""
     wide, narrow = (
-        Side(one, family.stack, Sizes.of(one.config, family)) for one in (model, student)
+        [Side(one, stack, Sizes.of(one.config, family)) for stack in layers]
+        for one in (model, student)
     )
-    statistics = Statistics(wide, calibration, tokens)
-    sizes = narrow.sizes
+    found = gather(wide, calibration, tokens)
+    sizes, seen = narrow[0].sizes, min(statistics.tokens for statistics in found)
     inputs = max(sizes.hidden_size, sizes.intermediate_size, sizes.heads * sizes.head_size)
     needed = 2 * inputs
-    if statistics.tokens < needed:
+    if seen < needed:
+        of = " of input or of target" if len(found) > 1 else ""
         raise ValueError(
-            f"calibration_data has {statistics.tokens} tokens (of calibration_tokens={tokens}), "
+            f"calibration_data has {seen} tokens{of} (of calibration_tokens={tokens}), "
             f"but a student with {inputs} units in a layer needs at least {needed}: pass more rows "
             "and raise calibration_tokens."
         )
+    basis = basis_of(wide, found, sizes.hidden_size)
+    fit: StackFit | None = None
     with tempfile.TemporaryDirectory() as folder:
-        fit = StackFit(wide, narrow, layers, calibration, statistics, folder)
-        fit.fit()
+        for teacher, made, kept, statistics in zip(
+            wide, narrow, layers.values(), found, strict=True
+        ):
+            fit = StackFit(teacher, made, kept, calibration, statistics, basis, folder, fit)
+            fit.fit()
+        assert fit is not None
         HeadFit(fit).fit()
-    return statistics.tokens
+    return seen

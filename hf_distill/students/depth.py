@@ -101,7 +101,11 @@ def _chosen(
 
 
 def least_missed(
-    teacher: Side, batches: Sequence[dict[str, Any]], number: int, fixed: Sequence[int]
+    teacher: Side,
+    batches: Sequence[dict[str, Any]],
+    number: int,
+    fixed: Sequence[int],
+    last: Side,
 ) -> list[int]:
     """Return the layers that are left when those that change the output least have gone.
 
@@ -116,9 +120,11 @@ def least_missed(
         batches: of calibration data; they are run many times.
         number: of layers to keep.
         fixed: layers that must stay.
+        last: the stack whose tokens the outputs are of, which may be another one's decoder.
     """
     layers = len(teacher.layers)
-    whole = [_outputs(teacher, batch, ()) for batch in batches]
+    masks = [last.tokens(batch, last.runner.embed(batch)) for batch in batches]
+    whole = [_outputs(teacher, batch, (), mask) for batch, mask in zip(batches, masks, strict=True)]
     removed: list[int] = []
     rounds = range(layers - number)
     total = sum(layers - gone - len(fixed) for gone in rounds)
@@ -128,8 +134,8 @@ def least_missed(
             for candidate in sorted({*range(layers)} - {*removed, *fixed}):
                 skipped = [*removed, candidate]
                 changes[candidate] = sum(
-                    _change(_outputs(teacher, batch, skipped), before)
-                    for batch, before in zip(batches, whole, strict=True)
+                    _change(_outputs(teacher, batch, skipped, mask), before)
+                    for batch, mask, before in zip(batches, masks, whole, strict=True)
                 )
                 bar.update()
             removed.append(min(changes, key=lambda index: (changes[index], index)))
@@ -137,10 +143,9 @@ def least_missed(
 
 
 def _outputs(
-    teacher: Side, batch: dict[str, Any], skipped: Sequence[int]
+    teacher: Side, batch: dict[str, Any], skipped: Sequence[int], mask: Tensor
 ) -> list[tuple[Tensor, bool]]:
     """Return log-probabilities (True), or numbers or the last hidden states (False)."""
-    mask = teacher.tokens(batch, teacher.runner.embed(batch))
     outputs = teacher.runner.without(batch, skipped)
     logits = [value for name, value in outputs.items() if "logits" in name]
     values = []

@@ -41,6 +41,8 @@ class Attention:
     position_key: str | None = None
     """Reads the relative position embeddings instead of the stream, where a model has it."""
     position_query: str | None = None
+    crosses: bool = False
+    """Whether keys and values read the encoder's last states instead of the stream."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class FeedForward:
     """A block whose units are neurons; gated ones have two readers."""
 
     readers: tuple[Part, ...]
+    """Those that a model has."""
     writer: str
     norm: str
 
@@ -69,7 +72,8 @@ class Stack:
     embedding_norm: str | None = None
     final_norm: str | None = None
     head_tables: tuple[str, ...] = ()
-    """With one column for each head, shared by all layers: these keep the same heads."""
+    """With one column for each head, for the self-attention of all layers: it keeps the same
+    heads."""
     relative_embeddings: str | None = None
     """Position embeddings that all layers read through their query and key maps (DeBERTa)."""
     relative_norm: str | None = None
@@ -88,6 +92,8 @@ class Family:
     decoder: Stack | None = None
     decoder_layers: str = "decoder_layers"
     """The configuration's name for the number of the decoder's layers."""
+    same_sizes: tuple[tuple[str, str], ...] = ()
+    """Entries of the configuration, of encoder and decoder, that must be equal to be fitted."""
     depth_only: str | None = None
     """Why widths cannot change, where they cannot: layers are copied then."""
     intermediate_size: str = "intermediate_size"
@@ -259,22 +265,100 @@ _VIT = Stack(
     final_norm="layernorm",
 )
 _T5_FIRST = "whose relative position bias all layers use"
-_TWO_STREAMS = (
-    "the decoder reads two streams, its own and the encoder's, and only one can be fitted so far"
-)
-_BART_LIKE = Family(
-    Stack("encoder.layers"),
-    decoder=Stack("decoder.layers"),
-    depth_only=_TWO_STREAMS,
-    intermediate_size="encoder_ffn_dim",
-)
+
+
+def _t5_attention(place: int, name: str, *, crosses: bool = False) -> Attention:
+    path = f"layer.{place}.{name}"
+    return Attention(
+        query=Part(f"{path}.q"),
+        key=Part(f"{path}.k"),
+        value=Part(f"{path}.v"),
+        writer=f"{path}.o",
+        norm=f"layer.{place}.layer_norm",
+        crosses=crosses,
+    )
+
+
+def _t5_stack(side: str, *attentions: Attention) -> Stack:
+    place = f"layer.{len(attentions)}"
+    path = f"{place}.DenseReluDense"
+    readers = (Part(f"{path}.wi"), Part(f"{path}.wi_0"), Part(f"{path}.wi_1"))
+    return Stack(
+        layers=f"{side}.block",
+        blocks=(*attentions, FeedForward(readers, f"{path}.wo", f"{place}.layer_norm")),
+        pre_norm=True,
+        tables=("shared", f"{side}.embed_tokens"),
+        final_norm=f"{side}.final_layer_norm",
+        head_tables=(f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias",),
+        first_layer=_T5_FIRST,
+        always_run=(0,),
+    )
+
+
+def _bart_attention(name: str, *, crosses: bool = False) -> Attention:
+    return Attention(
+        query=Part(f"{name}.q_proj"),
+        key=Part(f"{name}.k_proj"),
+        value=Part(f"{name}.v_proj"),
+        writer=f"{name}.out_proj",
+        norm=f"{name}_layer_norm",
+        crosses=crosses,
+    )
+
+
+def _bart_stack(side: str, *attentions: Attention, pre_norm: bool) -> Stack:
+    return Stack(
+        layers=f"{side}.layers",
+        blocks=(*attentions, FeedForward((Part("fc1"),), "fc2", "final_layer_norm")),
+        pre_norm=pre_norm,
+        tables=("shared", f"{side}.embed_tokens", f"{side}.embed_positions"),
+        embedding_norm=f"{side}.layernorm_embedding",
+        final_norm=f"{side}.layer_norm" if pre_norm else None,
+    )
+
+
+def _bart_like(*, pre_norm: bool) -> Family:
+    own, cross = _bart_attention("self_attn"), _bart_attention("encoder_attn", crosses=True)
+    return Family(
+        _bart_stack("encoder", own, pre_norm=pre_norm),
+        decoder=_bart_stack("decoder", own, cross, pre_norm=pre_norm),
+        same_sizes=(
+            ("encoder_attention_heads", "decoder_attention_heads"),
+            ("encoder_ffn_dim", "decoder_ffn_dim"),
+        ),
+        intermediate_size="encoder_ffn_dim",
+    )
+
+
+_T5_SELF = _t5_attention(0, "SelfAttention")
 _T5 = Family(
+    _t5_stack("encoder", _T5_SELF),
+    decoder=_t5_stack("decoder", _T5_SELF, _t5_attention(1, "EncDecAttention", crosses=True)),
+    decoder_layers="num_decoder_layers",
+    intermediate_size="d_ff",
+    free_head_size="d_kv",
+)
+_LONGT5 = Family(
     Stack("encoder.block", first_layer=_T5_FIRST),
     decoder=Stack("decoder.block", first_layer=_T5_FIRST),
     decoder_layers="num_decoder_layers",
-    depth_only=_TWO_STREAMS,
+    depth_only="its encoder's keys and values also read sums over blocks of tokens, which cannot "
+    "be fitted",
     intermediate_size="d_ff",
     free_head_size="d_kv",
+)
+_WHISPER = Family(
+    Stack("encoder.layers"),
+    decoder=Stack("decoder.layers"),
+    depth_only="its stream begins with the activation of a convolution, which has no basis of its "
+    "own",
+    intermediate_size="encoder_ffn_dim",
+)
+_SINES = Family(
+    Stack("encoder.layers"),
+    decoder=Stack("decoder.layers"),
+    depth_only="its positions are sines, which are computed for a width and have no basis",
+    intermediate_size="encoder_ffn_dim",
 )
 _WAV2VEC2 = Family(
     Stack("encoder.layers"),
@@ -301,9 +385,13 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _LLAMA_LIKE,
     "vit": Family(_VIT, width_names=("pooler_output_size",)),
     "t5": _T5,
-    "longt5": _T5,
-    "bart": _BART_LIKE,
-    "whisper": _BART_LIKE,
+    "mt5": _T5,
+    "longt5": _LONGT5,
+    "bart": _bart_like(pre_norm=False),
+    "mbart": _bart_like(pre_norm=True),
+    "marian": _SINES,
+    "pegasus": _SINES,
+    "whisper": _WHISPER,
     "wav2vec2": _WAV2VEC2,
 }
 """By ``config.model_type``."""

@@ -27,13 +27,8 @@ from tqdm.auto import tqdm
 from hf_distill.students.calibration import Calibration, TokenArrays
 from hf_distill.students.families import Attention, Block, FeedForward, Part
 from hf_distill.students.regression import NormFit, Ridge
-from hf_distill.students.running import Side, normalised
-from hf_distill.students.statistics import (
-    Statistics,
-    along_scales,
-    inverse_squares,
-    principal_basis,
-)
+from hf_distill.students.running import ENCODED, Side, normalised
+from hf_distill.students.statistics import Statistics, inverse_squares
 from hf_distill.students.weights import Map, find, unfitted
 
 _CHUNK = 4096
@@ -48,7 +43,9 @@ class StackFit:
         layers: the teacher's layer from which each of the student's has heads and neurons.
         calibration: the data, cut to the batches that ``statistics`` saw.
         statistics: of the teacher.
+        basis: P, ``(width of the student, width of the teacher)``.
         folder: for temporary files.
+        encoder: what was fitted before, whose last states this stack reads.
     """
 
     def __init__(
@@ -58,20 +55,17 @@ class StackFit:
         layers: list[int],
         calibration: Calibration,
         statistics: Statistics,
+        basis: Tensor,
         folder: str,
+        encoder: StackFit | None = None,
     ) -> None:
         self.teacher, self.student, self.stack = teacher, student, teacher.stack
         self.layers, self.calibration, self.statistics = layers, calibration, statistics
         wide, narrow = teacher.sizes, student.sizes
         self.narrower = narrow.hidden_size < wide.hidden_size
-        basis = principal_basis(
-            statistics.covariance(), narrow.hidden_size, centred=teacher.centred
-        )
-        final_norm = find(teacher.base, self.stack.final_norm)
-        if self.narrower and final_norm is not None and not teacher.centred:
-            basis = along_scales(basis, final_norm.weight)
         self.basis = basis.float()
-        """P, ``(width of the student, width of the teacher)``."""
+        self._encoder = encoder
+        self._read_encoder = None if encoder is None else encoder.read_last()
         arrays = self.arrays = TokenArrays(folder, statistics.batches)
         self.teacher_states = arrays.new(wide.hidden_size)
         """The input of the teacher's next layer; at the end its last state."""
@@ -136,7 +130,8 @@ class StackFit:
                 narrow.bias.copy_(self.basis @ wide.bias.float())
         else:
             source, target = (getattr(table, "weight", table) for table in (wide, narrow))
-            target.copy_(source.float() @ self.basis.T)
+            scales = [getattr(table, "embed_scale", 1.0) for table in (wide, narrow)]
+            target.copy_(scales[0] / scales[1] * source.float() @ self.basis.T)
 
     def _head_tables(self) -> None:
         for path in self.stack.head_tables:
@@ -206,7 +201,7 @@ class StackFit:
             side.norm(layer, block) if self.stack.pre_norm else None
             for side, layer in ((self.teacher, source), (self.student, index))
         ]
-        guess = self.first_guess(norms)
+        guess = self._first_guess(norms)
         fit, fit_with_positions = Ridge(*guess), Ridge(*guess)
         for where in self.chunks():
             x = normalised(norms[1], self._stream[where])
@@ -220,11 +215,25 @@ class StackFit:
             read = Map.at(self.teacher.layers[source], part)
             written = Map.at(self.student.layers[index], part)
             best = fit_with_positions if positional and self._relative else fit
+            if isinstance(block, Attention) and block.crosses and part is not block.query:
+                assert self._read_encoder is not None
+                best = self._read_encoder
             solved = best.solve(intercept=read.bias is not None)
             written.write(*read.compose(rows, *solved))
         self._position_readers(index, source, block)
 
-    def first_guess(self, norms: list[nn.Module | None]) -> tuple[Tensor, Tensor | None]:
+    def read_last(self) -> Ridge:
+        """Fit the map from the student's last states to the teacher's, after the final norm."""
+        norms = [self.teacher.final_norm, self.student.final_norm]
+        fit = Ridge(*self._first_guess(norms))
+        for where in self.chunks():
+            fit.add(
+                normalised(norms[1], self.student_states[where]),
+                normalised(norms[0], self.teacher_states[where]),
+            )
+        return fit
+
+    def _first_guess(self, norms: list[nn.Module | None]) -> tuple[Tensor, Tensor | None]:
         """Return the map from the student's to the teacher's input of readers, before any fit."""
         back = self.basis.T.double()
         wide, narrow = norms
@@ -298,7 +307,8 @@ class StackFit:
         """Return the heads of queries, and of keys and values, that are kept, in order."""
         wide, narrow = self.teacher.sizes, self.student.sizes
         sums = self.statistics.units[layer][number]
-        if self.stack.head_tables:
+        block = self.stack.blocks[number]
+        if self.stack.head_tables and not (isinstance(block, Attention) and block.crosses):
             sums = torch.stack([units[number] for units in self.statistics.units]).sum(0)
         per_group = wide.heads // wide.groups
         kept = strongest(sums.view(wide.groups, per_group).sum(1), narrow.groups)
@@ -321,7 +331,9 @@ class StackFit:
         block = self.stack.blocks[number]
         if isinstance(block, FeedForward):
             rows = self._unit_rows(layer, number)
-            yield from ((part, rows, False) for part in block.readers)
+            layer_module = self.teacher.layers[layer]
+            there = [part for part in block.readers if find(layer_module, part.path) is not None]
+            yield from ((part, rows, False) for part in there)
             return
         own = find(self.teacher.layers[layer], block.position_key) is not None
         own |= find(self.teacher.layers[layer], block.position_query) is not None
@@ -343,7 +355,20 @@ class StackFit:
         return states[where] @ self.basis.T
 
     def batches(self) -> Iterator[tuple[dict[str, Any], slice]]:
-        return zip(self.calibration, self.arrays.slices, strict=True)
+        encoder = self._encoder
+        for number, (batch, where) in enumerate(
+            zip(self.calibration, self.arrays.slices, strict=True)
+        ):
+            if encoder is not None:
+                read = encoder.arrays.slices[number]
+                batch[ENCODED] = {
+                    side.model: side.encoded(batch, states[read])
+                    for side, states in (
+                        (encoder.teacher, encoder.teacher_states),
+                        (encoder.student, encoder.student_states),
+                    )
+                }
+            yield batch, where
 
     def chunks(self) -> Iterator[slice]:
         for begin in range(0, self.arrays.tokens, _CHUNK):

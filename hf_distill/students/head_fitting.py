@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_distill.students.fitting import StackFit, strongest
 from hf_distill.students.regression import NormFit, Ridge
 from hf_distill.students.running import Hook, Side, normalised
-from hf_distill.students.weights import Map, find, matrix
+from hf_distill.students.weights import Map, matrix
 
 _LINEAR = (nn.Linear, Conv1D)
 _SHIFT = 12.0
@@ -53,12 +53,12 @@ class HeadFit:
         embeddings = self._student.model.get_input_embeddings()
         if isinstance(embeddings, nn.Embedding):
             self._table = embeddings.weight
-        self._norms = [find(side.base, stack.stack.final_norm) for side in self._sides]
+        self._norms: list[Any] = [side.final_norm for side in self._sides]
         self._kept: _Kept | None = None
 
     def fit(self) -> None:
         """Fit every module that changes its shape."""
-        self._read = self._fit_stream()
+        self._read = self._stack.read_last().solve()
         steps = self._steps()
         if all(self._modules(step.name)[0] is self._norms[0] for step in steps):
             self._last_states()
@@ -84,17 +84,6 @@ class HeadFit:
     def _modules(self, name: str) -> tuple[Any, Any]:
         wide, narrow = (side.model.get_submodule(name) for side in self._sides)
         return wide, narrow
-
-    def _fit_stream(self) -> tuple[Tensor, Tensor]:
-        """Fit the map from the student's last state to the teacher's, after the final norm."""
-        stack = self._stack
-        fit = Ridge(*stack.first_guess(self._norms))
-        for where in stack.chunks():
-            fit.add(
-                normalised(self._norms[1], stack.student_states[where]),
-                normalised(self._norms[0], stack.teacher_states[where]),
-            )
-        return fit.solve()
 
     def _last_states(self) -> None:
         """Fit the final norm of a model without a head, whose outputs are hidden states."""
@@ -278,14 +267,10 @@ class HeadFit:
     def _decoder(self, step: _Step, *, transformed: bool) -> None:
         """Fit the final norm to the table, unless a transform was; then the bias."""
         wide, narrow = self._modules(step.name)
-        to_table, norm = self._to_table(), self._norms[1]
-        if norm is not None and not transformed:
-            fit = NormFit(norm)
-            for where in self._stack.chunks():
-                states = normalised(self._norms[0], self._stack.teacher_states[where])
-                fit.add(self._stack.student_states[where], states.double() @ to_table.T)
-            fit.write()
-        if narrow.bias is None:
+        if not transformed:
+            self._last_norm(self._to_table() * self._scale(step))
+        biases = [_bias(side.model, side.model.get_submodule(step.name)) for side in self._sides]
+        if biases[0] is None or biases[1] is None:
             return
         sums: list[Tensor] = []
         self._each(
@@ -293,20 +278,55 @@ class HeadFit:
         )
         means = torch.stack(sums).mean(0)
         wide_mean, narrow_mean = means.split([wide.weight.shape[1], narrow.weight.shape[1]])
-        narrow.bias.copy_(
-            wide.bias.double()
+        biases[1].copy_(
+            biases[0].double()
             + wide.weight.double() @ wide_mean
             - narrow.weight.double() @ narrow_mean
+        )
+
+    def _last_norm(self, to_table: Tensor) -> None:
+        """Fit the last norm, whose output is decoded; where norms come after the sum, its scale."""
+        stack, norm = self._stack, self._norms[1]
+        last = self._student.norm(len(self._student.layers) - 1, stack.stack.blocks[-1])
+        scale = None if norm is not None else _Scale(len(to_table))
+        if scale is not None and last is None:
+            return
+        fit = NormFit(norm or scale)
+        for where in stack.chunks():
+            states = normalised(self._norms[0], stack.teacher_states[where])
+            fit.add(stack.student_states[where], states.double() @ to_table.T)
+        fit.write()
+        if scale is None:
+            return
+        written: Any = last
+        written.weight.mul_(scale.weight)
+        written.bias.copy_(scale(written.bias))
+        for where in stack.chunks():
+            stack.student_states[where] = scale(stack.student_states[where])
+
+    def _scale(self, step: _Step) -> float:
+        """Return the teacher's over the student's factor of what is decoded (T5 has one)."""
+        batch, where = next(self._stack.batches())
+        factors = []
+        for side, states in self._states():
+            module = side.model.get_submodule(step.name)
+            inputs = side.runner.after(batch, side.feed(batch, states[where]), until=module)
+            decoded = inputs[side.tokens(batch, inputs)].double().cpu()
+            last = normalised(side.final_norm, states[where]).double()
+            factors.append(float((decoded * last).sum() / last.square().sum()))
+        return factors[0] / factors[1]
+
+    def _states(self) -> tuple[tuple[Side, Tensor], tuple[Side, Tensor]]:
+        return (
+            (self._teacher, self._stack.teacher_states),
+            (self._student, self._stack.student_states),
         )
 
     def _each(self, name: str, use: Callable[[Tensor, Tensor], None]) -> None:
         """Call ``use`` with the inputs of a module in teacher and student, batch by batch."""
         for batch, where in self._stack.batches():
             rows = []
-            for side, states in (
-                (self._teacher, self._stack.teacher_states),
-                (self._student, self._stack.student_states),
-            ):
+            for side, states in self._states():
                 module = side.model.get_submodule(name)
                 inputs = side.runner.after(batch, side.feed(batch, states[where]), until=module)
                 if inputs.dim() == 3:
@@ -314,6 +334,25 @@ class HeadFit:
                     inputs = inputs[mask] if mask.shape == inputs.shape[:2] else inputs
                 rows.append(_rows(inputs).float().cpu())
             use(*rows)
+
+
+class _Scale(nn.Module):
+    """A scale and a shift for each unit."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.weight, self.bias = torch.ones(units), torch.zeros(units)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return states * self.weight + self.bias
+
+
+def _bias(model: Any, decoder: Any) -> Any:
+    """Return what is added to the decoded logits, where something is."""
+    if decoder.bias is not None:
+        return decoder.bias
+    bias = getattr(model, "final_logits_bias", None)
+    return None if bias is None else bias[0]
 
 
 def _changes(wide: nn.Module, narrow: nn.Module) -> bool:

@@ -15,16 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from hf_distill.compatibility import input_names
-from hf_distill.layers.counting import Tokens
+from hf_distill.heads import Seq2SeqLMHead, find_head
+from hf_distill.heads.base import main_input
+from hf_distill.layers.counting import Batch, TargetTokens, Tokens
 from hf_distill.restoring import temporarily_set
-from hf_distill.students.families import Block, Stack
+from hf_distill.students.families import Attention, Block, Stack
 from hf_distill.students.sizes import Sizes
 from hf_distill.students.weights import Map, find
 
 Hook = Callable[[Tensor, Tensor], None]
 """Called with the input and the output of a module."""
+ENCODED = "encoded"
+"""In a batch: by the model, what its encoder gave, so that its decoder runs without it."""
 Feed = Callable[[Tensor], Tensor]
 """Makes the hidden state that a layer is to have, of the shape and type of that which it gets."""
 
@@ -51,14 +56,19 @@ class LayerRunner:
         self.layers = layers
         self._always = frozenset(always)
         self._names = input_names(model)
+        self._head = find_head(model)
         self._entries: int | None = None
         """Of the tuple that a layer returns; 0 if it returns a tensor; not known before it ran."""
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the part of a batch that the model takes, on its device, without labels."""
+        """Return the part of a batch that the model takes, on its device, without labels.
+
+        Of labels that a decoder learns to write, its input is made.
+        """
         weight = next(self.model.parameters())
+        target = {} if self._head is None else self._head.target_inputs(batch, self.model)
         taken: dict[str, Any] = {}
-        for name, value in batch.items():
+        for name, value in {**batch, **target}.items():
             if name not in self._names:
                 continue
             if isinstance(value, Tensor):
@@ -67,6 +77,9 @@ class LayerRunner:
             taken[name] = value
         if "use_cache" in self._names:
             taken["use_cache"] = False
+        if ENCODED in batch:
+            state = batch[ENCODED][self.model].to(weight.device, weight.dtype)
+            taken["encoder_outputs"] = BaseModelOutput(last_hidden_state=state)
         return taken
 
     def embed(self, batch: Mapping[str, Any], until: nn.Module | None = None) -> Tensor:
@@ -173,8 +186,17 @@ class LayerRunner:
         self._entries = len(output) if isinstance(output, tuple) else 0
 
 
+class _TokensOfDecoder(TargetTokens):
+    """The positions that count, and those before them, which they attend to."""
+
+    def mask(self, batch: Batch, length: int) -> Tensor:
+        counted = super().mask(batch, length).long()
+        until_last = counted.flip(-1).cummax(-1).values.flip(-1).bool()
+        return until_last & self.keys(batch, length)
+
+
 class Side:
-    """One of the two models: its runner, its layers and its sizes."""
+    """One of the two models, or a stack of it: its runner, its layers and its sizes."""
 
     def __init__(self, model: PreTrainedModel, stack: Stack, sizes: Sizes) -> None:
         self.model, self.stack, self.sizes = model, stack, sizes
@@ -184,7 +206,11 @@ class Side:
         self.layers = layers
         self.centred = any(isinstance(module, nn.LayerNorm) for module in layers.modules())
         """Whether its norms subtract the mean over the units."""
+        self.final_norm: nn.Module | None = find(self.base, stack.final_norm)
         self._count = Tokens(model)
+        if any(isinstance(block, Attention) and block.crosses for block in stack.blocks):
+            head = find_head(model) or Seq2SeqLMHead(model.config)
+            self._count = _TokensOfDecoder(model, head)
 
     def norm(self, layer: int, block: Block) -> nn.Module | None:
         """Return the norm of a block; ``None`` where a layer goes without it."""
@@ -211,6 +237,11 @@ class Side:
             return state
 
         return padded
+
+    def encoded(self, batch: dict[str, Any], states: Tensor) -> Tensor:
+        """Return what the decoder reads, of the stored outputs of the encoder's last layer."""
+        like = states.new_zeros(*main_input(batch).shape[:2], states.shape[1])
+        return self.feed(batch, normalised(self.final_norm, states))(like)
 
     def left_by(self, layer: int, block: Block, total: Tensor) -> Tensor:
         """Return what a block leaves in the stream: its sum, normalised unless norms come first."""

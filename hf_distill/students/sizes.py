@@ -124,6 +124,9 @@ def student_config(
         setattr(config, family.intermediate_size, sizes.intermediate_size)
     if family.free_head_size and after.head_size != sizes.head_size:
         setattr(config, family.free_head_size, sizes.head_size)
+    if sizes != before:
+        for name, decoders in family.same_sizes:
+            setattr(config, decoders, getattr(config, name))
     for name in family.per_layer:
         entries = getattr(config, name, None)
         if isinstance(entries, list):

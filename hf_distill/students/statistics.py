@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,19 +12,19 @@ from tqdm.auto import tqdm
 
 from hf_distill.students.calibration import Calibration
 from hf_distill.students.families import Attention
-from hf_distill.students.running import Side
+from hf_distill.students.running import ENCODED, Side, normalised
 from hf_distill.students.weights import find
 
 
 class Statistics:
-    """What the first pass of the teacher finds out: its stream, and how much each unit does.
+    """What the first pass of a teacher's stack finds out: its stream, and what each unit does.
 
     The basis is that of the mean of the covariances of all streams: the embedding output and what
     each block leaves. It follows SliceGPT (Ashkboos et al. 2024, section 3.3). Where norms come
     first, a token counts as they see it: by its direction, from zero, whatever its size.
     """
 
-    def __init__(self, teacher: Side, calibration: Calibration, least: int) -> None:
+    def __init__(self, teacher: Side) -> None:
         self._teacher = teacher
         stack, layers = teacher.stack, len(teacher.layers)
         blocks = range(len(stack.blocks))
@@ -34,19 +35,17 @@ class Statistics:
         """Sums over tokens: norms of the heads, squares of the neurons."""
         self.batches: list[int] = []
         """Tokens in each batch."""
-        bar = tqdm(total=least, desc="Teacher", unit="token", leave=False)
-        for batch in calibration:
-            state = teacher.runner.embed(batch)
-            mask = teacher.tokens(batch, state)
-            self.batches.append(int(mask.sum()))
-            self._add(0, state[mask])
-            for index in range(layers):
-                state = self._layer(teacher, batch, index, state, mask)
-            bar.update(min(self.batches[-1], least - bar.n))
-            if bar.n == least:
-                break
-        bar.close()
-        calibration.batches = len(self.batches)
+
+    def add(self, batch: dict[str, Any]) -> Tensor:
+        """Run a batch through all layers; return the last state, as later stacks read it."""
+        teacher = self._teacher
+        state = teacher.runner.embed(batch)
+        mask = teacher.tokens(batch, state)
+        self.batches.append(int(mask.sum()))
+        self._add(0, state[mask])
+        for index in range(len(teacher.layers)):
+            state = self._layer(teacher, batch, index, state, mask)
+        return normalised(teacher.final_norm, state)
 
     @property
     def tokens(self) -> int:
@@ -96,6 +95,42 @@ class Statistics:
         """
         means = self._sums / self.tokens
         return (self._products / self.tokens - means.T @ means) / len(means)
+
+
+def gather(stacks: Sequence[Side], calibration: Calibration, least: int) -> list[Statistics]:
+    """Run the teacher until each of its stacks, of which later ones read the first, saw enough.
+
+    Args:
+        stacks: of the teacher.
+        calibration: the data; cut to the batches that were run.
+        least: tokens.
+    """
+    found = [Statistics(side) for side in stacks]
+    bar = tqdm(total=least, desc="Teacher", unit="token", leave=False)
+    for batch in calibration:
+        for side, statistics in zip(stacks, found, strict=True):
+            batch = {**batch, ENCODED: {side.model: statistics.add(batch)}}
+        seen = min(statistics.tokens for statistics in found)
+        bar.update(min(seen, least) - bar.n)
+        if seen >= least:
+            break
+    bar.close()
+    calibration.batches = len(found[0].batches)
+    return found
+
+
+def basis_of(stacks: Sequence[Side], found: Sequence[Statistics], width: int) -> Tensor:
+    """Return the basis of all stacks, ``(width, width of the teacher)``, float64.
+
+    It is one for encoder and decoder: they share the table of the tokens, or are decoded with it.
+    """
+    covariance = torch.stack([statistics.covariance() for statistics in found]).mean(0)
+    last = stacks[-1]
+    basis = principal_basis(covariance, width, centred=last.centred)
+    if width < len(covariance) and last.final_norm is not None and not last.centred:
+        scales: Any = last.final_norm.weight
+        return along_scales(basis, scales)
+    return basis
 
 
 def inverse_squares(states: Tensor) -> Tensor:

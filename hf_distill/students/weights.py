@@ -31,6 +31,9 @@ def matrix(module: nn.Module) -> Tensor:
 def empty_like(model: PreTrainedModel, config: Any) -> Any:
     """Return a model of another's class and optional parts, with weights to be overwritten.
 
+    Its weights are tied where the other's are: a configuration may say that they are and have a
+    checkpoint in which they are not (T5 1.1).
+
     Raises:
         ValueError: its class needs more than a configuration.
     """
@@ -49,7 +52,15 @@ def empty_like(model: PreTrainedModel, config: Any) -> Any:
         )
     if "add_pooling_layer" in takes and getattr(model, "pooler", None) is None:
         options["add_pooling_layer"] = False
-    return type(model)(config, **options)
+    made = type(model)(config, **options)
+    for name, source in dict(made.all_tied_weights_keys).items():
+        if model.get_parameter(name) is not model.get_parameter(source):
+            place, _, entry = name.rpartition(".")
+            setattr(
+                made.get_submodule(place), entry, nn.Parameter(made.get_parameter(name).clone())
+            )
+            del made.all_tied_weights_keys[name]
+    return made
 
 
 class Map:

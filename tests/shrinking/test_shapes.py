@@ -106,22 +106,37 @@ def test_the_slowest_come_first(candidates: Candidates) -> None:
 
 
 def test_families_that_cannot_be_narrowed_only_lose_layers() -> None:
-    bart = zoo_model("summarization", "bart", seed=0, layers=4, decoder_layers=4)
-    found = candidate_shapes(bart, length=8)
+    longt5 = zoo_model("summarization", "longt5", seed=0, layers=4, num_decoder_layers=4)
+    found = candidate_shapes(longt5, length=8)
     assert [shape.num_hidden_layers for shape in found.shapes] == [3, 2, 1]
     assert {shape.hidden_size for shape in found.shapes} == {found.teacher.hidden_size}
     with pytest.raises(ValueError, match="hidden_size=8"):
-        candidate_shapes(bart, 8, {"hidden_size": 8})
+        candidate_shapes(longt5, 8, {"hidden_size": 8})
 
 
 def test_a_shorter_decoder_bounds_the_layers() -> None:
     bart = zoo_model("summarization", "bart", seed=0, layers=4, decoder_layers=2)
-    assert [s.num_hidden_layers for s in candidate_shapes(bart, length=8).shapes] == [2, 1]
+    found = candidate_shapes(bart, length=8).shapes
+    assert {s.num_hidden_layers for s in found if s.hidden_size == 16} == {4, 2, 1}
+    assert {s.num_hidden_layers for s in found if s.hidden_size == 8} == {4, 2, 1}
+    kept = random_model(bart, next(s for s in found if s.num_hidden_layers == 4)).config
+    assert (kept.encoder_layers, kept.decoder_layers) == (4, 2)
+
+
+def test_a_gated_network_costs_as_many_maps_as_it_has() -> None:
+    plain, gated = (
+        candidate_shapes(
+            zoo_model("summarization", "t5", seed=0, layers=2, feed_forward_proj=kind), 8
+        )
+        for kind in ("relu", "gated-gelu")
+    )
+    more = 2 * 16 * 32  # two layers have one more map of (16, 32)
+    assert gated.costs[gated.teacher] - plain.costs[plain.teacher] == more
 
 
 def test_a_teacher_that_cannot_be_cut() -> None:
-    bart = zoo_model("summarization", "bart", seed=0, layers=1, decoder_layers=1)
-    found = candidate_shapes(bart, length=8)
+    longt5 = zoo_model("summarization", "longt5", seed=0, layers=1, num_decoder_layers=1)
+    found = candidate_shapes(longt5, length=8)
     with pytest.raises(ValueError, match="cannot be made smaller"):
         choose_shape(found, Target(2.0), honest(found), by_size)
     with pytest.raises(ValueError, match="albert"):

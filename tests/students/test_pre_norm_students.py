@@ -1,4 +1,4 @@
-"""Families whose norms come first: planted streams come back, fused maps and traps of each."""
+"""Streams that were planted come back; traps of families whose norms come first, and others."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from planted import GROUPED, embed, model_of, rotation, stacks_of
+from torch import Tensor
 from transformers import AutoConfig
 from zoo import zoo_dataset, zoo_model
 
 from hf_distill import create_student
-from hf_distill.students.families import FAMILIES, Attention
+from hf_distill.compatibility import input_names
 from hf_distill.students.weights import Map, find
 
 CASES = [
@@ -26,17 +27,25 @@ CASES = [
     ("text-generation", "qwen3", {"tie_word_embeddings": True}),
     ("text-classification", "llama", {}),
     ("image-classification", "vit", {}),
+    ("summarization", "t5", {}),
+    ("summarization", "t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+    ("summarization", "bart", {}),
+    ("summarization", "mbart", {"scale_embedding": True}),
+    ("text-classification", "t5", {}),
+    ("text-classification", "bart", {}),
+    ("question-answering", "bart", {"scale_embedding": True}),
 ]
-GROUPED = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def logits(model: Any, task: str, seed: int = 0) -> Tensor:
-    rows = zoo_dataset(task, labels=False, rows=32, seed=seed)
+    rows = zoo_dataset(task, labels=False, rows=32, seed=seed, target=True)
     rows.set_format("torch")
     batch = dict(rows[:].items())
     with torch.no_grad():
-        values: Tensor = model.eval()(**batch).logits
-    return values[batch["attention_mask"].bool()] if values.dim() == 3 else values
+        outputs = model.eval()(**{n: v for n, v in batch.items() if n in input_names(model)})
+    values = outputs.get("logits", outputs.get("start_logits"))
+    tokens = task != "image-classification" and values.shape[:2] == batch["attention_mask"].shape
+    return values[batch["attention_mask"].bool()] if tokens else values
 
 
 def last_states(model: Any, task: str) -> Tensor:
@@ -50,104 +59,7 @@ def last_states(model: Any, task: str) -> Tensor:
 
 
 def data(task: str) -> Any:
-    return zoo_dataset(task, rows=48, seed=5, labels=False)
-
-
-def model_of(task: str, name: str, seed: int, size: int, **options: Any) -> Any:
-    """A model of a width, with heads of 4 (in groups of 2, where a family has them)."""
-    sizes: dict[str, Any] = {
-        "hidden_size": size,
-        "num_attention_heads": size // 4,
-        "intermediate_size": 2 * size,
-    }
-    if name == "gpt2":
-        sizes |= {"n_embd": size, "n_head": size // 4, "n_inner": 2 * size}
-        sizes["layer_norm_epsilon"] = 1e-12
-    if name == "modernbert":
-        sizes["norm_eps"] = 1e-12
-    if name in GROUPED:
-        sizes |= {"num_key_value_heads": size // 8, "head_dim": 4}
-    return zoo_model(task, name, seed=seed, layers=2, **{**sizes, **options}).eval()
-
-
-def rotation(wide: int, size: int) -> Tensor:
-    """Orthonormal columns that map a vector of ones to a multiple of a vector of ones."""
-    torch.manual_seed(5)
-    axes = []
-    for rows in (wide, size):
-        draw = torch.randn(rows, size, dtype=torch.float64)
-        draw[:, 0] = 1.0
-        axes.append(torch.linalg.qr(draw).Q)
-        axes[-1][:, 0] = axes[-1][:, 0].abs()
-    return (axes[0] @ axes[1].T).float()
-
-
-def embed(core: Any, model: Any, turn: Tensor) -> Any:
-    """Let a model compute what ``core`` does in a stream of ``turn @`` the core's.
-
-    Its other heads and neurons do nothing.
-    """
-    stack = FAMILIES[core.config.model_type].stack
-    wide, size = turn.shape
-    keeps_axes = bool((turn.abs().sum(0) == 1).all())
-    seen = set()
-
-    def linear(one: Map, other: Map, reads: bool, writes: bool) -> None:
-        weight, bias = one.weight, one.bias
-        weight = weight @ turn.T if reads else weight
-        if writes:
-            weight, bias = turn @ weight, None if bias is None else turn @ bias
-        other.weight.zero_()[: weight.shape[0], : weight.shape[1]] = weight
-        if bias is not None:
-            assert other.bias is not None
-            other.bias.zero_()[: len(bias)] = bias
-
-    def norm(one: Any, other: Any) -> None:
-        if not keeps_axes:
-            one.weight.fill_(1.3)
-        scales = turn.abs() @ one.weight if keeps_axes else one.weight[0].expand(wide)
-        other.weight.copy_((size / wide) ** 0.5 * scales)
-        if getattr(one, "bias", None) is not None:
-            one.bias.sub_(one.bias.mean())  # a LayerNorm's stream has no mean
-            other.bias.copy_(turn @ one.bias)
-
-    with torch.no_grad():
-        for path in stack.tables:
-            one, other = find(core.base_model, path), find(model.base_model, path)
-            if isinstance(one, nn.Conv2d):
-                other.weight.copy_((turn @ one.weight.flatten(1)).view_as(other.weight))
-                other.bias.copy_(turn @ one.bias)
-            elif one is not None:
-                source, target = (getattr(table, "weight", table) for table in (one, other))
-                target.copy_(source @ turn.T)
-                seen.add(id(target))
-        for one, other in zip(find(core.base_model, stack.layers),
-                              find(model.base_model, stack.layers), strict=True):  # fmt: skip
-            for block in stack.blocks:
-                attends = isinstance(block, Attention)
-                parts = (block.query, block.key, block.value) if attends else block.readers
-                for part in parts:
-                    linear(Map.at(one, part), Map.at(other, part), True, False)
-                linear(Map(find(one, block.writer)), Map(find(other, block.writer)), False, True)
-                if not isinstance(find(one, block.norm), nn.Identity):
-                    norm(find(one, block.norm), find(other, block.norm))
-            for name in ("q_norm", "k_norm"):
-                scale = find(one, f"self_attn.{name}.weight")
-                if scale is not None:
-                    find(other, f"self_attn.{name}.weight").copy_(scale)
-        for path in (stack.embedding_norm, stack.final_norm):
-            if path is not None:
-                norm(find(core.base_model, path), find(model.base_model, path))
-        inside = {id(module) for module in model.base_model.modules()}
-        for name, module in model.named_modules():
-            if id(module) in inside or id(getattr(module, "weight", None)) in seen:
-                continue
-            if isinstance(module, nn.Linear):  # a head: the first reads the stream
-                linear(Map(core.get_submodule(name)), Map(module), not seen & {0}, False)
-                seen.add(0)
-            elif isinstance(module, nn.LayerNorm):
-                pytest.fail(f"{name} is not planted")
-    return model
+    return zoo_dataset(task, rows=48, seed=5, labels=False, target=True)
 
 
 @pytest.mark.parametrize(("task", "name", "options"), CASES[2:])
@@ -199,10 +111,10 @@ def test_a_tied_decoder_has_the_scales_of_the_final_norm() -> None:
 def test_neurons_that_do_nothing_can_go(task: str, name: str, options: dict[str, Any]) -> None:
     """At full width everything else is fitted, and must come back as it was."""
     teacher = model_of(task, name, 0, 16, **options)
-    stack = FAMILIES[name].stack
     with torch.no_grad():
-        for layer in find(teacher.base_model, stack.layers):
-            Map(find(layer, stack.blocks[1].writer)).weight[:, ::2] = 0.0
+        for stack in stacks_of(teacher):
+            for layer in find(teacher.base_model, stack.layers):
+                Map(find(layer, stack.blocks[-1].writer)).weight[:, ::2] = 0.0
     student = create_student(teacher, intermediate_size=16, calibration_data=data(task))
     torch.testing.assert_close(logits(student, task), logits(teacher, task), atol=2e-3, rtol=2e-3)
 
@@ -223,7 +135,10 @@ def test_the_group_of_heads_that_does_something_stays(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("task", "name"),
-    [("text-generation", "gpt2"), ("text-generation", "llama"), ("text-generation", "qwen3")],
+    [
+        *(("text-generation", name) for name in ("gpt2", "llama", "qwen3")),
+        *(("summarization", name) for name in ("t5", "bart")),
+    ],
 )
 def test_a_narrow_student_is_nearer_than_a_cut_or_a_random_one(task: str, name: str) -> None:
     """With a teacher whose stream is nearly planted: most of it, and some noise everywhere."""
