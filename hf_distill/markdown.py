@@ -19,5 +19,11 @@ def markdown_table(
     return "\n".join(_row(cells) for cells in [header, rule, *rows])
 
 
+def without_html(text: str) -> str:
+    """Return a text as Markdown and the HTML in it show it, on one line."""
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return plain.replace("\r", " ").replace("\n", " ")
+
+
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

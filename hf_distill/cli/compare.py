@@ -130,7 +130,6 @@ def run(argv: Sequence[str]) -> Report:
     from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.files import display_name
     from hf_distill.plotting import why_no_pictures
-    from hf_distill.reports.layout import subject
     from hf_distill.reports.measurements import describe_machine
     from hf_distill.reports.report import Report, write_report
     from hf_distill.reports.terminal import print_comparison
@@ -209,7 +208,7 @@ def run(argv: Sequence[str]) -> Report:
         sys.stderr.write("Measuring speed failed; the scores and sizes were kept before.\n")
         raise
     written = [*write_comparison(comparison, folder)]
-    student = subject(comparison)
+    student = comparison.subject
     report = Report(
         title="Comparison of " + ", ".join(one.name for one in comparison.models),
         comparison=comparison,

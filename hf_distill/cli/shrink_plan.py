@@ -188,12 +188,31 @@ class ShrinkRequest:
         check_asked(self.asked)
         self._check_augmentation()
         check_paths({n: getattr(data, n) for n in ("train_file", "validation_file")})
+        self._check_folder()
         if self.can_be_exported:
             try:
                 require_packages()
             except MissingExtraError as error:
                 raise MissingExtraError(f"{error}, or leave the export out (--no_export)") from None
         make_output_folder(self.folder)
+
+    def _check_folder(self) -> None:
+        """Check that nothing is deleted which no earlier plan has left there."""
+        folder = self.folder.resolve()
+        for part in (self.arguments, self.data):
+            for name in ("teacher_model", "augment_model", "train_file", "validation_file"):
+                source = getattr(part, name, None)
+                path = Path(source or "").expanduser().resolve()
+                if source and path.exists() and path.is_relative_to(folder):
+                    raise ValueError(
+                        f"--{name} {source} is in --output_dir {self.folder}, where everything "
+                        "is written; name another folder."
+                    )
+        if self.arguments.overwrite_output_dir and self.arguments.dry_run:
+            raise ValueError(
+                "--dry_run with --overwrite_output_dir would delete a student and make none: name "
+                "another --output_dir."
+            )
 
     def _check_augmentation(self) -> None:
         versions, data, options = self.arguments.augment, self.data, self.options
@@ -227,15 +246,15 @@ def _given(arguments: Any, of: type) -> dict[str, Any]:
     }
 
 
-def read_or_make_plan(request: ShrinkRequest) -> Plan:
-    """Return the plan in the folder, or make it and write it there.
+def read_or_make_plan(request: ShrinkRequest, *, fresh: bool = False) -> Plan:
+    """Return the plan in the folder, or make it and write it there; ``fresh``: there is none.
 
     Raises:
         ValueError: the folder holds a plan with other settings that was begun, or no plan can be
             made.
     """
     file = request.folder / PLAN_FILE
-    plan = None if request.arguments.overwrite_output_dir else _read(request, file)
+    plan = None if fresh else _read(request, file)
     if plan is None:
         plan = make_plan(request)
         write_plan(request, plan)

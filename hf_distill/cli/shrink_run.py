@@ -135,9 +135,10 @@ def run_shrink(request: ShrinkRequest) -> ShrinkResult:
         _make_repository(request)
     busy = f"--output_dir {request.folder} is in use by another hf-distill shrink."
     with in_use(request.folder / _LOCK, busy):
-        if request.arguments.overwrite_output_dir:
+        fresh = request.arguments.overwrite_output_dir and (request.folder / PLAN_FILE).exists()
+        if fresh:  # else what is in the folder is somebody else's
             _clear(request.folder)
-        plan = read_or_make_plan(request)
+        plan = read_or_make_plan(request, fresh=fresh)
         print_plan(plan, request)
         result = ShrinkResult(plan, request.folder / STUDENT)
         if not request.arguments.dry_run:
@@ -271,5 +272,5 @@ def _push(request: ShrinkRequest) -> None:
 def _clear(folder: Path) -> None:
     for name in _FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (_STEPS, PLAN_FILE, "report.html", "report.md"):
+    for name in (_STEPS, "report.html", "report.md", PLAN_FILE):
         (folder / name).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hf_distill._version import __version__
-from hf_distill.markdown import markdown_table
+from hf_distill.markdown import markdown_table, without_html
 from hf_distill.tasks.bootstrap import REPLICATES, Interval, Replicates, contains_zero, interval
 from hf_distill.tasks.calibration import Calibration
 
@@ -285,13 +285,18 @@ class Comparison:
             return "the students differ by no more than noise on this data"
         return None
 
+    @property
+    def subject(self) -> ModelReport | None:
+        """Return the model that the comparison is about: the best student there is."""
+        students = map(self.model, ("student_distilled", "student_alone"))
+        others = (model for model in self.models if model.role != "teacher")
+        return next((one for one in (*students, *others) if one is not None), None)
+
     def speed_up(self) -> str | None:
-        """Return how much faster and smaller the students are than the teacher, in a sentence."""
-        teacher = self.model("teacher")
-        students = [model for model in self.models if model.role != "teacher"]
-        if teacher is None or not students:
+        """Return how much faster and smaller the subject is than the teacher, in a sentence."""
+        teacher, student = self.model("teacher"), self.subject
+        if teacher is None or student is None:
             return None
-        student = next((m for m in reversed(students) if m.role in ROLES), students[-1])
         size = f"{student.parameters / teacher.parameters:.2f} × the size"
         if student.latency is None or teacher.latency is None:
             return f"The {student.label} is {size} of the teacher."
@@ -352,11 +357,12 @@ class Comparison:
     def to_markdown(self) -> str:
         """Return the table, the headline and the footnotes as Markdown."""
         header = ["", *(model.label for model in self.models)]
-        rows = [[label, *cells] for label, cells in self.rows()]
+        rows = [list(map(without_html, (label, *cells))) for label, cells in self.rows()]
         table = markdown_table(header, rows, right=range(1, len(header)))
         sentences = [sentence for sentence in (self.headline(), self.speed_up()) if sentence]
-        notes = [f"- {note}" for note in self.footnotes()]
-        return "\n".join([table, "", f"**{' '.join(sentences)}**", "", *notes]) + "\n"
+        notes = [f"- {without_html(note)}" for note in self.footnotes()]
+        text = without_html(" ".join(sentences))
+        return "\n".join([table, "", f"**{text}**", "", *notes]) + "\n"
 
 
 def _cell(value: Any, form: str) -> str:

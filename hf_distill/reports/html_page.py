@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
 from hf_distill.reports.layout import (
+    UNSEEN,
     Block,
     Chart,
     Commands,
@@ -157,9 +157,6 @@ def _optional(tag: str, kind: str, text: str) -> str:
     return f'<{tag} class="{kind}">{_text(text)}</{tag}>' if text else ""
 
 
-_UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-
-
 def _text(text: object) -> str:
     """Return a text as HTML shows it; characters that HTML cannot hold become U+FFFD."""
-    return escape(_UNSEEN.sub("\ufffd", str(text)).replace("\r", "\n"))
+    return escape(UNSEEN.sub("\ufffd", str(text)).replace("\r", "\n"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,13 +10,15 @@ from typing import NamedTuple
 
 from hf_distill._version import __version__
 from hf_distill.plotting import loss_curves, losses_figure, why_no_pictures
-from hf_distill.reports.comparison import ABSENT, Comparison, ModelReport
+from hf_distill.reports.comparison import ABSENT, Comparison
 from hf_distill.reports.comparison_plot import measured_axes, quality_figure, reliability_figure
 from hf_distill.reports.disagreements import OUTCOMES, Disagreement, Disagreements
 from hf_distill.reports.inline_svg import inline_svg
 from hf_distill.reports.report import Picture, Report, Stage, Tile
 from hf_distill.tasks.calibration import BINS
 
+UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+"""Characters that HTML cannot hold and a terminal obeys."""
 _EXAMPLES = 4
 _LONGEST_TEXT = 500
 
@@ -139,16 +142,9 @@ class _Charts:
             yield Chart(svg, picture.title, picture.description, picture.file)
 
 
-def subject(comparison: Comparison) -> ModelReport | None:
-    """Return the model that a comparison is about: the best student there is."""
-    roles = ("student_distilled", "student_alone")
-    found = next((m for role in roles for m in [comparison.model(role)] if m is not None), None)
-    return found or next((m for m in comparison.models if m.role != "teacher"), None)
-
-
 def _kept(comparison: Comparison) -> str | None:
     """Return in one sentence what was kept and what was gained."""
-    student, teacher = subject(comparison), comparison.model("teacher")
+    student, teacher = comparison.subject, comparison.model("teacher")
     gained = comparison.speed_up()
     metric = comparison.primary_metric
     if student is None or teacher is None or gained is None or teacher.quality[metric] <= 0:
@@ -162,7 +158,7 @@ def _kept(comparison: Comparison) -> str | None:
 def _tiles(comparison: Comparison | None) -> Iterator[Tile]:
     if comparison is None:
         return
-    student, teacher = subject(comparison), comparison.model("teacher")
+    student, teacher = comparison.subject, comparison.model("teacher")
     metric = comparison.primary_metric
     label = comparison.quality_labels[metric]
     if student is None or teacher is None:

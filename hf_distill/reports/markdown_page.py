@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hf_distill.markdown import markdown_table
+from hf_distill.markdown import markdown_table, without_html
 from hf_distill.reports.layout import (
+    UNSEEN,
     Block,
     Chart,
     Commands,
@@ -56,9 +57,8 @@ def _block(block: Block) -> str:
 
 def _text(text: object) -> str:
     """Return a text as Markdown and the HTML in it show it, on one line."""
-    plain = _line(str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _SPECIAL.sub(r"\\\1", plain)
+    return _SPECIAL.sub(r"\\\1", without_html(_line(str(text))))
 
 
 def _line(text: str) -> str:
-    return " ".join(text.encode("utf-8", "replace").decode().split())
+    return " ".join(UNSEEN.sub("\ufffd", text).split())

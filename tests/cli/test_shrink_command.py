@@ -279,6 +279,29 @@ def test_a_missing_package_of_the_export_is_named_before_anything_is_timed(
     assert set(plan_of(tmp_path / "other")["plan"]["seconds"]) == {"created", "student"}
 
 
+def test_only_what_a_plan_has_left_is_deleted(
+    program: Program, options: list[str], files: Files, tmp_path: Path
+) -> None:
+    folder = tmp_path / "small"
+    mine = folder / "student" / "model.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    refused = program(*options, "--overwrite_output_dir")
+    assert refused.status == 2 and "holds other files (student)" in refused.stderr
+    # Not even from a folder with a plan, if it is what the new one is to be made of.
+    shutil.copytree(options[2], folder / "student", dirs_exist_ok=True)
+    (folder / "shrink.json").write_text("{}")
+    for words, named in (
+        (["--teacher_model", str(folder / "student")], "--teacher_model"),
+        (["--dry_run"], "--dry_run"),
+    ):
+        refused = program(*options, "--overwrite_output_dir", *words)
+        assert refused.status == 2 and named in refused.stderr, refused.stderr
+        assert mine.exists() and (folder / "shrink.json").exists()
+    program(*options, "--overwrite_output_dir", "--num_hidden_layers", "99")
+    assert not mine.exists() and not (folder / "shrink.json").exists()
+
+
 def test_the_time_that_is_left_is_that_of_all_steps_to_come(
     program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

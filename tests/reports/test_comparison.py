@@ -139,6 +139,33 @@ def test_bars_in_names_do_not_break_the_table() -> None:
     assert "a\\|b" in comparison(odd, report("student_alone")).to_markdown()
 
 
+def test_names_and_labels_do_not_become_html() -> None:
+    attack = "<img src=x onerror=alert(1)>\n# title"
+    odd = ModelReport("teacher", attack, {"f1": 1.0, "exact_match": 1.0}, 1)
+    found, plain = (
+        comparison(
+            one, report("student_alone"), baseline=(what, {"f1": 1.0, "exact_match": 1.0})
+        ).to_markdown()
+        for one, what in (
+            (odd, f"always answering {attack}"),
+            (report("teacher"), "always answering x"),
+        )
+    )
+    assert "<" not in found and found.count("\n") == plain.count("\n")
+    assert found.count("&lt;img src=x onerror=alert(1)&gt; # title") == 2
+
+
+def test_of_several_models_one_is_the_subject() -> None:
+    models = [
+        report(role, latency=Latency(ms, (ms, ms), 1))
+        for role, ms in (("teacher", 10.0), ("model_1", 5.0), ("model_2", 1.0))
+    ]
+    several = comparison(*models)
+    assert several.subject == models[1] and "2.0 × faster" in str(several.speed_up())
+    student = dataclasses.replace(models[1], role="student_distilled")
+    assert comparison(*models, student).subject == student
+
+
 def test_written_files(tmp_path: Path) -> None:
     paths = write_comparison(full(), tmp_path / "new" / "folder")
     assert [path.name for path in paths] == ["comparison.json", "comparison.md", "comparison.png"]

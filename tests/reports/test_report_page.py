@@ -288,6 +288,7 @@ def test_without_matplotlib_the_page_has_its_numbers(monkeypatch: pytest.MonkeyP
 def test_markdown_is_escaped(attack: str) -> None:
     safe, odd = (markdown_page(lay_out(everything(one)), Path()) for one in ("a", attack))
     assert odd.count("\n") == safe.count("\n")
+    assert "\x1b" not in odd and "\x00" not in odd
     prose = re.sub(r"^    .*$|^> ", "", odd, flags=re.M)  # code, and the quotes of examples
     assert "<" not in prose and "](" not in prose.replace("\\](", "")
     unescaped = re.compile(r"(?<!\\)\|")
