@@ -9,9 +9,8 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
-from datasets import Dataset
-from datasets.table import InMemoryTable
 from tqdm.auto import tqdm
 from transformers import (
     PreTrainedModel,
@@ -21,7 +20,12 @@ from transformers import (
 from hf_distill.compatibility import input_limit
 from hf_distill.loading import load_fine_tuned, load_tokenizer
 from hf_distill.tasks.question_answering.features import WindowCutter, check_fast
-from hf_distill.tasks.question_answering.postprocessing import Answer, Prediction, postprocess
+from hf_distill.tasks.question_answering.postprocessing import (
+    WINDOW_COLUMNS,
+    Answer,
+    Prediction,
+    postprocess_windows,
+)
 
 # Spans that share the probability with "no answer"; as many as the official scripts keep.
 _CANDIDATES = 20
@@ -236,10 +240,11 @@ class QuestionAnswerer:
                     "question": list(questions[part]),
                     "context": list(contexts[part]),
                 }
-                features = _unhashed(cutter(examples))
-                predictions = postprocess(
-                    _unhashed(examples),
-                    features,
+                features = cutter(examples)
+                predictions = postprocess_windows(
+                    examples["id"],
+                    examples["context"],
+                    pa.table({name: features[name] for name in WINDOW_COLUMNS}),
                     *self._logits(features, batch_size),
                     n_best=max(_CANDIDATES, top_k),
                     max_answer_length=max_answer_length,
@@ -250,16 +255,15 @@ class QuestionAnswerer:
         return answers
 
     def _logits(
-        self, features: Dataset, batch_size: int
+        self, features: Mapping[str, list[Any]], batch_size: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return start and end logits, `(windows, longest window)` each, in order."""
         accepted = inspect.signature(self.model.forward).parameters
         names = [
             name
             for name in self.tokenizer.model_input_names
-            if name in features.column_names and name in accepted
+            if name in features and name in accepted
         ]
-        columns = {name: features[name][:] for name in names}
         lengths = np.array([len(ids) for ids in features["input_ids"]])
         start_logits = np.zeros((len(lengths), lengths.max()), dtype=np.float32)
         end_logits = np.zeros_like(start_logits)
@@ -268,7 +272,7 @@ class QuestionAnswerer:
         order = np.argsort(-lengths, kind="stable")
         for begin in range(0, len(order), batch_size):
             batch = order[begin : begin + batch_size]
-            rows = {name: [column[index] for index in batch] for name, column in columns.items()}
+            rows = {name: [features[name][index] for index in batch] for name in names}
             inputs = self.tokenizer.pad(rows, return_tensors="pt").to(self.device)
             with torch.inference_mode():
                 output = self.model(**inputs)
@@ -292,11 +296,6 @@ class QuestionAnswerer:
                 f"max_length={max_length} is more than the {most} tokens that the model takes; "
                 "lower max_length"
             )
-
-
-def _unhashed(columns: dict[str, list[Any]]) -> Dataset:
-    """Return a data set without hashing its content, which takes longer than a small model."""
-    return Dataset(InMemoryTable.from_pydict(columns), fingerprint="answered")
 
 
 def _default_device() -> torch.device:

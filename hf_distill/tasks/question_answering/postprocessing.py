@@ -12,6 +12,7 @@ from datasets import Dataset
 
 # Windows worked on at a time: keeps the working arrays at some tens of megabytes.
 _CHUNK = 512
+WINDOW_COLUMNS = ["example_id", "offset_mapping", "no_answer_position"]
 _OFFSETS = pa.list_(pa.list_(pa.int64()))
 # Whether a character is white space; none beyond the ideographic space is.
 _BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
@@ -95,19 +96,45 @@ def postprocess(
         ValueError: A logit of a feature is NaN or +inf (names the question), the shapes do not
             fit, examples and features do not belong together, or an option is out of range.
     """
+    missing = [name for name in WINDOW_COLUMNS if name not in features.column_names]
+    if missing:
+        raise ValueError(
+            f"features has no column {', '.join(missing)}; make it with prepare_eval_features"
+        )
+    return postprocess_windows(
+        [str(name) for name in examples["id"]],
+        examples["context"][:],
+        features.select_columns(WINDOW_COLUMNS).with_format("arrow")[:],
+        np.asarray(start_logits),
+        np.asarray(end_logits),
+        n_best=n_best,
+        max_answer_length=max_answer_length,
+        no_answer_threshold=no_answer_threshold,
+    )
+
+
+def postprocess_windows(
+    ids: list[str],
+    contexts: list[str],
+    table: pa.Table,
+    start_logits: npt.NDArray[np.floating],
+    end_logits: npt.NDArray[np.floating],
+    *,
+    n_best: int,
+    max_answer_length: int,
+    no_answer_threshold: float | None,
+) -> list[Prediction]:
+    """Do what `postprocess` does, with columns instead of data sets, which are slow to make."""
     if n_best < 1:
         raise ValueError(f"n_best={n_best} must be at least 1")
     if max_answer_length < 1:
         raise ValueError(f"max_answer_length={max_answer_length} must be at least 1 token")
     if no_answer_threshold is not None and np.isnan(no_answer_threshold):
         raise ValueError("no_answer_threshold=nan must be a number, or None to always answer")
-    start_logits, end_logits = np.asarray(start_logits), np.asarray(end_logits)
-    windows = _WindowTable.from_features(features)
+    windows = _WindowTable.from_features(table)
     windows.check_logits(start_logits, "start_logits")
     windows.check_logits(end_logits, "end_logits")
-    ids = [str(name) for name in examples["id"]]
     owners = _owners(ids, windows.example_ids)
-    contexts = examples["context"][:]
     windows.trim([contexts[owner] for owner in owners])
 
     no_answer_scores = np.full(len(ids), np.inf)
@@ -161,16 +188,9 @@ class _WindowTable:
     no_answer_positions: npt.NDArray[np.int64]
 
     @classmethod
-    def from_features(cls, features: Dataset) -> _WindowTable:
-        needed = ["example_id", "offset_mapping", "no_answer_position"]
-        missing = [name for name in needed if name not in features.column_names]
-        if missing:
-            raise ValueError(
-                f"features has no column {', '.join(missing)}; make it with prepare_eval_features"
-            )
-        if len(features) == 0:
+    def from_features(cls, table: pa.Table) -> _WindowTable:
+        if table.num_rows == 0:
             raise ValueError("features is empty; make it with prepare_eval_features")
-        table: pa.Table = features.select_columns(needed).with_format("arrow")[:]
         # the cast is for contexts without tokens, which leave Arrow to guess the type
         offsets = table["offset_mapping"].combine_chunks().cast(_OFFSETS)
         # Arrow, not Python lists: ten thousand features hold four million pairs.
