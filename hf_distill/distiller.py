@@ -84,7 +84,7 @@ class Distiller:
         self.head: TaskHead | None = head
         self.teacher: Teacher | None = None
         self.alignment: Alignment = SameEncoding(head)
-        """How the teacher's outputs come to the student's tokens."""
+        """Maps the teacher's outputs to the student's tokens."""
         self.layers: IntermediateDistillation | None = None
         self.guard = TeacherGuard(at_once=args.device.type == "cpu")
         self.teacher_only_inputs: frozenset[str] = frozenset()

@@ -98,7 +98,7 @@ def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTok
 
 
 def fewest_tokens(*limits: int | None) -> int | None:
-    """Return the lowest of some limits on the tokens of an input; ``None`` if none is one.
+    """Return the lowest of some limits on the tokens of an input; ``None`` without any.
 
     Tokenizers without a limit have 10**30, and T5's relative positions none (0, -1).
     """
@@ -117,8 +117,8 @@ def load_model(auto_model: str, source: str, **options: Any) -> Loaded:
         OSError: the model does not exist.
         UnsafeSourceError: its weights are pickled, or it needs its own code.
         UnusableSourceError: an adapter cannot be merged into its base, or PEFT is missing.
-        ValueError: there is no such model for the task of ``auto_model``, its file is damaged, or
-            it is an exported one.
+        ValueError: its architecture has no ``auto_model``, its file is damaged, or it is an
+            exported model.
     """
     if exported_file(source) is not None:
         raise ValueError(

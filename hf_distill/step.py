@@ -215,7 +215,7 @@ class StepLosses:
         """Log the losses of a batch, and add them up, each by its weight.
 
         In training each is weighted by the batch's share of the step first. In an evaluation it
-        is the task loss alone, or the prediction loss where there are no labels.
+        is the task loss alone, or the prediction loss if the data has no labels.
 
         Args:
             losses: the means over this batch, by name.

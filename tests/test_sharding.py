@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import DistributedType
+from accelerate import DistributedType, PartialState
 from datasets import Dataset
 from runs import arguments
 from torch import nn
@@ -113,6 +113,9 @@ def test_processes_that_do_not_know_of_each_other(
     work: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As by torchrun on a machine without GPU, without ``use_cpu``."""
+    # accelerate finds out that there is one process, as it does there, before it is told otherwise.
+    PartialState._reset_state()
+    assert PartialState().num_processes == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(RuntimeError, match="WORLD_SIZE=2.*use_cpu=True"):

@@ -106,7 +106,7 @@ class TaskHead(ABC):
 
     @property
     def has_probabilities(self) -> bool:
-        """Whether a row of logits is a distribution, or several."""
+        """True if the logits of a row are those of one or more distributions."""
         return True
 
     def check_loss(self, loss_name: str) -> None:  # noqa: B027

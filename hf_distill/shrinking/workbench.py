@@ -50,7 +50,7 @@ class Workbench:
         use_cpu: leave an accelerator unused.
 
     Attributes:
-        loss: of the prediction layer: ``kl_div``, or ``mse`` where there are no probabilities.
+        loss: of the prediction layer: ``kl_div``, or ``mse`` for heads without probabilities.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Workbench:
     def divergence(self, shape: Shape, teacher: Shape) -> float:
         """Make a student and return its distance from the teacher on held-out rows.
 
-        It is the KL divergence, or the mean squared error where there are no probabilities.
+        It is the KL divergence, or the mean squared error for heads without probabilities.
 
         Raises:
             ValueError: there can be no such student, or it can only be made of more data.

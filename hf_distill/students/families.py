@@ -42,7 +42,7 @@ class Attention:
     """Reads the relative position embeddings instead of the stream, where a model has it."""
     position_query: str | None = None
     crosses: bool = False
-    """Whether keys and values read the encoder's last states instead of the stream."""
+    """True if keys and values read the encoder's last states, not the stream."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from hf_distill.students.weights import find
 
 
 class Statistics:
-    """What the first pass of a teacher's stack finds out: its stream, and what each unit does.
+    """Statistics of one pass through a stack of the teacher: its stream, and the size of each unit.
 
     The basis is that of the mean of the covariances of all streams: the embedding output and what
     each block leaves. It follows SliceGPT (Ashkboos et al. 2024, section 3.3). Where norms come

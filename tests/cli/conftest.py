@@ -14,6 +14,7 @@ from sweep_runs import Program, config_of, sweep_options
 from tiny import model_for, tokenizer
 from two_stage_runs import STAGES
 
+from hf_distill import DistillationTrainer
 from hf_distill.cli.main import main
 
 
@@ -130,3 +131,17 @@ def whole_sweep(
         return folder / "sweep"
 
     return run
+
+
+@pytest.fixture
+def attention_in_training(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ``attn_implementation`` of the student of each training, in order."""
+    used: list[str] = []
+    train = DistillationTrainer.train
+
+    def noted(self: DistillationTrainer, *arguments: Any, **named: Any) -> Any:
+        used.append(self.model.config._attn_implementation)
+        return train(self, *arguments, **named)
+
+    monkeypatch.setattr(DistillationTrainer, "train", noted)
+    return used

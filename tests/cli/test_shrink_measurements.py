@@ -9,7 +9,7 @@ import pytest
 import torch
 from task_runs import LABELS, OPTIONS, tiny_model, tiny_tokenizer, write_data
 
-from hf_distill import DistillationTrainer, create_student
+from hf_distill import create_student
 from hf_distill.cli.arguments import DataSource
 from hf_distill.cli.loading import load_examples
 from hf_distill.shrinking.shapes import Shape, candidate_shapes
@@ -65,20 +65,13 @@ def test_latencies_and_steps_of_every_task(task: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("precision", "attention"), [("bf16", "eager"), (None, "sdpa")])
 def test_steps_are_timed_in_the_attention_that_trains(
-    precision: str | None, attention: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str | None, attention: str, tmp_path: Path, attention_in_training: list[str]
 ) -> None:
-    used = []
-    train = DistillationTrainer.train
-
-    def noted(self: DistillationTrainer, *arguments: Any, **named: Any) -> Any:
-        used.append(self.model.config._attn_implementation)
-        return train(self, *arguments, **named)
-
-    monkeypatch.setattr(DistillationTrainer, "train", noted)
     bench = bench_of("text-classification", tmp_path, precision)
     before = bench.teacher.config._attn_implementation
     assert bench.step_seconds(candidate_shapes(bench.teacher, 8).shapes[-1], "prediction") > 0
-    assert used == [attention] and bench.teacher.config._attn_implementation == before == "sdpa"
+    assert attention_in_training == [attention]
+    assert bench.teacher.config._attn_implementation == before == "sdpa"
 
 
 def test_divergence_is_the_mean_kl_of_held_out_rows(tmp_path: Path) -> None:
