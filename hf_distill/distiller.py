@@ -212,7 +212,7 @@ class Distiller:
             return
         for name, dataset in named_datasets(train_dataset, eval_dataset).items():
             self.check_columns(dataset, name)
-        self.alignment.check_columns(getattr(train_dataset, "column_names", None))
+        self.alignment.check_data(train_dataset)
         self.labels.check_data(train_dataset, collator)
         if self.args.uses_logits_loss and tries_teacher and not self._teacher_tried:
             self._teacher_tried = True
@@ -449,6 +449,7 @@ class Distiller:
     def log_entries(self, state: TrainerState) -> dict[str, float]:
         """Return the means of the losses since the last call, and what a schedule changes."""
         entries = self.losses.train_log.pop(self.accelerator)
+        self.alignment.warn_of_lost_rows()
         if self.layers is not None and self.accelerator.is_main_process:
             self.layers.losses.check_balance(entries)
         for name, value_at in (

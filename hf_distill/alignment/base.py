@@ -9,13 +9,19 @@ further ones say which of its tokens belong to which of the student's. A batch h
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
 from torch import Tensor
 
 from hf_distill.heads.base import Batch, TaskHead
 from hf_distill.step import AlignedLogits
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "teacher_"
 INPUT_IDS = f"{PREFIX}input_ids"
@@ -51,6 +57,8 @@ class Alignment:
     """Columns in addition to the teacher's inputs."""
     optional_columns: ClassVar[frozenset[str]] = frozenset()
     """Those of them that data may lack."""
+    counterparts: ClassVar[str | None] = None
+    """The column with the places of tokens on the other side; below 0 where there is none."""
     uses_own_tokens_only: ClassVar[bool] = False
     """Of the teacher's logits only the probabilities of the text's own tokens are used."""
     two_encodings: ClassVar[bool] = True
@@ -87,6 +95,36 @@ class Alignment:
                 f"hf_distill.alignment.{self.encoder}, or choose a teacher with the student's "
                 "tokenizer."
             )
+
+    def check_data(self, dataset: Any) -> None:
+        """Check that training data has what is aligned, and warn of rows without a counterpart.
+
+        Raises:
+            ValueError: a column is missing, or no row has anything to compare.
+        """
+        self.check_columns(getattr(dataset, "column_names", None))
+        if self.counterparts is None or not isinstance(dataset, Dataset):
+            return
+        places = dataset.select_columns([self.counterparts]).with_format("arrow")
+        alone = sum(_rows_without(batch[self.counterparts]) for batch in places.iter(1_000))
+        if alone == len(dataset) > 0:
+            raise ValueError(
+                f"{self.counterparts} of train_dataset names no token in any row, so nothing that "
+                "the teacher predicts can be compared. Check that its tokenizer "
+                "(teacher_processing_class, or --teacher_model) and max_length fit the texts."
+            )
+        if alone:
+            logger.warning(
+                "%s of %s rows of train_dataset have no text in which teacher and student have "
+                "tokens of the same %s, and no distillation loss (%s).",
+                f"{alone:,}",
+                f"{len(dataset):,}",
+                self.unit,
+                self.counterparts,
+            )
+
+    def warn_of_lost_rows(self) -> None:
+        """Warn, once, of rows that had no loss for what the teacher predicted for them."""
 
     def teacher_batch(self, batch: Batch) -> Batch:
         """Return a batch as a batch of the teacher: its inputs, labels, and stored outputs."""
@@ -143,6 +181,13 @@ class SameEncoding(Alignment):
     def teacher_batch(self, batch: Batch) -> Batch:
         """Return the batch as it is."""
         return batch
+
+
+def _rows_without(places: Any) -> int:
+    """Count the lists of numbers in which none is 0 or more."""
+    lists = places.combine_chunks()
+    found = np.asarray(pc.list_flatten(lists)) >= 0
+    return len(lists) - len(np.unique(np.asarray(pc.list_parent_indices(lists))[found]))
 
 
 def same_rows(head: TaskHead, batch: Batch, student: Tensor, teacher: Tensor) -> AlignedLogits:

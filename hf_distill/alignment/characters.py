@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,6 +13,8 @@ from hf_distill.alignment.base import PREFIX, Alignment, TokenColumn
 from hf_distill.alignment.offsets import move_mass
 from hf_distill.heads.base import Batch
 from hf_distill.step import AlignedLogits
+
+logger = logging.getLogger(__name__)
 
 START_MAP = f"{PREFIX}start_map"
 """For each token of the teacher the position of the student's where the same answer starts."""
@@ -31,7 +34,7 @@ class CharacterAlignment(Alignment):
     With ``q = softmax(z / T)`` over the teacher's tokens, the start mass of a token goes to the
     student's token that covers its first character and the end mass to the one that covers its
     last; see ``span_maps``. What falls outside the student's window is dropped and the rest
-    renormalised. A row with less than 1 % left has the loss 0.
+    renormalised. A row with less than 1 % left has the loss 0, and is warned of.
     """
 
     unit = "characters"
@@ -42,6 +45,9 @@ class CharacterAlignment(Alignment):
         **{name: TokenColumn(axis=None, positions_of="teacher") for name in LABELS},
     }
     optional_columns = frozenset(LABELS)
+    counterparts = START_MAP
+    _lost: int | Tensor = 0
+    _warned = False
 
     def teacher_labels(self, batch: Batch) -> dict[str, Any]:
         """Return the answers' tokens in the teacher's encoding."""
@@ -59,8 +65,20 @@ class CharacterAlignment(Alignment):
         mask, own = batch[SEEN].bool()[:, None], self.head.class_mask(batch)
         mask = mask if own is None else mask & own
         # Not "kept >= …": a teacher's NaN is reported, and not a row to leave out.
-        rows = self.count_rows(batch)
-        return AlignedLogits(student, teacher, mask, ~(kept < _LEAST_MASS), rows)
+        lost = kept < _LEAST_MASS
+        self._lost = self._lost + lost.sum()
+        return AlignedLogits(student, teacher, mask, ~lost, self.count_rows(batch))
+
+    def warn_of_lost_rows(self) -> None:
+        """Warn, once, of starts and ends with less than 1 % left."""
+        if not self._warned and (lost := int(self._lost)):
+            self._warned = True
+            logger.warning(
+                "For %s starts or ends of answers the teacher's probability is almost all on text "
+                "that the student's windows lack, so these have no distillation loss; if they are "
+                "many, raise max_length or doc_stride.",
+                f"{lost:,}",
+            )
 
     def check_loss(self, name: str) -> None:
         """Refuse losses that are infinite where the teacher has no token to give mass."""

@@ -25,6 +25,7 @@ class WordAlignment(Alignment):
     """
 
     unit = "words"
+    counterparts = TOKEN_MAP
     token_columns: ClassVar[Mapping[str, TokenColumn]] = {
         TOKEN_MAP: TokenColumn(axis="student", positions_of="teacher")
     }

@@ -156,12 +156,12 @@ def run(argv: Sequence[str]) -> None:
     else:
         own = check_model_source("tokenizer", arguments.tokenizer)
         tokenizer = load_tokenizer("tokenizer", own)
-    reader = load_teacher_reader(source, task, tokenizer)
+    reader = load_teacher_reader([source, *further], task, tokenizer)
     state = PartialState(cpu=arguments.use_cpu)
     logged = arguments.teacher_log_probs or arguments.write_prompts
     if logged is not None:
         _check_logged(arguments, averaging, task)
-        teacher: Any = load_meta_model(source, task)
+        teacher: Any = load_meta_model("teacher_model", source, task)
     else:
         teacher = load_teacher(
             source,
@@ -173,7 +173,7 @@ def run(argv: Sequence[str]) -> None:
     encoded = task.features(
         examples,
         tokenizer,
-        teacher,
+        teacher if reader is None else _as_student(arguments.tokenizer, task, teacher),
         training=True,
         labelled=labelled,
         num_proc=data.preprocessing_num_workers,
@@ -212,6 +212,18 @@ def run(argv: Sequence[str]) -> None:
             f"The teacher's outputs for {len(stored):,} rows are in {arguments.output_dir}; train "
             "with --teacher_outputs and the same data options.\n"
         )
+
+
+def _as_student(source: str, task: Task, teacher: Any) -> Any:
+    """Return a model that reads as much as the student, with the teacher's labels."""
+    from hf_distill.cli.loading import load_config, load_meta_model
+
+    if load_config(source) is None:
+        return teacher
+    student = load_meta_model("tokenizer", source, task)
+    for name in ("id2label", "label2id", "problem_type"):
+        setattr(student.config, name, getattr(teacher.config, name))
+    return student
 
 
 def _check_logged(arguments: CacheArguments, averaging: Any, task: Task) -> None:

@@ -142,7 +142,7 @@ def _batches(
     def batches(model: Any) -> Iterator[Any]:
         tokenizer = load_tokenizer("STUDENT", student)
         workers = arguments.preprocessing_num_workers
-        reader = load_teacher_reader(teacher, task, tokenizer)
+        reader = load_teacher_reader([teacher], task, tokenizer)
         features, _ = task.features(
             examples, tokenizer, model, training=True, num_proc=workers, teacher=reader
         )

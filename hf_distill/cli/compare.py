@@ -9,7 +9,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from hf_distill.cli.arguments import RuntimeArguments, scoring_parser
+from hf_distill.cli.arguments import (
+    RuntimeArguments,
+    scoring_parser,
+    teacher_column_kind_option,
+    teacher_column_option,
+)
 from hf_distill.cli.output import shown_command
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.reports.comparison import FURTHER, ROLES, Comparison, ModelReport, role_label
@@ -37,6 +42,10 @@ example:
 
   any number of models, next to the teacher or without one
     hf-distill compare --teacher teacher --models small smaller served --file dev.json
+
+  a column of the data as the teacher
+    hf-distill compare --teacher_column probabilities --models small smaller --file dev.jsonl \\
+        --task text-classification
 """
 
 
@@ -45,6 +54,8 @@ class CompareArguments:
     """The models of `compare`, and how they are timed."""
 
     teacher: str | None = option(help="The teacher: a folder or a Hub id.")
+    teacher_column: str | None = teacher_column_option("Instead of --teacher: ")
+    teacher_column_kind: str = teacher_column_kind_option()
     student_alone: list[str] | None = option(
         help="The student that was trained with --baseline; several models if it was "
         "trained with several seeds."
@@ -75,10 +86,17 @@ class CompareArguments:
 
     def __post_init__(self) -> None:
         """Check that there is something to compare."""
+        if self.teacher and self.teacher_column:
+            raise ValueError("pass either --teacher or --teacher_column: each is a teacher.")
+        if self.teacher_column is None and self.teacher_column_kind != "probabilities":
+            raise ValueError(
+                f"--teacher_column_kind {self.teacher_column_kind} has no effect without "
+                "--teacher_column."
+            )
         if len(self.sources()) < 2:
             raise ValueError(
-                "name at least two models: --teacher, --student_alone, --student_distilled, "
-                "--models."
+                "name at least two models: --teacher (or --teacher_column), --student_alone, "
+                "--student_distilled, --models."
             )
         for name in ("latency_samples", "throughput_samples"):
             if getattr(self, name) < 0:
@@ -86,7 +104,10 @@ class CompareArguments:
 
     def sources(self) -> dict[str, list[str]]:
         """Return the models of each role, in the order of the table."""
-        found = {"teacher": [self.teacher] if self.teacher else []}
+        teacher = self.teacher
+        if self.teacher_column is not None:
+            teacher = f"column:{self.teacher_column}:{self.teacher_column_kind}"
+        found = {"teacher": [teacher] if teacher else []}
         found |= {role: getattr(self, role) or [] for role in ROLES if role != "teacher"}
         found |= {f"{FURTHER}_{i}": [one] for i, one in enumerate(self.models or (), start=1)}
         return {role: sources for role, sources in found.items() if sources}
@@ -128,24 +149,31 @@ def run(argv: Sequence[str]) -> Report:
         load_trained_model,
     )
     from hf_distill.cli.run_folder import make_output_folder
+    from hf_distill.cli.teacher_column import ColumnSource, check_column_task, score_column
     from hf_distill.files import display_name
     from hf_distill.plotting import why_no_pictures
     from hf_distill.reports.measurements import describe_machine
     from hf_distill.reports.report import Report, write_report
     from hf_distill.reports.terminal import print_comparison
     from hf_distill.scoring import score_model
+    from hf_distill.tasks.columns import TEACHER_CELL, TEACHER_ROW
     from hf_distill.tasks.fidelity import OutputRecorder
 
-    option_of = {role: role if role in ROLES else "models" for role in arguments.sources()}
+    sources = arguments.sources()
+    column = ColumnSource.of(sources.get("teacher", [""])[0])
+    option_of = {role: role if role in ROLES else "models" for role in sources}
     models = {
-        role: [check_model_source(option_of[role], source) for source in sources]
-        for role, sources in arguments.sources().items()
+        role: [check_model_source(option_of[role], source) for source in of_role]
+        for role, of_role in sources.items()
+        if column is None or role != "teacher"
     }
     check_paths({"file": data.file})
     task = choose_task(runtime.task, options, models)
+    if column is not None:
+        check_column_task(task, column.name)
     folder = arguments.output_dir
     make_output_folder(folder)
-    examples, _ = load_examples(task, data.source)
+    examples, _ = load_examples(task, data.source, teacher_column=column and column.name)
     loaded = {
         role: [
             (
@@ -157,8 +185,20 @@ def run(argv: Sequence[str]) -> Report:
         for role, sources in models.items()
     }
     firsts = {role: pairs[0] for role, pairs in loaded.items()}
-    scores: dict[str, list[Scores]] = {role: [] for role in models}
-    recorders: dict[str, list[OutputRecorder]] = {role: [] for role in models}
+    scores: dict[str, list[Scores]] = {role: [] for role in sources}
+    recorders: dict[str, list[OutputRecorder]] = {role: [] for role in sources}
+
+    def keep(role: str, scored: Scores, recorder: OutputRecorder) -> None:
+        scores[role].append(scored)
+        recorders[role].append(recorder)
+        labels = scored.scorer.measures.quality
+        shown = (f"{label} {scored.metrics[name]:.2f}" for name, label in labels.items())
+        sys.stderr.write(f"  {', '.join(shown)}\n")
+
+    if column is not None:
+        sys.stderr.write(f"Scoring the teacher, the column {column.name!r} …\n")
+        keep("teacher", *score_column(task, examples, column, batch_size=runtime.batch_size))
+        examples = examples.remove_columns([TEACHER_CELL, TEACHER_ROW])
     for role, pairs in loaded.items():
         for source, (model, tokenizer) in zip(models[role], pairs, strict=True):
             sys.stderr.write(f"Scoring the {role_label(role)}, {display_name(source)} …\n")
@@ -176,12 +216,11 @@ def run(argv: Sequence[str]) -> Report:
                 num_proc=data.preprocessing_num_workers,
                 recorder=recorder,
             )
-            scores[role].append(scored)
-            recorders[role].append(recorder)
-            labels = scored.scorer.measures.quality
-            shown = (f"{label} {scored.metrics[name]:.2f}" for name, label in labels.items())
-            sys.stderr.write(f"  {', '.join(shown)}\n")
-    reports = _model_reports(models, firsts, scores, recorders)
+            keep(role, scored, recorder)
+    names = {role: display_name(of_role[0]) for role, of_role in models.items()}
+    if column is not None:
+        names = {"teacher": f"column {column.name!r}", **names}
+    reports = _model_reports(names, models, firsts, scores, recorders)
     scorer = next(iter(scores.values()))[0].scorer
     comparison = Comparison(
         task=task.name,
@@ -224,41 +263,43 @@ def run(argv: Sequence[str]) -> Report:
 
 
 def _model_reports(
+    names: Mapping[str, str],
     models: Mapping[str, Sequence[str]],
     firsts: Mapping[str, tuple[PreTrainedModel, Any]],
     scores: Mapping[str, Sequence[Scores]],
     recorders: Mapping[str, Sequence[OutputRecorder]],
 ) -> list[ModelReport]:
-    """Return what is known of each role without timing it.
+    """Return what is known of each role without timing it; a column has no weights to measure.
 
     Several models of one role are the same one trained with several seeds: their quality is
     averaged, and the size is that of the first.
     """
-    from hf_distill.files import display_name
     from hf_distill.reports.measurements import stored_as, weight_files
 
     # Other tokenizers may cut other rows, whose resamples do not pair.
     metrics = [one.scorer.metric for of_role in scores.values() for one in of_role]
     paired = len({metric.rows for metric in metrics if metric is not None}) == 1
     reports = []
-    for stream, (role, sources) in enumerate(models.items()):
-        files = weight_files(sources[0])
+    for stream, (role, name) in enumerate(names.items()):
+        sources = models.get(role, [""])
+        model, _ = firsts.get(role, (None, None))
+        files = [] if model is None else weight_files(sources[0])
         distances = [d for one in recorders[role] if (d := one.divergence) is not None]
         found = _disagreements(scores, role)
         reports.append(
             ModelReport(
                 role=role,
-                name=display_name(sources[0]),
+                name=name,
                 quality=_means(one.metrics for one in scores[role]),
-                parameters=firsts[role][0].num_parameters(),
+                parameters=None if model is None else model.num_parameters(),
                 size_on_disk=sum(path.stat().st_size for path in files) or None,
                 stored_as=stored_as(files),
-                memory=_bytes(firsts[role][0]),
+                memory=None if model is None else _bytes(model),
                 agreement=_agreement(scores, role),
                 divergence=fmean(distances) if distances else None,
                 calibration=_calibration(scores[role], recorders[role]),
                 outcomes=None if found is None else found.counts,
-                seeds=len(sources),
+                seeds=len(scores[role]),
                 replicates=_replicates(scores[role], stream) if paired else {},
             )
         )

@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> None:
     if arguments.output_dir is not None:
         make_output_folder(arguments.output_dir)
     if column is not None:
-        scores = score_column(task, examples, column)
+        scores, _ = score_column(task, examples, column)
     else:
         scores = score_model(
             task,

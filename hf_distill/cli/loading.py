@@ -17,6 +17,8 @@ from hf_distill.compatibility import TOKENIZER_FILES, input_limit
 from hf_distill.compatibility.tokenizers import saved_tokenizer
 from hf_distill.compatibility.two_tokenizers import are_equal, choose_alignment
 from hf_distill.console import log_rank_0
+from hf_distill.files import display_name
+from hf_distill.loading import fewest_tokens
 from hf_distill.tasks import TASKS, create_task, task_of_class
 from hf_distill.tasks.base import Encoded
 from hf_distill.tasks.errors import MissingLabelsError
@@ -140,24 +142,42 @@ def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
 
 
 def load_teacher_reader(
-    source: str, task: Task, tokenizer: PreTrainedTokenizerBase
+    sources: Sequence[str], task: Task, tokenizer: PreTrainedTokenizerBase
 ) -> TeacherReader | None:
-    """Load a teacher's tokenizer; ``None`` if it has none, or the one that is given.
+    """Load the tokenizer of teachers; ``None`` if they have none, or the one that is given.
 
     Raises:
-        ValueError: it is another one, and the task's predictions cannot be aligned.
+        ValueError: it is another one, and the task's predictions cannot be aligned, or not all
+            have the same.
     """
-    theirs, config = saved_tokenizer(source), load_config(source)
-    if theirs is None or config is None or are_equal(theirs, tokenizer, task.head(config)):
+    known = [
+        (source, theirs, task.head(config))
+        for source in sources
+        if (theirs := saved_tokenizer(source)) is not None
+        and (config := load_config(source)) is not None
+    ]
+    others = [one for one in known if not are_equal(one[1], tokenizer, one[2])]
+    if not others:
         return None
-    model = load_meta_model(source, task)
-    choose_alignment(model, task.head(config), tokenizer, theirs)
-    return TeacherReader(theirs, input_limit(model))
+    first, theirs, head = others[0]
+    for source, own, _ in known:
+        if not are_equal(own, theirs, head):
+            raise ValueError(
+                f"--teacher_model: {display_name(first)} and "
+                f"{display_name(source)} have different tokenizers. Several teachers read "
+                "one encoding of a text; choose those that share a tokenizer."
+            )
+    models = [load_meta_model("teacher_model", source, task) for source in sources]
+    choose_alignment(models[0], head, tokenizer, theirs)
+    # Stored with outputs, it tells how much was read.
+    limit = fewest_tokens(theirs.model_max_length, *map(input_limit, models))
+    theirs.model_max_length = limit or theirs.model_max_length
+    return TeacherReader(theirs, limit)
 
 
-def load_meta_model(source: str, task: Task) -> PreTrainedModel:
+def load_meta_model(option: str, source: str, task: Task) -> PreTrainedModel:
     """Return a model without weights, as its configuration has it."""
-    config = loading.read_config(source, "teacher_model")
+    config = loading.read_config(source, option)
     with torch.device("meta"):
         model: PreTrainedModel = getattr(transformers, task.head.auto_model).from_config(config)
     return model

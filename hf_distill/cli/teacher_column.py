@@ -19,6 +19,7 @@ from hf_distill.loading import read_config
 from hf_distill.scoring import Scores
 from hf_distill.tasks.base import Task
 from hf_distill.tasks.columns import TEACHER_CELL, TEACHER_ROW
+from hf_distill.tasks.fidelity import OutputRecorder
 from hf_distill.tasks.labels import data_labels, label_options, unnamed
 from hf_distill.tasks.text_classification import REGRESSION, data_problem_type
 from hf_distill.teachers.columns.cells import KINDS, ColumnError, decoded, labels_of
@@ -110,15 +111,18 @@ def read_column(
     return examples, read
 
 
-def score_column(task: Task, examples: Dataset, source: ColumnSource) -> Scores:
+def score_column(
+    task: Task, examples: Dataset, source: ColumnSource, *, batch_size: int = 16
+) -> tuple[Scores, OutputRecorder]:
     """Score a column on labelled data, as ``score_model`` does a model.
 
-    Its labels are those of the data.
+    Its labels are those of the data. What is recorded of words is nothing: they have no tokens.
     """
     labels = column_config(task, examples, source.name, labelled=True)
     config: Any = PreTrainedConfig(**task.model_options(None, labels, examples))
     examples, column = read_column(task, examples, source.name, source.kind, config)
     labelled = task.labelled(examples, config)
+    recorder = OutputRecorder(column.head, keeps_logits=True)
     if isinstance(column.head, TokenClassificationHead):
         counts = [len(tags) for tags in labelled["tags"]]
         features = Dataset.from_dict({"words": [list(range(count)) for count in counts]})
@@ -128,11 +132,15 @@ def score_column(task: Task, examples: Dataset, source: ColumnSource) -> Scores:
             gold[row, : len(tags)], found[row, : len(tags)] = tags, logits.argmax(axis=-1)
     else:
         features, gold, found = examples, np.array(labelled["labels"]), np.stack(column.logits)
+        for begin in range(0, len(gold), batch_size):
+            part = slice(begin, begin + batch_size)
+            batch = {"labels": torch.from_numpy(gold[part])}
+            recorder.record(batch, {"logits": torch.from_numpy(found[part])})
     model: Any = SimpleNamespace(config=config)
     tokenizer: Any = None  # the scorers of classes read none
     scorer = task.scorer(examples, features, tokenizer, model)
     metrics = scorer(EvalPrediction(predictions=found, label_ids=gold))
-    return Scores(metrics, scorer, PartialState().is_main_process)
+    return Scores(metrics, scorer, PartialState().is_main_process), recorder
 
 
 def check_column(

@@ -159,10 +159,7 @@ def _teacher_reader(request: Request, tokenizer: PreTrainedTokenizerBase) -> Tea
         if stored is None:
             return None
         return TeacherReader(stored, input_limit(meta_model(cached_teacher(run.teacher_outputs))))
-    readers = (
-        load_teacher_reader(source, request.task, tokenizer) for source in run.teacher_model or ()
-    )
-    return next((reader for reader in readers if reader is not None), None)
+    return load_teacher_reader(run.teacher_model or (), request.task, tokenizer)
 
 
 def _model_options(request: Request, examples: Dataset, labelled: bool) -> dict[str, Any]:

@@ -18,7 +18,11 @@ from hf_distill.compatibility.models import check_models
 from hf_distill.compatibility.processors import check_preparation
 from hf_distill.compatibility.teacher_check import check_teacher
 from hf_distill.compatibility.tokenizers import find_vocabulary_map, tokenizer_of
-from hf_distill.compatibility.two_tokenizers import check_reader, choose_alignment
+from hf_distill.compatibility.two_tokenizers import (
+    check_reader,
+    choose_alignment,
+    of_other_tokens,
+)
 from hf_distill.compatibility.vocabulary_map import VocabularyMap
 from hf_distill.heads import (
     LabelledHead,
@@ -32,9 +36,6 @@ from hf_distill.loading import load_model, load_teacher, read_config
 from hf_distill.restoring import evaluating
 
 Batches = Iterable[Mapping[str, Tensor]]
-
-_OF_ONE_TOKENIZER = ("length", "vocabulary")
-"""Findings that are about models which read the same tokens."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def check_pair(
     with suppress(ValueError):  # the check of the tokenizers tells
         alignment = choose_alignment(student_model, head, processing_class, theirs)
     if alignment.two_encodings:
-        findings = [finding for finding in findings if finding.about not in _OF_ONE_TOKENIZER]
+        findings = of_other_tokens(findings)
         findings.append(check_reader(teacher_model, theirs, alignment))
     else:
         findings.append(check_preparation(teacher_model, student_model, head, processing_class))

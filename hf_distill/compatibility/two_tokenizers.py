@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -86,15 +87,21 @@ def are_equal(
     return True
 
 
+def of_other_tokens(findings: Sequence[Finding]) -> list[Finding]:
+    """Leave out what is said of two models that read the same tokens."""
+    return [finding for finding in findings if finding.about not in ("length", "vocabulary")]
+
+
 def check_reader(teacher: nn.Module, teacher_processing_class: Any, found: Alignment) -> Finding:
     """Check that a tokenizer is the teacher's, and report what is aligned."""
     own = tokenizer_of(teacher)
     if own is not None and not are_equal(own, teacher_processing_class, found.head):
         return error(
             "tokenizer",
-            "teacher_processing_class is not the tokenizer that is saved with the teacher: "
-            "vocabulary, special tokens or the encoding of probe texts differ. Pass the teacher's, "
-            "and encode the data for the teacher with it.",
+            "The tokenizer that is saved with the teacher is not the one that the data is encoded "
+            "with for it: vocabulary, special tokens or the encoding of probe texts differ. "
+            "Several teachers (teacher_model) must have one tokenizer; pass it as "
+            "teacher_processing_class, and encode the data for the teacher with it.",
         )
     try:
         check_vocabulary(teacher_processing_class, teacher, "teacher")

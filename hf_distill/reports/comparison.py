@@ -60,7 +60,8 @@ class ModelReport:
     """The Hub id, or the last part of the path."""
     quality: Mapping[str, float]
     """The task's metrics by name; with several seeds their means."""
-    parameters: int
+    parameters: int | None = None
+    """``None`` if it has no weights: a column of predictions."""
     size_on_disk: int | None = None
     """Bytes of the ``.safetensors`` files."""
     stored_as: str | None = None
@@ -219,7 +220,8 @@ class Comparison:
             rows.append(("  95% interval", [_range(one.get(metric), ".2f") for one in intervals]))
         if fidelity:
             rows += self.fidelity_rows()
-        rows.append(("parameters", [f"{model.parameters / 1e6:.2f} M" for model in self.models]))
+        counts = [_cell(one.parameters and one.parameters / 1e6, "{:.2f} M") for one in self.models]
+        rows.append(("parameters", counts))
         rows.append(self._sizes())
         loaded = [_cell(one.memory and one.memory / 1e6, "{:.1f} MB") for one in self.models]
         rows.append(("weights in memory", loaded))
@@ -246,8 +248,8 @@ class Comparison:
         """Return the row of sizes, all in one number format, so that they can be compared."""
         formats = {model.stored_as for model in self.models if model.size_on_disk is not None}
         if len(formats) > 1:
-            sizes = [f"{4 * model.parameters / 1e6:.1f} MB" for model in self.models]
-            return "size as float32", sizes
+            counts = [model.parameters for model in self.models]
+            return "size as float32", [_cell(n and 4 * n / 1e6, "{:.1f} MB") for n in counts]
         label = f"size ({formats.pop()})" if formats - {None} else "size on disk"
         stored = [model.size_on_disk for model in self.models]
         return label, [_cell(size and size / 1e6, "{:.1f} MB") for size in stored]
@@ -296,6 +298,8 @@ class Comparison:
         """Return how much faster and smaller the subject is than the teacher, in a sentence."""
         teacher, student = self.model("teacher"), self.subject
         if teacher is None or student is None:
+            return None
+        if teacher.parameters is None or student.parameters is None:
             return None
         size = f"{student.parameters / teacher.parameters:.2f} × the size"
         if student.latency is None or teacher.latency is None:

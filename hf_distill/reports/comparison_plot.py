@@ -33,7 +33,11 @@ class Axis(NamedTuple):
 
 
 _AXES = (
-    Axis("parameters", "parameters (million)", lambda model: model.parameters / 1e6),
+    Axis(
+        "parameters",
+        "parameters (million)",
+        lambda model: model.parameters and model.parameters / 1e6,
+    ),
     Axis(
         "latency",
         "latency of one example (ms, median)",
@@ -43,8 +47,8 @@ _AXES = (
 
 
 def measured_axes(comparison: Comparison) -> list[Axis]:
-    """Return what all models have a value of."""
-    models = comparison.models
+    """Return what all models have a value of; a column of predictions has none."""
+    models = [model for model in comparison.models if model.parameters is not None]
     return [axis for axis in _AXES if all(axis.value(model) is not None for model in models)]
 
 
@@ -128,10 +132,20 @@ def _add_legend(figure: Figure, panel: Axes, columns: int = 3) -> None:
 def _draw(panel: Axes, comparison: Comparison, axis: Axis) -> None:
     metric = comparison.primary_metric
     models = comparison.models
-    points = {model.role: (axis.value(model) or 0.0, model.quality[metric]) for model in models}
-    if "teacher" in points:
+    points = {
+        model.role: (value, model.quality[metric])
+        for model in models
+        if (value := axis.value(model)) is not None
+    }
+    teacher = comparison.model("teacher")
+    if teacher is not None:
         color, _ = _STYLES["teacher"]
-        panel.axhline(points["teacher"][1], color=color, linestyle=":", linewidth=1)
+        height = teacher.quality[metric]
+        panel.axhline(height, color=color, linestyle=":", linewidth=1)
+        if "teacher" not in points:
+            name = f"{teacher.label} {height:.1f}"
+            place: dict[str, Any] = {"xytext": (4, 3), "textcoords": "offset points"}
+            panel.annotate(name, (0, height), fontsize=9, color=color, **place)
     if "student_alone" in points and "student_distilled" in points:
         panel.annotate(
             "",
@@ -142,6 +156,8 @@ def _draw(panel: Axes, comparison: Comparison, axis: Axis) -> None:
     width = 1.2 * max(x for x, _ in points.values())
     heights = [y for role, (_, y) in points.items() if role != "teacher"]
     for model, (color, marker) in zip(models, _styles(models), strict=True):
+        if model.role not in points:
+            continue
         x, y = points[model.role]
         bounds = model.intervals().get(metric)
         if bounds is not None:
@@ -152,8 +168,8 @@ def _draw(panel: Axes, comparison: Comparison, axis: Axis) -> None:
         # To the left if another point is where the figure would be.
         crowded = any(x < other < x + 0.12 * width for other, _ in points.values())
         side: dict[str, Any] = {"ha": "right" if crowded else "left", "fontsize": 9}
-        place = (-9 if crowded else 9, rise)
-        panel.annotate(f"{y:.1f}", (x, y), xytext=place, textcoords="offset points", **side)
+        shift = (-9 if crowded else 9, rise)
+        panel.annotate(f"{y:.1f}", (x, y), xytext=shift, textcoords="offset points", **side)
     panel.set_xlabel(axis.label)
     panel.set_xlim(0, width)
     panel.margins(y=0.15)

@@ -175,11 +175,12 @@ def _tiles(comparison: Comparison | None) -> Iterator[Tile]:
     if student.latency is not None and teacher.latency is not None:
         times = (teacher.latency.median, student.latency.median)
         yield Tile(f"{times[0] / times[1]:.1f} ×", f"as fast: {times[0]:.1f} → {times[1]:.1f} ms")
-    sizes = (teacher.parameters, student.parameters)
-    yield Tile(
-        f"{sizes[1] / sizes[0]:.0%}",
-        f"of the parameters: {sizes[0] / 1e6:.1f} → {sizes[1] / 1e6:.1f} million",
-    )
+    if teacher.parameters is not None and student.parameters is not None:
+        sizes = (teacher.parameters, student.parameters)
+        yield Tile(
+            f"{sizes[1] / sizes[0]:.0%}",
+            f"of the parameters: {sizes[0] / 1e6:.1f} → {sizes[1] / 1e6:.1f} million",
+        )
 
 
 def _models(comparison: Comparison | None, charts: _Charts) -> Iterator[Block]:

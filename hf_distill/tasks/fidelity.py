@@ -70,14 +70,17 @@ class OutputRecorder:
     @contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
         """Record each forward pass inside."""
-        handle = model.register_forward_hook(self._record, with_kwargs=True)
+        handle = model.register_forward_hook(
+            lambda _module, _args, batch, outputs: self.record(batch, outputs), with_kwargs=True
+        )
         try:
             yield
         finally:
             handle.remove()
 
     @torch.no_grad()
-    def _record(self, model: nn.Module, args: Any, batch: Mapping[str, Any], outputs: Any) -> None:
+    def record(self, batch: Mapping[str, Any], outputs: Any) -> None:
+        """Record the outputs for a batch."""
         if not (self._has_probabilities and isinstance(outputs, Mapping)):
             return
         logits = self._head.logits(outputs, batch).float()

@@ -15,7 +15,7 @@ from hf_distill.compatibility.findings import Finding, error, info, raise_on_err
 from hf_distill.compatibility.models import check_models
 from hf_distill.compatibility.processors import check_preparation
 from hf_distill.compatibility.tokenizers import find_vocabulary_map, tokenizer_hash, tokenizer_of
-from hf_distill.compatibility.two_tokenizers import check_reader
+from hf_distill.compatibility.two_tokenizers import check_reader, of_other_tokens
 from hf_distill.heads import TaskHead, find_head
 from hf_distill.loading import load_teacher
 from hf_distill.teachers.base import Teacher
@@ -183,7 +183,7 @@ def create_live_teacher(
         reader = model if student is None else student
         if alignment.two_encodings:
             reader = model
-            findings = [finding for finding in findings if finding.about != "length"]
+            findings = of_other_tokens(findings)
             findings.append(check_reader(model, processing_class, alignment))
         else:
             findings.append(check_preparation(model, reader, head, processing_class))
@@ -226,7 +226,7 @@ def _cached_teacher(
     teacher = CachedTeacher(description, head, alignment)
     found = check_models(teacher.model, student, head, compare_logits=args.uses_logits_loss)
     if alignment.two_encodings:
-        found = [finding for finding in found if finding.about != "length"]
+        found = of_other_tokens(found)
     raise_on_errors([*found, _check_tokenizer(description, processing_class)], logger)
     return teacher
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import vocabularies
 from datasets import Dataset
 from other_ids import losses, run, shuffled, tokenizer, trained, with_other_ids
+from tokenizers import Regex, normalizers
 from transformers import BertForQuestionAnswering, DataCollatorWithPadding
 
 from hf_distill import cache_teacher_outputs
@@ -198,6 +200,49 @@ def test_a_row_without_mass_has_no_loss() -> None:
     aligned = alignment.logits(batch, zeros, outputs, 1.0)
     assert not bool(aligned.row_mask[:, 0].any()) and bool(aligned.row_mask[:, 1].all())
     assert aligned.rows == 2 * len(lost)
+
+
+def test_rows_without_mass_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    _, alignment, batch = batch_of("unigram", 128)
+    outputs = {n: torch.zeros(batch["teacher_input_ids"].shape)
+               for n in ("start_logits", "end_logits")}  # fmt: skip
+    zeros = {n: torch.zeros(batch["input_ids"].shape) for n in outputs}
+    alignment.logits(batch, zeros, outputs, 1.0)
+    alignment.warn_of_lost_rows()
+    assert not caplog.records
+    for _ in range(2):
+        alignment.logits(batch | {"teacher_end_map": torch.full_like(batch["teacher_end_map"], -1)},
+                         zeros, outputs, 1.0)  # fmt: skip
+    for _ in range(2):
+        alignment.warn_of_lost_rows()
+    assert len(caplog.records) == 1
+    assert f"For {2 * len(batch['input_ids'])} starts or ends" in caplog.text
+
+
+def test_windows_without_text_in_common_are_counted_or_refused(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """A teacher whose tokenizer drops a text teaches nothing there, not "no answer"."""
+    ours, theirs = words("word_piece"), vocabularies.byte_level()
+    theirs.backend_tokenizer.normalizer = normalizers.Replace(Regex("[א-ת]"), "")
+    row = {"question": "which?", "answers": {"text": ["שלום"], "answer_start": [0]}}
+    hebrew = Dataset.from_list([{"id": str(i), "context": "שלום עולם", **row} for i in range(2)])
+    both = Dataset.from_list([*examples(), *hebrew])
+    given: dict[str, Any] = {
+        "teacher_model": model("byte_level", 1, max_position_embeddings=128),
+        "processing_class": ours,
+        "teacher_processing_class": theirs,
+        "teacher_check_samples": 0,
+        "evaluate": False,
+    }
+    for rows, few in ((both, True), (hebrew, False)):
+        data = prepare_train_features(rows, ours, teacher=TeacherReader(theirs, 128), **LENGTHS)
+        lost = [max(row["teacher_start_map"]) < 0 for row in data]
+        assert sum(lost) == 2
+        caplog.clear()
+        with nullcontext() if few else pytest.raises(ValueError, match="teacher_start_map"):
+            run(tmp_path, model("word_piece", 2), train_dataset=data, **given)
+        assert (f"2 of {len(data)} rows of train_dataset" in caplog.text) == few
 
 
 def test_losses_without_a_limit_are_refused(tmp_path: Path) -> None:

@@ -301,6 +301,25 @@ def test_check_pair_tells_by_what_they_are_aligned() -> None:
     assert "vocabulary" not in found  # no entry is compared with another
 
 
+def test_nothing_is_said_of_entries_that_are_not_compared(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    words, others = KINDS["byte_level"](), KINDS["unigram"]()
+    data = encode_texts_for_teacher(rows(words), words, others)
+    given: dict[str, Any] = {
+        "processing_class": words,
+        "teacher_processing_class": others,
+        "data_collator": BlockCollator(words),
+    }
+    teacher = model(others, 2)
+    stored = cache_teacher_outputs(teacher, data, output_dir=tmp_path / "a", use_cpu=True, **given)
+    caplog.set_level("INFO")
+    for one, taught in ((teacher, data), (None, stored)):
+        options: dict[str, Any] = {"teacher_model": one, "train_dataset": taught, **given}
+        run(tmp_path, model(words, 1), evaluate=False, teacher_check_samples=0, **options)
+    assert "tokenizer" in caplog.text and "are compared" not in caplog.text
+
+
 def test_padding_on_the_left_moves_the_chunks_along() -> None:
     words, others = KINDS["byte_level"](), KINDS["unigram"]()
     data = encode_texts_for_teacher(rows(words), words, others)

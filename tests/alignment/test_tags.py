@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import vocabularies
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from other_ids import losses, run, shuffled, tokenizer, trained, with_other_ids
@@ -163,6 +163,29 @@ def test_words_that_the_teacher_cuts_off_do_not_count() -> None:
     there = [row[TOKEN_MAP][token] >= 0 for token in begins]
     assert any(there) and not all(there) and there == sorted(there, reverse=True)
     assert len(row["teacher_input_ids"]) == 16
+
+
+def test_rows_without_a_word_in_common_are_counted_or_refused(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    ours, theirs = words("word_piece"), words("byte_level")
+    student = model("word_piece", 2)
+    rows = features(ours, theirs, student)
+    lost = rows.map(lambda row: {TOKEN_MAP: [-1] * len(row["input_ids"])})
+    given: dict[str, Any] = {
+        "teacher_model": model("byte_level", 1),
+        "processing_class": ours,
+        "teacher_processing_class": theirs,
+        "data_collator": collator(ours),
+        "teacher_check_samples": 0,
+        "evaluate": False,
+    }
+    some = concatenate_datasets([lost.select(range(3)), rows.select(range(3, 8))])
+    run(tmp_path, student, train_dataset=some, **given)
+    assert "3 of 8 rows of train_dataset" in caplog.text and TOKEN_MAP in caplog.text
+    for data in (lost, lost.select([2, 1])):
+        with pytest.raises(ValueError, match=f"{TOKEN_MAP}.*--teacher_model"):
+            run(tmp_path, student, train_dataset=data, **given)
 
 
 def test_words_without_a_label_do_not_count() -> None:

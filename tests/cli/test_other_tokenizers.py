@@ -11,6 +11,7 @@ import pytest
 import vocabularies
 from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
 from task_runs import LABELS, save_model, write_data
+from tiny import model_for
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -40,6 +41,51 @@ def with_other_tokenizer(task: str, source: str, folder: Path) -> str:
     words.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     words.save_pretrained(folder)
     return str(folder)
+
+
+def test_teachers_with_different_tokenizers_are_refused(
+    program: Program, files: Files, tmp_path: Path
+) -> None:
+    same = files.models["teacher"]
+    other = with_other_tokenizer("question-answering", same, tmp_path / "other")
+    data = ["--train_file", files.train, "--task", "question-answering", "--use_cpu", *WINDOWS]
+    for pair in ((same, other), (other, same)):
+        for command in (["train", "--student_model", same], ["cache", "--tokenizer", same]):
+            out = tmp_path / "out"
+            result = program(*command, *data, "--teacher_model", *pair, "--output_dir", out)
+            assert result.status == 2 and not (out / "metrics.json").exists()
+            for part in ("--teacher_model", "teacher", "other", "different tokenizers"):
+                assert part in result.stderr
+
+
+def test_teachers_read_what_all_of_them_can_take(
+    program: Program, files: Files, tmp_path: Path
+) -> None:
+    """Live as cached, and the windows are the student's, however little a teacher takes."""
+    short = model_for("question-answering", seed=7, layers=1, max_position_embeddings=30)
+    short.save_pretrained(tmp_path / "base")
+    student = files.models["student_alone"]
+    teachers = [with_other_tokenizer("question-answering", source, tmp_path / name)
+                for name, source in (("long", files.models["teacher"]),
+                                     ("short", str(tmp_path / "base")))]  # fmt: skip
+    data = ["--train_file", files.train, "--task", "question-answering", "--use_cpu", *WINDOWS]
+    for number, order in enumerate((teachers, teachers[::-1], teachers[1:])):
+        stored, found = tmp_path / f"outputs{number}", []
+        result = program(
+            "cache", *data, "--teacher_model", *order, "--tokenizer", student,
+            "--output_dir", stored, "--dtype", "float32",
+        )  # fmt: skip
+        assert result.status == 0, result.stderr
+        for teaching in (["--teacher_model", *order], ["--teacher_outputs", stored]):
+            out = tmp_path / f"{number}{teaching[0]}"
+            result = program(
+                "train", *data, "--student_model", student, *teaching, "--output_dir", out,
+                "--max_steps", "1", "--save_strategy", "no", "--disable_tqdm", "true",
+                "--distillation_loss_weight", "1", "--teacher_check_samples", "0",
+            )  # fmt: skip
+            assert result.status == 0, result.stderr
+            found.append(json.loads((out / "metrics.json").read_text())["train"]["loss"])
+        assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 @pytest.mark.slow

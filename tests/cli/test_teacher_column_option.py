@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_runs import Result, assert_says_nothing_about_the_machine
 from datasets import Dataset
 from task_runs import SENTENCES, TEXTS, labelled, save_model
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_distill.hub.card import render
 
@@ -152,6 +155,69 @@ def test_evaluate_scores_the_column(tmp_path: Path, program: Callable[..., Resul
     assert result.status == 0, result.stderr
     found = json.loads((tmp_path / "tags" / "evaluation.json").read_text())["metrics"]
     assert found["f1"] == found["accuracy"] == 100
+
+
+@pytest.mark.parametrize("given", [["--teacher_column", "p"], ["--teacher", "column:p"]])
+def test_compare_measures_students_against_the_column(
+    given: list[str], tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    names = ["pos", "neg"]  # the column has them in the other order
+    student = save_model(
+        tmp_path / "student", "text-classification", seed=2, initializer_range=2.0,
+        **labelled(*names),
+    )  # fmt: skip
+    rows = [
+        {"text": text, "label": gold, "p": cell}
+        for (text, gold), cell in zip(TEXTS, [*CELLS[:5], {"pos": 1, "neg": 0}], strict=True)
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = program(
+        "compare", *given, "--student_alone", student, "--file", data, "--output_dir",
+        tmp_path / "out", "--use_cpu", "--latency_samples", "2", "--throughput_samples", "2",
+    )  # fmt: skip
+    assert result.status == 0, result.stderr
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())["models"]
+    assert found["teacher"]["name"] == "column 'p'"
+    assert found["teacher"]["quality"]["accuracy"] == pytest.approx(100 * 5 / 6)
+    assert {*found["teacher"]}.isdisjoint({"parameters", "latency", "throughput", "memory"})
+    assert found["student_alone"]["parameters"] > 0 and found["student_alone"]["latency"]
+    wrong = [abs(float(n < 5) - max(row["p"].values())) for n, row in enumerate(rows)]
+    assert found["teacher"]["calibration"]["error"] == pytest.approx(sum(wrong) / 6)
+
+    words = AutoTokenizer.from_pretrained(student)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(student)
+    distances, same = [], 0
+    for row in rows:
+        with torch.no_grad():
+            logs = model(**words(row["text"], return_tensors="pt")).logits[0].log_softmax(-1)
+        pairs = [(row["p"][name], float(log)) for name, log in zip(names, logs, strict=True)]
+        distances.append(sum(p * (math.log(p) - q) for p, q in pairs if p))
+        same += names[int(logs.argmax())] == max(row["p"], key=row["p"].get)
+    assert found["student_alone"]["divergence"] == pytest.approx(sum(distances) / 6, rel=1e-4)
+    assert found["student_alone"]["agreement"]["identical"] == pytest.approx(same / 6)
+    assert "column &#x27;p&#x27;" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "needs"),
+    [
+        (["--teacher_column", "p", "--teacher", "m"], "--teacher_column"),
+        (["--teacher_column_kind", "logits", "--models", "m", "n"], "--teacher_column_kind logits"),
+        (["--teacher_column", "p"], "--teacher_column"),
+        (["--teacher_column", "p", "--models", "{student}"], "'p'"),
+        (["--teacher_column", "probabilities", "--models", "{student}", "--task", "fill-mask"],
+         "fill-mask"),
+    ],
+)  # fmt: skip
+def test_compare_refuses(
+    options: list[str], needs: str, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    data = write(tmp_path / "data.csv", CELLS, labels=True)
+    student = save_model(tmp_path / "student", "text-classification", seed=2)
+    argv = [student if word == "{student}" else word for word in options]
+    result = program("compare", "--file", data, "--output_dir", tmp_path / "out", *argv)
+    assert result.status == 2 and needs in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize(

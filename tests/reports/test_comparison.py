@@ -124,6 +124,20 @@ def test_rows_hold_what_was_measured_and_no_more() -> None:
     assert rows["throughput"] == ["55.3/s", "–", "–"]
 
 
+def test_a_teacher_without_weights_has_no_size() -> None:
+    column = report("teacher", parameters=None)
+    found = comparison(column, report("student_alone", parameters=2_000_000))
+    assert dict(found.rows())["parameters"] == ["–", "2.00 M"]
+    assert found.speed_up() is None
+    assert "parameters" not in found.to_dict()["models"]["teacher"]
+    formats = [{"stored_as": kind, "size_on_disk": 9} for kind in ("float16", "float32")]
+    students = [report(f"student_{role}", parameters=2_000_000, **stored)
+                for role, stored in zip(("alone", "distilled"), formats, strict=True)]  # fmt: skip
+    assert dict(comparison(column, *students).rows())["size as float32"] == [
+        "–", "8.0 MB", "8.0 MB"
+    ]  # fmt: skip
+
+
 def test_markdown_is_one_table() -> None:
     lines = full().to_markdown().splitlines()
     table = [line for line in lines if line.startswith("|")]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,17 @@ def test_two_models_are_enough(drawn: Any) -> None:
     figure = drawn(comparison(roles=("student_alone", "student_distilled")))
     assert "gap" not in figure.get_suptitle()
     assert len(points(figure.axes[0])) == 2
+
+
+def test_a_teacher_without_weights_is_a_line(drawn: Any) -> None:
+    whole = comparison(*F1)
+    teacher = dataclasses.replace(whole.models[0], parameters=None, latency=None)
+    figure = drawn(dataclasses.replace(whole, models=[teacher, *whole.models[1:]]))
+    assert len(figure.axes) == 2
+    for panel in figure.axes:
+        assert {*points(panel)} == {"student alone", "student distilled"}
+        assert any([*line.get_ydata()] == [75.0, 75.0] for line in panel.lines)
+        assert "teacher 75.0" in [text.get_text() for text in panel.texts]
 
 
 def test_no_axis_is_cut(drawn: Any) -> None:

@@ -9,7 +9,7 @@ from datasets import List, Value
 
 from hf_distill.alignment import PREFIX
 from hf_distill.alignment.characters import END_MAP, LABELS, SEEN, START_MAP
-from hf_distill.alignment.offsets import Span, span_maps
+from hf_distill.alignment.offsets import NOWHERE, Span, span_maps
 
 if TYPE_CHECKING:
     from hf_distill.tasks.question_answering.features import WindowCutter
@@ -109,6 +109,8 @@ class TeacherWindows:
             if row + 1 < len(sources) and sources[row + 1] == window:
                 end = max((span[1] for span in spans if span is not None), default=begin)
             starts_at, ends_at = theirs.maps_to(ours)
+            if not _meet(spans, starts_at) and any(ours.context):
+                starts_at = ends_at = [NOWHERE] * len(spans)  # no text to compare
             columns[START_MAP].append(starts_at)
             columns[END_MAP].append(ends_at)
             columns[SEEN].append([int(span is None or span[0] < end) for span in ours.context])
@@ -127,6 +129,13 @@ class TeacherWindows:
         types |= {name: List(Value("int32")) for name in (START_MAP, END_MAP)}
         types |= {SEEN: List(Value("int8"))}
         return types | ({name: Value("int64") for name in LABELS} if labelled else {})
+
+
+def _meet(spans: Sequence[Span | None], places: Sequence[int]) -> bool:
+    """Return whether a token of the context has a counterpart."""
+    return any(
+        span is not None and place != NOWHERE for span, place in zip(spans, places, strict=True)
+    )
 
 
 def _range(context: str, spans: Sequence[Span | None]) -> Span:

@@ -150,7 +150,7 @@ def cache_teacher_outputs(
     check_processes(state.num_processes)
     heads = [head_of(sources[0], task, "teacher") for _ in sources]
     alignment = choose_alignment(nn.Module(), heads[0], processing_class, teacher_processing_class)
-    alignment.check_columns(dataset.column_names)
+    alignment.check_data(dataset)
     read_by = teacher_processing_class if alignment.two_encodings else processing_class
     live = create_live_teacher(
         sources,

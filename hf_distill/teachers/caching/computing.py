@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from hf_distill.compatibility import check_inputs
 from hf_distill.heads import TaskHead
-from hf_distill.heads.base import attention_mask
+from hf_distill.heads.base import PositionHead, attention_mask
 from hf_distill.restoring import preserve_rng_state
 from hf_distill.teachers.base import OneProcess, Teacher
 from hf_distill.teachers.caching.fingerprints import row_lengths
@@ -147,10 +147,14 @@ class PartComputer:
         outputs = self._run(batch)
         positions = self._head.compared_positions(batch)
         classes = take_logits(self._head, outputs, batch).shape[-1]
-        if self._top_k is not None and (positions is None or self._top_k > classes):
+        is_of_tokens = isinstance(self._head, PositionHead)
+        if self._top_k is not None and (not is_of_tokens or self._top_k > classes):
             what = f"the teacher has {classes} classes"
-            if positions is None:
-                what = "it is for language models and tokens"
+            if not is_of_tokens:
+                what = (
+                    f"it is for tokens that have a class each (language models, tags), and "
+                    f"{self._head.task} has none"
+                )
             raise ValueError(f"top_k={self._top_k}: {what}; leave it out to store all of them.")
         width = 0
         if self._hidden_layers:

@@ -38,7 +38,6 @@ def stored(tmp_path: Path) -> Dataset:
         ({"dtype": "int8"}, "dtype must be one of .*'int8'"),
         ({"batch_size": 0}, "batch_size must be at least 1, but it is 0"),
         ({"top_k": 0}, "top_k must be at least 1"),
-        ({"top_k": 5}, "top_k=5: the teacher has 2 classes"),
         (
             {"hidden_layers": [0, 7]},
             r"hidden_layers=\[0, 7\] must name different layers from 0 .* 1",
@@ -54,10 +53,18 @@ def test_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-def test_top_k_is_for_positions(tmp_path: Path) -> None:
-    teacher = zoo_model("text-classification", "bert", seed=1)
-    with pytest.raises(ValueError, match="for language models and tokens"):
-        cached(zoo_dataset("text-classification"), teacher, tmp_path, top_k=2)
+@pytest.mark.parametrize("task", ["text-classification", "question-answering"])
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+def test_top_k_is_for_classes_of_tokens(task: str, top_k: int, tmp_path: Path) -> None:
+    """Start and end of an answer are not two classes of a token, of which one could do."""
+    with pytest.raises(ValueError, match=f"top_k={top_k}: .*tokens.*{task}.*leave it out"):
+        cached(zoo_dataset(task), zoo_model(task, "bert", seed=1), tmp_path / "a", top_k=top_k)
+
+
+def test_top_k_is_at_most_the_classes(tmp_path: Path) -> None:
+    task = "token-classification"
+    with pytest.raises(ValueError, match="top_k=5: the teacher has 3 classes"):
+        cached(zoo_dataset(task), zoo_model(task, "bert", seed=1), tmp_path / "a", top_k=5)
 
 
 def test_data(tmp_path: Path, stored: Dataset) -> None:
