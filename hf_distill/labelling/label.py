@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -143,6 +144,7 @@ def label_dataset(
     )
     for column in writer.columns:
         checked_texts(dataset, column, "prompt")
+        _check_plain(dataset, column, tokenizer)
     content_free = [writer.encode(dict.fromkeys(writer.columns, text)) for text in CONTENT_FREE]
     _check_endings(words, content_free[0])
     manifest = {
@@ -246,6 +248,23 @@ def _fields(dataset: Dataset, text_columns: Sequence[str]) -> dict[str, str]:
         checked_texts(dataset, column, "text_columns")
     texts = [name for name, feature in dataset.features.items() if is_text(feature)]
     return {**dict(zip(_ROLES, text_columns, strict=False)), **{name: name for name in texts}}
+
+
+def _check_plain(dataset: Dataset, column: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that no text has a special token written out, which would end it for the model.
+
+    Raises:
+        ValueError: names the first row and the token.
+    """
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    written = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "$^")
+    for row, text in enumerate(dataset[column]):
+        if found := written.search(text):
+            raise ValueError(
+                f"Row {row} of the column {column!r} has {found[0]!r} in its text, which the "
+                "teacher's tokenizer reads as a special token, such as the end of the text. "
+                "Remove it from the text, or the row from the data."
+            )
 
 
 def _load(

@@ -71,6 +71,16 @@ def test_probabilities(model: Any, label: Any) -> None:
     assert labelled.manifest["cut"] == 0
 
 
+@pytest.mark.parametrize("token", ["</s>", "<mask>", "<unk>"])
+def test_special_tokens_in_texts_are_refused(token: str, label: Any) -> None:
+    data = Dataset.from_dict({"text": ["Paris", f"it {token} is", token], "other": [token] * 3})
+    with pytest.raises(ValueError, match=f"Row 1 of the column 'text' has '{token}'"):
+        label(data)
+    kept = label(data.select([0]))
+    plain = label(Dataset.from_dict({"text": ["Paris"]}))
+    assert kept.dataset["probabilities"] == plain.dataset["probabilities"]
+
+
 def test_batches_and_parts_do_not_matter(label: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one = label(batch_size=1).dataset["probabilities"]
     monkeypatch.setattr(work, "_PART_ROWS", 2)
