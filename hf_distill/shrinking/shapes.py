@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hf_distill.reports.comparison import Latency
 from hf_distill.students.depth import choose_layers
 from hf_distill.students.families import FeedForward, family_of
 from hf_distill.students.sizes import Sizes, student_config, student_sizes
@@ -247,7 +246,7 @@ def random_model(teacher: PreTrainedModel, shape: Shape) -> PreTrainedModel:
 def choose_shape(
     candidates: Candidates,
     target: Target,
-    time_shapes: Callable[[Sequence[Shape]], Mapping[Shape, tuple[Latency, Latency]]],
+    time_shapes: Callable[[Sequence[Shape]], Mapping[Shape, tuple[float, float]]],
     divergence: Callable[[Shape], float],
 ) -> tuple[Timed, list[Timed]]:
     """Choose the shape that reaches the target and whose untrained student is nearest the teacher.
@@ -259,8 +258,8 @@ def choose_shape(
     Args:
         candidates: the shapes.
         target: what they must reach.
-        time_shapes: returns the latencies of models of some shapes, and the teacher's in the same
-            turns.
+        time_shapes: returns the milliseconds of models of some shapes, and the teacher's in the
+            same turns.
         divergence: makes a student and returns its KL divergence from the teacher; a
             ``ValueError`` tells why there is none.
 
@@ -330,10 +329,10 @@ def _why_not(table: Sequence[Timed], target: Target) -> str:
 def _timed(
     candidates: Candidates,
     shapes: Sequence[Shape],
-    time_shapes: Callable[[Sequence[Shape]], Mapping[Shape, tuple[Latency, Latency]]],
+    time_shapes: Callable[[Sequence[Shape]], Mapping[Shape, tuple[float, float]]],
 ) -> list[Timed]:
     return [
-        Timed(shape, own.median, teacher.median, candidates.parameters[shape])
+        Timed(shape, own, teacher, candidates.parameters[shape])
         for shape, (own, teacher) in time_shapes(shapes).items()
     ]
 

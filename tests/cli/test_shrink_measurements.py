@@ -55,12 +55,35 @@ def test_latencies_and_steps_of_every_task(task: str, tmp_path: Path) -> None:
     times = bench.time_shapes(shapes)
     assert list(times) == shapes
     for own, teacher in times.values():
-        assert own.median > 0 and teacher.median > 0 and own.runs == teacher.runs > 0
+        assert own > 0 and teacher > 0
         assert teacher == times[shapes[0]][1]
     assert before is None or config is None or config.to_dict() == before
     for stage in ("intermediate", "prediction"):
         assert bench.step_seconds(shapes[-1], stage) > 0
     assert bench.teacher_seconds() > 0
+
+
+def test_a_busy_machine_does_not_change_the_speed_of_a_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of("text-classification", tmp_path)
+    shapes = candidate_shapes(bench.teacher, bench.length()).shapes[:2]
+    quiet = {"": [8.0, 10.0, 30.0], "0": [4.0, 5.0, 6.0], "1": [1.0, 2.0, 3.0]}
+    extra = {"": [0.0, 9.0, 0.0], "0": [50.0, 0.0, 50.0], "1": [0.0, 0.0, 70.0]}
+
+    def fastest(predictors: Any, rows: Any) -> dict[str, list[float]]:
+        times = {
+            name: [a + b for a, b in zip(quiet[name], extra[name], strict=True)]
+            for name in predictors
+        }
+        for name in predictors:  # the next call is disturbed elsewhere
+            extra[name].insert(0, extra[name].pop())
+        return times
+
+    monkeypatch.setattr("hf_distill.shrinking.workbench.measure_fastest", fastest)
+    for _ in range(3):
+        times = bench.time_shapes(shapes)
+    assert times == {shapes[0]: (5.0, 10.0), shapes[1]: (2.0, 10.0)}
 
 
 @pytest.mark.parametrize(("precision", "attention"), [("bf16", "eager"), (None, "sdpa")])

@@ -80,6 +80,18 @@ def test_models_take_turns(clock: Clock) -> None:
     assert {count for _, count in clock.calls} == {1}
 
 
+def test_the_fastest_time_of_each_example_does_not_see_a_busy_machine(clock: Clock) -> None:
+    seconds = {"slow": (9.0, 4.0, 0.0, 1.0), "fast": (7.0, 0.0, 2.0, 2.0)}  # of each round
+    busy = {name: iter([one for one in rounds for _ in ROWS]) for name, rounds in seconds.items()}
+    models = {
+        "fast": clock.model("fast", lambda n: 0.001 * n + next(busy["fast"])),
+        "slow": clock.model("slow", lambda n: 0.010 * n + next(busy["slow"])),
+    }
+    measured = measurements.measure_fastest(models, ROWS)
+    assert measured["fast"] == pytest.approx([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert measured["slow"] == pytest.approx([10.0, 20.0, 30.0, 40.0, 50.0])
+
+
 def test_throughput_is_examples_a_second(clock: Clock) -> None:
     rounds = iter([9.0, 0.2, 0.4, 0.1])
     models = {"a": clock.model("a", lambda n: next(rounds) if n == 1 else 0.0)}
