@@ -83,6 +83,7 @@ def test_a_trial_is_a_training_like_any_other(
     assert same_weights(best, tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", KILLS)
 def test_killed_and_called_again_it_ends_with_the_same_table(
     place: str,

@@ -10,6 +10,7 @@ import pytest
 from two_stage_runs import LAST, Killed, checkpoints, kill, metrics, one_stage, same, weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "step"),
     [

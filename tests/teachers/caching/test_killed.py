@@ -24,6 +24,8 @@ from zoo import zoo_dataset
 from hf_distill.teachers.caching import load_teacher_outputs
 from hf_distill.teachers.caching.cache import LOCK
 
+pytestmark = pytest.mark.slow  # all kill processes
+
 KILLED = -9
 PARTS = ROWS // ROWS_A_PART
 # The manifest is put in its place; then each part is opened, synchronised, put in its place.
