@@ -96,17 +96,15 @@ class ShrinkArguments:
 class ShrinkTrainingArguments:
     """Options of the trainings, which the plan decides unless they are given."""
 
-    budget: str | None = option(
-        help="How long to train, such as 2h, 90m or 1h 30m; both stages share it."
-    )
+    budget: str | None = option(help="How long to train, such as 2h, 90m or 1h 30m.")
     num_train_epochs: float | None = option(
-        help="Passes over the training data instead, of both stages together. By default 6."
+        help="Passes over the training data instead, of all stages together. By default 6."
     )
     hidden_states_share: float | None = option(
         help="The share of the steps in which the student learns hidden states, before the "
-        "prediction layer."
+        "prediction layer. By default 0: it begins in its teacher's."
     )
-    learning_rate: float | None = option(help="Of both stages.")
+    learning_rate: float | None = option(help="Of all stages.")
     temperature: float | None = option(help="Of the prediction stage.")
     distillation_loss_weight: float | None = option(
         help="Of the prediction stage; 1 does not use labels."
@@ -144,7 +142,7 @@ def build_parser(*, raises: bool = False) -> CommandParser:
         usage="hf-distill shrink --teacher_model MODEL --train_file FILE [--validation_file FILE]\n"
         "                         --speedup X --output_dir FOLDER [options]",
         description="Make a smaller, faster model from a fine-tuned one: choose its shape by "
-        "measured latencies,\ncreate it, teach it in two stages, compare it with the teacher. "
+        "measured latencies,\ncreate it, teach it, compare it with the teacher. "
         "Everything that is decided is printed\nwith its reason, and can be set by hand.",
         sections=[
             Section("teacher, target and output", names(ShrinkArguments)),

@@ -359,6 +359,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
         tried = encode(evenly_spaced(held_out, samples), training=True, labelled=True)
         bench.check_teacher(candidates.shapes[-1], tried, samples)
     sys.stderr.write("Timing shapes of a student …\n")
+    _warn_of_other_work()
     best, table = choose_shape(
         candidates,
         request.target,
@@ -366,8 +367,11 @@ def make_plan(request: ShrinkRequest) -> Plan:
         lambda shape: bench.divergence(shape, candidates.teacher),
     )
     sys.stderr.write("Timing steps …\n")
+    share = request.asked.hidden_states_share
+    if share is None:
+        share = defaults_of(task.name).hidden_states_share
     measured = Measured(
-        bench.step_seconds(best.shape, "intermediate"),
+        bench.step_seconds(best.shape, "intermediate") if share else 0.0,
         bench.step_seconds(best.shape, "prediction"),
         bench.teacher_seconds(),
         bench.seconds_to_create[best.shape],
@@ -408,6 +412,17 @@ def make_plan(request: ShrinkRequest) -> Plan:
         table=table,
         seconds=seconds,
     )
+
+
+def _warn_of_other_work() -> None:
+    """Warn where what is timed would be timed beside other work."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    if load > cores + 1:
+        sys.stderr.write(
+            f"This machine is busy (load {load:.1f} on {cores} cores), so the times that a shape "
+            "is chosen by are not those of an idle one. Stop other work and make the plan again "
+            "(--overwrite_output_dir), or name the shape (--num_hidden_layers, --hidden_size).\n"
+        )
 
 
 def _validation_rows(request: ShrinkRequest) -> Any:

@@ -89,8 +89,8 @@ def shrink(
 
     The shape of the student is chosen by latencies that are measured here: of the shapes that reach
     the target, that whose untrained student has the smallest KL divergence from the teacher. The
-    student is created (``create_student``), learns hidden states, then the teacher's logits, and is
-    exported and compared with the teacher. The same call continues after an interruption.
+    student is created (``create_student``), learns the teacher's logits, is exported and compared
+    with the teacher. The same call continues after an interruption.
 
     Args:
         teacher_model: a folder or a Hub id.

@@ -54,6 +54,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         }
 
     monkeypatch.setattr(Workbench, "time_shapes", time_shapes)
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
     monkeypatch.setattr("hf_distill.cli.shrink_plan.bfloat16_pays", lambda: False)
     return factor
 
@@ -64,6 +65,7 @@ def options(files: Files, teacher: str, tmp_path: Path) -> list[str]:
         *("shrink", "--teacher_model", teacher, "--train_file", files.train),
         *("--validation_file", files.validation, "--output_dir", str(tmp_path / "small")),
         *("--num_hidden_layers", "2", "--num_train_epochs", "8", "--use_cpu", "--no_export"),
+        *("--hidden_states_share", "0.5"),
         *WINDOWS,
     ]
 
@@ -121,11 +123,15 @@ def test_a_dry_run_prints_the_plan_which_is_then_followed(
 
 
 def test_a_plan_that_was_not_begun_is_made_again(
-    program: Program, options: list[str], tmp_path: Path
+    program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert program(*options, "--dry_run").status == 0
+    """The second plan is made beside other work, and says so."""
+    first = program(*options, "--dry_run")
+    assert first.status == 0 and "is busy" not in first.stderr
+    monkeypatch.setattr(os, "getloadavg", lambda: (9876.5, 0.0, 0.0), raising=False)
     again = program(*options, "--dry_run", "--temperature", "7")
     assert again.status == 0, again.stderr
+    assert "load 9876.5" in again.stderr and "--num_hidden_layers" in again.stderr
     decisions = plan_of(tmp_path / "small")["plan"]["decisions"]
     assert decisions["temperature"] == {
         "name": "temperature", "value": 7.0, "reason": "set by hand"

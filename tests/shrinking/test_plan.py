@@ -37,7 +37,7 @@ def values(task: str = QA, asked: Asked | None = None, data: Data = DATA, **meas
 
 
 def test_epochs_are_shared() -> None:
-    found, seconds = values(asked=Asked(num_train_epochs=4))
+    found, seconds = values(asked=Asked(num_train_epochs=4, hidden_states_share=0.5))
     assert (found["hidden_states_steps"], found["prediction_steps"]) == (200, 200)
     # The teacher's forward pass is paid once; 200 // 50 evaluations and the last one.
     scored = 320 / 16 * 0.4 / 2.5
@@ -78,16 +78,21 @@ def test_numbers_have_no_temperature(tmp_path: Path) -> None:
 def test_a_share_by_hand() -> None:
     found, _ = values(asked=Asked(num_train_epochs=4, hidden_states_share=0.25))
     assert (found["hidden_states_steps"], found["prediction_steps"]) == (100, 300)
-    found, _ = values(asked=Asked(num_train_epochs=4, hidden_states_share=0.0))
-    assert (found["hidden_states_steps"], found["prediction_steps"]) == (0, 400)
+    for share in (0.0, None):  # the default; a step of another kind is not even timed
+        asked = Asked(num_train_epochs=4, hidden_states_share=share)
+        found, seconds = values(asked=asked, hidden_states_step=0.0)
+        assert (found["hidden_states_steps"], found["prediction_steps"]) == (0, 400)
+        assert seconds["student"] == pytest.approx(400 * 0.6 + 9 * 320 / 16 * 0.4 / 2.5)
     found, _ = values(asked=Asked(num_train_epochs=0.001))
     assert (found["hidden_states_steps"], found["prediction_steps"]) == (0, 1)
 
 
 @pytest.mark.parametrize("budget", [120.0, 3600.0, 36000.0])
 @pytest.mark.parametrize("cache", [None, False])
-def test_a_budget_is_kept_and_used(budget: float, cache: bool | None) -> None:
-    found, seconds = values(asked=Asked(budget=budget, cache=cache))
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_budget_is_kept_and_used(budget: float, cache: bool | None, share: float) -> None:
+    asked = Asked(budget=budget, cache=cache, hidden_states_share=share)
+    found, seconds = values(asked=asked)
     step = 0.6 if found["cache_teacher_outputs"] else 1.0
     spent = (
         found["hidden_states_steps"] * 1.5
@@ -95,7 +100,7 @@ def test_a_budget_is_kept_and_used(budget: float, cache: bool | None) -> None:
         + seconds.get("teacher_outputs", 0)
     )
     assert 0.9 * budget - 3 < spent <= 0.9 * budget
-    assert found["hidden_states_steps"] * 1.5 == pytest.approx(0.45 * budget, abs=1.5)
+    assert found["hidden_states_steps"] * 1.5 == pytest.approx(0.9 * share * budget, abs=1.5)
 
 
 def test_a_budget_for_no_step_is_refused() -> None:
@@ -104,9 +109,9 @@ def test_a_budget_for_no_step_is_refused() -> None:
 
 
 def test_outputs_are_stored_where_the_teacher_would_run_again() -> None:
-    assert values(asked=Asked(num_train_epochs=4))[0]["cache_teacher_outputs"] is True
-    assert values(asked=Asked(num_train_epochs=2))[0]["cache_teacher_outputs"] is False
-    once = Asked(num_train_epochs=2, cache=True)
+    assert values(asked=Asked(num_train_epochs=2))[0]["cache_teacher_outputs"] is True
+    assert values(asked=Asked(num_train_epochs=1))[0]["cache_teacher_outputs"] is False
+    once = Asked(num_train_epochs=1, cache=True)
     assert values(asked=once)[0]["cache_teacher_outputs"] is True
     for task in ("fill-mask", "text-generation", "summarization"):
         assert values(task, Asked(num_train_epochs=9))[0]["cache_teacher_outputs"] is False
@@ -131,7 +136,7 @@ def test_options_by_hand_say_so() -> None:
         ("distillation_loss_weight", 0.5),
     ):
         assert by_name[name].value == value and by_name[name].reason == "set by hand"
-    assert by_name["prediction_steps"].value == 3 * 200
+    assert by_name["prediction_steps"].value == 6 * 200
     assert all(one.reason for one in decisions)
 
 
@@ -174,7 +179,8 @@ def test_values_out_of_range(asked: Asked, named: str) -> None:
 
 
 def plan(**changes: Any) -> Plan:
-    decisions, seconds = decide(QA, Asked(num_train_epochs=4), DATA, SECONDS, BEST)
+    asked = Asked(num_train_epochs=4, hidden_states_share=0.5)
+    decisions, seconds = decide(QA, asked, DATA, SECONDS, BEST)
     more = [
         Decision("bf16", False, "by a timed product of matrices"),
         Decision("metric", "f1", "the first"),
