@@ -104,8 +104,9 @@ def create_teacher(
             "Teacher and student have different tokenizers, so that their hidden states and "
             "attentions are about different tokens and cannot be compared or recorded. Set "
             "hidden_states_loss_weight=0 and attention_loss_weight=0 in stage 'prediction' and "
-            "leave TeacherRecorderCallback out, or choose a teacher with the student's "
-            "tokenizer."
+            "leave TeacherRecorderCallback out (of a command --record_steps, "
+            "--intermediate_epochs and --intermediate_max_steps), or choose a teacher with the "
+            "student's tokenizer."
         )
     if isinstance(source, SignalDescription):
         return _cached_teacher(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,15 @@ def read(cells: list[Any], names: tuple[str, ...] = NAMES, **options: Any) -> Te
         **{"column": "c", "kind": "probabilities", "names": names, "problem": "one label"} | options
     )
     return torch.from_numpy(reader.logits([(f"Row {n}", cell) for n, cell in enumerate(cells)]))
+
+
+@pytest.mark.parametrize("number", [Decimal, np.float16, np.float32, Fraction])
+def test_numbers_of_any_type_are_read(number: Any) -> None:
+    cells = [{"ja": number(1), "Nein": number(0), "vielleicht": number(0)}]
+    assert read(cells).exp().tolist() == [[1.0, 0.0, 0.0]]
+    nan = float("nan") if number is Fraction else number("nan")
+    with pytest.raises(ValueError, match="Row 0.*NaN.*'ja'"):
+        read([{**cells[0], "ja": nan}])
 
 
 DISTRIBUTIONS = st.integers(0, 2**32 - 1).map(

@@ -84,7 +84,10 @@ def import_log_probs(
         else read_config(os.fspath(teacher), "teacher")
     )
     texts = read_log_probs(path, config.get_text_config().vocab_size)
-    found = _match(texts, [tuple(ids) for ids in dataset[_column(dataset)]], path.name)
+    column = _column(dataset)
+    rows = [tuple(ids) for ids in dataset[column]]
+    # Of a teacher with another tokenizer the text's own tokens are what is compared.
+    found = _match(texts, rows, path.name, needs_own=column == INPUT_IDS)
     name = getattr(config, "_name_or_path", "") or path.name
     given: dict[str, Any] = {"batch_size": 1, "use_cpu": True, **options}
     model = logged_model(found, config, str(name), file_hash(path))
@@ -203,9 +206,9 @@ def _column(dataset: Dataset) -> str:
 
 
 def _match(
-    texts: Sequence[LoggedText], rows: Sequence[tuple[int, ...]], name: str
+    texts: Sequence[LoggedText], rows: Sequence[tuple[int, ...]], name: str, *, needs_own: bool
 ) -> dict[tuple[int, ...], Entries]:
-    by_ids = {text.ids: text.entries for text in reversed(texts) if text.ids is not None}
+    by_ids = {text.ids: text for text in reversed(texts) if text.ids is not None}
     by_order = all(text.ids is None for text in texts)
     if by_order and len(texts) != len(rows):
         raise ValueError(
@@ -214,20 +217,20 @@ def _match(
         )
     found: dict[tuple[int, ...], Entries] = {}
     for number, ids in enumerate(rows):
-        entries = texts[number].entries if by_order else by_ids.get(ids)
-        if entries is None:
+        text = texts[number] if by_order else by_ids.get(ids)
+        if text is None:
             raise ValueError(
                 f"Row {number} of the data is not in {name}: no text there has its token ids, "
                 f"which begin {list(ids[:8])}. Compute the log-probabilities of exactly these ids "
                 "(special tokens included), with the teacher's tokenizer."
             )
-        if by_order:
-            _check_order(texts[number], ids, number)
-        found[ids] = entries
+        if by_order or needs_own:
+            _check_own_tokens(text, ids, number)
+        found[ids] = text.entries
     return found
 
 
-def _check_order(text: LoggedText, ids: tuple[int, ...], number: int) -> None:
+def _check_own_tokens(text: LoggedText, ids: tuple[int, ...], number: int) -> None:
     if len(text.entries) != len(ids) - 1:
         raise ValueError(
             f"{text.place}: there are log-probabilities for {len(text.entries)} tokens after the "
@@ -238,8 +241,9 @@ def _check_order(text: LoggedText, ids: tuple[int, ...], number: int) -> None:
         if own not in tokens:
             raise ValueError(
                 f"{text.place}: the token {own} at position {place} of row {number} of the data is "
-                "not among the entries there, so the file is of other texts, in another order, or "
-                "of another tokenizer."
+                "not among the entries there. The file is of other texts, in another order, or of "
+                "another tokenizer; or it lacks the text's own tokens, which vLLM's "
+                "prompt_logprobs always has."
             )
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from numbers import Real
 from typing import Any, Literal
@@ -228,7 +229,7 @@ class CellReader:
     # ---- numbers -------------------------------------------------------------------------------
 
     def _checked(self, number: Any, where: str, label: int) -> float:
-        if not isinstance(number, Real) or isinstance(number, bool | np.bool_):
+        if not isinstance(number, Real | Decimal) or isinstance(number, bool | np.bool_):
             what = "the text" if isinstance(number, str) else "the value"
             raise ColumnError(
                 f"{where} has {what} {number!r} for the label {self.names[label]!r}; write a "

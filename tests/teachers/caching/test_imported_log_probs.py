@@ -255,6 +255,21 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 }
 
 
+def test_of_another_tokenizer_the_texts_own_tokens_must_be_there(tmp_path: Path) -> None:
+    """Their probability would be made up from what the others leave."""
+    ours, theirs = KINDS["word_piece"](), KINDS[KIND]()
+    data = encode_texts_for_teacher(rows(ours), ours, theirs)
+    texts = [(ids, logged(model(theirs, 1), ids, 3)) for ids in data["teacher_input_ids"]]
+    ids, entries = texts[1]
+    entries[2] = {token: value for token, value in entries[2].items() if int(token) != ids[2]}
+    options = stored(tmp_path, data_collator=BlockCollator(ours), processing_class=ours)
+    file = as_vllm(tmp_path, texts)
+    with pytest.raises(ValueError, match=f"the token {ids[2]} at position 2 of row 1"):
+        import_log_probs(
+            file, model(theirs, 1).config, data, **options, teacher_processing_class=theirs
+        )
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_row_is_refused_by_its_place(kind: str, tmp_path: Path) -> None:
     words = KINDS[KIND]()
