@@ -20,6 +20,7 @@ from pairs import (
     saved,
     status,
 )
+from refusals import row, rows_of
 from tiny import VOCABULARY, bert_config, tokenizer
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -293,8 +294,11 @@ BAD_PAIRS: dict[str, tuple[str, Pair, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_PAIRS)
-def test_bad_pairs_are_refused_with_what_to_change(name: str, tmp_path: Path) -> None:
+TITLE = "Pairs of models"
+
+
+def refusal(name: str, tmp_path: Path) -> str:
+    """Check a bad pair, and return the message."""
     about, pair, expected = BAD_PAIRS[name]
     teacher, student, options = pair(tmp_path)
     report = check_pair(teacher, student, **options)
@@ -302,3 +306,14 @@ def test_bad_pairs_are_refused_with_what_to_change(name: str, tmp_path: Path) ->
     assert status(report)[about] == "error"
     assert_says(message(report, about), expected)
     assert f"error   {about}: " in str(report)
+    return message(report, about)
+
+
+@pytest.mark.parametrize("name", BAD_PAIRS)
+def test_bad_pairs_are_refused_with_what_to_change(name: str, tmp_path: Path) -> None:
+    found = row(name, refusal(name, tmp_path))
+    assert found == rows_of(TITLE)[name], "run python tests/refusals.py"
+
+
+def test_the_page_has_no_other_pairs() -> None:
+    assert [*rows_of(TITLE)] == [*BAD_PAIRS]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from datasets import Dataset
+from refusals import row, rows_of
 from tiny import bert_config, dataset_for, model_for
 from transformers import BertForMultipleChoice, BertForSequenceClassification
 from zoo import zoo_dataset, zoo_model
@@ -175,8 +176,11 @@ COLUMNS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COLUMNS)
-def test_a_bad_column_is_refused_by_row_and_argument(name: str) -> None:
+TITLE, TITLE_OF_WORDS = "Columns", "Columns with a list per row, of words"
+
+
+def refusal(name: str) -> str:
+    """Cause a fault, and return the message; without it nothing is wrong."""
     bad = COLUMNS[name]
     if "id2label" in bad.model:
         model = BertForSequenceClassification(bert_config(**bad.model))
@@ -187,11 +191,22 @@ def test_a_bad_column_is_refused_by_row_and_argument(name: str) -> None:
     cells = [bad.others, bad.others, bad.cell, bad.others]
     if isinstance(bad.cell, str):  # as in a CSV file
         cells = [cell if isinstance(cell, str) else json.dumps(cell) for cell in cells]
-    with pytest.raises(ValueError, match=".*".join(map(re.escape, bad.needs))):
+    with pytest.raises(ValueError, match=".*".join(map(re.escape, bad.needs))) as error:
         load_teacher_column(data.add_column("teacher", cells), "teacher", model, **bad.options)
-    if "Row 2" in bad.needs:  # nothing else is wrong
+    if "Row 2" in bad.needs:
         cells[2] = cells[0]
         load_teacher_column(data.add_column("teacher", cells), "teacher", model, **bad.options)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_bad_column_is_refused_by_row_and_argument(name: str) -> None:
+    assert row(name, refusal(name)) == rows_of(TITLE)[name], "run python tests/refusals.py"
+
+
+def test_the_page_has_no_other_faults() -> None:
+    assert [*rows_of(TITLE)] == [*COLUMNS]
+    assert [*rows_of(TITLE_OF_WORDS)] == [*WORDS]
 
 
 WORD = {"no": 0.5, "maybe": 0.3, "yes": 0.2}
@@ -208,16 +223,21 @@ WORDS: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", WORDS)
-def test_a_bad_list_of_words_is_refused_by_row_and_word(name: str) -> None:
+def refusal_of_words(name: str) -> str:
     cell, needs = WORDS[name]
     inputs = {"input_ids": [[3, 7, 8]] * 3, "labels": [[-100, 0, 1]] * 3}
     cells = [json.dumps([WORD, WORD])] * 3
     model = zoo_model(*TOKENS, seed=0)
     load_teacher_column(Dataset.from_dict({**inputs, "teacher": cells}), "teacher", model)
     cells[1] = json.dumps(cell)
-    with pytest.raises(ValueError, match=".*".join(map(re.escape, needs))):
+    with pytest.raises(ValueError, match=".*".join(map(re.escape, needs))) as error:
         load_teacher_column(Dataset.from_dict({**inputs, "teacher": cells}), "teacher", model)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_bad_list_of_words_is_refused_by_row_and_word(name: str) -> None:
+    assert row(name, refusal_of_words(name)) == rows_of(TITLE_OF_WORDS)[name]
 
 
 def test_tokens_without_labels_are_not_words() -> None:
