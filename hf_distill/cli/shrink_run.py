@@ -184,6 +184,8 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
             command = _of_what_there_is(command)
             typed[number - 1] = command.shown(folder)
         try:
+            if command.needs in failures:
+                raise RuntimeError(f"it was not tried, because {command.needs} failed")
             made = _run(command)
         except OSError:
             raise

@@ -36,6 +36,7 @@ class Command:
         result: the file there that it writes last.
         resumes: whether it continues by itself where it was interrupted.
         may_fail: whether the rest of the plan does without it.
+        needs: the folder of a command without whose result it cannot succeed.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Command:
     positional: tuple[str, ...] = ()
     resumes: bool = False
     may_fail: bool = False
+    needs: str | None = None
 
     def shown(self, root: Path) -> str:
         """Return the command for a report: without anything about the machine.
@@ -259,6 +261,7 @@ class PlanCommands:
                 },
                 (str(self.folder / STUDENT),),
                 may_fail=True,
+                needs=ONNX if name == INT8 else None,
             )
             for name in ((ONNX,) if scored is None else (ONNX, INT8))
         ]

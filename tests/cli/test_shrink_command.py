@@ -352,15 +352,20 @@ def test_the_student_alone_and_a_failing_export(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*args: Any, **kwargs: Any) -> None:
+    asked = []
+
+    def fail(*args: Any, int8: bool, **kwargs: Any) -> None:
+        asked.append(int8)
         raise RuntimeError("no exporter for this architecture")
 
     monkeypatch.setattr("hf_distill.exporting.export", fail)
     folder = tmp_path / "small"
     done = program(*without(options, "--no_export"), "--baseline")
     assert done.status == 0, done.stderr
-    assert "no exporter for this architecture" in done.stdout
+    assert done.stdout.count("no exporter for this architecture") == 1
+    assert asked == [False]  # nor would it be quantized
     assert set(plan_of(folder)["failures"]) == {"onnx", "int8"}
+    assert "not tried, because onnx failed" in plan_of(folder)["failures"]["int8"]
     assert "no exporter for this architecture" in (folder / "report.md").read_text()
     compared = json.loads((folder / "comparison" / "comparison.json").read_text())["models"]
     assert list(compared) == ["teacher", "student_alone", "student_distilled"]
