@@ -17,6 +17,7 @@ from transformers.loss import loss_utils
 from transformers.modeling_outputs import (
     ImageClassifierOutput,
     MaskedLMOutput,
+    MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -28,6 +29,7 @@ _OUTPUTS: dict[str, Any] = {
     "ForQuestionAnswering": QuestionAnsweringModelOutput,
     "ForSequenceClassification": SequenceClassifierOutput,
     "ForTokenClassification": TokenClassifierOutput,
+    "ForMultipleChoice": MultipleChoiceModelOutput,
     "ForMaskedLM": MaskedLMOutput,
     "ForImageClassification": ImageClassifierOutput,
 }
@@ -167,6 +169,8 @@ class OnnxModel(nn.Module):
         compute: Any = loss_utils.LOSS_MAPPING[self.kind]
         if self.kind in ("ForSequenceClassification", "ForImageClassification"):
             loss = compute(labels["labels"], outputs["logits"], self.config)
+        elif self.kind == "ForMultipleChoice":
+            loss = nn.functional.cross_entropy(outputs["logits"], labels["labels"])
         elif self.kind == "ForQuestionAnswering":
             loss = compute(**outputs, **labels)
         else:

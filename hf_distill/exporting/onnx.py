@@ -6,8 +6,9 @@ import contextlib
 import inspect
 import io
 import logging
+import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill.compatibility import input_limit
 from hf_distill.extras import require
 from hf_distill.onnx_model import OnnxModel, exportable_kind
-from hf_distill.restoring import preserve_rng_state
+from hf_distill.restoring import preserve_rng_state, temporarily_set
 
 MOST_DIFFERENCE = 1e-4
 """Of a logit in float32, relative to the largest one if that is above 1."""
@@ -50,12 +51,12 @@ def export_onnx(
     failures = []
     for exporter in (_with_torch, _with_transformers):
         try:
-            with quiet(), preserve_rng_state(), torch.no_grad():
-                exporter(model.eval(), inputs, file)
+            with quiet(), preserve_rng_state(), torch.no_grad(), _without_cache(model):
+                _save(exporter(model.eval(), inputs), file)
             exported = OnnxModel.load(file, config)
             return exported, _largest_difference(model, tokenizer, exported)
         except Exception as error:
-            failures.append(f"{exporter.__name__.removeprefix('_with_')}: {_first_line(error)}")
+            failures.append(f"{exporter.__name__.removeprefix('_with_')}: {_cause(error)}")
             file.unlink(missing_ok=True)
     raise RuntimeError(
         f"The {type(model).__name__} cannot be exported to ONNX; tried the exporters of "
@@ -89,52 +90,87 @@ def probe(
         height, width = size if isinstance(size, list | tuple) else (size, size)
         shape = (rows, config.num_channels, height, width)
         return {"pixel_values": torch.randn(shape, generator=generator)}
+    if "input_values" in accepted:
+        samples = length * math.prod(config.conv_stride)
+        return {"input_values": torch.randn(rows, samples, generator=generator)}
     length = min(length, input_limit(model) or length)
     ids = torch.randint(0, config.vocab_size, (rows, length), generator=generator)
     mask = torch.ones_like(ids)
     for row in range(1, rows):
         mask[row, max(2, length - 3 * row) :] = 0
     padding = config.pad_token_id
+    end = config.eos_token_id if config.is_encoder_decoder else None
+    # A pad token in the text would hide it, and a text has one end.
+    special = {padding, end} - {None}
+    other = next(token for token in range(3) if token not in special)
+    for token in special:
+        ids = ids.masked_fill(ids == token, other)
+    if end is not None:
+        ids[torch.arange(rows), mask.sum(1) - 1] = end
     ids = ids.masked_fill(mask == 0, 0 if padding is None else padding)
-    # A pad token in the text would hide it.
-    ids = ids.masked_fill((ids == padding) & (mask == 1), (padding or 0) + 1)
     names = ["input_ids", "attention_mask"] if tokenizer is None else tokenizer.model_input_names
     inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    return {k: v for k, v in inputs.items() if k in accepted and (k in names or k == "input_ids")}
+    inputs = {k: v for k, v in inputs.items() if k in names or k == "input_ids"}
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        inputs = {k: v.repeat_interleave(2, 0).view(rows, 2, length) for k, v in inputs.items()}
+        inputs["input_ids"][:, 1] = inputs["input_ids"][:, 0].flip(0)
+    return {name: value for name, value in inputs.items() if name in accepted}
 
 
-def _with_torch(model: PreTrainedModel, inputs: dict[str, Tensor], file: Path) -> None:
+def _with_torch(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
     program = torch.onnx.export(
         model,
         kwargs=inputs,
         dynamo=True,
-        dynamic_shapes={name: _free_dimensions(name) for name in inputs},
+        dynamic_shapes=_free_dimensions(inputs),
         input_names=list(inputs),
         output_names=_output_names(model, inputs),
         verbose=False,
     )
     assert program is not None
-    program.save(str(file), external_data=False)
+    return program.model
 
 
-def _with_transformers(model: PreTrainedModel, inputs: dict[str, Tensor], file: Path) -> None:
+def _with_transformers(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
     exporters = require("transformers.exporters.exporter_onnx", "export")
-    shapes = {name: _free_dimensions(name) for name in inputs}
     exported = exporters.OnnxExporter().export(
-        model, inputs, config=exporters.OnnxConfig(dynamic_shapes=shapes)
+        model, inputs, config=exporters.OnnxConfig(dynamic_shapes=_free_dimensions(inputs))
     )
     # 5.17 returns PyTorch's program, later releases an object that holds the graph.
     graph = getattr(exported, "program", exported)
-    require("onnx_ir", "export").save(getattr(graph, "model", graph), str(file))
+    return getattr(graph, "model", graph)
 
 
-def _free_dimensions(name: str) -> dict[int, Any]:
+def _free_dimensions(inputs: Mapping[str, Tensor]) -> dict[str, dict[int, Any]]:
     free: Any = torch.export.Dim.DYNAMIC
-    return {0: free} if name == "pixel_values" else {0: free, 1: free}
+    return {
+        name: dict.fromkeys(range(1 if name == "pixel_values" else value.ndim), free)
+        for name, value in inputs.items()
+    }
 
 
 def _output_names(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> list[str]:
-    return [name for name, value in model(**inputs).items() if isinstance(value, Tensor)]
+    """Return the outputs that are kept, which are a model's first: states and caches follow."""
+    return [name for name in model(**inputs) if name.endswith("logits")]
+
+
+def _save(graph: Any, file: Path) -> None:
+    ir = require("onnx_ir", "export")
+    passes = require("onnx_ir.passes.common", "export")
+    outputs = graph.graph.outputs
+    outputs[:] = [one for one in outputs if one.name.endswith("logits")]
+    passes.RemoveUnusedNodesPass()(graph)
+    ir.save(graph, str(file))
+
+
+@contextlib.contextmanager
+def _without_cache(model: PreTrainedModel) -> Iterator[None]:
+    """Leave out the caches of decoders, which exporters do not know."""
+    configs = {id(one.config): one.config for one in model.modules() if hasattr(one, "config")}
+    with contextlib.ExitStack() as stack:
+        for config in configs.values():
+            stack.enter_context(temporarily_set(config, use_cache=False))
+        yield
 
 
 def _largest_difference(
@@ -147,8 +183,9 @@ def _largest_difference(
             expected = model(**inputs)
         found = exported(**inputs)
         visible = inputs.get("attention_mask")
-        for name, right in expected.items():
-            difference = (found[name] - right).abs()
+        for name, logits in found.items():
+            right = expected[name]
+            difference = (logits - right).abs()
             if visible is not None and right.shape[:2] == visible.shape:
                 difference = difference[visible.bool()]
             scale = max(1.0, float(right.abs().max()))
@@ -171,6 +208,10 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _first_line(error: Exception) -> str:
-    lines: Sequence[str] = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{type(error).__name__}: {lines[0]}"
+def _cause(error: Exception) -> str:
+    """Return what an exporter's long report is about, which is at its end."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = str(cause).strip().splitlines()
+    return ": ".join([type(cause).__name__, *lines[:1]])
