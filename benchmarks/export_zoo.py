@@ -4,8 +4,8 @@
 
 Exports tiny random models to ONNX, compares their logits with PyTorch's on two batches of different
 sizes and lengths, and does the same with 8-bit weights. Results go into
-``results/export_zoo-VERSION.json``, by the version of transformers, after each model; those that are
-there are not measured again. The table in RESULTS.md has a column per version.
+``results/export_zoo-VERSION.json``, by the version of transformers, after each model; those that
+are there are not measured again. The table in RESULTS.md has a column per version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BATCHES = ((2, 7), (5, 12))
 """Rows, and tokens of texts."""
 
 
-def batches(task: str, model: torch.nn.Module) -> list[dict[str, Tensor]]:
+def batches(task: str, model: Any) -> list[dict[str, Tensor]]:
     """Return inputs of two sizes."""
     made = []
     for rows, length in BATCHES:
@@ -49,11 +49,11 @@ def batches(task: str, model: torch.nn.Module) -> list[dict[str, Tensor]]:
     if getattr(model.config, "is_encoder_decoder", False):  # these want one end in each text
         for batch in made:
             ids, ends = batch["input_ids"], batch["attention_mask"].sum(1) - 1
-            ids[torch.arange(len(ids)), ends] = int(model.config.eos_token_id)
+            ids[torch.arange(len(ids)), ends] = model.config.eos_token_id
     return made
 
 
-def difference(model: torch.nn.Module, exported: OnnxModel, inputs: list[dict[str, Tensor]]) -> Any:
+def difference(model: Any, exported: OnnxModel, inputs: list[dict[str, Tensor]]) -> Any:
     """Return the largest difference of a logit, relative to the largest one if that is above 1."""
     largest = 0.0
     for batch in inputs:

@@ -32,6 +32,7 @@ _OUTPUTS: dict[str, Any] = {
     "ForMultipleChoice": MultipleChoiceModelOutput,
     "ForMaskedLM": MaskedLMOutput,
     "ForImageClassification": ImageClassifierOutput,
+    "SentenceEncoder": dict,
 }
 """Ending of a class that can be exported -> its outputs."""
 EXPORT_REPORT = "export.json"
@@ -68,7 +69,8 @@ def exportable_kind(architecture: str) -> str:
             return kind
     raise ValueError(
         f"A {architecture} cannot be exported: only encoders with a head can "
-        f"({', '.join(f'…{kind}' for kind in _OUTPUTS)})."
+        f"({', '.join(f'…{kind}' for kind in _OUTPUTS if kind.startswith('For'))}), and models of "
+        "sentence-transformers."
     )
 
 
@@ -113,14 +115,14 @@ class OnnxModel(nn.Module):
         self._names = [one.name for one in self._session.get_outputs()]
 
     @classmethod
-    def load(cls, file: Path, config: PreTrainedConfig) -> OnnxModel:
+    def load(cls, file: Path, config: PreTrainedConfig, kind: str | None = None) -> OnnxModel:
         """Load an exported model under a class that has the inputs and labels of its original.
 
         ``Trainer`` reads the names of labels off a class, and which columns to keep off
         ``forward``.
         """
         architecture = (config.architectures or [""])[0]
-        kind = exportable_kind(architecture)
+        kind = kind or exportable_kind(architecture)
         original = getattr(transformers, architecture, None)
         if original is None:
             raise ValueError(
@@ -170,7 +172,7 @@ class OnnxModel(nn.Module):
         if self.kind in ("ForSequenceClassification", "ForImageClassification"):
             loss = compute(labels["labels"], outputs["logits"], self.config)
         elif self.kind == "ForMultipleChoice":
-            loss = nn.functional.cross_entropy(outputs["logits"], labels["labels"])
+            loss = nn.CrossEntropyLoss()(outputs["logits"], labels["labels"])
         elif self.kind == "ForQuestionAnswering":
             loss = compute(**outputs, **labels)
         else:

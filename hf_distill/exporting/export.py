@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import math
@@ -17,16 +16,15 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill._version import __version__
 from hf_distill.compatibility import input_limit
 from hf_distill.exporting.int8 import BLOCKS, DYNAMIC, STATIC, quantize
 from hf_distill.exporting.onnx import export_onnx, probe
+from hf_distill.exporting.sources import load_source
 from hf_distill.files import weights_hash, write_json
-from hf_distill.heads import head_of_class
-from hf_distill.loading import load_fine_tuned, load_tokenizer, read_config
 from hf_distill.onnx_model import EXPORT_REPORT, EXPORTED_FILES, OnnxModel
 from hf_distill.reports.comparison import Latency
 from hf_distill.reports.measurements import describe_machine, measure_latencies
@@ -112,7 +110,7 @@ class ExportReport:
 
 
 def export(
-    model: str | os.PathLike[str] | PreTrainedModel,
+    model: str | os.PathLike[str] | nn.Module,
     output_dir: str | os.PathLike[str],
     *,
     processing_class: PreTrainedTokenizerBase | None = None,
@@ -130,7 +128,9 @@ def export(
     evaluate`` and ``hf-distill compare``. It takes any batch size and length.
 
     Args:
-        model: a model with a head for a task, its folder or its Hub id.
+        model: a model with a head for a task, with its PEFT adapters merged if it has any, or a
+            ``SentenceTransformer``, whose export gives ``sentence_embedding``; or its folder or
+            Hub id.
         output_dir: a new or empty folder.
         processing_class: the model's tokenizer; by default that of its folder or Hub id. Image
             models need none.
@@ -168,7 +168,7 @@ def export(
         raise FileExistsError(
             f"output_dir={folder} is not an empty folder; choose another, or a new one."
         )
-    original, tokenizer = _load(model, processing_class)
+    original, tokenizer = load_source(model, processing_class)
     chosen = _choose_task(original, task, has_data=data is not None)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
@@ -220,7 +220,7 @@ def export(
             machine=describe_machine(torch.device("cpu")),
         )
         task_name = None if chosen is None else chosen.name
-        source = None if isinstance(model, PreTrainedModel) else Path(model)
+        source = None if isinstance(model, nn.Module) else Path(model)
         content = {
             "hf_distill_version": __version__,
             "task": task_name,
@@ -236,32 +236,12 @@ def export(
     return report
 
 
-def _load(
-    model: str | os.PathLike[str] | PreTrainedModel,
-    processing_class: PreTrainedTokenizerBase | None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
-    if isinstance(model, PreTrainedModel):
-        # A copy: the caller's model stays where it is, and as exact as it is.
-        loaded = copy.deepcopy(model).to(device="cpu", dtype=torch.float32)  # type: ignore[call-arg]
-        return loaded.eval(), processing_class
-    source = os.fspath(model)
-    config = read_config(source, "model")
-    head = head_of_class((config.architectures or [type(config).__name__])[0], config)
-    if head is None:
-        raise ValueError(f"model={source!r} has no head of a supported task.")
-    name = f"model={source!r}"
-    loaded = load_fine_tuned(head.auto_model, source, task=head.task, name=name, exported=False)
-    if processing_class is None and head.task in TASKS:
-        processing_class = load_tokenizer(source)
-    return loaded, processing_class
-
-
 def _choose_task(model: PreTrainedModel, task: Task | str | None, has_data: bool) -> Task | None:
     name = task_of_class(type(model).__name__, model.config) if task is None else task
     if name is None and has_data:
         raise ValueError(
-            f"data cannot be scored for a {type(model).__name__}; the tasks are: "
-            f"{', '.join(TASKS)}."
+            f"data cannot be scored for a {type(model).__name__}: leave out data and int8, whose "
+            f"loss is measured on it. The tasks with a score are: {', '.join(TASKS)}."
         )
     own = task_of_class(type(model).__name__, model.config)
     asked = name if name is None or isinstance(name, str) else name.name

@@ -17,18 +17,23 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.compatibility import input_limit
+from hf_distill.exporting.sources import SentenceEncoder
 from hf_distill.extras import require
 from hf_distill.onnx_model import OnnxModel, exportable_kind
 from hf_distill.restoring import preserve_rng_state, temporarily_set
+
+Exportable = PreTrainedModel | SentenceEncoder
 
 MOST_DIFFERENCE = 1e-4
 """Of a logit in float32, relative to the largest one if that is above 1."""
 _PROBES = ((1, 7), (3, 33), (2, 128))
 _SEED = 0
+_ENDINGS = ("logits", "embedding")
+"""Of the names of outputs that are kept, which are a model's first: states and caches follow."""
 
 
 def export_onnx(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, file: Path
+    model: Exportable, tokenizer: PreTrainedTokenizerBase | None, file: Path
 ) -> tuple[OnnxModel, float]:
     """Write a model as ONNX, with any batch size and length, and compare its logits.
 
@@ -42,10 +47,11 @@ def export_onnx(
         ValueError: models of this class cannot be exported.
         RuntimeError: no exporter can, or its model gives other logits.
     """
-    exportable_kind(type(model).__name__)
+    kind = exportable_kind(type(model).__name__)
     require_packages()
     config = type(model.config).from_dict(model.config.to_dict())
-    config.architectures = [type(model).__name__]
+    encoder = model.encoder if isinstance(model, SentenceEncoder) else model
+    config.architectures = [type(encoder).__name__]
     # Two inputs of different lengths, so that no mask is a constant.
     inputs = probe(model, tokenizer, 2, 16)
     failures = []
@@ -53,7 +59,7 @@ def export_onnx(
         try:
             with quiet(), preserve_rng_state(), torch.no_grad(), _without_cache(model):
                 _save(exporter(model.eval(), inputs), file)
-            exported = OnnxModel.load(file, config)
+            exported = OnnxModel.load(file, config, kind)
             return exported, _largest_difference(model, tokenizer, exported)
         except Exception as error:
             failures.append(f"{exporter.__name__.removeprefix('_with_')}: {_cause(error)}")
@@ -75,7 +81,7 @@ def require_packages() -> None:
 
 
 def probe(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, rows: int, length: int
+    model: Exportable, tokenizer: PreTrainedTokenizerBase | None, rows: int, length: int
 ) -> dict[str, Tensor]:
     """Return inputs with random tokens or pixels, the same ones each time.
 
@@ -117,7 +123,7 @@ def probe(
     return {name: value for name, value in inputs.items() if name in accepted}
 
 
-def _with_torch(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
+def _with_torch(model: Exportable, inputs: dict[str, Tensor]) -> Any:
     program = torch.onnx.export(
         model,
         kwargs=inputs,
@@ -131,7 +137,7 @@ def _with_torch(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
     return program.model
 
 
-def _with_transformers(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
+def _with_transformers(model: Exportable, inputs: dict[str, Tensor]) -> Any:
     exporters = require("transformers.exporters.exporter_onnx", "export")
     exported = exporters.OnnxExporter().export(
         model, inputs, config=exporters.OnnxConfig(dynamic_shapes=_free_dimensions(inputs))
@@ -149,22 +155,21 @@ def _free_dimensions(inputs: Mapping[str, Tensor]) -> dict[str, dict[int, Any]]:
     }
 
 
-def _output_names(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> list[str]:
-    """Return the outputs that are kept, which are a model's first: states and caches follow."""
-    return [name for name in model(**inputs) if name.endswith("logits")]
+def _output_names(model: Exportable, inputs: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in model(**inputs) if name.endswith(_ENDINGS)]
 
 
 def _save(graph: Any, file: Path) -> None:
     ir = require("onnx_ir", "export")
     passes = require("onnx_ir.passes.common", "export")
     outputs = graph.graph.outputs
-    outputs[:] = [one for one in outputs if one.name.endswith("logits")]
+    outputs[:] = [one for one in outputs if one.name.endswith(_ENDINGS)]
     passes.RemoveUnusedNodesPass()(graph)
     ir.save(graph, str(file))
 
 
 @contextlib.contextmanager
-def _without_cache(model: PreTrainedModel) -> Iterator[None]:
+def _without_cache(model: Exportable) -> Iterator[None]:
     """Leave out the caches of decoders, which exporters do not know."""
     configs = {id(one.config): one.config for one in model.modules() if hasattr(one, "config")}
     with contextlib.ExitStack() as stack:
@@ -174,7 +179,7 @@ def _without_cache(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _largest_difference(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, exported: OnnxModel
+    model: Exportable, tokenizer: PreTrainedTokenizerBase | None, exported: OnnxModel
 ) -> float:
     largest = 0.0
     for rows, length in _PROBES:
@@ -183,9 +188,9 @@ def _largest_difference(
             expected = model(**inputs)
         found = exported(**inputs)
         visible = inputs.get("attention_mask")
-        for name, logits in found.items():
+        for name in expected.keys() & found.keys():
             right = expected[name]
-            difference = (logits - right).abs()
+            difference = (found[name] - right).abs()
             if visible is not None and right.shape[:2] == visible.shape:
                 difference = difference[visible.bool()]
             scale = max(1.0, float(right.abs().max()))

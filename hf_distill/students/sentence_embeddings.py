@@ -29,8 +29,12 @@ def is_sentence_transformer(model: object) -> bool:
     )
 
 
-def load_sentence_transformer(source: str) -> Any | None:
+def load_sentence_transformer(source: str, who: str = "teacher") -> Any | None:
     """Load a ``SentenceTransformer``, in float32; ``None`` if the source is of another kind.
+
+    Args:
+        source: a folder or a Hub id.
+        who: what errors call it.
 
     Raises:
         ValueError: the package is missing, or a module is pickled or not one of the package.
@@ -46,19 +50,19 @@ def load_sentence_transformer(source: str) -> Any | None:
         )
         if not module["type"].startswith("sentence_transformers."):
             raise UnsafeSourceError(
-                f"teacher={source!r} has a module {module['type']}, and code that comes with a "
+                f"{who}={source!r} has a module {module['type']}, and code that comes with a "
                 "model is never run here: load it yourself and pass the module."
             )
         if find_file(source, pickled) and not find_file(source, safe):
             raise UnsafeSourceError(
-                f"teacher={source!r} has pickled weights, {pickled}, which are refused: save it "
+                f"{who}={source!r} has pickled weights, {pickled}, which are refused: save it "
                 "again with SentenceTransformer.save_pretrained."
             )
     try:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"teacher={source!r} is a model of sentence-transformers, with a pooling: install that "
+            f"{who}={source!r} is a model of sentence-transformers, with a pooling: install that "
             "package (pip install sentence-transformers), or name a folder with the encoder alone "
             "(AutoModel.from_pretrained(…).save_pretrained)."
         ) from error
