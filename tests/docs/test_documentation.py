@@ -79,19 +79,3 @@ def test_what_is_trained_is_loaded_in_float32() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), target
-
-
-def test_the_figures_of_the_demo_are_those_of_its_run() -> None:
-    run = json.loads((ROOT / "benchmarks" / "results" / "demo.json").read_text())
-    models = [run["models"][role] for role in ("teacher", "student_alone", "student_distilled")]
-    expected = {
-        "F1 (95 % interval)": [
-            value for one in models for value in (one["quality"]["f1"], *one["intervals"]["f1"])
-        ],
-        "parameters": [one["parameters"] / 1e6 for one in models],
-        "latency, one CPU question": [one["latency"]["median"] for one in models],
-    }
-    text = (ROOT / "README.md").read_text()
-    for name, values in expected.items():
-        (row,) = re.findall(rf"^\| {re.escape(name)} \|(.*)$", text, re.MULTILINE)
-        assert [float(one) for one in re.findall(r"\d+\.\d", row)] == [round(v, 1) for v in values]
