@@ -131,7 +131,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['picked']}, {right}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    worst = max(row["picked_to_other"] for row in rows)
+    lines.append(f"\nThe picked route takes at most {worst:.2f} of the other's time.")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -147,12 +149,10 @@ def main() -> None:
         for head_dim in options.head_dims
         for length in options.lengths
     ]
-    worst = max(row["picked_to_other"] for row in rows)
-    text = f"{table(rows)}\n\nThe picked route takes at most {worst:.2f} of the other's time.\n"
-    print(text)
+    print(table(rows))
     if options.record:
         write_json("attention_kernels", {"rows": rows, **circumstances()})
-        replace_section("attention_kernels", text)
+        replace_section("attention_kernels", table(rows))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import RESULTS, record_part
+from report import RESULTS, record_part, replace_section
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -175,6 +175,40 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def render_cost(cost: dict[str, Any]) -> str:
+    """Return the table of the ways to find candidates."""
+    perplexity, shared = cost["pseudo-perplexity"], cost["candidates shared by grouped and single"]
+    lines = [
+        "| way | CPU s a context | times as fast | candidates shared with `single` | "
+        f"pseudo-perplexity (originals: {perplexity['original']:.0f}) |",
+        "|---|---|---|---|---|",
+    ]
+    for way, seconds in cost["seconds a context"].items():
+        faster = cost["times as fast as the plain way"][way]
+        also = f"{100 * shared:.0f} %" if way == "grouped" else ""
+        score = f"{perplexity[way]:.0f}" if way in perplexity else ""
+        lines.append(f"| {way} | {seconds:.2f} | {faster:.1f} | {also} | {score} |")
+    return "\n".join(lines) + "\n"
+
+
+DEFECTS = {
+    "spacing or punctuation changed": "text outside the replaced words changed",
+    "special tokens or pieces": "special tokens or word pieces in it",
+    "answers lost": "answers lost",
+    "ids used twice": "ids used twice",
+    "same words as an original": "copies with all words of the original",
+}
+
+
+def render_defects(files: dict[str, dict[str, Any]]) -> str:
+    """Return the table of what is wrong in augmented files."""
+    lines = [f"| file | {' | '.join(DEFECTS.values())} |", f"|---|{'---|' * len(DEFECTS)}"]
+    for name, found in files.items():
+        cells = " | ".join(f"{found[defect]:,}" for defect in DEFECTS)
+        lines.append(f"| {name.removesuffix('.json')} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure, record and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -189,14 +223,13 @@ def main() -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     for path in options.augmented:
-        record_part("augmentation", display_name(path), defects(options.squad_path, path))
+        files = record_part("augmentation", display_name(path), defects(options.squad_path, path))
+        files.pop("cost", None)
+        replace_section("augmentation_defects", render_defects(files))
     if not options.augmented:
         content = measure(options)
-        print("| masking | s a context | times as fast |\n| --- | --- | --- |")
-        for name, seconds in content["seconds a context"].items():
-            faster = content["times as fast as the plain way"][name]
-            print(f"| {name} | {seconds:.2f} | {faster:.1f} |")
         record_part("augmentation", "cost", content)
+        replace_section("augmentation_cost", render_cost(content))
     print((RESULTS / "augmentation.json").read_text(encoding="utf-8"))
 
 

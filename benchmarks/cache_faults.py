@@ -279,13 +279,16 @@ def render(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_trials(results: dict[str, Any]) -> str:
+    """Return the table of all trials."""
+    order = [name for name in ("killed", *TRIALS) if name in results]
+    return render([row for name in order for row in results[name]["rows"]])
+
+
 def record(trial: str, rows: list[Row]) -> None:
     """Put the rows of one trial into the table of all."""
     results = record_part("cache_faults", trial, {"rows": rows})
-    order = [name for name in ("killed", *TRIALS) if name in results]
-    replace_section(
-        "cache_faults", render([row for name in order for row in results[name]["rows"]])
-    )
+    replace_section("cache_faults", render_trials(results))
 
 
 def main() -> None:

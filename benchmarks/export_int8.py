@@ -86,6 +86,11 @@ def table(name: str, result: dict[str, Any]) -> str:
     return about + markdown_table(head, rows)
 
 
+def render(results: dict[str, Any]) -> str:
+    """Return the tables of all calls."""
+    return "\n\n".join(table(*one) for one in results.items()) + "\n"
+
+
 def main() -> None:
     """Measure, and write what has been measured so far."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -97,7 +102,7 @@ def main() -> None:
     options = TaskArguments(max_length=arguments.max_length)
     record_part("export_int8", arguments.name, measure(arguments.model, arguments.file, options))
     results = json.loads((RESULTS / "export_int8.json").read_text(encoding="utf-8"))
-    replace_section("export_int8", "\n\n".join(table(*one) for one in results.items()) + "\n")
+    replace_section("export_int8", render(results))
 
 
 if __name__ == "__main__":

@@ -257,6 +257,12 @@ def in_numbers(row: dict[str, Any]) -> str:
     return "; ".join([*cells, *([row["why"]] if "why" in row else [])]).replace("|", "\\|")
 
 
+def render(result: dict[str, Any]) -> str:
+    """Return the table, and where it is from."""
+    gpus, cuda, versions = (result[name] for name in ("gpus", "cuda", "versions"))
+    return f"{len(gpus)} × {gpus[0]}, CUDA {cuda}, {versions}.\n\n{table(result['rows'])}"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| path | result | numbers |", "|---|---|---|"]
     lines += [f"| {row['path']} | {row['result']} | {in_numbers(row)} |" for row in rows]
@@ -294,8 +300,7 @@ def main() -> int:
     if options.record and not dry:
         machine = {"gpus": found, "cuda": torch.version.cuda, **circumstances()}
         write_json("gpu_check", {"rows": rows, **machine})
-        said = f"{len(found)} × {found[0]}, CUDA {torch.version.cuda}, {machine['versions']}.\n\n"
-        replace_section("gpu_check", said + table(rows))
+        replace_section("gpu_check", render({"rows": rows, **machine}))
     elif options.record:
         print("Nothing is recorded of a dry run.")
     return int(any(row["result"] == "FAILED" for row in rows))

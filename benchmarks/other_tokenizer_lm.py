@@ -168,8 +168,8 @@ def run(options: argparse.Namespace) -> None:
     write_json(NAME, {**found, **circumstances()})
 
 
-def table() -> None:
-    """Write the figures into RESULTS.md."""
+def render() -> str:
+    """Markdown: the losses of all ways."""
     found = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))
     lines = ["| student's loss | bits per byte | better than labels alone |", "|---|---|---|"]
     alone = found["bits per byte"]["labels alone"]
@@ -178,7 +178,7 @@ def table() -> None:
         gain = "–" if way == "labels alone" else f"{mean(gains):+.3f} ({min(gains):+.3f} at least)"
         lines.append(f"| {way} | {mean(values):.3f} ± {stdev(values):.3f} | {gain} |")
     lines.append(f"| (the teacher) | {found['teacher']:.3f} | |")
-    replace_section(NAME, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
@@ -190,4 +190,4 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     if not chosen.table:
         run(chosen)
-    table()
+    replace_section(NAME, render())

@@ -14,15 +14,15 @@ Results = dict[str, dict[str, Any]]
 
 def write_table() -> None:
     """Put the tables of all results into RESULTS.md."""
-    results = {
+    replace_section("squad_distillation", render())
+
+
+def render() -> str:
+    """Markdown for all results."""
+    results: Results = {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(RESULTS.glob("v*.json"))
     }
-    replace_section("squad_distillation", render(results))
-
-
-def render(results: Results) -> str:
-    """Markdown for all results."""
     parts = []
     for squad in ("1.1", "2.0"):
         teacher = results.get(f"v{squad}-teacher-alone-0")

@@ -1,0 +1,110 @@
+"""Writes the tables of RESULTS.md again from results/*.json: ``python benchmarks/tables.py``.
+
+It runs no benchmark, and leaves sections that are still empty as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import attention_kernels
+import augmentation
+import augmentation_memory
+import cache_faults
+import cached_memory
+import cached_outputs
+import cpu_attention
+import created_attention
+import created_settings
+import created_students
+import created_students_table
+import export_int8
+import gpu_check
+import gradual_shrinking
+import intermediate_cost
+import label_words
+import other_tokenizer
+import other_tokenizer_lm
+import squad_stages_table
+import squad_table
+import step_cost
+import task_distillation
+from report import DOCUMENT, RESULTS, replace_section
+
+
+def _load(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _jobs(prefix: str) -> list[created_students.Job]:
+    return [
+        job for job in created_students.ALL_JOBS if any(RESULTS.glob(f"{prefix}-{job.name}-*.json"))
+    ]
+
+
+def _cached(name: str) -> Any:
+    return _load("cached_outputs")[name]["results"]
+
+
+def _wider_teacher() -> str:
+    import wider_teacher  # needs sentence-transformers
+
+    return wider_teacher.render(_load("wider_teacher"))
+
+
+RENDER: dict[str, Callable[[], str]] = {
+    "attention_kernels": lambda: attention_kernels.table(_load("attention_kernels")["rows"]),
+    "augmentation_cost": lambda: augmentation.render_cost(_load("augmentation")["cost"]),
+    "augmentation_defects": lambda: augmentation.render_defects(
+        {name: found for name, found in _load("augmentation").items() if name != "cost"}
+    ),
+    "augmentation_memory": lambda: augmentation_memory.render(
+        _load("augmentation_memory")["results"]
+    ),
+    "cache_faults": lambda: cache_faults.render_trials(_load("cache_faults")),
+    "cached_outputs_epochs": lambda: cached_outputs.render_epochs(_cached("epochs")),
+    "cached_outputs_memory": lambda: cached_memory.render(_cached("memory")),
+    "cached_outputs_size": lambda: cached_outputs.render_sizes(_cached("size")),
+    "cached_outputs_step": lambda: cached_outputs.render_step(_cached("step")),
+    "checkpoint_faults": lambda: cache_faults.render(
+        _load("checkpoint_faults")["checkpoints"]["rows"]
+    ),
+    "cpu_attention": lambda: cpu_attention.table(_load("cpu_attention")["rows"]),
+    "created_attention": lambda: created_attention.render(_jobs("attention")),
+    "created_settings": lambda: created_settings.render(_jobs("settings")),
+    "created_students": lambda: created_students_table.render(
+        {job.name: (job.title, job.metric) for job in created_students.ALL_JOBS}
+    ),
+    "export_int8": lambda: export_int8.render(_load("export_int8")),
+    "gpu_check": lambda: gpu_check.render(_load("gpu_check")),
+    "gradual_shrinking": gradual_shrinking.render,
+    "hub_faults": lambda: cache_faults.render(_load("hub_faults")["push"]["rows"]),
+    "intermediate_cost": lambda: intermediate_cost.render(_load("intermediate_cost")),
+    "label_words": label_words.render,
+    "other_tokenizer": other_tokenizer.render,
+    "other_tokenizer_lm": other_tokenizer_lm.render,
+    "soak": lambda: _load("soak")["soak"]["verdict"] + "\n",
+    "squad_distillation": squad_table.render,
+    "squad_stages": squad_stages_table.render_stages,
+    "step_cost": lambda: step_cost.render(_load("step_cost")["results"]),
+    "task_distillation": task_distillation.render,
+    "wider_teacher": _wider_teacher,
+}
+"""Sections of RESULTS.md by the name of their marks."""
+
+
+def written() -> dict[str, str]:
+    """Return the sections of RESULTS.md that have something in them."""
+    document = DOCUMENT.read_text(encoding="utf-8")
+    found = re.findall(r"<!-- (\w+): begin -->\n(.*?)<!-- \1: end -->", document, re.DOTALL)
+    return {name: text for name, text in found if text and text != NOT_YET}
+
+
+NOT_YET = "Not yet run on a GPU.\n"
+
+if __name__ == "__main__":
+    for name in written():
+        replace_section(name, RENDER[name]())
