@@ -1,6 +1,8 @@
 """How much smaller a model gets by the vocabulary of a corpus, and what other texts lose.
 
 python benchmarks/trim_vocabulary.py MODEL TRAIN_FILE VALIDATION_FILE OUTPUT_DIR
+
+writes ``results/trim_vocabulary.json``.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import circumstances, write_json
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from hf_distill.students import trim_vocabulary
@@ -31,26 +34,32 @@ def megabytes(folder: Path) -> float:
 
 
 def main(source: str, train_file: str, validation_file: str, output_dir: str) -> None:
-    """Trim the model to the training texts, and print what is left."""
+    """Trim the model to the training texts, and record what is left."""
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForQuestionAnswering.from_pretrained(source, dtype="float32").eval()
     corpus, others = texts(train_file), texts(validation_file)
+    found: dict[str, Any] = {
+        "texts": len(corpus),
+        "whole": {"tokens": len(tokenizer), "parameters": model.num_parameters()},
+    }
     for keeps in (True, False):
         begin = time.perf_counter()
         small, part = trim_vocabulary(model, tokenizer, corpus, keep_characters=keeps)
         seconds = time.perf_counter() - begin
         same = sum(part.tokenize(text) == tokenizer.tokenize(text) for text in others)
-        print(
-            f"keep_characters={keeps}: {len(tokenizer):,} -> {len(part):,} tokens, "
-            f"{model.num_parameters():,} -> {small.num_parameters():,} parameters, {seconds:.0f} s "
-            f"for {len(corpus):,} texts; {same / len(others):.0%} of other texts encoded the same"
-        )
+        row: dict[str, Any] = {
+            "tokens": len(part),
+            "parameters": small.num_parameters(),
+            "seconds": seconds,
+            "other texts encoded the same": same / len(others),
+        }
         whole_folder, folder = Path(output_dir, "whole"), Path(output_dir, f"trimmed-{keeps}")
         for one, of, path in ((model, tokenizer, whole_folder), (small, part, folder)):
             one.save_pretrained(path)
             of.save_pretrained(path)
-        print(f"  {megabytes(whole_folder):.1f} -> {megabytes(folder):.1f} MB")
-        equal = 0
+        found["whole"]["megabytes"] = megabytes(whole_folder)
+        row["megabytes"] = megabytes(folder)
+        row["rows of logits"], equal = 2 * PAIRS, 0
         for question, context in zip(corpus[:PAIRS], corpus[-PAIRS:], strict=True):
             answers: list[Any] = []
             for one, of in ((model, tokenizer), (small, part)):
@@ -61,7 +70,10 @@ def main(source: str, train_file: str, validation_file: str, output_dir: str) ->
                     answers.append(one(**inputs))
             equal += torch.equal(answers[0].start_logits, answers[1].start_logits)
             equal += torch.equal(answers[0].end_logits, answers[1].end_logits)
-        print(f"  {equal} of {2 * PAIRS} rows of logits bit for bit the same")
+        row["rows bit for bit the same"] = equal
+        found["with all characters" if keeps else "without"] = row
+        print(row, flush=True)
+    write_json("trim_vocabulary", {**found, **circumstances()})
 
 
 if __name__ == "__main__":
