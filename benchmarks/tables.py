@@ -39,7 +39,7 @@ def _load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def _jobs(prefix: str) -> list[created_students.Job]:
+def _jobs(prefix: str) -> list[task_distillation.Job]:
     return [
         job for job in created_students.ALL_JOBS if any(RESULTS.glob(f"{prefix}-{job.name}-*.json"))
     ]
