@@ -80,7 +80,7 @@ def gap_closed(alone: str, distilled: str, teacher: str) -> float:
 NAMES = {
     "__builtins__": {},
     **{"each": each, "one": one, "spread": spread, "gap_closed": gap_closed},
-    **{"mean": lambda path: mean(each(path)), "len": lambda path: len(each(path))},
+    **{"mean": lambda path: mean(each(path)), "min": min, "max": max},
 }
 
 
