@@ -24,7 +24,7 @@ from hf_distill.exporting.onnx import export_onnx
 from hf_distill.heads import head_of_class
 from hf_distill.loading import load_fine_tuned, load_tokenizer
 from hf_distill.markdown import markdown_table
-from hf_distill.onnx_model import OnnxModel
+from hf_distill.onnx_model import ExportedModel
 from hf_distill.scoring import score_model
 from hf_distill.tasks import create_task
 from hf_distill.tasks.options import TaskArguments
@@ -51,7 +51,7 @@ def measure(source: str, file: str, options: TaskArguments) -> dict[str, Any]:
             path = Path(folder) / f"{number}.onnx"
             quantize(full, path, how)
             name = f"int8 {how.name}"
-            models[name], sizes[name] = OnnxModel.load(path, config), path.stat().st_size
+            models[name], sizes[name] = ExportedModel.load(path, config), path.stat().st_size
         quality = {
             name: score_model(task, one, tokenizer, examples, use_cpu=True).metrics
             for name, one in models.items()

@@ -25,7 +25,7 @@ from torch import Tensor
 from hf_distill.exporting.int8 import DYNAMIC, quantize
 from hf_distill.exporting.onnx import export_onnx
 from hf_distill.markdown import markdown_table
-from hf_distill.onnx_model import OnnxModel
+from hf_distill.onnx_model import ExportedModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from zoo import PAIRS, zoo_dataset, zoo_model
@@ -53,7 +53,7 @@ def batches(task: str, model: Any) -> list[dict[str, Tensor]]:
     return made
 
 
-def difference(model: Any, exported: OnnxModel, inputs: list[dict[str, Tensor]]) -> Any:
+def difference(model: Any, exported: ExportedModel, inputs: list[dict[str, Tensor]]) -> Any:
     """Return the largest difference of a logit, relative to the largest one if that is above 1."""
     largest = 0.0
     for batch in inputs:
@@ -75,7 +75,7 @@ def measure(task: str, family: str, folder: Path) -> dict[str, Any]:
     except (ValueError, RuntimeError) as error:
         return {"error": str(error)}
     quantize(folder / "model.onnx", folder / "int8.onnx", DYNAMIC[0])
-    rounded = OnnxModel.load(folder / "int8.onnx", exported.config)
+    rounded = ExportedModel.load(folder / "int8.onnx", exported.config)
     return {
         "float32": difference(model, exported, inputs),
         "int8": difference(model, rounded, inputs),

@@ -166,8 +166,8 @@ def load_fine_tuned(
 ) -> PreTrainedModel:
     """Load a model that is fine-tuned for a task, in evaluation mode.
 
-    A folder with nothing but an exported model gives an ``OnnxModel``, which is used in the same
-    way and cannot be trained.
+    A folder with nothing but an exported model gives an ``ExportedModel``, which is used in the
+    same way and cannot be trained.
 
     Args:
         auto_model: the name of an ``AutoModelFor…`` class.

@@ -1,4 +1,4 @@
-"""Exported models: found in a folder, and run by ONNX Runtime like the model they were made of."""
+"""Exported models: found in a folder, and run like the model they were made of."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from hf_distill.extras import require
+from hf_distill.extras import MissingExtraError, require
 
 _OUTPUTS: dict[str, Any] = {
     "ForQuestionAnswering": QuestionAnsweringModelOutput,
@@ -37,11 +37,12 @@ _OUTPUTS: dict[str, Any] = {
 """Ending of a class that can be exported -> its outputs."""
 EXPORT_REPORT = "export.json"
 EXPORTED_FILES = ("onnx/model.onnx", "onnx/model_int8.onnx")
+OPENVINO_FILE = "openvino/openvino_model.xml"
 _LABELS = {"ForQuestionAnswering": ("start_positions", "end_positions")}
 
 
 def exported_file(source: str | os.PathLike[str]) -> Path | None:
-    """Return the ONNX file of a folder that has no other weights; ``None`` if it has none.
+    """Return the file of an exported model in a folder without other weights, or ``None``.
 
     Raises:
         ValueError: there are several.
@@ -49,13 +50,19 @@ def exported_file(source: str | os.PathLike[str]) -> Path | None:
     folder = Path(source)
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return None
-    files = sorted([*folder.glob("*.onnx"), *folder.glob("onnx/*.onnx")])
+    patterns = ("*.onnx", "onnx/*.onnx", "openvino/*.xml")
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
     if len(files) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in files)
         raise ValueError(
             f"{source} has several exported models ({names}); leave one of them in the folder."
         )
     return files[0] if files else None
+
+
+def weights_of(file: Path) -> Path:
+    """Return the file with the weights of an exported model; OpenVINO's are apart."""
+    return file.with_suffix(".bin") if file.suffix == ".xml" else file
 
 
 def exportable_kind(architecture: str) -> str:
@@ -74,19 +81,63 @@ def exportable_kind(architecture: str) -> str:
     )
 
 
-class OnnxModel(nn.Module):
-    """A model that ONNX Runtime computes on the CPU, with as many threads as PyTorch uses.
+class _OnnxRuntime:
+    def __init__(self, file: Path) -> None:
+        runtime = require("onnxruntime", "export")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        self._session = runtime.InferenceSession(
+            os.fspath(file), options, providers=["CPUExecutionProvider"]
+        )
+        self.inputs: dict[str, Any] = {
+            one.name: np.float32 if "float" in one.type else np.int64
+            for one in self._session.get_inputs()
+        }
+        self.outputs = [one.name for one in self._session.get_outputs()]
+
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        found: list[np.ndarray] = self._session.run(None, inputs)
+        return found
+
+
+class _OpenVino:
+    def __init__(self, file: Path) -> None:
+        settings = {
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            # By default bfloat16 where the processor has it.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        core = require("openvino", "openvino").Core()
+        self._model = core.compile_model(os.fspath(file), "CPU", settings)
+        self.inputs: dict[str, Any] = {
+            one.any_name: one.element_type.to_dtype() for one in self._model.inputs
+        }
+        self.outputs = [one.any_name for one in self._model.outputs]
+
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        found = self._model(inputs)
+        return [np.array(found[name]) for name in self.outputs]
+
+
+_RUNTIMES: dict[str, Any] = {".onnx": _OnnxRuntime, ".xml": _OpenVino}
+
+
+class ExportedModel(nn.Module):
+    """A model that its runtime computes on the CPU, with as many threads as PyTorch uses.
+
+    ONNX Runtime and OpenVINO are known.
 
     It takes and returns what the model of ``transformers`` does that it was made of, the loss of
     labels included, so that scoring, comparing and answering need not know the difference. It
     cannot be trained. ``load`` makes one.
 
     Args:
-        file: the ONNX file.
+        file: the exported file, ``.onnx`` or ``.xml``.
         config: of the model that was exported.
 
     Raises:
-        MissingExtraError: ONNX Runtime is not installed.
+        MissingExtraError: the runtime is not installed.
         ValueError: models of this class cannot be exported, or the file is damaged.
     """
 
@@ -94,28 +145,19 @@ class OnnxModel(nn.Module):
 
     def __init__(self, file: Path, config: PreTrainedConfig) -> None:
         super().__init__()
-        runtime = require("onnxruntime", "export")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
         self.config = config
         try:
-            self._session = runtime.InferenceSession(
-                os.fspath(file), options, providers=["CPUExecutionProvider"]
-            )
+            self._runtime = _RUNTIMES[file.suffix](file)
+        except MissingExtraError:
+            raise
         except Exception as error:  # its errors have no class in common
             raise ValueError(
-                f"{file} cannot be loaded: it is damaged, or of another version of ONNX Runtime "
+                f"{file} cannot be loaded: it is damaged, or of another version of its runtime "
                 f"({(str(error).splitlines() or [type(error).__name__])[0]}). Export it again."
             ) from error
-        self._types = {
-            one.name: np.float32 if "float" in one.type else np.int64
-            for one in self._session.get_inputs()
-        }
-        self._names = [one.name for one in self._session.get_outputs()]
 
     @classmethod
-    def load(cls, file: Path, config: PreTrainedConfig, kind: str | None = None) -> OnnxModel:
+    def load(cls, file: Path, config: PreTrainedConfig, kind: str | None = None) -> ExportedModel:
         """Load an exported model under a class that has the inputs and labels of its original.
 
         ``Trainer`` reads the names of labels off a class, and which columns to keep off
@@ -131,12 +173,12 @@ class OnnxModel(nn.Module):
         parameters = inspect.signature(original.forward).parameters
         named = [p for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
 
-        def forward(self: OnnxModel, **inputs: Any) -> Any:
+        def forward(self: ExportedModel, **inputs: Any) -> Any:
             return self._run(inputs)
 
         forward.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
-        made: Callable[..., OnnxModel] = type(
-            f"Onnx{architecture}", (cls,), {"forward": forward, "kind": kind}
+        made: Callable[..., ExportedModel] = type(
+            f"Exported{architecture}", (cls,), {"forward": forward, "kind": kind}
         )
         return made(file, config).eval()
 
@@ -154,13 +196,14 @@ class OnnxModel(nn.Module):
 
     def _run(self, inputs: dict[str, Any]) -> Any:
         given = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-        if missing := sorted(self._types.keys() - given.keys()):
+        types = self._runtime.inputs
+        if missing := sorted(types.keys() - given.keys()):
             raise ValueError(f"The exported model needs {', '.join(missing)}, which a batch lacks.")
-        arrays = {n: given[n].cpu().numpy().astype(t, copy=False) for n, t in self._types.items()}
+        arrays = {n: given[n].cpu().numpy().astype(t, copy=False) for n, t in types.items()}
         device = next(iter(given.values())).device
         outputs = {
             name: torch.from_numpy(array).to(device)
-            for name, array in zip(self._names, self._session.run(None, arrays), strict=True)
+            for name, array in zip(self._runtime.outputs, self._runtime.run(arrays), strict=True)
         }
         return _OUTPUTS[self.kind](loss=self._loss(given, outputs), **outputs)
 
@@ -181,14 +224,14 @@ class OnnxModel(nn.Module):
         return found
 
 
-def load_exported(source: str | os.PathLike[str]) -> OnnxModel | None:
+def load_exported(source: str | os.PathLike[str]) -> ExportedModel | None:
     """Load the exported model of a folder; ``None`` if it has none.
 
     Raises:
-        MissingExtraError: ONNX Runtime is not installed.
+        MissingExtraError: its runtime is not installed.
         ValueError: the folder has several, or models of this class cannot be exported.
     """
     file = exported_file(source)
     if file is None:
         return None
-    return OnnxModel.load(file, AutoConfig.from_pretrained(source, trust_remote_code=False))
+    return ExportedModel.load(file, AutoConfig.from_pretrained(source, trust_remote_code=False))

@@ -25,7 +25,11 @@ class ExportArguments:
     """Model, format and data of `export`."""
 
     output_dir: str = option(MISSING, help="Where to write the exported model: a new folder.")
-    format: str = option("onnx", help="The format.", choices=["onnx"])
+    format: str = option(
+        "onnx",
+        help="The runtime that it is for. OpenVINO needs the extra `openvino`.",
+        choices=["onnx", "openvino"],
+    )
     int8: bool = option(
         False, help="Store weights as 8-bit integers: a quarter of the size. Needs --file."
     )
@@ -52,8 +56,8 @@ def build_parser() -> CommandParser:
         [ExportArguments, TaskArguments],
         prog="hf-distill export",
         usage="hf-distill export MODEL --output_dir FOLDER [--int8 --file FILE] [options]",
-        description="Write a fine-tuned encoder for ONNX Runtime, score it on the task and time it "
-        "next to the original.",
+        description="Write a fine-tuned encoder for ONNX Runtime or OpenVINO, score it on the task "
+        "and time it next to the original.",
         sections=[Section("export", ["model", *names(ExportArguments)])],
         rest="task",
         epilog=EXAMPLES,
@@ -65,6 +69,10 @@ def build_parser() -> CommandParser:
 def run(argv: Sequence[str]) -> None:
     """Export, and show what it costs and gains."""
     arguments, options, positional = build_parser().parse(argv)
+    if arguments.int8 and arguments.format != "onnx":
+        raise ValueError(
+            f"--int8 is for --format onnx, not {arguments.format}; leave one of them out."
+        )
     if arguments.int8 and arguments.file is None:
         raise ValueError("--int8 needs --file: what the model loses must be measured.")
     if arguments.max_eval_samples is not None and arguments.file is None:
@@ -88,6 +96,7 @@ def run(argv: Sequence[str]) -> None:
     report = export(
         source,
         arguments.output_dir,
+        format=arguments.format,
         int8=arguments.int8,
         task=task,
         data=data,
@@ -95,7 +104,8 @@ def run(argv: Sequence[str]) -> None:
         tolerance=arguments.tolerance,
         batch_size=arguments.batch_size,
     )
-    title = f"{display_name(source)} as {report.weights} ONNX"
+    runtime = {"onnx": "ONNX", "openvino": "OpenVINO"}[arguments.format]
+    title = f"{display_name(source)} as {report.weights} {runtime}"
     title += f" ({report.settings})" if report.settings else ""
     print_rows(title, ["", "original", "exported"], report.rows(), numbers=True)
     sys.stdout.write(

@@ -22,10 +22,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill._version import __version__
 from hf_distill.compatibility import input_limit
 from hf_distill.exporting.int8 import BLOCKS, DYNAMIC, STATIC, quantize
-from hf_distill.exporting.onnx import export_onnx, probe
+from hf_distill.exporting.onnx import convert_to_openvino, export_onnx, probe, require_packages
 from hf_distill.exporting.sources import load_source
 from hf_distill.files import weights_hash, write_json
-from hf_distill.onnx_model import EXPORT_REPORT, EXPORTED_FILES, OnnxModel
+from hf_distill.onnx_model import (
+    EXPORT_REPORT,
+    EXPORTED_FILES,
+    OPENVINO_FILE,
+    ExportedModel,
+    weights_of,
+)
 from hf_distill.reports.comparison import Latency
 from hf_distill.reports.measurements import describe_machine, measure_latencies
 from hf_distill.scoring import score_model
@@ -35,6 +41,7 @@ from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.tables import evenly_spaced
 
 _FLOAT32_FILE, _INT8_FILE = EXPORTED_FILES
+FORMATS = ("onnx", "openvino")
 _REPEATS = 9
 _BATCHES = (1, 8)
 _SHORT, _LONGEST = 128, 512
@@ -114,6 +121,7 @@ def export(
     output_dir: str | os.PathLike[str],
     *,
     processing_class: PreTrainedTokenizerBase | None = None,
+    format: str = "onnx",
     int8: bool = False,
     task: Task | str | None = None,
     data: Dataset | str | os.PathLike[str] | None = None,
@@ -121,9 +129,10 @@ def export(
     tolerance: float = 1.0,
     batch_size: int = 16,
 ) -> ExportReport:
-    """Write a fine-tuned encoder as ONNX, score and time it next to the original.
+    """Write a fine-tuned encoder for serving, score and time it next to the original.
 
-    The folder gets ``onnx/model.onnx`` (or ``onnx/model_int8.onnx``), configuration, tokenizer and
+    The folder gets ``onnx/model.onnx`` (or ``onnx/model_int8.onnx``, or
+    ``openvino/openvino_model.xml`` with its ``.bin``), configuration, tokenizer and
     ``export.json``, and is used like a model's folder by ``QuestionAnswerer``, ``hf-distill
     evaluate`` and ``hf-distill compare``. It takes any batch size and length.
 
@@ -134,6 +143,7 @@ def export(
         output_dir: a new or empty folder.
         processing_class: the model's tokenizer; by default that of its folder or Hub id. Image
             models need none.
+        format: ``onnx``, or ``openvino``, which is converted from it.
         int8: store weights as 8-bit integers. The settings are tried in turn and scored, up to one
             that loses nothing; the one that loses least is written. A setting that is only
             smaller, and not faster, is tried if all others lose more than ``tolerance``.
@@ -149,12 +159,16 @@ def export(
         threads as PyTorch uses.
 
     Raises:
-        MissingExtraError: a package of the extra ``export`` is not installed.
+        MissingExtraError: a package of the extra ``export``, or ``openvino``, is not installed.
         ValueError: the model cannot be exported, an argument is missing, or no int8 model is good
             enough.
         RuntimeError: no exporter can export the model with the same logits.
         FileExistsError: the folder is not empty.
     """
+    if format not in FORMATS:
+        raise ValueError(f"format={format!r} must be one of {', '.join(FORMATS)}.")
+    if int8 and format != "onnx":
+        raise ValueError(f"int8=True is for format='onnx', not {format!r}; leave one of them out.")
     if int8 and data is None:
         raise ValueError("int8=True needs data: what the model loses must be measured.")
     if calibration_data is not None and not int8:
@@ -168,6 +182,7 @@ def export(
         raise FileExistsError(
             f"output_dir={folder} is not an empty folder; choose another, or a new one."
         )
+    require_packages(format)
     original, tokenizer = load_source(model, processing_class)
     chosen = _choose_task(original, task, has_data=data is not None)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -183,6 +198,13 @@ def export(
             judge = _Judge(chosen, tokenizer, original, _read(chosen, data), batch_size)
         sys.stderr.write("Exporting …\n")
         exported, difference = export_onnx(original, tokenizer, file)
+        if format == "openvino":
+            onnx_file, file = file, made / OPENVINO_FILE
+            file.parent.mkdir()
+            exported, difference = convert_to_openvino(
+                original, tokenizer, exported, onnx_file, file
+            )
+            shutil.rmtree(onnx_file.parent)
         exported.config.save_pretrained(made)
         if tokenizer is not None:
             tokenizer.save_pretrained(made)
@@ -215,7 +237,7 @@ def export(
             latencies=latencies_by_shape(models, tokenizer, chosen),
             sizes={
                 "original": sum(p.numel() * p.element_size() for p in original.parameters()),
-                "exported": file.stat().st_size,
+                "exported": weights_of(file).stat().st_size,
             },
             machine=describe_machine(torch.device("cpu")),
         )
@@ -280,19 +302,19 @@ class _Judge:
         self.metric = next(iter(measures.quality))
         self._sign = -1 if self.metric in measures.lower_is_better else 1
 
-    def score(self, exported: OnnxModel, settings: str) -> Attempt:
+    def score(self, exported: ExportedModel, settings: str) -> Attempt:
         quality = self._score(cast(PreTrainedModel, exported)).metrics
         loss = self._sign * (self.before[self.metric] - quality[self.metric])
         return Attempt(settings, quality, loss)
 
 
 def _quantize(
-    exported: OnnxModel,
+    exported: ExportedModel,
     file: Path,
     calibration: Sequence[Mapping[str, Tensor]],
     judge: _Judge,
     tolerance: float,
-) -> tuple[OnnxModel, list[Attempt]]:
+) -> tuple[ExportedModel, list[Attempt]]:
     """Replace ``file`` by the 8-bit model that loses least, the first of several.
 
     Blocks, which are not faster than float32, are tried if everything else loses too much.
@@ -308,7 +330,7 @@ def _quantize(
             break
         sys.stderr.write(f"Quantizing: {how.name} …\n")
         quantize(file, candidate, how, calibration)
-        quantized = OnnxModel.load(candidate, exported.config)
+        quantized = ExportedModel.load(candidate, exported.config)
         attempts.append(judge.score(quantized, how.name))
         if attempts[-1].loss < least:
             best, least = quantized, attempts[-1].loss

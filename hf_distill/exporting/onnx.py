@@ -1,4 +1,4 @@
-"""ONNX files of encoders, compared with the model they are made of."""
+"""ONNX files of encoders, compared with the model they are made of, and OpenVINO's of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_distill.compatibility import input_limit
 from hf_distill.exporting.sources import SentenceEncoder
 from hf_distill.extras import require
-from hf_distill.onnx_model import OnnxModel, exportable_kind
+from hf_distill.onnx_model import ExportedModel, exportable_kind
 from hf_distill.restoring import preserve_rng_state, temporarily_set
 
 Exportable = PreTrainedModel | SentenceEncoder
@@ -34,7 +34,7 @@ _ENDINGS = ("logits", "embedding")
 
 def export_onnx(
     model: Exportable, tokenizer: PreTrainedTokenizerBase | None, file: Path
-) -> tuple[OnnxModel, float]:
+) -> tuple[ExportedModel, float]:
     """Write a model as ONNX, with any batch size and length, and compare its logits.
 
     PyTorch's exporter is tried first and that of transformers after it.
@@ -59,8 +59,8 @@ def export_onnx(
         try:
             with quiet(), preserve_rng_state(), torch.no_grad(), _without_cache(model):
                 _save(exporter(model.eval(), inputs), file)
-            exported = OnnxModel.load(file, config, kind)
-            return exported, _largest_difference(model, tokenizer, exported)
+            exported = ExportedModel.load(file, config, kind)
+            return exported, largest_difference(model, tokenizer, exported)
         except Exception as error:
             failures.append(f"{exporter.__name__.removeprefix('_with_')}: {_cause(error)}")
             file.unlink(missing_ok=True)
@@ -70,12 +70,34 @@ def export_onnx(
     )
 
 
-def require_packages() -> None:
+def convert_to_openvino(
+    model: Exportable,
+    tokenizer: PreTrainedTokenizerBase | None,
+    exported: ExportedModel,
+    source: Path,
+    target: Path,
+) -> tuple[ExportedModel, float]:
+    """Write an ONNX file for OpenVINO, in float32, and compare its logits with the original's.
+
+    Returns:
+        The converted model, and the largest difference of a logit.
+    """
+    openvino = require("openvino", "openvino")
+    # `convert_model` reports each use to its makers.
+    converted = openvino.Core().read_model(str(source))
+    openvino.save_model(converted, str(target), compress_to_fp16=False)
+    made = ExportedModel.load(target, exported.config, exported.kind)
+    return made, largest_difference(model, tokenizer, made)
+
+
+def require_packages(format: str = "onnx") -> None:
     """Import what an export needs.
 
     Raises:
-        MissingExtraError: a package of the extra ``export`` is not installed.
+        MissingExtraError: a package of the extra ``export`` or ``openvino`` is not installed.
     """
+    if format == "openvino":
+        require("openvino", "openvino")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require(name, "export")
 
@@ -178,9 +200,14 @@ def _without_cache(model: Exportable) -> Iterator[None]:
         yield
 
 
-def _largest_difference(
-    model: Exportable, tokenizer: PreTrainedTokenizerBase | None, exported: OnnxModel
+def largest_difference(
+    model: Exportable, tokenizer: PreTrainedTokenizerBase | None, exported: ExportedModel
 ) -> float:
+    """Return the largest difference of a logit from the original's, relative if that is above 1.
+
+    Raises:
+        RuntimeError: it is more than ``MOST_DIFFERENCE``.
+    """
     largest = 0.0
     for rows, length in _PROBES:
         inputs = probe(model, tokenizer, rows, length)

@@ -18,7 +18,7 @@ import transformers
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
-from hf_distill.onnx_model import exported_file
+from hf_distill.onnx_model import exported_file, weights_of
 from hf_distill.reports.comparison import Latency
 
 Predictor = Callable[[Sequence[Mapping[str, Any]]], object]
@@ -36,7 +36,7 @@ def weight_files(source: str) -> list[Path]:
     folder = Path(source)
     if folder.is_dir():
         exported = exported_file(folder)
-        return [exported] if exported else sorted(folder.glob("*.safetensors"))
+        return [weights_of(exported)] if exported else sorted(folder.glob("*.safetensors"))
     index = try_to_load_from_cache(source, "model.safetensors.index.json")
     names = {"model.safetensors"}
     if isinstance(index, str):
@@ -48,7 +48,7 @@ def weight_files(source: str) -> list[Path]:
 def stored_as(files: Sequence[Path]) -> str | None:
     """Return the number format of most weights; ``None`` without files."""
     counts: Counter[str] = Counter()
-    if [path.suffix for path in files] == [".onnx"]:
+    if [path.suffix for path in files] in ([".onnx"], [".bin"]):
         return "int8" if files[0].stem.endswith("int8") else "float32"
     for path in files:
         with safe_open(path, framework="numpy") as tensors:

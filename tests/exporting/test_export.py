@@ -29,7 +29,7 @@ from hf_distill.exporting import export
 from hf_distill.exporting.int8 import BLOCKS, DYNAMIC, STATIC, Quantization, quantize
 from hf_distill.exporting.onnx import export_onnx, probe
 from hf_distill.loading import load_fine_tuned, load_model, load_teacher
-from hf_distill.onnx_model import OnnxModel, exported_file, load_exported
+from hf_distill.onnx_model import ExportedModel, exported_file, load_exported
 from hf_distill.reports.comparison import Latency
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
@@ -183,7 +183,7 @@ def test_every_way_rounds_and_stays_close(
     words = tokenizer()
     batches = [dict(words(question, CONTEXT, return_tensors="pt")) for question in QUESTIONS]
     quantize(served / "onnx" / "model.onnx", tmp_path / "q.onnx", way, batches)
-    quantized = OnnxModel.load(tmp_path / "q.onnx", load_exported(served).config)
+    quantized = ExportedModel.load(tmp_path / "q.onnx", load_exported(served).config)
     for batch in batches:
         right = logits(original, batch)
         difference = np.abs(logits(quantized, batch) - right).mean()
@@ -241,9 +241,9 @@ def quick(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the export of ``reader`` that is there, and measure no speed."""
     module = sys.modules["hf_distill.exporting.export"]
 
-    def copied(model: Any, tokenizer: Any, file: Path) -> tuple[OnnxModel, float]:
+    def copied(model: Any, tokenizer: Any, file: Path) -> tuple[ExportedModel, float]:
         file.write_bytes((served / "onnx" / "model.onnx").read_bytes())
-        return OnnxModel.load(file, load_exported(served).config), 0.0
+        return ExportedModel.load(file, load_exported(served).config), 0.0
 
     monkeypatch.setattr(module, "export_onnx", copied)
     times = {"original": Latency(2, (2, 2), 9), "exported": Latency(1, (1, 1), 9)}
