@@ -26,7 +26,7 @@ from hf_distill.tasks.tables import evenly_spaced
 from hf_distill.trainer import DistillationTrainer
 from hf_distill.training_args import DistillationTrainingArguments
 
-_TIMED_ROWS = 12
+_TIMED_ROWS = 8
 _COMPARED_ROWS = 64
 _STEPS = 6
 _WRITTEN_TOKENS = 32
