@@ -28,6 +28,7 @@ import intermediate_cost
 import label_words
 import other_tokenizer
 import other_tokenizer_lm
+import shrink_tasks
 import squad_stages_table
 import squad_table
 import step_cost
@@ -86,6 +87,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "label_words": label_words.render,
     "other_tokenizer": other_tokenizer.render,
     "other_tokenizer_lm": other_tokenizer_lm.render,
+    "shrink_tasks": lambda: shrink_tasks.render(_jobs("shrink")),
     "soak": lambda: _load("soak")["soak"]["verdict"] + "\n",
     "squad_distillation": squad_table.render,
     "squad_stages": squad_stages_table.render_stages,

@@ -27,7 +27,7 @@ class Defaults:
 
 
 _DEFAULTS = {
-    "token-classification": Defaults(5e-4, temperature=2.0, distillation_loss_weight=0.5),
+    "token-classification": Defaults(1e-4, temperature=2.0, distillation_loss_weight=0.5),
     "text-generation": Defaults(temperature=1.0, distillation_loss_weight=0.5),
 }
 _BUDGET = re.compile(
