@@ -8,6 +8,9 @@ and started again, and several processes can share the work:
     OMP_NUM_THREADS=1 python benchmarks/other_tokenizer.py --data_dir DIR \
         --large_encoder DIR --other_encoder DIR --small_encoder DIR
     python benchmarks/other_tokenizer.py --table
+
+With ``--quick`` everything is run for three steps on a few rows, which takes some minutes and shows
+that it runs; its figures mean nothing, and are kept in ``--work_dir``.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from statistics import mean
 from typing import Any
 
 from created_students import SQUAD, SQUAD_QUESTIONS
-from report import RESULTS, circumstances, replace_section, write_json
+from report import RESULTS, circumstances, replace_section
 from squad_distillation import claim
 from squad_stages import write_sample
 from task_distillation import COMMON, JOBS, Job, Material, run_command
+
+from hf_distill.files import write_json
 
 WAYS = ("alone", "same", "other")
 TEACHERS = {"same": "large_encoder", "other": "other_encoder"}
@@ -31,6 +36,7 @@ TEACHER_OPTIONS = {
     "squad": "--max_steps 400 --learning_rate 1e-4 --per_device_train_batch_size 24",
     **{job.name: job.teacher for job in JOBS},
 }
+QUICK = "--max_steps 3 --max_train_samples 48 --max_eval_samples 24 --teacher_check_samples 0"
 ALL_JOBS = (SQUAD, *(job for job in JOBS if job.name != "wikitext"))
 
 
@@ -55,6 +61,8 @@ def measure(material: Material, job: Job, way: str, seed: int) -> dict[str, Any]
         else:
             options += f" {job.distillation} --teacher_model {teacher(material, job, way)}"
             options += " --no_eval_with_teacher"
+    if material.options.quick:
+        options += f" {QUICK}"
     cpu = time.process_time()
     run_command("train", "--task", job.task, *material.data(job), *options.split(),
                 *COMMON.split(), "--seed", str(seed), "--overwrite_output_dir",
@@ -71,7 +79,8 @@ def measure(material: Material, job: Job, way: str, seed: int) -> dict[str, Any]
 
 def work(options: argparse.Namespace) -> None:
     """Do every run that has no result yet and that no other process is doing."""
-    material = Material(options)
+    material, results = Material(options), results_of(options)
+    results.mkdir(exist_ok=True)
     sample = material.work / f"train-{SQUAD_QUESTIONS}.json"
     with claim(material.work / "sample.lock", wait=True):
         if "squad" in options.jobs and not sample.exists():
@@ -84,15 +93,20 @@ def work(options: argparse.Namespace) -> None:
         # A student waits for the teachers that another process trains.
         name = f"other-tokenizer-{job.name}-{way}-{seed}"
         with claim(material.work / f"{name}.lock", wait=way.startswith("teacher")) as mine:
-            if mine and not (RESULTS / f"{name}.json").exists():
+            if mine and not (results / f"{name}.json").exists():
                 print(f"{time.strftime('%X')} {name}", flush=True)
-                write_json(name, measure(material, job, way, seed))
+                write_json(results / f"{name}.json", measure(material, job, way, seed))
 
 
-def scores(job: Job, way: str) -> dict[str, float]:
+def results_of(options: argparse.Namespace) -> Path:
+    """The folder of the finished runs."""
+    return Path(options.work_dir) / "quick-results" if options.quick else RESULTS
+
+
+def scores(results: Path, job: Job, way: str) -> dict[str, float]:
     """The scores of a way by seed."""
     found = {}
-    for path in sorted(RESULTS.glob(f"other-tokenizer-{job.name}-{way}-*.json")):
+    for path in sorted(results.glob(f"other-tokenizer-{job.name}-{way}-*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         found[path.stem.rpartition("-")[2]] = float(content["eval"][job.metric])
     return found
@@ -103,23 +117,26 @@ def spread(values: list[float]) -> str:
     return f"{mean(values):.1f} ({min(values):.1f}–{max(values):.1f})"
 
 
-def render() -> str:
+def render(results: Path = RESULTS) -> str:
     """Markdown: one row per task and teacher."""
     lines = [
         "| task | tokenizer of the teacher | teacher | student alone | distilled | gap closed |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for job in ALL_JOBS:
-        alone = scores(job, "alone")
+        alone = scores(results, job, "alone")
         for way, words in (("same", "the student's"), ("other", "another")):
-            theirs, distilled = scores(job, f"teacher-{way}"), scores(job, way)
+            theirs = scores(results, job, f"teacher-{way}")
+            distilled = scores(results, job, way)
             seeds = sorted(alone.keys() & distilled.keys())
             if not (theirs and seeds):
                 continue
             top = theirs["0"]
-            closed = [100 * (distilled[s] - alone[s]) / (top - alone[s]) for s in seeds]
+            gaps = [(distilled[s] - alone[s], top - alone[s]) for s in seeds]
+            closed = [100 * gain / gap for gain, gap in gaps if gap > 0]
             shown = [spread([one[seed] for seed in seeds]) for one in (alone, distilled)]
-            cells = [job.title, words, f"{top:.1f}", *shown, f"{mean(closed):.0f} %"]
+            cells = [job.title, words, f"{top:.1f}", *shown]
+            cells.append(f"{mean(closed):.0f} %" if len(closed) == len(seeds) else "no gap")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -130,6 +147,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", action="store_true", help="only write the table, run nothing")
+    parser.add_argument("--quick", action="store_true", help="three steps of each run, one seed")
     parser.add_argument("--data_dir", help="squad/, sst2/ and wnut17/")
     parser.add_argument("--large_encoder", help="an encoder with the student's tokenizer")
     parser.add_argument("--other_encoder", help="an encoder with another, such as MPNet")
@@ -140,12 +158,17 @@ def main() -> None:
     names = [job.name for job in ALL_JOBS]
     parser.add_argument("--jobs", nargs="+", default=names, choices=names)
     options = parser.parse_args()
+    if options.quick:
+        options.seeds, options.work_dir = options.seeds[:1], f"{options.work_dir}-quick"
     if not options.table:
         for name in ("data_dir", "large_encoder", "other_encoder", "small_encoder"):
             if getattr(options, name) is None:
                 parser.error(f"--{name} is needed to run anything")
         work(options)
-    replace_section("other_tokenizer", render())
+    if options.quick:
+        print(render(results_of(options)))
+    else:
+        replace_section("other_tokenizer", render())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import pytest
 import torch
 import vocabularies
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from other_ids import losses, run, shuffled, tokenizer, trained, with_other_ids
 from tokenizers import Regex, normalizers
 from transformers import BertForQuestionAnswering, DataCollatorWithPadding
@@ -159,6 +161,37 @@ def test_a_teacher_that_is_sure_of_the_answer_teaches_the_label(kind: str) -> No
     assert bool(aligned.row_mask.all())
 
 
+WORDS = sorted({word for context in CONTEXTS for word in context.split()} | {"</s>", "[SEP]"})
+
+
+@settings(max_examples=12)
+@given(
+    kind=st.sampled_from(["byte_level", "unigram", "byte_fallback", "word_piece"]),
+    context=st.lists(st.sampled_from(WORDS), min_size=3, max_size=30),
+    place=st.tuples(st.integers(0, 29), st.integers(1, 4)),
+    stride=st.integers(0, 12),
+)
+def test_in_any_window_a_sure_teacher_teaches_the_label(
+    kind: str, context: list[str], place: tuple[int, int], stride: int
+) -> None:
+    """Of answers of whole words, which every tokenizer begins with a token."""
+    first, count = place[0] % len(context), place[1]
+    answer = " ".join(context[first : first + count])
+    start = len(" ".join([*context[:first], ""]))
+    row = {"id": "0", "question": "which?", "context": " ".join(context)}
+    data = Dataset.from_list([row | {"answers": {"text": [answer], "answer_start": [start]}}])
+    ours, theirs = words("word_piece"), words(kind)
+    features = prepare_train_features(
+        data, ours, teacher=TeacherReader(theirs, 256), max_length=24, doc_stride=stride
+    )
+    for window in features:
+        assert len(window["teacher_start_map"]) == len(window["teacher_input_ids"])
+        for side in ("start", "end"):
+            place, label = window[f"teacher_{side}_map"], window[f"{side}_positions"]
+            # Of a word that the window cuts the teacher reads the rest, and may find the answer.
+            assert label == 0 or place[window[f"teacher_{side}_positions"]] == label
+
+
 def test_the_same_characters_are_read() -> None:
     features, alignment, batch = batch_of("byte_level", 128)
     read = alignment.teacher_batch(batch)
@@ -200,6 +233,15 @@ def test_a_row_without_mass_has_no_loss() -> None:
     aligned = alignment.logits(batch, zeros, outputs, 1.0)
     assert not bool(aligned.row_mask[:, 0].any()) and bool(aligned.row_mask[:, 1].all())
     assert aligned.rows == 2 * len(lost)
+
+
+def test_padding_takes_no_mass() -> None:
+    _, alignment, batch = batch_of("unigram", 128)
+    padding = ~batch["teacher_attention_mask"].bool()
+    assert bool(padding.any())
+    zeros = {n: torch.zeros(batch["input_ids"].shape) for n in ("start_logits", "end_logits")}
+    aligned = alignment.logits(batch, zeros, dict.fromkeys(zeros, 30.0 * padding), 1.0)
+    assert bool(aligned.row_mask.all())
 
 
 def test_rows_without_mass_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -33,6 +33,9 @@ from hf_distill.tasks.options import TaskArguments
 TEXTS = st.one_of(
     st.text(max_size=40),
     st.lists(st.sampled_from(" ".join(SENTENCES).split()), max_size=12).map(" ".join),
+    st.lists(st.sampled_from(["</s>", "<mask>", "<unk>", "[SEP]", "hell", " "]), max_size=9).map(
+        "".join
+    ),
     st.text(alphabet="aé e\u0301\n  ШńŁ人😀👩\u200d\u05e9\u05dc\u05d5\u05dd", max_size=30),
 )
 

@@ -23,6 +23,7 @@ TEXTS = [
     "שלום עולם, this is mixed עם עברית 123.",
     "مرحبا بالعالم",
     "é is e + ́; ﬁ ligature; İstanbul; ﷺ",
+    "a </s> in the text, <mask>[SEP] and <|endoftext|>",
     "hello hellos helloes hell shell shells unhelpful",
 ]
 KINDS = ["word_piece", "byte_level", "characters", "continued", "byte_fallback", "unigram"]

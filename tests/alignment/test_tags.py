@@ -150,6 +150,14 @@ def test_each_word_goes_to_itself(sentence: list[str], pair: tuple[str, str]) ->
         assert all(place in (-1, token) for token, place in enumerate(found))
 
 
+def test_the_first_token_of_a_word_is_found_by_its_characters() -> None:
+    #          special  ab      (space)c d      cut off
+    offsets = [(0, 0), (0, 1), (1, 2), (2, 4), (4, 5), (0, 0)]
+    assert first_tokens(["ab", "cd", "e"], offsets) == {0: 1, 1: 3}
+    # A token of white space alone belongs to no word, and a word that is dropped has none.
+    assert first_tokens(["a", "b", "c"], [(0, 1), (1, 2), (4, 5)]) == {0: 0, 2: 2}
+
+
 def test_words_that_the_teacher_cuts_off_do_not_count() -> None:
     ours, theirs = words("word_piece"), words("byte_level")
     student = model("word_piece", 2)
