@@ -19,7 +19,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from vocabularies import KINDS, wrapped
 
 from hf_distill import cache_teacher_outputs, check_pair
-from hf_distill.alignment import BothEncodings, encode_texts_for_teacher
+from hf_distill.alignment import BothEncodings, TeacherReader, encode_texts_for_teacher
+from hf_distill.alignment.blocks import encode_block_for_teacher, spans_of_texts
 from hf_distill.alignment.language_models import CHUNKS, STUDENT_CHUNKS, ChunkAlignment
 from hf_distill.heads import CausalLMHead
 from hf_distill.tasks.language_modeling import BlockCollator
@@ -257,6 +258,21 @@ def test_a_text_that_was_cut_keeps_its_chunks() -> None:
     short = encode_texts_for_teacher(rows(words), words, others, max_length=6)
     assert all(len(ids) <= 6 for ids in short["teacher_input_ids"])
     assert max(short[1][STUDENT_CHUNKS]) >= 0
+
+
+def test_between_two_texts_the_teacher_has_its_own_end_of_a_text() -> None:
+    words, others = KINDS["word_piece"](), KINDS["byte_level"]()
+    texts = ["hello shell", "hell helpful"]
+    encoding = words(texts, add_special_tokens=False)
+    lengths = [len(ids) + 1 for ids in encoding["input_ids"]]
+    (spans,) = spans_of_texts(texts, encoding, words, lengths, join=True)
+    row = encode_block_for_teacher("".join(texts), spans, TeacherReader(others), masked=False)
+    first, second = (others(text, add_special_tokens=False)["input_ids"] for text in texts)
+    between = [others.bos_token_id, *first, others.eos_token_id, *second]
+    assert row["teacher_input_ids"] == between
+    begin = 2 + len(first)
+    assert row[CHUNKS][begin - 1] == -1 and min(row[CHUNKS][begin:]) >= 0
+    assert max(row[CHUNKS]) == max(row[STUDENT_CHUNKS])
 
 
 def test_student_and_teacher_stay_as_they_are() -> None:

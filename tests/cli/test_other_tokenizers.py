@@ -58,6 +58,23 @@ def test_teachers_with_different_tokenizers_are_refused(
                 assert part in result.stderr
 
 
+def test_two_stages_are_refused_by_the_options_of_the_first(
+    program: Program, files: Files, tmp_path: Path
+) -> None:
+    other = with_other_tokenizer("question-answering", files.models["teacher"], tmp_path / "other")
+    out = tmp_path / "out"
+    for option in ("--intermediate_epochs", "--intermediate_max_steps", "--record_steps"):
+        result = program(
+            "train", "--train_file", files.train, "--task", "question-answering", "--use_cpu",
+            *WINDOWS, "--student_model", files.models["student_alone"], "--teacher_model", other,
+            "--output_dir", out, "--overwrite_output_dir", "--max_steps", "1",
+            "--teacher_check_samples", "0", option, "1",
+        )  # fmt: skip
+        assert result.status == 2 and option in result.stderr
+        assert "different tokenizers" in result.stderr
+        assert not list(out.rglob("model.safetensors"))
+
+
 def test_teachers_read_what_all_of_them_can_take(
     program: Program, files: Files, tmp_path: Path
 ) -> None:
