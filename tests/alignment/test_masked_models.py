@@ -129,6 +129,7 @@ def test_entries_are_known_by_text_however_a_tokenizer_writes_it() -> None:
     assert (True, "hello") in entries(KINDS["word_piece"]())
     assert (False, "s") in entries(KINDS["word_piece"]())
     assert (False, ".") in entries(KINDS["word_piece"]())
+    assert (True, ".") not in entries(KINDS["word_piece"]())
     bytes_ = KINDS["byte_level"]()
     assert entries(bytes_)[(True, "the")] == bytes_.get_vocab()["Ġthe"]
     assert (False, "�") not in entries(bytes_)

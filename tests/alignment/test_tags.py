@@ -16,7 +16,7 @@ from other_ids import losses, run, shuffled, tokenizer, trained, with_other_ids
 from transformers import BertForTokenClassification
 
 from hf_distill import cache_teacher_outputs
-from hf_distill.alignment import TeacherReader
+from hf_distill.alignment import BothEncodings, TeacherReader
 from hf_distill.alignment.words import TOKEN_MAP, WordAlignment, first_tokens, word_map
 from hf_distill.heads import TokenClassificationHead
 from hf_distill.tasks import create_task
@@ -148,6 +148,23 @@ def test_each_word_goes_to_itself(sentence: list[str], pair: tuple[str, str]) ->
     assert sum(place >= 0 for place in found) == len(firsts[0].keys() & firsts[1].keys())
     if pair[0] == pair[1]:
         assert all(place in (-1, token) for token, place in enumerate(found))
+
+
+def test_padding_on_the_left_moves_the_places_of_words_along() -> None:
+    ours, theirs = vocabularies.word_piece(), vocabularies.byte_level()
+    rows = features(ours, theirs, model("word_piece", 2)).select(range(4))
+    alignment = WordAlignment(TokenClassificationHead(None))
+    kept = {*ours.model_input_names, "labels", *alignment.columns}
+    rows = rows.remove_columns([name for name in rows.column_names if name not in kept])
+    found = []
+    for side in ("right", "left"):
+        ours.padding_side = theirs.padding_side = side
+        batch = BothEncodings(collator(ours), theirs, alignment)(list(rows))
+        row, token = (batch[TOKEN_MAP] >= 0).nonzero(as_tuple=True)
+        place = batch[TOKEN_MAP][row, token]
+        found.append([batch["input_ids"][row, token], batch["teacher_input_ids"][row, place]])
+    assert len(found[0][0]) > 4
+    assert all(torch.equal(right, left) for right, left in zip(*found, strict=True))
 
 
 def test_the_first_token_of_a_word_is_found_by_its_characters() -> None:
