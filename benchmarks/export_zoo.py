@@ -54,7 +54,10 @@ def batches(task: str, model: Any) -> list[dict[str, Tensor]]:
 
 
 def difference(model: Any, exported: ExportedModel, inputs: list[dict[str, Tensor]]) -> Any:
-    """Return the largest difference of a logit, relative to the largest one if that is above 1."""
+    """Return the largest difference of a logit, relative to the largest one if that is above 1.
+
+    Logits of padding do not count: ModernBERT's see nothing, and depend on the kernel.
+    """
     largest = 0.0
     for batch in inputs:
         with torch.no_grad():
@@ -62,7 +65,11 @@ def difference(model: Any, exported: ExportedModel, inputs: list[dict[str, Tenso
         found = exported(**batch)
         for name in (name for name in found if name.endswith("logits")):
             scale = max(1.0, float(expected[name].abs().max()))
-            largest = max(largest, float((found[name] - expected[name]).abs().max()) / scale)
+            apart = (found[name] - expected[name]).abs()
+            visible = batch.get("attention_mask")
+            if visible is not None and apart.shape[:2] == visible.shape:
+                apart = apart[visible.bool()]
+            largest = max(largest, float(apart.max()) / scale)
     return largest
 
 
@@ -107,6 +114,17 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return markdown_table(head, rows) + (f"\n\n{reasons}" if reasons else "") + "\n"
 
 
+def render() -> str:
+    """Return the table of all results."""
+    files = sorted(RESULTS.glob("export_zoo-*.json"))
+    return table(
+        {
+            one.stem.removeprefix("export_zoo-"): json.loads(one.read_text(encoding="utf-8"))
+            for one in files
+        }
+    )
+
+
 def main() -> None:
     """Measure what is missing, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -123,12 +141,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             record_part(name, key, measure(task, family, Path(folder)))
         sys.stderr.write(f"{key}\n")
-    files = sorted(RESULTS.glob("export_zoo-*.json"))
-    results = {
-        one.stem.removeprefix("export_zoo-"): json.loads(one.read_text(encoding="utf-8"))
-        for one in files
-    }
-    replace_section("export_zoo", table(results))
+    replace_section("export_zoo", render())
 
 
 if __name__ == "__main__":

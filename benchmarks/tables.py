@@ -22,6 +22,7 @@ import created_settings
 import created_students
 import created_students_table
 import export_int8
+import export_zoo
 import gpu_check
 import gradual_shrinking
 import intermediate_cost
@@ -80,6 +81,7 @@ RENDER: dict[str, Callable[[], str]] = {
         {job.name: (job.title, job.metric) for job in created_students.ALL_JOBS}
     ),
     "export_int8": lambda: export_int8.render(_load("export_int8")),
+    "export_zoo": export_zoo.render,
     "gpu_check": lambda: gpu_check.render(_load("gpu_check")),
     "gradual_shrinking": gradual_shrinking.render,
     "hub_faults": lambda: cache_faults.render(_load("hub_faults")["push"]["rows"]),
