@@ -36,7 +36,7 @@ COMMANDS = {
     "plot": "losses and attentions of a training run as images",
     "push": "the student of a finished run to the Hub, with a model card",
     "recipes": "pairs of models that are known to work, with their settings and results",
-    "demo": "see it all work in a few minutes on a small example",
+    "demo": "see a model made smaller, in a few minutes on a small example",
 }
 
 EPILOG = """\

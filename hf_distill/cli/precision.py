@@ -12,8 +12,7 @@ from transformers import TrainingArguments
 from hf_distill.console import log_rank_0
 
 _CLEARLY_FASTER = 0.8
-"""bfloat16's time as a share of float32's: below both's noise, so that a second run of the demo
-decides as the first one did."""
+"""bfloat16's time as a share of float32's: below the noise of both."""
 
 _CLEARLY_SLOWER = 1.5
 """Above both's noise: nobody is asked to leave out what helps."""
@@ -51,7 +50,7 @@ def _bfloat16_slowness() -> float:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    """Return the shortest time of a few products of the demo's largest kind."""
+    """Return the shortest time of a few products of a small encoder's largest kind."""
     states, weight = torch.rand(256, 384, dtype=dtype), torch.rand(1536, 384, dtype=dtype)
     F.linear(states, weight)
     shortest = float("inf")

@@ -39,10 +39,6 @@ class WholeRun:
         """Note what each of the trainings costs, in any unit."""
         self._shares, self._done, self._began_at = list(shares), 0.0, self._clock()
 
-    def skip(self) -> None:
-        """Leave out the next one, which was done before."""
-        self._shares = self._shares[1:]
-
     def begin(self) -> None:
         self._stage_began_at = self._clock()
 

@@ -36,7 +36,7 @@ from hf_distill.shrinking.commands import (
     PlanCommands,
 )
 from hf_distill.shrinking.plan import Plan
-from hf_distill.shrinking.steps import Steps, fingerprint
+from hf_distill.shrinking.steps import Steps
 
 _STEPS = "steps.json"
 _LOCK = ".shrink.lock"
@@ -148,8 +148,7 @@ def run_shrink(request: ShrinkRequest) -> ShrinkResult:
 
 def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
     arguments, folder = request.arguments, request.folder
-    steps = Steps(folder, manifest=_STEPS, again="--overwrite_output_dir")
-    asked = fingerprint([PLAN_FILE], [])
+    steps = Steps(folder, _STEPS, again="--overwrite_output_dir")
     earlier = read_json(folder / PLAN_FILE, "begin again with --overwrite_output_dir")
     seconds: dict[str, float] = dict(earlier.get("seconds", {}))
     failures: dict[str, str] = {}
@@ -172,7 +171,7 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
     ).in_order()
     typed = [command.shown(folder) for command in listed]
     for number, command in enumerate(listed, start=1):
-        if steps.is_finished(command.folder, asked, command.result):
+        if steps.is_finished(command.folder, command.result):
             continue
         left = sum(plan.seconds.get(one.folder, 0) for one in listed[number - 1 :])
         log_rank_0(
@@ -203,7 +202,7 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
         ):
             steps.start(COMPARISON)  # an earlier one is of what there was then
         if command.folder not in failures:
-            steps.finish(command.folder, asked)
+            steps.finish(command.folder)
         write_plan(request, plan, commands=typed, seconds=seconds, failures=failures)
     comparison = {}
     if request.validation_options is None:

@@ -1,1 +1,1 @@
-"""What `hf-distill demo` runs on: pretrained encoders and questions about real facts."""
+"""What `hf-distill demo` runs on: a teacher, and questions about real facts."""

@@ -1,4 +1,4 @@
-"""The demo trains in bfloat16 where that is faster; who asks for it where it is slower is told."""
+"""bfloat16 is used where it is faster; who asks for it where it is slower is told."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cli_runs import WINDOWS, Files, Result
 from torch import Tensor
 from torch.nn import functional as F
 
-from hf_distill.cli import demo, precision
+from hf_distill.cli import precision
 from hf_distill.cli.precision import bfloat16_pays
 
 
@@ -42,12 +42,6 @@ def test_an_accelerator_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(F, "linear", None)
     assert bfloat16_pays()
-
-
-@pytest.mark.parametrize("pays", [True, False])
-def test_the_trainings_use_what_pays(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_distill.cli.precision.bfloat16_pays", lambda: pays)
-    assert ("--bf16" in demo.common_options()) is pays
 
 
 @pytest.mark.parametrize(

