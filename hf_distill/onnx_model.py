@@ -87,6 +87,8 @@ class _OnnxRuntime:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
+        # Else its threads wait actively after each call, and slow down what is computed next to it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session = runtime.InferenceSession(
             os.fspath(file), options, providers=["CPUExecutionProvider"]
         )

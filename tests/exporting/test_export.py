@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,20 @@ def test_any_batch_and_length_gives_the_logits_of_the_original(
     np.testing.assert_allclose(
         logits(exported, inputs), logits(original, inputs), rtol=1e-4, atol=1e-4
     )
+
+
+def test_its_threads_do_not_wait_actively_after_a_call(reader: Path, served: Path) -> None:
+    """Else what is timed by turns with it shares its cores with them."""
+    torch.set_num_threads(2)
+    exported = load_exported(served)
+    inputs = probe(BertForQuestionAnswering.from_pretrained(reader), tokenizer(), 5, 200)
+    waiting = []
+    for _ in range(5):
+        exported(**inputs)
+        began = time.process_time()
+        time.sleep(0.05)
+        waiting.append(time.process_time() - began)
+    assert min(waiting) < 0.002
 
 
 def test_a_user_needs_nothing_but_onnx_runtime_and_the_tokenizer(
