@@ -252,8 +252,9 @@ def choose_shape(
     """Choose the shape that reaches the target and whose untrained student is nearest the teacher.
 
     Shapes are timed a few at once, in the order of their arithmetic from the target on (by their
-    size if no speed-up is asked for), until four students were made: of those that are least above
-    the target, two per depth. Those that reach a speed-up are timed again, and that counts.
+    size if no speed-up is asked for), until four students were made or there are no more: of those
+    that are least above the target, two per depth. Those that reach a speed-up are timed again, and
+    that counts.
 
     Args:
         candidates: the shapes.
@@ -304,7 +305,7 @@ def choose_shape(
                 made.append(timed[one.shape])
             except ValueError as error:
                 timed[one.shape] = replace(one, left_out=str(error))
-        if len(made) == _STUDENTS or (made and begin):
+        if len(made) == _STUDENTS:
             break
     if not made:
         raise ValueError(_why_not(list(timed.values()), target))

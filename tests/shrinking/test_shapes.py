@@ -184,6 +184,20 @@ def test_a_machine_that_is_slower_than_arithmetic_is_timed_on(candidates: Candid
     assert best.speedup >= 2.0 and len(clock.calls) > 1
 
 
+def test_two_shallow_shapes_are_not_enough(candidates: Candidates) -> None:
+    """The first that reach the target are shallow and far from the teacher; deeper ones follow."""
+
+    def milliseconds(shape: Shape) -> float:
+        narrow = shape.hidden_size * shape.intermediate_size <= 32 * 32
+        return 40.0 if shape.num_hidden_layers == 2 or narrow else 60.0
+
+    best, table = choose_shape(
+        candidates, Target(2.0), Clock(milliseconds), lambda shape: 1.0 / shape.num_hidden_layers
+    )
+    assert best.shape.num_hidden_layers > 2
+    assert sum(one.divergence is not None for one in table) == 4
+
+
 def test_luck_does_not_count(candidates: Candidates) -> None:
     """A shape that is fast once is timed again, and the second time is what is predicted."""
     seen: set[Shape] = set()
