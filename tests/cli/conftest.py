@@ -78,7 +78,7 @@ def _rough_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def save_roughly(self: Figure, *args: Any, **options: Any) -> None:
         self.set_layout_engine("none")
-        save(self, *args, **{**options, "dpi": 30})
+        save(self, *args, **options)
 
     monkeypatch.setattr(Figure, "savefig", save_roughly)
 

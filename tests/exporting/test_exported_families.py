@@ -45,5 +45,10 @@ def test_logits_are_those_of_pytorch(task: str, family: str, tmp_path: Path) -> 
         expected = model(**columns)
     found = exported(**columns)
     assert list(found) == [name for name in expected if name.endswith("logits")]
-    for name, right in found.items():
-        torch.testing.assert_close(right, expected[name], rtol=1e-4, atol=1e-4)
+    mask = columns.get("attention_mask")
+    for name, ours in found.items():
+        theirs = expected[name]
+        if mask is not None and mask.shape == theirs.shape[:2]:
+            # ModernBERT's padding sees nothing, and what it computes depends on the kernel.
+            ours, theirs = ours[mask.bool()], theirs[mask.bool()]
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
