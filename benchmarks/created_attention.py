@@ -13,14 +13,14 @@ options:
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from created_students import ALL_JOBS, STEPS, Created, add_options
-from report import RESULTS, circumstances, replace_section, write_json
-from squad_distillation import claim
+from created_students_table import scores
+from report import circumstances, replace_section
 from squad_table import spread
 from task_distillation import Job
 
@@ -77,13 +77,13 @@ def measure(material: Created, job: Job, name: str, seed: int) -> dict[str, Any]
             "--teacher_model", material.teacher(job), *options,
         )  # fmt: skip
         student, first = output, first + steps
-    scores = material.train(
+    trained = material.train(
         job, student, material.work / f"attention-{job.name}-{name}-{seed}", seed,
         "--max_steps", str(last), "--teacher_outputs", material.outputs(job),
         *job.distillation.split(),
     )  # fmt: skip
     return {
-        "job": job.name, "row": name, "seed": seed, "steps": [first, last], "eval": scores["eval"],
+        "job": job.name, "row": name, "seed": seed, "steps": [first, last], "eval": trained["eval"],
         "cpu_seconds": round(time.process_time() - cpu, 1), **circumstances(),
     }  # fmt: skip
 
@@ -94,15 +94,12 @@ def render(jobs: list[Job]) -> str:
         f"| first steps | {' | '.join(job.title for job in jobs)} |",
         f"|---|{'---|' * len(jobs)}",
     ]
-    rows = {HIDDEN: f"created-{{}}-{STUDENT}-stages-{{}}-[0-9].json"}
-    rows |= {row.title: f"attention-{{}}-{name}-[0-9].json" for name, row in ROWS.items()}
+    rows = {HIDDEN: f"created-{{}}-{STUDENT}-stages-{{}}-[0-9]"}
+    rows |= {row.title: f"attention-{{}}-{name}-[0-9]" for name, row in ROWS.items()}
     for title, pattern in rows.items():
         cells = []
         for job in jobs:
-            found = [
-                json.loads(path.read_text(encoding="utf-8"))["eval"][job.metric]
-                for path in sorted(RESULTS.glob(pattern.format(job.name, STEPS[job.name])))
-            ]
+            found = scores(pattern.format(job.name, STEPS[job.name]), job.metric)
             cells.append(f"{spread(found)} ({len(found)})" if found else "–")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -123,11 +120,7 @@ def main() -> None:
             for job in jobs:
                 for name in ROWS:
                     result = f"attention-{job.name}-{name}-{seed}"
-                    with claim(material.work / f"{result}.run.lock") as mine:
-                        if mine and not (RESULTS / f"{result}.json").exists():
-                            print(f"{time.strftime('%X')} {result}", flush=True)
-                            material.prepare(job)
-                            write_json(result, measure(material, job, name, seed))
+                    material.run_once(result, job, partial(measure, material, job, name, seed))
     replace_section("created_attention", render(jobs))
 
 

@@ -12,13 +12,13 @@ Started, stopped and resumed as ``created_students.py``, with its options:
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from functools import partial
 from typing import Any
 
 from created_students import ALL_JOBS, STEPS, Created, add_options
-from report import RESULTS, circumstances, replace_section, write_json
-from squad_distillation import claim
+from created_students_table import scores
+from report import circumstances, replace_section
 from squad_table import spread
 from task_distillation import Job
 
@@ -37,13 +37,13 @@ def measure(material: Created, job: Job, way: str, rate: str, seed: int) -> dict
     student, _ = material.create(job, STUDENT, seed)
     options, cpu = WAYS[way][1], time.process_time()
     outputs = () if "--baseline" in options else ("--teacher_outputs", material.outputs(job))
-    scores = material.train(
+    trained = material.train(
         job, student, material.work / f"settings-{job.name}-{way}-{rate}-{seed}", seed,
         "--max_steps", str(STEPS[job.name]), "--learning_rate", rate, *outputs, *options,
     )  # fmt: skip
     return {
         "job": job.name, "way": way, "learning_rate": float(rate), "seed": seed,
-        "steps": STEPS[job.name], "eval": scores["eval"],
+        "steps": STEPS[job.name], "eval": trained["eval"],
         "cpu_seconds": round(time.process_time() - cpu, 1), **circumstances(),
     }  # fmt: skip
 
@@ -52,7 +52,7 @@ def render(jobs: list[Job]) -> str:
     """Return a table for each task, with a column for each learning rate."""
     parts = []
     for job in jobs:
-        start = _scores(job, f"created-{job.name}-{STUDENT}-untrained-0-[0-9]")
+        start = scores(f"created-{job.name}-{STUDENT}-untrained-0-[0-9]", job.metric)
         lines = [
             f"**{job.title}**, {STEPS[job.name]} steps; untrained {spread(start)} ({len(start)})\n",
             f"| | {' | '.join(RATES)} |",
@@ -61,18 +61,11 @@ def render(jobs: list[Job]) -> str:
         for way, (title, _) in WAYS.items():
             cells = []
             for rate in RATES:
-                found = _scores(job, f"settings-{job.name}-{way}-{rate}-[0-9]")
+                found = scores(f"settings-{job.name}-{way}-{rate}-[0-9]", job.metric)
                 cells.append(f"{spread(found)} ({len(found)})" if found else "–")
             lines.append(f"| {title} | {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
-
-
-def _scores(job: Job, pattern: str) -> list[float]:
-    return [
-        json.loads(path.read_text(encoding="utf-8"))["eval"][job.metric]
-        for path in sorted(RESULTS.glob(f"{pattern}.json"))
-    ]
 
 
 def main() -> None:
@@ -91,11 +84,8 @@ def main() -> None:
             for rate in options.rates:
                 for way in WAYS:
                     result = f"settings-{job.name}-{way}-{rate}-{seed}"
-                    with claim(material.work / f"{result}.run.lock") as mine:
-                        if mine and not (RESULTS / f"{result}.json").exists():
-                            print(f"{time.strftime('%X')} {result}", flush=True)
-                            material.prepare(job)
-                            write_json(result, measure(material, job, way, rate, seed))
+                    run = partial(measure, material, job, way, rate, seed)
+                    material.run_once(result, job, run)
     replace_section("created_settings", render(jobs))
 
 

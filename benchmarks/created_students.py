@@ -96,6 +96,14 @@ class Created(Material):
                         "--mixed_precision", "bf16", "--dtype", "float32", "--teacher_model",
                         str(teacher), "--output_dir", self.outputs(job))  # fmt: skip
 
+    def run_once(self, result: str, job: Job, measure: Callable[[], dict[str, Any]]) -> None:
+        """Measure and write a result that is not there, and that no other process is making."""
+        with claim(self.work / f"{result}.run.lock") as mine:
+            if mine and not (RESULTS / f"{result}.json").exists():
+                print(f"{time.strftime('%X')} {result}", flush=True)
+                self.prepare(job)
+                write_json(result, measure())
+
     def pairs(self, job: Job) -> dict[str, str]:
         """The options that name the data, by name."""
         words = self.data(job)
@@ -289,11 +297,7 @@ def work(options: argparse.Namespace) -> None:
     material = Created(options)
     for job, name, way, steps, seed in plan(options):
         result = f"created-{job.name}-{name}-{way}-{steps}-{seed}"
-        with claim(material.work / f"{result}.run.lock") as mine:
-            if mine and not (RESULTS / f"{result}.json").exists():
-                print(f"{time.strftime('%X')} {result}", flush=True)
-                material.prepare(job)
-                write_json(result, material.measure(job, name, way, steps, seed))
+        material.run_once(result, job, partial(material.measure, job, name, way, steps, seed))
     write_json("created-latency", latencies(material))
 
 

@@ -50,9 +50,14 @@ def render(titles: Mapping[str, tuple[str, str]]) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _scores(job: str, student: str, way: str, steps: int, metric: str) -> list[float]:
-    paths = sorted(RESULTS.glob(f"created-{job}-{student}-{way}-{steps}-*.json"))
+def scores(pattern: str, metric: str) -> list[float]:
+    """Return the scores of the results whose names match."""
+    paths = sorted(RESULTS.glob(f"{pattern}.json"))
     return [json.loads(path.read_text(encoding="utf-8"))["eval"][metric] for path in paths]
+
+
+def _scores(job: str, student: str, way: str, steps: int, metric: str) -> list[float]:
+    return scores(f"created-{job}-{student}-{way}-{steps}-*", metric)
 
 
 def _task(job: str, title: str, metric: str) -> str:

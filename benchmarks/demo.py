@@ -22,10 +22,10 @@ PICTURE = FOLDER.parent / "docs" / "images" / "comparison.png"
 KEPT = ("quality", "parameters", "size_on_disk", "latency", "throughput", "intervals", "agreement")
 
 
-def measure(folder: Path, seed: int, *options: str) -> dict[str, Any]:
+def measure(folder: Path, seed: int) -> dict[str, Any]:
     """Run the demo; what it predicted and what came of it."""
     began = time.perf_counter()
-    run_command("demo", "--seed", str(seed), "--output_dir", str(folder), *options)
+    run_command("demo", "--seed", str(seed), "--output_dir", str(folder))
     seconds = time.perf_counter() - began
     shrunk = json.loads((folder / "small/shrink.json").read_text(encoding="utf-8"))
     compared = json.loads((folder / "small/comparison/comparison.json").read_text("utf-8"))

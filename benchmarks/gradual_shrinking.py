@@ -15,12 +15,12 @@ import argparse
 import json
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from created_students import SQUAD, Created, add_options
-from report import RESULTS, circumstances, replace_section, write_json
-from squad_distillation import claim
+from report import RESULTS, circumstances, replace_section
 from squad_table import spread
 from task_distillation import run_command
 
@@ -83,11 +83,7 @@ def main() -> None:
         material = Created(options)
         for way in WAYS:
             result = f"gradual-{way}-{seed}"
-            with claim(material.work / f"{result}.run.lock") as mine:
-                if mine and not (RESULTS / f"{result}.json").exists():
-                    print(f"{time.strftime('%X')} {result}", flush=True)
-                    material.prepare(SQUAD)
-                    write_json(result, measure(material, way, seed))
+            material.run_once(result, SQUAD, partial(measure, material, way, seed))
     replace_section("gradual_shrinking", render())
 
 

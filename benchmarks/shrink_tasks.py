@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from created_students import ALL_JOBS, Created, add_options
-from report import RESULTS, circumstances, replace_section, write_json
+from report import RESULTS, circumstances, replace_section
 from squad_table import spread
 from task_distillation import Job, run_command
 
@@ -120,10 +120,7 @@ def main() -> None:
         for speedup in options.speedups:
             for job in jobs:
                 result = f"shrink-{job.name}-{speedup}-{seed}"
-                if not (RESULTS / f"{result}.json").exists():
-                    print(f"{time.strftime('%X')} {result}", flush=True)
-                    material.prepare(job)
-                    write_json(result, measure(material, job, speedup, seed))
+                material.run_once(result, job, partial(measure, material, job, speedup, seed))
     replace_section("shrink_tasks", render(jobs))
 
 
