@@ -42,6 +42,7 @@ from hf_distill.shrinking.plan import (
     decide,
     defaults_of,
     read_budget,
+    share_of_hidden_states,
 )
 from hf_distill.shrinking.shapes import Target, Timed, candidate_shapes, choose_shape
 from hf_distill.shrinking.workbench import Workbench
@@ -367,11 +368,9 @@ def make_plan(request: ShrinkRequest) -> Plan:
         lambda shape: bench.divergence(shape, candidates.teacher),
     )
     sys.stderr.write("Timing steps …\n")
-    share = request.asked.hidden_states_share
-    if share is None:
-        share = defaults_of(task.name).hidden_states_share
+    shows_hidden_states = share_of_hidden_states(task.name, request.asked) > 0
     measured = Measured(
-        bench.step_seconds(best.shape, "intermediate") if share else 0.0,
+        bench.step_seconds(best.shape, "intermediate") if shows_hidden_states else 0.0,
         bench.step_seconds(best.shape, "prediction"),
         bench.teacher_seconds(),
         bench.seconds_to_create[best.shape],

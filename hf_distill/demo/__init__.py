@@ -1,1 +1,1 @@
-"""What `hf-distill demo` runs on: a teacher, and questions about real facts."""
+"""Teacher and data of `hf-distill demo`: questions about real facts."""

@@ -52,7 +52,7 @@ def prepare_teacher(folder: Path) -> Path:
 def load_encoder() -> tuple[BertForQuestionAnswering, PreTrainedTokenizerBase]:
     """Load all-MiniLM-L6-v2, with a head that is not trained, and its tokenizer.
 
-    There is no dropout: its random numbers take a third of a training step on some processors.
+    Dropout is off: its random numbers take a third of a training step on some processors.
 
     Raises:
         MissingEncoderError: see ``find_weights``.

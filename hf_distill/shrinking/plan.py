@@ -54,6 +54,13 @@ def defaults_of(task: str) -> Defaults:
     return _DEFAULTS.get(task, Defaults())
 
 
+def share_of_hidden_states(task: str, asked: Asked) -> float:
+    """Return the share of the steps on hidden states."""
+    if asked.hidden_states_share is not None:
+        return asked.hidden_states_share
+    return defaults_of(task).hidden_states_share
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the user set by hand; ``None`` is left to the plan.
@@ -341,9 +348,7 @@ def _length(
     """Share the steps between the stages, and decide whether the teacher's outputs are stored."""
     batch = asked.batch_size or usual.batch_size
     per_epoch = math.ceil(data.train / batch)
-    share = usual.hidden_states_share
-    if asked.hidden_states_share is not None:
-        share = asked.hidden_states_share
+    share = share_of_hidden_states(task, asked)
     if asked.budget is None:
         epochs = asked.num_train_epochs or usual.num_train_epochs
         total = max(1, round(epochs * per_epoch))

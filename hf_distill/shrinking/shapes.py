@@ -252,7 +252,7 @@ def choose_shape(
     """Choose the shape that reaches the target and whose untrained student is nearest the teacher.
 
     Shapes are timed a few at once, in the order of their arithmetic from the target on (by their
-    size if no speed-up is asked for), until four students were made or there are no more: of those
+    size if no speed-up is asked for), until four students were made or the shapes run out: of those
     that are least above the target, two per depth. Those that reach a speed-up are timed again, and
     that counts.
 
