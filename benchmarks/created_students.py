@@ -73,7 +73,7 @@ STEPS = {"squad": 200, "sst2": 300, "wnut17": 300, "squad-all": 1500}
 """Of all stages."""
 
 LONG = ("6x192", "3x384-fitted", "3x192")
-"""The students that also learn from all questions, in two stages."""
+"""The students that also learn from all questions."""
 
 
 class Created(Material):
@@ -280,7 +280,7 @@ def plan(options: argparse.Namespace) -> list[tuple[Job, str, str, int, int]]:
             if job.name not in options.jobs:
                 continue
             runs += [(job, "teacher", "trained", 0, 0)] if seed == options.seeds[0] else []
-            names, ways = (LONG, ["stages"]) if job is ALL_QUESTIONS else (STUDENTS, list(WAYS))
+            names, ways = (LONG, ["prediction"]) if job is ALL_QUESTIONS else (STUDENTS, list(WAYS))
             steps = options.steps or STEPS[job.name]
             runs += [
                 (job, name, way, 0 if way == "untrained" else steps, seed)
@@ -298,7 +298,8 @@ def work(options: argparse.Namespace) -> None:
     for job, name, way, steps, seed in plan(options):
         result = f"created-{job.name}-{name}-{way}-{steps}-{seed}"
         material.run_once(result, job, partial(material.measure, job, name, way, steps, seed))
-    write_json("created-latency", latencies(material))
+    if not (RESULTS / "created-latency.json").exists():
+        write_json("created-latency", latencies(material))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
