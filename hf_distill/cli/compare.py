@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -17,7 +18,8 @@ from hf_distill.cli.arguments import (
 )
 from hf_distill.cli.output import shown_command
 from hf_distill.cli.parsing import CommandParser
-from hf_distill.reports.comparison import FURTHER, ROLES, Comparison, ModelReport, role_label
+from hf_distill.files import display_name
+from hf_distill.reports.comparison import FURTHER, ROLES, Comparison, ModelReport
 from hf_distill.reports.pages import write_comparison
 from hf_distill.tasks.options import option
 
@@ -150,7 +152,6 @@ def run(argv: Sequence[str]) -> Report:
     )
     from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.cli.teacher_column import ColumnSource, check_column_task, score_column
-    from hf_distill.files import display_name
     from hf_distill.plotting import why_no_pictures
     from hf_distill.reports.measurements import describe_machine
     from hf_distill.reports.report import Report, write_report
@@ -201,7 +202,8 @@ def run(argv: Sequence[str]) -> Report:
         examples = examples.remove_columns([TEACHER_CELL, TEACHER_ROW])
     for role, pairs in loaded.items():
         for source, (model, tokenizer) in zip(models[role], pairs, strict=True):
-            sys.stderr.write(f"Scoring the {role_label(role)}, {display_name(source)} …\n")
+            what = f"the {ROLES[role]}, " if role in ROLES else ""
+            sys.stderr.write(f"Scoring {what}{display_name(source)} …\n")
             teacher = next(iter(recorders.get("teacher", ())), None)
             recorder = OutputRecorder(
                 task.head(model.config), teacher, keeps_logits=role == "teacher"
@@ -217,7 +219,7 @@ def run(argv: Sequence[str]) -> Report:
                 recorder=recorder,
             )
             keep(role, scored, recorder)
-    names = {role: display_name(of_role[0]) for role, of_role in models.items()}
+    names = _names(models)
     if column is not None:
         names = {"teacher": f"column {column.name!r}", **names}
     reports = _model_reports(names, models, firsts, scores, recorders)
@@ -260,6 +262,18 @@ def run(argv: Sequence[str]) -> Report:
         sys.stderr.write(f"{missing}\n")
     sys.stdout.write(f"Written to {folder}: {', '.join(path.name for path in written)}\n")
     return report
+
+
+def _names(models: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the name of each role's model; those that only a name tells apart get a number."""
+    names = {role: display_name(of_role[0]) for role, of_role in models.items()}
+    counts = Counter([*names.values(), *ROLES.values()])
+    return {
+        role: name
+        if role in ROLES or counts[name] == 1
+        else f"{name} ({role.removeprefix(f'{FURTHER}_')})"
+        for role, name in names.items()
+    }
 
 
 def _model_reports(

@@ -33,11 +33,6 @@ _DIFFERENCES = (
 )
 
 
-def role_label(role: str) -> str:
-    """Return what tables and pictures call a role."""
-    return ROLES.get(role, role.replace("_", " "))
-
-
 @dataclass(frozen=True)
 class Latency:
     """The time of one example, from text to answer, alone in its batch."""
@@ -92,8 +87,8 @@ class ModelReport:
 
     @property
     def label(self) -> str:
-        """Return what tables and pictures call the model."""
-        return role_label(self.role)
+        """Return what tables and pictures call the model: its role, or its name if it has none."""
+        return ROLES.get(self.role, self.name)
 
     def intervals(self) -> dict[str, Interval]:
         """Return the 95 % intervals of the metrics that have one."""
@@ -310,11 +305,11 @@ class Comparison:
 
     def footnotes(self) -> list[str]:
         """Return what the figures were measured with, one line each."""
-        notes = []
+        notes, labels = [], {model.role: model.label for model in self.models}
         for one in self.differences(self.primary_metric):
             low, high = one.interval
             noise = ": within noise" if one.is_noise else ""
-            models = f"{role_label(one.role)} − {role_label(one.other)}"
+            models = f"{labels[one.role]} − {labels[one.other]}"
             notes.append(
                 f"{self.quality_labels[one.metric]}, {models}: "
                 f"{one.value:+.2f} ({low:+.2f} to {high:+.2f}){noise}"

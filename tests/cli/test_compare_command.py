@@ -135,6 +135,20 @@ def test_what_is_not_measured_is_absent(
         assert "not known without the teacher" in text
 
 
+def test_models_without_a_role_are_called_by_their_names(
+    files: Files, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    teacher, alone, distilled = files.models.values()
+    none = ["--latency_samples", "0", "--throughput_samples", "0", "--max_eval_samples", "4"]
+    models = ["--teacher", teacher, "--models", alone, distilled, alone]
+    options = ["--file", files.validation, "--use_cpu", *WINDOWS, *none]
+    content, _ = compare(program, tmp_path, *models, *options)
+    names = ["teacher", "student_alone (1)", "student_distilled", "student_alone (3)"]
+    assert [model["name"] for model in content["models"].values()] == names
+    header, *_ = (tmp_path / "comparison.md").read_text().splitlines()
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["", *names]
+
+
 def test_model_agrees_with_itself(
     files: Files, tmp_path: Path, program: Callable[..., Result]
 ) -> None:
