@@ -1,9 +1,9 @@
 """Attention losses with a student created from its teacher: the runs behind RESULTS.md.
 
-The student of half the width keeps the teacher's heads and begins in its basis (6 × 192 of
-``created_students.py``, which must have made it). Each row is a way of spending the first steps;
-the prediction layer follows. Started, stopped and resumed as ``created_students.py``, with its
-options:
+The student of half the depth has the teacher's heads and basis (3 × 384 of
+``created_students.py``, which must have made it); one of half the width has half of the heads, so
+that only relations can be compared. Each row is a way of spending the first steps; the prediction
+layer follows. Started, stopped and resumed as ``created_students.py``, with its options:
 
     python benchmarks/created_attention.py --data_dir DIR --squad_teacher DIR --large_encoder DIR \
         --small_encoder DIR
@@ -13,6 +13,7 @@ options:
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +25,11 @@ from report import circumstances, replace_section
 from squad_table import spread
 from task_distillation import Job
 
-STUDENT = "6x192"
-LAST = ("--layer_mapping", "6:6")
+STUDENTS = {"3x384-fitted": ("3 × 384", "3:6"), "6x192": ("6 × 192", "6:6")}
+"""Their titles, and their last layer with the teacher's."""
+
+
+LAST = ("--layer_mapping", "{last}")
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,20 @@ class Row:
     title: str
     stages: tuple[tuple[float, tuple[str, ...]], ...]
     """Of each first stage: its share of the steps of the prediction layer, and its options."""
+    by_head: bool = False
+    """Attentions are compared head by head."""
 
 
 def _with(loss: str) -> Row:
     options = (*LAST, "--attention_loss", loss)
-    return Row(f"hidden states and attention {loss}, last layer", ((1, options),))
+    title = f"hidden states and attention {loss}, last layer"
+    return Row(title, ((1, options),), loss != "relations")
 
 
 def _after(loss: str) -> Row:
     options = (*LAST, "--attention_loss", loss, "--hidden_states_loss_weight", "0")
-    return Row(
-        f"hidden states, then attention {loss} of the last layer", ((0.5, ()), (0.5, options))
-    )
+    title = f"hidden states, then attention {loss} of the last layer"
+    return Row(title, ((0.5, ()), (0.5, options)), loss != "relations")
 
 
 HIDDEN = "hidden states, all layers"
@@ -64,42 +70,43 @@ ROWS = {
 }
 
 
-def measure(material: Created, job: Job, name: str, seed: int) -> dict[str, Any]:
+def measure(material: Created, job: Job, of: str, name: str, seed: int) -> dict[str, Any]:
     """Train by the commands of a row, and return its scores."""
-    student, _ = material.create(job, STUDENT, seed)
+    student, _ = material.create(job, of, seed)
     last, cpu = STEPS[job.name] // 2, time.process_time()
     first = 0
     for number, (share, options) in enumerate(ROWS[name].stages):
-        output = material.work / f"attention-{job.name}-{name}-{seed}-{number}"
+        output = material.work / f"attention-{job.name}-{of}-{name}-{seed}-{number}"
         steps = round(share * last)
         material.train(
             job, student, output, seed, "--stage", "intermediate", "--max_steps", str(steps),
-            "--teacher_model", material.teacher(job), *options,
+            "--teacher_model", material.teacher(job),
+            *(option.format(last=STUDENTS[of][1]) for option in options),
         )  # fmt: skip
         student, first = output, first + steps
     trained = material.train(
-        job, student, material.work / f"attention-{job.name}-{name}-{seed}", seed,
+        job, student, material.work / f"attention-{job.name}-{of}-{name}-{seed}", seed,
         "--max_steps", str(last), "--teacher_outputs", material.outputs(job),
         *job.distillation.split(),
     )  # fmt: skip
     return {
-        "job": job.name, "row": name, "seed": seed, "steps": [first, last], "eval": trained["eval"],
+        "job": job.name, "student": of, "row": name, "seed": seed, "steps": [first, last], "eval": trained["eval"],
         "cpu_seconds": round(time.process_time() - cpu, 1), **circumstances(),
     }  # fmt: skip
 
 
 def render(jobs: list[Job]) -> str:
-    """Return a table with a column for each task."""
-    lines = [
-        f"| first steps | {' | '.join(job.title for job in jobs)} |",
-        f"|---|{'---|' * len(jobs)}",
-    ]
-    rows = {HIDDEN: f"created-{{}}-{STUDENT}-stages-{{}}-[0-9]"}
-    rows |= {row.title: f"attention-{{}}-{name}-[0-9]" for name, row in ROWS.items()}
+    """Return a table with a column for each student and task."""
+    columns = [(of, job) for of in STUDENTS for job in jobs]
+    titles = [f"{STUDENTS[of][0]}, {job.title}" for of, job in columns]
+    lines = [f"| first steps | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
+    rows = {HIDDEN: "created-{job}-{of}-stages-{steps}-[0-9]"}
+    rows |= {row.title: f"attention-{{job}}-{{of}}-{name}-[0-9]" for name, row in ROWS.items()}
     for title, pattern in rows.items():
         cells = []
-        for job in jobs:
-            found = scores(pattern.format(job.name, STEPS[job.name]), job.metric)
+        for of, job in columns:
+            steps = STEPS[job.name]
+            found = scores(pattern.format(job=job.name, of=of, steps=steps), job.metric)
             cells.append(f"{spread(found)} ({len(found)})" if found else "–")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -111,16 +118,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
     parser.set_defaults(jobs=["sst2", "squad"])
     options = parser.parse_args()
     jobs = [job for job in ALL_JOBS if job.name in options.jobs]
     if not options.table:
         material = Created(options)
-        for seed in options.seeds:
-            for job in jobs:
-                for name in ROWS:
-                    result = f"attention-{job.name}-{name}-{seed}"
-                    material.run_once(result, job, partial(measure, material, job, name, seed))
+        for seed, job, of in itertools.product(options.seeds, jobs, options.students):
+            for name, row in ROWS.items():
+                if row.by_head and of != "3x384-fitted":
+                    continue
+                result = f"attention-{job.name}-{of}-{name}-{seed}"
+                material.run_once(result, job, partial(measure, material, job, of, name, seed))
     replace_section("created_attention", render(jobs))
 
 
