@@ -90,8 +90,9 @@ def measure(material: Created, job: Job, of: str, name: str, seed: int) -> dict[
         *job.distillation.split(),
     )  # fmt: skip
     return {
-        "job": job.name, "student": of, "row": name, "seed": seed, "steps": [first, last], "eval": trained["eval"],
-        "cpu_seconds": round(time.process_time() - cpu, 1), **circumstances(),
+        "job": job.name, "student": of, "row": name, "seed": seed, "steps": [first, last],
+        "eval": trained["eval"], "cpu_seconds": round(time.process_time() - cpu, 1),
+        **circumstances(),
     }  # fmt: skip
 
 
