@@ -159,7 +159,7 @@ def run(argv: Sequence[str]) -> None:
     """Make the plan, show it and follow it."""
     parsed = build_parser().parse(argv)
 
-    from hf_distill.cli.shrink_plan import ShrinkRequest
+    from hf_distill.cli.shrink_request import ShrinkRequest
     from hf_distill.cli.shrink_run import run_shrink
 
     run_shrink(ShrinkRequest(*parsed))

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from hf_distill.cli.progress import duration
 from hf_distill.cli.run_folder import INTERMEDIATE, read_log
-from hf_distill.cli.shrink_plan import DISTANCES, PLAN_FILE, ShrinkRequest
+from hf_distill.cli.shrink_plan import DISTANCES, PLAN_FILE
+from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.files import display_name
 from hf_distill.reports.report import Grid, Report, Stage, write_report
 from hf_distill.reports.terminal import print_rows

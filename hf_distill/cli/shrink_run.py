@@ -14,13 +14,9 @@ from typing import Any
 from hf_distill.cli.main import command_module
 from hf_distill.cli.progress import duration
 from hf_distill.cli.shrink import build_parser
-from hf_distill.cli.shrink_plan import (
-    PLAN_FILE,
-    ShrinkRequest,
-    read_or_make_plan,
-    write_plan,
-)
+from hf_distill.cli.shrink_plan import PLAN_FILE, read_or_make_plan, write_plan
 from hf_distill.cli.shrink_report import print_plan, write_shrink_report
+from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.console import log_rank_0
 from hf_distill.files import in_use, read_json
 from hf_distill.shrinking.commands import (
