@@ -286,8 +286,13 @@ def choose_shape(
         order = hopeful or shapes[-1:]
     timed: dict[Shape, Timed] = {}
     made: list[Timed] = []
-    for begin in range(0, len(order), TIMED_AT_ONCE):
-        chunk = _timed(candidates, order[begin : begin + TIMED_AT_ONCE], time_shapes)
+
+    def has_its_students(shape: Shape) -> bool:
+        depths = [one.shape.num_hidden_layers for one in made]
+        return depths.count(shape.num_hidden_layers) == _STUDENTS_PER_DEPTH
+
+    while order and len(made) < _STUDENTS:
+        chunk = _timed(candidates, order[:TIMED_AT_ONCE], time_shapes)
         timed |= {one.shape: one for one in chunk}
         reaching = [one for one in chunk if one.speedup >= (target.speedup or 0)]
         if target.speedup is not None and reaching:
@@ -296,17 +301,14 @@ def choose_shape(
             timed |= {one.shape: one for one in again}
             reaching = [one for one in again if one.speedup >= target.speedup]
         for one in sorted(reaching, key=lambda one: (one.speedup, one.shape)):
-            depths = [other.shape.num_hidden_layers for other in made]
-            full = depths.count(one.shape.num_hidden_layers) == _STUDENTS_PER_DEPTH
-            if full or len(made) == _STUDENTS:
+            if has_its_students(one.shape) or len(made) == _STUDENTS:
                 continue
             try:
                 timed[one.shape] = replace(one, divergence=divergence(one.shape))
                 made.append(timed[one.shape])
             except ValueError as error:
                 timed[one.shape] = replace(one, left_out=str(error))
-        if len(made) == _STUDENTS:
-            break
+        order = [shape for shape in order[TIMED_AT_ONCE:] if not has_its_students(shape)]
     if not made:
         raise ValueError(_why_not(list(timed.values()), target))
     best = min(made, key=lambda one: (one.divergence, [-size for size in astuple(one.shape)]))

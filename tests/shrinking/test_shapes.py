@@ -191,11 +191,20 @@ def test_two_shallow_shapes_are_not_enough(candidates: Candidates) -> None:
         narrow = shape.hidden_size * shape.intermediate_size <= 32 * 32
         return 40.0 if shape.num_hidden_layers == 2 or narrow else 60.0
 
-    best, table = choose_shape(
-        candidates, Target(2.0), Clock(milliseconds), lambda shape: 1.0 / shape.num_hidden_layers
-    )
+    clock, calls_until = Clock(milliseconds), {}
+
+    def divergence(shape: Shape) -> float:
+        calls_until[shape] = len(clock.calls)
+        return 1.0 / shape.num_hidden_layers
+
+    best, table = choose_shape(candidates, Target(2.0), clock, divergence)
     assert best.shape.num_hidden_layers > 2
     assert sum(one.divergence is not None for one in table) == 4
+    # Nothing depends on the times of further shapes of two layers.
+    shallow = [calls for shape, calls in calls_until.items() if shape.num_hidden_layers == 2]
+    later = [shape for shapes in clock.calls[max(shallow) :] for shape in shapes]
+    assert len(shallow) == 2 and later
+    assert all(shape.num_hidden_layers > 2 for shape in later)
 
 
 def test_luck_does_not_count(candidates: Candidates) -> None:
