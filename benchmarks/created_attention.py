@@ -30,6 +30,8 @@ STUDENTS = {"3x384-fitted": ("3 × 384", "3:6"), "6x192": ("6 × 192", "6:6")}
 
 
 LAST = ("--layer_mapping", "{last}")
+LIGHT = "0.03"
+"""Makes the attention loss as large as that of the hidden states."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,15 @@ ROWS = {
     "hidden-last": Row("hidden states, last layer", ((1, LAST),)),
     **{f"with-{loss}": _with(loss) for loss in ("scores", "probabilities", "relations")},
     **{f"after-{loss}": _after(loss) for loss in ("scores", "probabilities", "relations")},
+    "light-scores": Row(
+        f"hidden states and attention scores at weight {LIGHT}, last layer",
+        ((1, (*LAST, "--attention_loss", "scores", "--attention_loss_weight", LIGHT)),),
+        by_head=True,
+    ),
+    "light-relations": Row(
+        f"hidden states and attention relations at weight {LIGHT}, last layer",
+        ((1, (*LAST, "--attention_loss", "relations", "--attention_loss_weight", LIGHT)),),
+    ),
     "hidden-longer": Row(f"{HIDDEN}, three times as long", ((3, ()),)),
     "relations-longer": Row(
         "hidden states and attention relations, last layer, three times as long",
