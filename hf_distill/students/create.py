@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -35,7 +36,13 @@ from hf_distill.students.sentence_embeddings import (
 from hf_distill.students.sizes import Sizes, is_between, student_config, student_sizes
 from hf_distill.students.statistics import basis_of, gather
 from hf_distill.students.vocabulary import Trimming
-from hf_distill.students.weights import copy_weights, empty_like, find, unfitted
+from hf_distill.students.weights import (
+    copy_weights,
+    empty_like,
+    find,
+    match_precision,
+    unfitted,
+)
 
 CALIBRATION_TOKENS = 8192
 INITIALIZATIONS = ("auto", "least_squares", "copy")
@@ -109,7 +116,8 @@ def create_student(
         processing_class: the tokenizer; texts need it.
         vocabulary_from: texts whose tokens are kept, and no others (``trim_vocabulary``); the
             student's tokenizer is ``hf_distill.students.tokenizer_of(student)`` then.
-        calibration_tokens: how many tokens to use, in rows drawn with ``seed``.
+        calibration_tokens: how many tokens to use, in rows drawn with ``seed``; for
+            ``layers="auto"`` no more than 2,048.
         initialization: ``"copy"`` copies weights, which only works in depth; ``"least_squares"``
             fits all of them, in depth as well; ``"auto"`` copies for depth alone, and fits as soon
             as a width changes.
@@ -133,8 +141,8 @@ def create_student(
         raise ValueError(
             f"initialization={initialization!r} is not one of {', '.join(INITIALIZATIONS)}."
         )
-    if calibration_tokens < 1:
-        raise ValueError(f"calibration_tokens={calibration_tokens} must be at least 1.")
+    if not is_between(calibration_tokens, 1, sys.maxsize):
+        raise ValueError(f"calibration_tokens={calibration_tokens!r} is not an integer above 0.")
     if not is_between(seed, 0, 2**32 - 1):
         raise ValueError(f"seed={seed!r} is not an integer from 0 to 2**32 - 1.")
     if isinstance(layers, str) and layers == "auto" and num_hidden_layers is None:
@@ -166,7 +174,8 @@ def create_student(
             initialization=initialization,
             seed=seed,
         )
-        student: PreTrainedModel = create_sentence_student(teacher, calibration_data or [], create)
+        texts = () if calibration_data is None else calibration_data
+        student: PreTrainedModel = create_sentence_student(teacher, texts, create, seed=seed)
         return student
     if vocabulary_from is not None and processing_class is None:
         raise ValueError("vocabulary_from is trimmed with the tokenizer: pass processing_class.")
@@ -242,20 +251,25 @@ def create_student(
             seed=seed,
         )
     elif calibration_data is not None:
+        choice = "choose initialization='least_squares' or layers='auto'"
         raise ValueError(
-            "calibration_data is not used where layers are copied: leave it out, or choose "
-            "initialization='least_squares' or layers='auto'."
+            "calibration_data is not used where layers are copied: leave it out, or "
+            f"{choice if fewer else 'make the student smaller than the teacher'}."
         )
     with evaluating(model), torch.no_grad(), preserve_rng_state():
         set_seed(seed)
         if searches:
             assert calibration is not None and num_hidden_layers is not None  # as checked above
             sides = [Side(model, stack, wide) for stack in stacks]
-            chosen = _search(sides, calibration, num_hidden_layers)
+            tokens = min(calibration_tokens, _AUTO_TOKENS)
+            chosen = _search(sides, calibration, num_hidden_layers, tokens)
         kept_layers = [kept for kept in chosen if kept is not None]
         student = _empty_student(model, family, narrow, kept_layers)
         kept = {stack: layers for stack, layers in zip(stacks, kept_layers, strict=True)}
-        copy_weights(model, student, {stack.layers: layers for stack, layers in kept.items()})
+        places = {stack.layers: layers for stack, layers in kept.items()}
+        if not fits:
+            match_precision(model, student, places)
+        copy_weights(model, student, places)
         used = 0
         if fits and calibration is not None:
             with unchunked(model), unchunked(student):
@@ -268,8 +282,9 @@ def create_student(
         )
     if trimming is not None:
         student = trimming.of(student)
+    match_precision(model, student, places)
     module: nn.Module = student
-    module.to(device=device, dtype=model.dtype)
+    module.to(device)
     overflown = unfitted(student)
     if overflown:
         raise ValueError(
@@ -334,13 +349,15 @@ def load_whole(teacher: PreTrainedModel | str | os.PathLike[str]) -> PreTrainedM
     return teacher
 
 
-def _search(sides: list[Side], calibration: Calibration, number: int) -> list[list[int] | None]:
+def _search(
+    sides: list[Side], calibration: Calibration, number: int, least: int
+) -> list[list[int] | None]:
     """Return the layers to keep of each stack; the layers of the others all stay meanwhile."""
     last, tokens, batches = sides[-1], 0, []
     for batch in calibration:
         tokens += int(last.tokens(batch, last.runner.embed(batch)).sum())
         batches.append(batch)
-        if tokens >= _AUTO_TOKENS:
+        if tokens >= least:
             break
     return [
         least_missed(side, batches, number, () if side.stack.first_layer is None else (0,), last)
@@ -358,9 +375,8 @@ def _empty_student(
     config = student_config(teacher.config, family, sizes, *layers)
     config.name_or_path = ""
     student: PreTrainedModel = empty_like(teacher, config)
-    fitted = sizes != Sizes.of(teacher.config, family)
     module: nn.Module = student
-    module.to(device=teacher.device, dtype=torch.float32 if fitted else teacher.dtype)
+    module.to(teacher.device)
     if teacher.can_generate() and teacher.generation_config is not None:
         student.generation_config = type(teacher.generation_config).from_dict(
             teacher.generation_config.to_dict()

@@ -98,15 +98,17 @@ class StackFit:
 
     def _embeddings(self) -> None:
         teacher, student, stack = self.teacher, self.student, self.stack
+        wide, narrow = (find(side.base, stack.projection) for side in (teacher, student))
+        norm = find(student.base, stack.embedding_norm)
+        is_gone = wide is not None and narrow is None
         if self.narrower:
-            narrow = find(student.base, stack.projection)
+            to_stream = self._through(wide) if is_gone else self.basis
             for path in stack.tables if narrow is None else (stack.projection,):
-                self._project_table(find(teacher.base, path), find(student.base, path))
+                self._project_table(find(teacher.base, path), find(student.base, path), to_stream)
         for batch, where in self.batches():
             state = teacher.runner.embed(batch)
             self._store(self.teacher_states, batch, where, state, teacher)
-        norm = find(student.base, stack.embedding_norm)
-        if norm is not None and unfitted(norm):
+        if norm is not None and (is_gone or unfitted(norm)):
             fit = NormFit(norm)
             for batch, where in self.batches():
                 total = student.runner.embed(batch, until=norm)
@@ -119,19 +121,32 @@ class StackFit:
         self._head_tables()
         self._relative_embeddings()
 
-    def _project_table(self, wide: Any, narrow: Any) -> None:
+    def _through(self, projection: nn.Linear) -> Tensor:
+        """Return the map from the teacher's narrower embeddings to the student's stream.
+
+        A student whose stream is as wide as these has no projection of its own. A norm before it
+        scales them, and takes away the mean over their units.
+        """
+        weight = self.basis @ projection.weight.float()
+        norm = find(self.teacher.base, self.stack.embedding_norm)
+        if norm is None or len(norm.weight) != weight.shape[1]:
+            return weight
+        weight = weight * norm.weight.float()
+        return weight - weight.mean(1, keepdim=True)
+
+    def _project_table(self, wide: Any, narrow: Any, basis: Tensor) -> None:
         """Project the rows of a table, or the outputs of a linear map or a convolution."""
         if wide is None:
             return
         if isinstance(wide, nn.Linear | nn.Conv2d):
-            outputs = self.basis @ wide.weight.flatten(1).float()
+            outputs = basis @ wide.weight.flatten(1).float()
             narrow.weight.copy_(outputs.view_as(narrow.weight))
             if wide.bias is not None:
-                narrow.bias.copy_(self.basis @ wide.bias.float())
+                narrow.bias.copy_(basis @ wide.bias.float())
         else:
             source, target = (getattr(table, "weight", table) for table in (wide, narrow))
             scales = [getattr(table, "embed_scale", 1.0) for table in (wide, narrow)]
-            target.copy_(scales[0] / scales[1] * source.float() @ self.basis.T)
+            target.copy_(scales[0] / scales[1] * source.float() @ basis.T)
 
     def _head_tables(self) -> None:
         for path in self.stack.head_tables:
@@ -146,7 +161,7 @@ class StackFit:
         rows, norm = wide.weight.float(), find(self.teacher.base, self.stack.relative_norm)
         states = rows if norm is None else norm(wide.weight).float()
         if self.narrower:
-            self._project_table(wide, narrow)
+            self._project_table(wide, narrow, self.basis)
             if norm is not None:
                 fit = NormFit(find(self.student.base, self.stack.relative_norm))
                 fit.add(narrow.weight, states @ self.basis.T)

@@ -102,19 +102,40 @@ def copy_weights(
         student: copied to.
         layers: the teacher's layer for each of the student's, by the place of the stack.
     """
-    base = "" if teacher.base_model is teacher else f"{teacher.base_model_prefix}."
     given = teacher.state_dict()
     for name, value in student.state_dict().items():
-        source = name
-        for path, kept in layers.items():
-            prefix = f"{base}{path}."
-            if name.startswith(prefix):
-                index, _, rest = name[len(prefix) :].partition(".")
-                source = f"{prefix}{kept[int(index)]}.{rest}"
+        source = _source(teacher, name, layers)
         if source in given and given[source].shape == value.shape:
             value.copy_(given[source])
         elif value.is_floating_point():
             value.fill_(torch.nan)
+
+
+def match_precision(
+    teacher: PreTrainedModel, student: PreTrainedModel, layers: Mapping[str, list[int]]
+) -> None:
+    """Give every weight and buffer the type of the teacher's.
+
+    A model in half precision may keep some in float32 (T5's output maps), and the angles of rotary
+    positions are never in less.
+    """
+    of_teacher = {**dict(teacher.named_parameters()), **dict(teacher.named_buffers())}
+    own = {**dict(student.named_parameters()), **dict(student.named_buffers())}
+    for name, value in own.items():
+        given = of_teacher.get(_source(teacher, name, layers))
+        if given is not None:
+            value.data = value.data.to(given.dtype)
+
+
+def _source(teacher: PreTrainedModel, name: str, layers: Mapping[str, list[int]]) -> str:
+    """Return the teacher's name of what the student has under a name."""
+    base = "" if teacher.base_model is teacher else f"{teacher.base_model_prefix}."
+    for path, kept in layers.items():
+        prefix = f"{base}{path}."
+        if name.startswith(prefix):
+            index, _, rest = name[len(prefix) :].partition(".")
+            return f"{prefix}{kept[int(index)]}.{rest}"
+    return name
 
 
 def unfitted(student: nn.Module) -> list[str]:

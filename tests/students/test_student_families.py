@@ -102,3 +102,46 @@ def test_layers_are_copied_and_run_as_before(task: str, name: str) -> None:
         assert torch.equal(value, weights[key]), key
     for one, other in zip(logits(student, task), logits(teacher, task), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("summarization", "t5"), ("text-generation", "llama"), ("text-classification", "modernbert")],
+)
+def test_what_a_half_precision_keeps_in_float32_stays(
+    task: str, name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """T5's output maps, and the angles of rotary positions, as ``from_pretrained`` loads them."""
+    whole = zoo_model(task, name, seed=0, layers=3)
+    whole.save_pretrained(tmp_path / "teacher")
+    teacher = type(whole).from_pretrained(tmp_path / "teacher", dtype=dtype)
+    for options in ({"num_hidden_layers": 2}, {"hidden_size": 8, "calibration_data": data(task)}):
+        student = create_student(teacher, calibration_tokens=80, **options)
+        student.save_pretrained(tmp_path)
+        loaded = type(whole).from_pretrained(tmp_path, dtype=dtype)
+        for kind in ("named_parameters", "named_buffers"):
+            own = dict(getattr(student, kind)())
+            for key, value in getattr(loaded, kind)():
+                assert own[key].dtype == value.dtype, key
+                assert torch.equal(own[key], value), key
+
+
+@pytest.mark.parametrize("task", ["text-classification", "fill-mask"])
+@pytest.mark.parametrize("name", ["electra", "deberta-v2"])
+def test_a_student_as_wide_as_the_teachers_embeddings_has_no_projection(
+    task: str, name: str
+) -> None:
+    """Half of electra-small, whose embeddings have half of its width."""
+    teacher = zoo_model(task, name, seed=0, layers=2, embedding_size=8).eval()
+    with torch.no_grad():  # whose hidden states have no more dimensions than its embeddings
+        for parameter in teacher.base_model.encoder.layer.parameters():
+            parameter.mul_(0.1)
+    path = FAMILIES[name].stack.projection
+    student = create_student(
+        teacher, hidden_size=8, calibration_data=data(task), calibration_tokens=200
+    )
+    assert find(teacher.base_model, path) is not None
+    assert find(student.base_model, path) is None
+    one, other = (logits(model, task)[0].flatten() for model in (student, teacher))
+    assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.9
