@@ -9,7 +9,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from hf_distill.files import temporary_path, write_json
+from hf_distill.compatibility.tokenizers import tokenizer_of
+from hf_distill.compatibility.vocabulary_map import VocabularyMap, mark_of
+from hf_distill.files import display_name, temporary_path, write_json
 from hf_distill.students.sentence_embeddings import is_sentence_transformer
 
 STUDENT_FILE = "student.json"
@@ -29,14 +31,17 @@ def save_student(
     Args:
         student: a model of transformers, or a ``SentenceTransformer``; it is written with
             ``save_pretrained``, and what it was made of as ``student.json``.
-        folder: is made if need be.
-        processing_class: its tokenizer or processor, which is saved with it.
+        folder: is made if need be; a student that is there already is replaced.
+        processing_class: its tokenizer or processor, which is saved with it. A student with a
+            trimmed vocabulary has its own, ``tokenizer_of(student)``, which is the default.
 
     Returns:
         The content of ``student.json``.
 
     Raises:
-        ValueError: ``create_student`` did not make the model.
+        ValueError: ``create_student`` did not make the model, or its vocabulary is trimmed and
+            ``processing_class`` has another, or another model is in the folder, such as the
+            teacher.
         OSError: the folder cannot be written to.
     """
     encoder = student[0].model if is_sentence_transformer(student) else student
@@ -46,7 +51,22 @@ def save_student(
             f"student is a {type(student).__name__} that create_student did not make: use "
             "save_pretrained."
         )
+    mark = mark_of(encoder)
+    if mark is not None:
+        processing_class = tokenizer_of(encoder) if processing_class is None else processing_class
+        vocabulary = VocabularyMap.of(processing_class)
+        if vocabulary is None or vocabulary.mark != mark:
+            raise ValueError(
+                f"processing_class is a {type(processing_class).__name__} that does not have the "
+                "student's trimmed vocabulary: pass tokenizer_of(student), or leave it out."
+            )
     target = Path(folder)
+    found = [name for name in ("modules.json", "config.json") if (target / name).exists()]
+    if found and not (target / STUDENT_FILE).exists():
+        raise ValueError(
+            f"folder={display_name(target)!r} holds a model that create_student did not make "
+            f"({found[0]}), which would be overwritten: choose another folder."
+        )
     target.mkdir(parents=True, exist_ok=True)
     with temporary_path(target / "student") as made:
         student.save_pretrained(made)
