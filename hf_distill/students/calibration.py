@@ -59,8 +59,11 @@ class Calibration:
         if rows == 0:
             raise ValueError("calibration_data is empty.")
         self._texts = isinstance(data[0], str)
-        if self._texts and processing_class is None:
-            raise ValueError("calibration_data has texts: pass their tokenizer, processing_class.")
+        if self._texts and not callable(processing_class):
+            given = "" if processing_class is None else f", which is {processing_class!r} here"
+            raise ValueError(
+                f"calibration_data has texts: pass their tokenizer, processing_class{given}."
+            )
         self._data, self._tokenizer, self._seed = data, processing_class, seed
         head = find_head(teacher)
         targets = ("decoder_input_ids",) if teacher.config.is_encoder_decoder else ()
@@ -76,7 +79,9 @@ class Calibration:
         self._names = input_names(teacher) | {"token_type_ids", *self._targets}
         if data_collator is not None:  # which may count on labels, or make them
             self._names |= {*inspect.signature(teacher.forward).parameters, "label", "label_ids"}
-        self._main = {teacher.main_input_name, "inputs_embeds"}
+        # Embeddings of the teacher's width say nothing to a student of another.
+        self._names -= {"inputs_embeds", "decoder_inputs_embeds"}
+        self._main = teacher.main_input_name
         self._limit = input_limit(teacher)
         self._vocabulary = vocabulary_size(teacher)
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
@@ -98,6 +103,7 @@ class Calibration:
                         "processing_class, which pads them, or another data_collator."
                     ) from error
             self._check_target(batch)
+            self._check_values(batch, self._order[number].tolist())
             yield dict(batch)
 
     def _check_target(self, batch: Mapping[str, Any]) -> None:
@@ -109,6 +115,22 @@ class Calibration:
                 "text_target=targets)), or a data_collator that makes them."
             )
 
+    def _check_values(self, batch: Mapping[str, Any], rows: list[int]) -> None:
+        """Refuse a batch without tokens, and inputs that are not numbers."""
+        value = batch.get(self._main)
+        if not isinstance(value, Tensor):
+            return
+        if not value.numel():
+            raise ValueError(
+                f"calibration_data: the rows {', '.join(map(str, rows))} have no tokens: leave "
+                "empty ones out."
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(
+                f"calibration_data: {self._main} has values that are NaN or infinite in some of "
+                f"the rows {', '.join(map(str, rows))}: leave those out."
+            )
+
     def _features(self, index: int) -> dict[str, Any]:
         row = self._data[index]
         if self._texts and isinstance(row, str):
@@ -116,21 +138,39 @@ class Calibration:
                                        max_length=self._limit))  # fmt: skip
         columns = list(row) if isinstance(row, Mapping) else []
         features = {name: row[name] for name in columns if name in self._names}
-        if not features.keys() & self._main:
+        if features.get(self._main) is None:
             names = f"has the columns {', '.join(columns)}"
             what = names if columns else f"is a {type(row).__name__}"
             raise ValueError(
-                f"calibration_data: row {index} {what}, without {min(self._main)}, which the "
+                f"calibration_data: row {index} {what}, without {self._main}, which the "
                 "teacher reads. Pass features, or the texts alone as a list, with "
                 "processing_class."
             )
         for name in ("input_ids", *self._targets):
-            self._check_ids(index, features.get(name, []))
+            if features.get(name) is not None:
+                self._check_ids(index, name, features[name])
+        if "input_ids" in features and features.get("attention_mask") is not None:
+            tokens, mask = len(features["input_ids"]), len(features["attention_mask"])
+            if tokens != mask:
+                raise ValueError(
+                    f"calibration_data: row {index} has {tokens} input_ids and an attention_mask "
+                    f"of {mask}: they must be equally long."
+                )
         return features
 
-    def _check_ids(self, index: int, values: Any) -> None:
+    def _check_ids(self, index: int, name: str, values: Any) -> None:
         """Refuse ids and lengths that the embeddings of the teacher do not have."""
+        if isinstance(values, list | tuple) and values and isinstance(values[0], list | tuple):
+            for choice in values:  # which need not be equally long
+                self._check_ids(index, name, choice)
+            return
         ids = np.asarray(values)
+        is_wrong = ids.size and ids.dtype.kind not in "iu"
+        if is_wrong or (name == "input_ids" and ids.size and ids.min() < 0):
+            raise ValueError(
+                f"calibration_data: row {index} has the {name} {str(values)[:80]}, which are not "
+                "all token ids: integers from 0."
+            )
         if self._limit is not None and ids.ndim and ids.shape[-1] > self._limit:
             raise ValueError(
                 f"calibration_data: row {index} has {ids.shape[-1]} tokens, but the teacher takes "

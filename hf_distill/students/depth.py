@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -138,7 +139,15 @@ def least_missed(
                     for batch, mask, before in zip(batches, masks, whole, strict=True)
                 )
                 bar.update()
-            removed.append(min(changes, key=lambda index: (changes[index], index)))
+            # NaN, where the rest overflows, is less than nothing and more than nothing.
+            finite = {index: change for index, change in changes.items() if isfinite(change)}
+            if not finite:
+                raise ValueError(
+                    "layers='auto' cannot be found: the outputs of the teacher on "
+                    "calibration_data are NaN or infinite, or become so without any one layer. "
+                    "Load the teacher in float32, or choose another value of layers."
+                )
+            removed.append(min(finite, key=lambda index: (finite[index], index)))
     return [index for index in range(layers) if index not in removed]
 
 

@@ -52,6 +52,11 @@ class LayerRunner:
     """
 
     def __init__(self, model: nn.Module, layers: nn.ModuleList, always: Iterable[int] = ()) -> None:
+        if not getattr(getattr(model, "config", None), "return_dict", True):
+            raise ValueError(
+                "teacher has return_dict=False in its configuration, so its outputs have no names: "
+                "set teacher.config.return_dict = True."
+            )
         self.model = model
         self.layers = layers
         self._always = frozenset(always)

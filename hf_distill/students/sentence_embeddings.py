@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.least_squares import LeastSquares
 from hf_distill.loading import UnsafeSourceError, find_file, hub_tried_once
+from hf_distill.restoring import evaluating
 from hf_distill.students.regression import RIDGE, Ridge
 
 _BATCH = 32
@@ -72,7 +73,7 @@ def load_sentence_transformer(source: str, who: str = "teacher") -> Any | None:
 
 
 def create_sentence_student(
-    teacher: Any, texts: Sequence[str], create: Callable[..., PreTrainedModel]
+    teacher: Any, texts: Sequence[str], create: Callable[..., PreTrainedModel], *, seed: int
 ) -> Any:
     """Make a ``SentenceTransformer`` whose encoder is a student of the teacher's encoder.
 
@@ -84,6 +85,7 @@ def create_sentence_student(
         teacher: a transformer, a pooling and any further modules.
         texts: what the map is fitted on; may be empty if the widths are equal.
         create: makes the student of an encoder, given its tokenizer as ``processing_class``.
+        seed: of the choice of texts for the map, of which 1,024 are enough.
 
     Raises:
         ValueError: the teacher has other modules, or texts are missing.
@@ -106,11 +108,13 @@ def create_sentence_student(
     own_pooling = type(pooling)(
         narrow, pooling_mode=pooling.pooling_mode, include_prompt=pooling.include_prompt
     )
-    weight, bias = _fitted(
-        (_assembled(teacher, [body, own_pooling]), [body, own_pooling]),
-        (teacher, modules[:2]),
-        texts[:_MOST_TEXTS],
-    )
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
+    with evaluating(teacher):
+        weight, bias = _fitted(
+            (_assembled(teacher, [body, own_pooling]), [body, own_pooling]),
+            (teacher, modules[:2]),
+            [texts[index] for index in order[:_MOST_TEXTS]],
+        )
     from sentence_transformers.sentence_transformer.modules import Dense
 
     dense = Dense(
@@ -119,7 +123,7 @@ def create_sentence_student(
         activation_function=nn.Identity(),
         init_weight=weight.float(),
         init_bias=bias.float(),
-    )
+    ).to(encoder.dtype)
     return _assembled(teacher, [body, own_pooling, dense, *copy.deepcopy(modules[2:])])
 
 
@@ -156,7 +160,7 @@ def _run(model: Any, modules: Sequence[Any], texts: list[str]) -> tuple[Tensor, 
         for name, value in features.items()
     }
     for module in modules:
-        features = module.eval()(features)
+        features = module(features)
     tokens: Tensor = features["token_embeddings"][features["attention_mask"].bool()]
     embeddings: Tensor = features["sentence_embedding"]
     return tokens.float().cpu(), embeddings.float().cpu()

@@ -76,6 +76,12 @@ def student_sizes(
             )
     else:
         heads = num_attention_heads or width // size
+        if num_attention_heads is None and width % size:
+            raise ValueError(
+                f"hidden_size={width} is not a multiple of {size}, the size of the teacher's "
+                "heads, which are kept whole: choose "
+                f"hidden_size={max(1, round(width / size)) * size}."
+            )
         if heads * size != width:
             raise ValueError(
                 f"hidden_size={width} is not num_attention_heads={heads} times {size}, the size "

@@ -91,10 +91,7 @@ class Trimming:
         keep_characters: bool = True,
         name: str = "texts",
     ) -> None:
-        corpus = [texts] if isinstance(texts, str) else list(texts)
-        if not corpus or isinstance(texts, str):
-            given = "one string" if corpus else "empty"
-            raise ValueError(f"{name} is {given}; give a list of the texts whose tokens are kept.")
+        corpus = _checked_corpus(texts, name)
         content = read_tokenizer(processing_class)
         size = _checked_size(model, processing_class)
         encoded = _encode(processing_class, corpus)
@@ -123,6 +120,29 @@ class Trimming:
         trimmed = _cut(model, self._vocabulary, self._numbers)
         keep_tokenizer(trimmed, self.tokenizer)
         return trimmed
+
+
+def _checked_corpus(texts: Any, name: str) -> list[Text]:
+    """Return the texts as a list.
+
+    Raises:
+        ValueError: there are none, or one is neither a string nor a list of words.
+    """
+    is_list = isinstance(texts, Iterable) and not isinstance(texts, str | Mapping)
+    corpus: list[Any] = list(texts) if is_list else []
+    if not corpus:
+        given = "one string" if isinstance(texts, str) else "empty"
+        given = given if is_list or isinstance(texts, str) else f"a {type(texts).__name__}"
+        raise ValueError(f"{name} is {given}; give a list of the texts whose tokens are kept.")
+    in_words = not isinstance(corpus[0], str)
+    for index, text in enumerate(corpus):
+        words = isinstance(text, list | tuple) and all(isinstance(word, str) for word in text)
+        if not (words if in_words else isinstance(text, str)):
+            raise ValueError(
+                f"{name}: the text {index} is {_shown(str(text))}, a {type(text).__name__}; give "
+                "strings alone, or lists of words alone."
+            )
+    return corpus
 
 
 def _checked_size(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -14,9 +14,10 @@ import torch
 from datasets import Dataset, DatasetDict
 from tiny import bert_config, dataset_for, model_for, tokenizer
 from torch import nn
-from transformers import BertForSequenceClassification, BertModel
+from transformers import AutoTokenizer, BertForSequenceClassification, BertModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.bert.modeling_bert import BertPreTrainedModel
+from zoo import zoo_model
 
 from hf_distill import create_student
 from hf_distill.students import save_student
@@ -44,6 +45,15 @@ def narrow(teacher: Any = None, **options: Any) -> Any:
         ((text for text in TEXTS), "generator"),
         ([{"input_ids": [5] * 65}], "65 tokens"),
         ([{"input_ids": [5, 97]}], "id 97"),
+        ([{"input_ids": [[5, 6], [5, 97, 6]]}], "id 97"),
+        ([{"input_ids": ["5", "6"]}], r"input_ids \['5', '6'\]"),
+        ([{"input_ids": [5, -6]}], r"input_ids \[5, -6\]"),
+        ([{"input_ids": [5.0, 6.5]}], r"input_ids \[5.0, 6.5\]"),
+        ([{"input_ids": [True]}], r"input_ids \[True\]"),
+        ([{"input_ids": None}], "row 0.*input_ids"),
+        ([{"input_ids": []}] * 9, "rows 8, .* no tokens"),
+        ([{"input_ids": [5, 6], "attention_mask": [1]}], "2 input_ids.*attention_mask of 1"),
+        ([{"inputs_embeds": [[0.5] * 16], "attention_mask": [1]}], "inputs_embeds"),
     ],
 )
 def test_data_without_features_are_named(data: Any, named: str) -> None:
@@ -68,6 +78,11 @@ def test_rows_of_several_lengths_need_something_that_pads() -> None:
         ({"num_hidden_layers": 1.0}, "num_hidden_layers=1.0"),
         ({"layers": 1}, "layers=1"),
         ({"layers": np.array([0, 1])}, "layers=array"),
+        ({"calibration_tokens": "9"}, "calibration_tokens='9'"),
+        ({"calibration_tokens": 9.5}, "calibration_tokens=9.5"),
+        ({"calibration_tokens": True}, "calibration_tokens=True"),
+        ({"hidden_size": 7}, "hidden_size=7 .*multiple of 8"),
+        ({"calibration_data": TEXTS, "processing_class": "words"}, "processing_class.*'words'"),
         ({"seed": -1}, "seed=-1"),
         ({"seed": None}, "seed=None"),
         ({"seed": 2**32}, f"seed={2**32}"),
@@ -100,6 +115,75 @@ def test_weights_that_the_precision_cannot_hold_are_refused() -> None:
         teacher.qa_outputs.weight[:, ::2] = -6e4
     with pytest.raises(ValueError, match=r"float16.*qa_outputs"):
         narrow(teacher.half())
+
+
+def test_inputs_that_are_not_numbers_are_refused() -> None:
+    teacher = zoo_model("image-classification", "vit", seed=0, layers=3)
+    rows = [{"pixel_values": torch.full((3, 8, 8), float(n))} for n in (1, "nan", 2)]
+    for options in ({"hidden_size": 8}, {"num_hidden_layers": 2, "layers": "auto"}):
+        with pytest.raises(ValueError, match=r"calibration_data.*pixel_values.*NaN"):
+            create_student(teacher, calibration_data=rows, **options)
+
+
+def test_layers_without_which_the_rest_overflows_are_kept() -> None:
+    """Without layer 0, what layer 1 makes is far too large for the last one."""
+    teacher: Any = model_for(QA, seed=0, layers=3)
+    layers = teacher.bert.encoder.layer
+    layers[0].forward = lambda states, *_, **__: states * 1e-25
+    layers[1].forward = lambda states, *_, **__: states * 1e25
+    layers[2].forward = lambda states, *_, **__: states**2
+    rows = dataset_for(QA, 4, seed=3, labels=False)
+    auto: Any = {"layers": "auto", "calibration_data": rows}
+    record = vars(create_student(teacher, num_hidden_layers=2, **auto))["distillation_record"]
+    assert 0 in record["layers"]
+    teacher.qa_outputs.forward = lambda states: states[..., :2] * torch.nan
+    with pytest.raises(ValueError, match=r"layers='auto'.*calibration_data are NaN"):
+        create_student(teacher, num_hidden_layers=2, **auto)
+
+
+def test_outputs_without_names_are_refused() -> None:
+    teacher: Any = model_for(QA, seed=0)
+    teacher.config.return_dict = False
+    with pytest.raises(ValueError, match=r"teacher.*return_dict=False"):
+        narrow(teacher)
+    assert create_student(teacher, num_hidden_layers=1).config.return_dict is False
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        (Path("texts.txt"), "a PosixPath"),
+        ({"text": TEXTS}, "a dict"),
+        (["a", None], "text 1 .*NoneType"),
+        ([3], "text 0 .*int"),
+        (["a b", ["c", "d"]], "text 1 .*list"),
+    ],
+)
+def test_a_corpus_that_is_no_list_of_texts_is_named(texts: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=rf"vocabulary_from.*{named}"):
+        narrow(vocabulary_from=texts, processing_class=tokenizer())
+
+
+def test_a_trimmed_student_is_saved_with_its_own_tokenizer(tmp_path: Path) -> None:
+    whole = tokenizer()
+    student = create_student(
+        model_for(QA, seed=0), num_hidden_layers=1, vocabulary_from=["a b"], processing_class=whole
+    )
+    with pytest.raises(ValueError, match=r"processing_class.*tokenizer_of"):
+        save_student(student, tmp_path, whole)
+    save_student(student, tmp_path)
+    assert len(AutoTokenizer.from_pretrained(tmp_path)) == student.config.vocab_size < len(whole)
+
+
+def test_another_model_is_not_overwritten(tmp_path: Path) -> None:
+    teacher: Any = model_for(QA, seed=0)
+    teacher.save_pretrained(tmp_path)
+    student = create_student(tmp_path, num_hidden_layers=1)
+    with pytest.raises(ValueError, match=r"folder=.*config\.json"):
+        save_student(student, tmp_path)
+    assert type(teacher).from_pretrained(tmp_path).config.num_hidden_layers == 2
+    for layers in (1, 2):
+        save_student(create_student(teacher, num_hidden_layers=layers), tmp_path / "student")
 
 
 @pytest.mark.parametrize("chunk", [1, 7])

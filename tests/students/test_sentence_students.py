@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import bert_config, tokenizer
@@ -145,6 +147,30 @@ def test_a_folder_with_code_or_pickles_is_refused(
 def test_what_is_not_used_is_refused(name: str, value: Any, folder: Path) -> None:
     with pytest.raises(ValueError, match=name):
         create_student(teacher(folder), num_hidden_layers=1, **{name: value})
+
+
+def test_the_teacher_stays_in_its_mode(folder: Path) -> None:
+    wide = teacher(folder).train()
+    modes = [module.training for module in wide.modules()]
+    student = create_student(wide, hidden_size=16, calibration_data=np.array(TEXTS[:40]))
+    assert [module.training for module in wide.modules()] == modes
+    assert not student.training
+
+
+def test_the_map_is_fitted_on_texts_of_the_whole_corpus(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corpus is often sorted, so its first texts say little about the others."""
+    module = sys.modules["hf_distill.students.sentence_embeddings"]
+    seen: list[list[str]] = []
+    fitted = module._fitted
+    monkeypatch.setattr(module, "_MOST_TEXTS", 20)
+    monkeypatch.setattr(module, "_fitted", lambda *a: seen.append(a[-1]) or fitted(*a))
+    for seed in (0, 0, 1):
+        create_student(teacher(folder), hidden_size=16, calibration_data=TEXTS, seed=seed)
+    assert seen[0] == seen[1] != seen[2]
+    assert len({*seen[0]}) == 20
+    assert max(map(TEXTS.index, seen[0])) > len(TEXTS) // 2
 
 
 def test_a_truncated_teacher_has_a_truncated_student(folder: Path) -> None:
