@@ -130,9 +130,12 @@ def run(argv: Sequence[str]) -> None:
     if arguments.trim_vocabulary is not None:
         file = Path(arguments.trim_vocabulary).expanduser()
         try:
-            data["vocabulary_from"] = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"--trim_vocabulary {file} cannot be read: {error}") from error
+        data["vocabulary_from"] = [line for line in lines if line.strip()]
+        if not data["vocabulary_from"]:
+            raise ValueError(f"--trim_vocabulary {file} has no texts.")
     student = create_student(
         teacher,
         num_hidden_layers=arguments.num_hidden_layers,

@@ -77,10 +77,11 @@ def student_sizes(
     else:
         heads = num_attention_heads or width // size
         if num_attention_heads is None and width % size:
+            nearest = max(1, round(width / size))
             raise ValueError(
                 f"hidden_size={width} is not a multiple of {size}, the size of the teacher's "
-                "heads, which are kept whole: choose "
-                f"hidden_size={max(1, round(width / size)) * size}."
+                f"heads, which are kept whole: choose hidden_size={nearest * size}, with "
+                f"num_attention_heads={nearest}."
             )
         if heads * size != width:
             raise ValueError(

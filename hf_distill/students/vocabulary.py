@@ -130,7 +130,7 @@ def _checked_corpus(texts: Any, name: str) -> list[Text]:
     """
     is_list = isinstance(texts, Iterable) and not isinstance(texts, str | Mapping)
     corpus: list[Any] = list(texts) if is_list else []
-    if not corpus:
+    if not any(text != "" for text in corpus):
         given = "one string" if isinstance(texts, str) else "empty"
         given = given if is_list or isinstance(texts, str) else f"a {type(texts).__name__}"
         raise ValueError(f"{name} is {given}; give a list of the texts whose tokens are kept.")

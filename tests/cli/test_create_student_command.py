@@ -150,9 +150,12 @@ def test_files_that_cannot_be_used_are_named(
 ) -> None:
     binary = tmp_path / "binary.txt"
     binary.write_bytes(b"\xff\xfe\xa4")
+    blank = tmp_path / "blank.txt"
+    blank.write_text("\n  \n")
     for options, named in (
         (["--output_dir", binary], f"--output_dir {binary}"),
         (["--output_dir", tmp_path / "student", "--trim_vocabulary", binary], "--trim_vocabulary"),
+        (["--output_dir", tmp_path / "student", "--trim_vocabulary", blank], "has no texts"),
     ):
         made = program("create-student", files.models["teacher"], "--layers", "0", *options)
         assert made.status == 2

@@ -154,6 +154,7 @@ def test_outputs_without_names_are_refused() -> None:
     [
         (Path("texts.txt"), "a PosixPath"),
         ({"text": TEXTS}, "a dict"),
+        (["", ""], "empty"),
         (["a", None], "text 1 .*NoneType"),
         ([3], "text 0 .*int"),
         (["a b", ["c", "d"]], "text 1 .*list"),
