@@ -7,7 +7,7 @@ TEACHER is a directory or a Hub id of a question-answering model. Without a size
 teacher. Fewer layers are copies; a narrower student is fitted to the teacher on some of the
 questions, whose answers are not used. Train it like any other student: `hf-distill train
 --teacher_model TEACHER --student_model student --train_file train.json --output_dir distilled`, or
-`examples/run_qa.py`. `hf-distill create-student` does the same for all tasks.
+`examples/run_qa.py`. `hf-distill create-student` does the same for all tasks on texts.
 """
 
 from __future__ import annotations

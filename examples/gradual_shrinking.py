@@ -59,7 +59,7 @@ def main() -> None:
     for width in script.hidden_sizes:
         folder = Path(all_steps.output_dir) / str(width)
         args = replace(all_steps, output_dir=str(folder))
-        if (folder / "config.json").exists():
+        if (folder / "trainer_state.json").exists():  # what is written last
             student = AutoModelForQuestionAnswering.from_pretrained(folder, dtype="float32")
             continue
         set_seed(args.seed)
@@ -84,6 +84,7 @@ def main() -> None:
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.log_metrics("eval", trainer.evaluate())
         trainer.save_model()
+        trainer.save_state()
 
 
 if __name__ == "__main__":

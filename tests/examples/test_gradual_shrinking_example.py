@@ -64,6 +64,10 @@ def test_each_student_is_made_from_the_one_before_and_a_stopped_run_resumes(
         if path.name == "checkpoint-2":
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # And while the student was written.
+    (tmp_path / "stopped" / "16" / "config.json").write_bytes(
+        (tmp_path / "whole" / "16" / "config.json").read_bytes()
+    )
     made.clear()
     resumed = run("stopped")
     assert made == [(24, 16)]
