@@ -52,8 +52,9 @@ def save_student(
             "save_pretrained."
         )
     mark = mark_of(encoder)
-    if mark is not None:
-        processing_class = tokenizer_of(encoder) if processing_class is None else processing_class
+    if mark is not None and processing_class is None:
+        processing_class = tokenizer_of(encoder)
+    if mark is not None and processing_class is not None:
         vocabulary = VocabularyMap.of(processing_class)
         if vocabulary is None or vocabulary.mark != mark:
             raise ValueError(
@@ -62,10 +63,11 @@ def save_student(
             )
     target = Path(folder)
     found = [name for name in ("modules.json", "config.json") if (target / name).exists()]
-    if found and not (target / STUDENT_FILE).exists():
+    is_of_another_kind = "modules.json" in found and encoder is student
+    if is_of_another_kind or (found and not (target / STUDENT_FILE).exists()):
         raise ValueError(
-            f"folder={display_name(target)!r} holds a model that create_student did not make "
-            f"({found[0]}), which would be overwritten: choose another folder."
+            f"folder={display_name(target)!r} holds a model that is not a student of this kind "
+            f"({found[0]}), whose files would be mixed up: choose another folder."
         )
     target.mkdir(parents=True, exist_ok=True)
     with temporary_path(target / "student") as made:

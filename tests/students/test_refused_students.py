@@ -174,6 +174,7 @@ def test_a_trimmed_student_is_saved_with_its_own_tokenizer(tmp_path: Path) -> No
         save_student(student, tmp_path, whole)
     save_student(student, tmp_path)
     assert len(AutoTokenizer.from_pretrained(tmp_path)) == student.config.vocab_size < len(whole)
+    save_student(create_student(student, layers=[0]), tmp_path / "second")  # has no tokenizer
 
 
 def test_another_model_is_not_overwritten(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from transformers import BertModel, default_data_collator
 
 from hf_distill import create_student
 from hf_distill.cli.main import main
+from hf_distill.students import save_student
 
 sentence_transformers = pytest.importorskip(
     "sentence_transformers", reason="sentence-transformers is not installed"
@@ -147,6 +148,13 @@ def test_a_folder_with_code_or_pickles_is_refused(
 def test_what_is_not_used_is_refused(name: str, value: Any, folder: Path) -> None:
     with pytest.raises(ValueError, match=name):
         create_student(teacher(folder), num_hidden_layers=1, **{name: value})
+
+
+def test_an_encoder_is_not_saved_among_other_modules(folder: Path, tmp_path: Path) -> None:
+    save_student(create_student(teacher(folder), num_hidden_layers=2), tmp_path)
+    student = create_student(BertModel.from_pretrained(folder), num_hidden_layers=1)
+    with pytest.raises(ValueError, match=r"folder=.*modules\.json"):
+        save_student(student, tmp_path)
 
 
 def test_the_teacher_stays_in_its_mode(folder: Path) -> None:
