@@ -72,8 +72,12 @@ ALL_JOBS = (SQUAD, *OTHERS, ALL_QUESTIONS)
 STEPS = {"squad": 200, "sst2": 300, "wnut17": 300, "squad-all": 1500}
 """Of all stages."""
 
-LONG = ("6x192", "3x384-fitted", "3x192")
-"""The students that also learn from all questions."""
+LONG = {
+    "6x192": ("prediction",),
+    "3x384-fitted": ("prediction", "stages"),
+    "3x192": ("prediction",),
+}
+"""The students that also learn from all questions, and in which ways."""
 
 
 class Created(Material):
@@ -280,14 +284,17 @@ def plan(options: argparse.Namespace) -> list[tuple[Job, str, str, int, int]]:
             if job.name not in options.jobs:
                 continue
             runs += [(job, "teacher", "trained", 0, 0)] if seed == options.seeds[0] else []
-            names, ways = (LONG, ["prediction"]) if job is ALL_QUESTIONS else (STUDENTS, list(WAYS))
             steps = options.steps or STEPS[job.name]
             runs += [
                 (job, name, way, 0 if way == "untrained" else steps, seed)
-                for way in ways
-                for name in names
-                if STUDENTS[name].options is not None
-                or (way != "stages" and seed == options.seeds[0])
+                for way in WAYS
+                for name in STUDENTS
+                if (
+                    way in LONG.get(name, ())
+                    if job is ALL_QUESTIONS
+                    else STUDENTS[name].options is not None
+                    or (way != "stages" and seed == options.seeds[0])
+                )
             ]
     return runs
 
