@@ -64,6 +64,8 @@ class Calibration:
             raise ValueError(
                 f"calibration_data has texts: pass their tokenizer, processing_class{given}."
             )
+        if self._texts and not any(str(data[index]).strip() for index in range(rows)):
+            raise ValueError(f"calibration_data has {rows} texts, and all of them are blank.")
         self._data, self._tokenizer, self._seed = data, processing_class, seed
         head = find_head(teacher)
         targets = ("decoder_input_ids",) if teacher.config.is_encoder_decoder else ()

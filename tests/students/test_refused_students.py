@@ -51,6 +51,7 @@ def narrow(teacher: Any = None, **options: Any) -> Any:
         ([{"input_ids": [5.0, 6.5]}], r"input_ids \[5.0, 6.5\]"),
         ([{"input_ids": [True]}], r"input_ids \[True\]"),
         ([{"input_ids": None}], "row 0.*input_ids"),
+        (["", " \n"] * 400, "800 texts.*blank"),
         ([{"input_ids": []}] * 9, "rows 8, .* no tokens"),
         ([{"input_ids": [5, 6], "attention_mask": [1]}], "2 input_ids.*attention_mask of 1"),
         ([{"inputs_embeds": [[0.5] * 16], "attention_mask": [1]}], "inputs_embeds"),
