@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from created_students import ALL_JOBS, STEPS, Created, add_options
@@ -85,7 +87,7 @@ def measure(material: Created, job: Job, of: str, name: str, seed: int) -> dict[
     """Train by the commands of a row, and return its scores."""
     student, _ = material.create(job, of, seed)
     last, cpu = STEPS[job.name] // 2, time.process_time()
-    first = 0
+    first, losses = 0, []
     for number, (share, options) in enumerate(ROWS[name].stages):
         output = material.work / f"attention-{job.name}-{of}-{name}-{seed}-{number}"
         steps = round(share * last)
@@ -95,6 +97,7 @@ def measure(material: Created, job: Job, of: str, name: str, seed: int) -> dict[
             *(option.format(last=STUDENTS[of][1]) for option in options),
         )  # fmt: skip
         student, first = output, first + steps
+        losses.append(last_losses(output))
     trained = material.train(
         job, student, material.work / f"attention-{job.name}-{of}-{name}-{seed}", seed,
         "--max_steps", str(last), "--teacher_outputs", material.outputs(job),
@@ -102,9 +105,17 @@ def measure(material: Created, job: Job, of: str, name: str, seed: int) -> dict[
     )  # fmt: skip
     return {
         "job": job.name, "student": of, "row": name, "seed": seed, "steps": [first, last],
-        "eval": trained["eval"], "cpu_seconds": round(time.process_time() - cpu, 1),
+        "losses": losses, "eval": trained["eval"],
+        "cpu_seconds": round(time.process_time() - cpu, 1),
         **circumstances(),
     }  # fmt: skip
+
+
+def last_losses(folder: Path) -> dict[str, float]:
+    """Return the parts of the loss of a stage as they were logged last; none of a short stage."""
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    entries = [{}, *(one for one in state["log_history"] if "loss" in one)]
+    return {name: value for name, value in entries[-1].items() if name.startswith("loss_")}
 
 
 def render(jobs: list[Job]) -> str:
