@@ -288,7 +288,7 @@ def plan(options: argparse.Namespace) -> list[tuple[Job, str, str, int, int]]:
             runs += [
                 (job, name, way, 0 if way == "untrained" else steps, seed)
                 for way in WAYS
-                for name in STUDENTS
+                for name in options.students
                 if (
                     way in LONG.get(name, ())
                     if job is ALL_QUESTIONS
@@ -330,6 +330,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--latency", action="store_true", help="measure latencies alone")
     parser.add_argument("--steps", type=int, help="of all stages, instead of each job's own")
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
     options = parser.parse_args()
     if options.latency:
         write_json("created-latency", latencies(Created(options)))
