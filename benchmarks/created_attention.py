@@ -1,9 +1,9 @@
 """Attention losses with a student created from its teacher: the runs behind RESULTS.md.
 
 The student of half the depth has the teacher's heads and basis (3 × 384 of
-``created_students.py``, which must have made it); one of half the width has half of the heads, so
-that only relations can be compared. Each row is a way of spending the first steps; the prediction
-layer follows. Started, stopped and resumed as ``created_students.py``, with its options:
+``created_students.py``, which must have made it). Each row is a way of spending the first steps;
+the prediction layer follows. Started, stopped and resumed as ``created_students.py``, with its
+options:
 
     python benchmarks/created_attention.py --data_dir DIR --squad_teacher DIR --large_encoder DIR \
         --small_encoder DIR
@@ -27,11 +27,8 @@ from report import circumstances, replace_section
 from squad_table import spread
 from task_distillation import Job
 
-STUDENTS = {"3x384-fitted": ("3 × 384", "3:6"), "6x192": ("6 × 192", "6:6")}
-"""Their titles, and their last layer with the teacher's."""
-
-
-LAST = ("--layer_mapping", "{last}")
+STUDENT = "3x384-fitted"
+LAST = ("--layer_mapping", "3:6")
 LIGHT = "0.03"
 """Makes the attention loss as large as that of the hidden states."""
 
@@ -43,20 +40,17 @@ class Row:
     title: str
     stages: tuple[tuple[float, tuple[str, ...]], ...]
     """Of each first stage: its share of the steps of the prediction layer, and its options."""
-    by_head: bool = False
-    """Attentions are compared head by head."""
 
 
 def _with(loss: str) -> Row:
     options = (*LAST, "--attention_loss", loss)
-    title = f"hidden states and attention {loss}, last layer"
-    return Row(title, ((1, options),), loss != "relations")
+    return Row(f"hidden states and attention {loss}, last layer", ((1, options),))
 
 
 def _after(loss: str) -> Row:
     options = (*LAST, "--attention_loss", loss, "--hidden_states_loss_weight", "0")
     title = f"hidden states, then attention {loss} of the last layer"
-    return Row(title, ((0.5, ()), (0.5, options)), loss != "relations")
+    return Row(title, ((0.5, ()), (0.5, options)))
 
 
 HIDDEN = "hidden states, all layers"
@@ -69,7 +63,6 @@ ROWS = {
     "light-scores": Row(
         f"hidden states and attention scores at weight {LIGHT}, last layer",
         ((1, (*LAST, "--attention_loss", "scores", "--attention_loss_weight", LIGHT)),),
-        by_head=True,
     ),
     "light-relations": Row(
         f"hidden states and attention relations at weight {LIGHT}, last layer",
@@ -83,28 +76,27 @@ ROWS = {
 }
 
 
-def measure(material: Created, job: Job, of: str, name: str, seed: int) -> dict[str, Any]:
+def measure(material: Created, job: Job, name: str, seed: int) -> dict[str, Any]:
     """Train by the commands of a row, and return its scores."""
-    student, _ = material.create(job, of, seed)
+    student, _ = material.create(job, STUDENT, seed)
     last, cpu = STEPS[job.name] // 2, time.process_time()
     first, losses = 0, []
     for number, (share, options) in enumerate(ROWS[name].stages):
-        output = material.work / f"attention-{job.name}-{of}-{name}-{seed}-{number}"
+        output = material.work / f"attention-{job.name}-{name}-{seed}-{number}"
         steps = round(share * last)
         material.train(
             job, student, output, seed, "--stage", "intermediate", "--max_steps", str(steps),
-            "--teacher_model", material.teacher(job),
-            *(option.format(last=STUDENTS[of][1]) for option in options),
+            "--teacher_model", material.teacher(job), *options,
         )  # fmt: skip
         student, first = output, first + steps
         losses.append(last_losses(output))
     trained = material.train(
-        job, student, material.work / f"attention-{job.name}-{of}-{name}-{seed}", seed,
+        job, student, material.work / f"attention-{job.name}-{name}-{seed}", seed,
         "--max_steps", str(last), "--teacher_outputs", material.outputs(job),
         *job.distillation.split(),
     )  # fmt: skip
     return {
-        "job": job.name, "student": of, "row": name, "seed": seed, "steps": [first, last],
+        "job": job.name, "student": STUDENT, "row": name, "seed": seed, "steps": [first, last],
         "losses": losses, "eval": trained["eval"],
         "cpu_seconds": round(time.process_time() - cpu, 1),
         **circumstances(),
@@ -119,17 +111,17 @@ def last_losses(folder: Path) -> dict[str, float]:
 
 
 def render(jobs: list[Job]) -> str:
-    """Return a table with a column for each student and task."""
-    columns = [(of, job) for of in STUDENTS for job in jobs]
-    titles = [f"{STUDENTS[of][0]}, {job.title}" for of, job in columns]
-    lines = [f"| first steps | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
-    rows = {HIDDEN: "created-{job}-{of}-stages-{steps}-[0-9]"}
-    rows |= {row.title: f"attention-{{job}}-{{of}}-{name}-[0-9]" for name, row in ROWS.items()}
+    """Return a table with a column for each task."""
+    lines = [
+        f"| first steps | {' | '.join(job.title for job in jobs)} |",
+        f"|---|{'---|' * len(jobs)}",
+    ]
+    rows = {HIDDEN: f"created-{{}}-{STUDENT}-stages-{{}}-[0-9]"}
+    rows |= {row.title: f"attention-{{}}-{name}-[0-9]" for name, row in ROWS.items()}
     for title, pattern in rows.items():
         cells = []
-        for of, job in columns:
-            steps = STEPS[job.name]
-            found = scores(pattern.format(job=job.name, of=of, steps=steps), job.metric)
+        for job in jobs:
+            found = scores(pattern.format(job.name, STEPS[job.name]), job.metric)
             cells.append(f"{spread(found)} ({len(found)})" if found else "–")
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -141,18 +133,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
-    parser.add_argument("--students", nargs="+", default=list(STUDENTS), choices=list(STUDENTS))
     parser.set_defaults(jobs=["sst2", "squad"])
     options = parser.parse_args()
     jobs = [job for job in ALL_JOBS if job.name in options.jobs]
     if not options.table:
         material = Created(options)
-        for seed, job, of in itertools.product(options.seeds, jobs, options.students):
-            for name, row in ROWS.items():
-                if row.by_head and of != "3x384-fitted":
-                    continue
-                result = f"attention-{job.name}-{of}-{name}-{seed}"
-                material.run_once(result, job, partial(measure, material, job, of, name, seed))
+        for seed, job, name in itertools.product(options.seeds, jobs, ROWS):
+            result = f"attention-{job.name}-{name}-{seed}"
+            material.run_once(result, job, partial(measure, material, job, name, seed))
     replace_section("created_attention", render(jobs))
 
 
