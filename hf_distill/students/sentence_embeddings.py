@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import trange
 from transformers import PreTrainedModel
 
 from hf_distill.least_squares import LeastSquares
@@ -136,18 +137,17 @@ def _fitted(student: _Model, teacher: _Model, texts: Sequence[str]) -> tuple[Ten
 
     There are more tokens than texts: their map is the first guess, which the texts correct.
     """
-    runs = []
-    for begin in range(0, len(texts), _BATCH):
+    of_tokens, pooled = LeastSquares(), []
+    for begin in trange(0, len(texts), _BATCH, desc="Embeddings", unit="batch", leave=False):
         some = list(texts[begin : begin + _BATCH])
-        runs.append([_run(*model, some) for model in (student, teacher)])
-    of_tokens = LeastSquares()
-    for (narrow, _), (wide, _) in runs:
+        (narrow, ours), (wide, theirs) = (_run(*model, some) for model in (student, teacher))
         of_tokens.add(narrow, wide)
+        pooled.append((ours, theirs))
     guess, _ = of_tokens.solve(RIDGE)
-    parts = runs[0][0][1].shape[1] // len(guess.T)
+    parts = pooled[0][0].shape[1] // len(guess.T)
     fit = Ridge(torch.block_diag(*[guess] * parts))
-    for (_, narrow), (_, wide) in runs:
-        fit.add(narrow, wide)
+    for ours, theirs in pooled:
+        fit.add(ours, theirs)
     return fit.solve()
 
 

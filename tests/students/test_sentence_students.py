@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from transformers import BertModel, default_data_collator
 
 from hf_distill import create_student
 from hf_distill.cli.main import main
+from hf_distill.least_squares import LeastSquares
 from hf_distill.students import save_student
 
 sentence_transformers = pytest.importorskip(
@@ -186,3 +189,23 @@ def test_a_truncated_teacher_has_a_truncated_student(folder: Path) -> None:
     whole.truncate_dim = 5
     student: Any = create_student(whole, num_hidden_layers=1)
     assert student.encode(["a b c"]).shape == whole.encode(["a b c"]).shape == (1, 5)
+
+
+def test_the_states_of_a_batch_are_forgotten_before_the_next(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a thousand long texts would take gigabytes."""
+    module = sys.modules["hf_distill.students.sentence_embeddings"]
+    seen: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    class Watched(LeastSquares):
+        def add(self, x: torch.Tensor, y: torch.Tensor, weight: Any = 1.0) -> None:
+            seen.append(weakref.ref(x))
+            alive.append(sum(one() is not None for one in seen))
+            super().add(x, y, weight)
+
+    monkeypatch.setattr(module, "LeastSquares", Watched)
+    create_student(teacher(folder), hidden_size=16, calibration_data=TEXTS)
+    assert len(alive) == math.ceil(len(TEXTS) / 32) > 2
+    assert alive == [1] * len(alive)
