@@ -23,7 +23,9 @@ for argv in json.loads(sys.argv[1]):
     print("hf-distill", *argv, flush=True)
     assert main(argv) == 0, argv
 """
-TIMES = re.compile(rb'"\w*(?:runtime|_per_second)": [0-9.]+|[^|>]+ rows per second')
+TIMES = re.compile(
+    rb'"\w*(?:runtime|_per_second)": [0-9.]+|[^|>]+ rows per second|\b[0-9]+ (?:s|min|h)\b'
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
