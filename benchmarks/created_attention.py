@@ -30,7 +30,7 @@ from task_distillation import Job
 STUDENT = "3x384-fitted"
 LAST = ("--layer_mapping", "3:6")
 LIGHT = "0.03"
-"""Makes the attention loss as large as that of the hidden states."""
+"""Makes the loss of scores about as large as that of the hidden states."""
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def run(argv: Sequence[str]) -> Report:
 
 
 def _names(models: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return the name of each role's model; those that only a name tells apart get a number."""
+    """Return the name of each role's model; models without a role that share one get a number."""
     names = {role: display_name(of_role[0]) for role, of_role in models.items()}
     counts = Counter([*names.values(), *ROLES.values()])
     return {

@@ -12,11 +12,7 @@ from typing import Any
 import torch
 
 from hf_distill._version import __version__
-from hf_distill.cli.loading import (
-    load_examples,
-    load_tokenizer,
-    load_trained_model,
-)
+from hf_distill.cli.loading import load_examples, load_tokenizer, load_trained_model
 from hf_distill.cli.precision import bfloat16_pays
 from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.files import differences, read_json, write_json

@@ -62,7 +62,7 @@ class ShrinkRequest:
 
     @cached_property
     def asked(self) -> Asked:
-        """What is set by hand of the trainings."""
+        """Return the settings of the trainings that are set by hand."""
         own, training = self.training, asdict(self.training)
         shared = {f.name: training[f.name] for f in fields(Asked) if f.name in training}
         shared["budget"] = None if own.budget is None else read_budget(own.budget)
@@ -86,7 +86,7 @@ class ShrinkRequest:
 
     @cached_property
     def described(self) -> dict[str, Any]:
-        """The settings that another run in the same folder must share, without paths."""
+        """Return the settings that another run in the same folder must share, without paths."""
         parts: list[Any] = [self.arguments, self.training, self.data, self.options]
         values = {name: value for part in parts for name, value in asdict(part).items()}
         sources = ("teacher_model", "train_file", "validation_file")
