@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
@@ -105,7 +106,9 @@ def run(argv: Sequence[str]) -> None:
 
     from hf_distill.cli.loading import check_model_source, check_paths, load_tokenizer
     from hf_distill.cli.run_folder import make_output_folder
+    from hf_distill.loading import find_file
     from hf_distill.students import create_student, save_student, tokenizer_of
+    from hf_distill.students.calibration import read_texts
     from hf_distill.students.create import load_whole
     from hf_distill.students.sentence_embeddings import load_sentence_transformer
 
@@ -128,12 +131,8 @@ def run(argv: Sequence[str]) -> None:
     if arguments.calibration_file is not None or arguments.dataset_name is not None:
         data |= _calibration(arguments, task_options, source, teacher, tokenizer)
     if arguments.trim_vocabulary is not None:
-        file = Path(arguments.trim_vocabulary).expanduser()
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"--trim_vocabulary {file} cannot be read: {error}") from error
-        data["vocabulary_from"] = [line for line in lines if line.strip()]
+        file = arguments.trim_vocabulary
+        data["vocabulary_from"] = read_texts(file, "--trim_vocabulary")
         if not data["vocabulary_from"]:
             raise ValueError(f"--trim_vocabulary {file} has no texts.")
     student = create_student(
@@ -149,6 +148,9 @@ def run(argv: Sequence[str]) -> None:
         **data,
     )
     record = save_student(student, arguments.output_dir, tokenizer_of(student) or tokenizer)
+    for name in ("preprocessor_config.json", "processor_config.json"):  # of images and sounds
+        if (path := find_file(source, name)) is not None:
+            shutil.copyfile(path, folder / name)
     sizes = record["sizes"]
     share = record["parameters"] / sum(p.numel() for p in teacher.parameters())
     sys.stdout.write(

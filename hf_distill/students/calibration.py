@@ -185,17 +185,21 @@ class Calibration:
             )
 
 
-def read_texts(path: str | os.PathLike[str]) -> Sequence[str]:
-    """Read the lines of a text file that are not empty.
+def read_texts(path: str | os.PathLike[str], name: str = "calibration_data") -> Sequence[str]:
+    """Read the lines of a text file that are not blank.
+
+    Args:
+        path: the file.
+        name: what errors call it.
 
     Raises:
         ValueError: there is no such file, or it is not UTF-8 text.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"calibration_data={str(path)!r} cannot be read: {error}") from error
-    return [line for line in map(str.strip, lines) if line]
+        raise ValueError(f"{name}={str(path)!r} cannot be read: {error}") from error
+    return [line for line in lines if line.strip()]
 
 
 class TokenArrays:

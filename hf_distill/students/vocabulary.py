@@ -126,11 +126,11 @@ def _checked_corpus(texts: Any, name: str) -> list[Text]:
     """Return the texts as a list.
 
     Raises:
-        ValueError: there are none, or one is neither a string nor a list of words.
+        ValueError: there are none, all are blank, or one is neither a string nor a list of words.
     """
     is_list = isinstance(texts, Iterable) and not isinstance(texts, str | Mapping)
     corpus: list[Any] = list(texts) if is_list else []
-    if not any(text != "" for text in corpus):
+    if not corpus:
         given = "one string" if isinstance(texts, str) else "empty"
         given = given if is_list or isinstance(texts, str) else f"a {type(texts).__name__}"
         raise ValueError(f"{name} is {given}; give a list of the texts whose tokens are kept.")
@@ -142,6 +142,11 @@ def _checked_corpus(texts: Any, name: str) -> list[Text]:
                 f"{name}: the text {index} is {_shown(str(text))}, a {type(text).__name__}; give "
                 "strings alone, or lists of words alone."
             )
+    if not any("".join(text).strip() for text in corpus):
+        raise ValueError(
+            f"{name} has {len(corpus)} texts, and all of them are blank: nothing would be left of "
+            "the vocabulary. Give the texts whose tokens are kept."
+        )
     return corpus
 
 

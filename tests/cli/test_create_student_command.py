@@ -12,7 +12,14 @@ import torch
 from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
 from safetensors.torch import load_file
 from task_runs import LABELS, OPTIONS, save_model, write_data
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from tiny import tokenizer
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    WhisperFeatureExtractor,
+)
+from zoo import zoo_model
 
 Program = Callable[..., Result]
 
@@ -69,6 +76,22 @@ def test_layers_alone_need_no_data(program: Program, files: Files, tmp_path: Pat
     )  # fmt: skip
     assert made.status == 0, made.stderr
     assert record_of(tmp_path / "student")["initialization"] == "copy"
+
+
+def test_a_student_that_hears_keeps_what_makes_its_features(
+    program: Program, tmp_path: Path
+) -> None:
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    zoo_model("automatic-speech-recognition", "whisper", seed=0, layers=2).save_pretrained(teacher)
+    tokenizer().save_pretrained(teacher)
+    extractor = WhisperFeatureExtractor(feature_size=8, chunk_length=1)
+    extractor.save_pretrained(teacher)
+    made = program(
+        "create-student", teacher, "--num_hidden_layers", "1", "--output_dir", student
+    )  # fmt: skip
+    assert made.status == 0, made.stderr
+    again = AutoFeatureExtractor.from_pretrained(student)
+    assert again.to_dict() == extractor.to_dict()
 
 
 def test_a_trimmed_student_learns_from_the_whole_teacher(

@@ -155,7 +155,10 @@ def test_outputs_without_names_are_refused() -> None:
     [
         (Path("texts.txt"), "a PosixPath"),
         ({"text": TEXTS}, "a dict"),
-        (["", ""], "empty"),
+        ([], "empty"),
+        (["", ""], "2 texts.*blank"),
+        ([" ", "\n"], "2 texts.*blank"),
+        ([[], [" "]], "2 texts.*blank"),
         (["a", None], "text 1 .*NoneType"),
         ([3], "text 0 .*int"),
         (["a b", ["c", "d"]], "text 1 .*list"),

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import weakref
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,25 @@ def test_the_map_is_fitted_on_texts_of_the_whole_corpus(
     assert seen[0] == seen[1] != seen[2]
     assert len({*seen[0]}) == 20
     assert max(map(TEXTS.index, seen[0])) > len(TEXTS) // 2
+
+
+def test_texts_of_about_one_length_are_embedded_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a short text costs as much as the longest of its batch."""
+    module = sys.modules["hf_distill.students.sentence_embeddings"]
+    lengths: list[list[int]] = []
+    run = module._run
+
+    def watched(model: Any, modules: Any, texts: list[str]) -> Any:
+        lengths.append([len(text) for text in texts])
+        return run(model, modules, texts)
+
+    monkeypatch.setattr(module, "_run", watched)
+    texts = [" ".join("abcde"[: 1 + number * 7 % 5]) for number in range(80)]
+    create_student(teacher(folder), hidden_size=16, calibration_data=texts)
+    assert len(lengths) == 2 * math.ceil(80 / 32)
+    assert all(max(later) <= min(earlier) for earlier, later in pairwise(lengths[::2]))
 
 
 def test_a_truncated_teacher_has_a_truncated_student(folder: Path) -> None:
