@@ -55,7 +55,7 @@ class DemoSizeArguments:
     """The sizes of the demo, for a shorter or another run."""
 
     speedup: float = option(2.0, help="How many times as fast the student is to be.")
-    train_passages: int = option(640, help="Texts to learn from, with five questions each.")
+    train_passages: int = option(1000, help="Texts to learn from, with five questions each.")
     validation_passages: int = option(140, help="Texts to score with, with five questions each.")
     num_train_epochs: float = option(2.0, help="How often the student goes through the data.")
     teacher_model: str | None = option(

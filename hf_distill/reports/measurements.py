@@ -23,7 +23,8 @@ from hf_distill.reports.comparison import Latency
 
 Predictor = Callable[[Sequence[Mapping[str, Any]]], object]
 
-WARM_UP = 3
+WARM_UP = 2
+BLOCK = 8
 ROUNDS = 3
 _NUMBER_FORMATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -62,19 +63,20 @@ def stored_as(files: Sequence[Path]) -> str | None:
 def measure_latencies(
     predictors: Mapping[str, Predictor], examples: Sequence[Mapping[str, Any]]
 ) -> dict[str, Latency]:
-    """Time one example after the other, each by all models before the next.
+    """Time one example after the other, ``BLOCK`` of them by each model before the next.
 
     The models take turns, and each turn begins with another one, so that whatever else the machine
-    does affects all of them equally. The first ``WARM_UP`` turns are not counted.
+    does affects all of them equally. A model that is served has the machine to itself: ``WARM_UP``
+    examples of each turn are not counted, in which the caches and the threads of the model before
+    it give way.
 
     Args:
         predictors: the models by name: functions from examples to predictions, which have finished
             computing when they return.
-        examples: what to predict; none are left out of the timing, warm-up repeats the first.
+        examples: what to predict; none are left out of the timing, warm-up repeats some.
     """
-    warm_up = examples[:WARM_UP]
-    turns = [[example] for example in (*warm_up, *examples)]
-    times = {name: seconds[len(warm_up) :] for name, seconds in _times(predictors, turns).items()}
+    blocks = [examples[at : at + BLOCK] for at in range(0, len(examples), BLOCK)]
+    times = _times(predictors, [[[one] for one in block] for block in blocks], WARM_UP)
     return {name: _latency([1e3 * one for one in seconds]) for name, seconds in times.items()}
 
 
@@ -87,9 +89,9 @@ def measure_fastest(
     choose between models, and ``measure_latencies`` to tell what users will see.
     """
     count = len(examples)
-    times = _times(predictors, [[one] for one in examples] * (1 + ROUNDS))
+    times = _times(predictors, [[[one] for one in examples]] * ROUNDS, count)
     return {
-        name: [1e3 * min(seconds[count + n :: count]) for n in range(count)]
+        name: [1e3 * min(seconds[n::count]) for n in range(count)]
         for name, seconds in times.items()
     }
 
@@ -101,7 +103,7 @@ def measure_throughputs(
 
     The models take turns as in ``measure_latencies``; one more round before is warm-up.
     """
-    times = _times(predictors, [examples] * (1 + ROUNDS))
+    times = _times(predictors, [[examples]] * (1 + ROUNDS), 0)
     return {name: len(examples) / statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
@@ -120,16 +122,22 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 def _times(
-    predictors: Mapping[str, Predictor], turns: Sequence[Sequence[Mapping[str, Any]]]
+    predictors: Mapping[str, Predictor],
+    turns: Sequence[Sequence[Sequence[Mapping[str, Any]]]],
+    warm_up: int,
 ) -> dict[str, list[float]]:
+    """Return the seconds of each call of each turn, by model; the first calls are made twice."""
     names = list(predictors)
     times: dict[str, list[float]] = {name: [] for name in names}
-    for turn, examples in enumerate(turns):
-        first = turn % len(names)
+    for number, calls in enumerate(turns):
+        first = number % len(names)
         for name in names[first:] + names[:first]:
-            begin = time.perf_counter()
-            predictors[name](examples)
-            times[name].append(time.perf_counter() - begin)
+            for examples in calls[:warm_up]:
+                predictors[name](examples)
+            for examples in calls:
+                begin = time.perf_counter()
+                predictors[name](examples)
+                times[name].append(time.perf_counter() - begin)
     return times
 
 

@@ -80,7 +80,7 @@ class Workbench:
         """Of each row, by shape; ``None`` is the teacher."""
 
     def time_shapes(self, shapes: Sequence[Shape]) -> dict[Shape, tuple[float, float]]:
-        """Time random models of some shapes and the teacher by turns, one row at a time.
+        """Time random models of some shapes and the teacher by turns, a row per call.
 
         Returns:
             Of each shape its milliseconds and the teacher's: the median over the rows of the
