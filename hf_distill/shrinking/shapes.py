@@ -326,9 +326,9 @@ def _why_not(table: Sequence[Timed], target: Target) -> str:
     fastest = max(table, key=lambda one: (one.speedup, one.shape))
     return (
         f"speedup={target.speedup:g}: no shape of a student of this teacher reaches it here with "
-        f"{_TO_SPARE - 1:.0%} to spare. The fastest has {fastest.shape}: {fastest.speedup:.2f} times as fast as the teacher "
-        f"({fastest.milliseconds:.1f} against {fastest.teacher_milliseconds:.1f} ms). Ask for "
-        "less, or export with 8-bit weights as well."
+        f"{_TO_SPARE - 1:.0%} to spare. The fastest has {fastest.shape}: {fastest.speedup:.2f} "
+        f"times as fast as the teacher ({fastest.milliseconds:.1f} against "
+        f"{fastest.teacher_milliseconds:.1f} ms). Ask for less, or export with 8-bit weights too."
     )
 
 
