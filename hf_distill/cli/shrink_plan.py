@@ -160,11 +160,13 @@ def make_plan(request: ShrinkRequest) -> Plan:
     )
     sys.stderr.write("Timing steps …\n")
     shows_hidden_states = share_of_hidden_states(task.name, request.asked) > 0
+    times = bench.step_times(best.shape, "prediction")
     measured = Measured(
-        bench.step_seconds(best.shape, "intermediate") if shows_hidden_states else 0.0,
-        bench.step_seconds(best.shape, "prediction"),
-        bench.teacher_seconds(),
+        bench.step_times(best.shape, "intermediate").step if shows_hidden_states else 0.0,
+        times.step,
+        times.teacher,
         bench.seconds_to_create[best.shape],
+        times.filled,
     )
     versions = request.arguments.augment or 1
     sizes = Data(

@@ -39,7 +39,7 @@ _RESERVE = 0.1
 """Of a budget, for what is not a training step: creating, scoring, comparing."""
 _CACHE_FROM = 1.5
 """Passes over the data from which on stored outputs are worth their computation and their place."""
-_EXPORT = 20.0
+_EXPORT = 8.0
 """Seconds of an exporter."""
 _EXPORT_INPUTS = 2 * 12 * 2 * (1 + 8)
 """Rows that an export is timed on: two models, twelve turns, two lengths, batches of 1 and 8."""
@@ -96,12 +96,19 @@ class Measured:
         prediction_step: one on the prediction layer, teacher included.
         teacher_batch: the teacher's part of a step.
         creation: making the student.
+        filled: share of a batch that is not padding, which stored outputs do without.
     """
 
     hidden_states_step: float
     prediction_step: float
     teacher_batch: float
     creation: float
+    filled: float = 1.0
+
+    @property
+    def stored_batch(self) -> float:
+        """Seconds to store the teacher's outputs of a batch, of rows of about the same length."""
+        return self.filled * self.teacher_batch
 
 
 @dataclass(frozen=True)
@@ -290,7 +297,7 @@ def _seconds(
     seconds = {"created": measured.creation}
     step = measured.prediction_step
     if values["cache_teacher_outputs"]:
-        seconds["teacher_outputs"] = data.train / batch * measured.teacher_batch
+        seconds["teacher_outputs"] = data.train / batch * measured.stored_batch
         step = own_step
     scored = 0 if not data.validation else second // values["save_steps"] + 1
     seconds["student"] = first * measured.hidden_states_step + second * step + scored * student
@@ -365,7 +372,7 @@ def _length(
         second = int(left / measured.prediction_step)
         cached, cache_reason = _cache(task, asked, second / per_epoch)
         if cached:
-            left -= per_epoch * measured.teacher_batch
+            left -= per_epoch * measured.stored_batch
             second = int(left / (measured.prediction_step - measured.teacher_batch))
         if second < 1:
             raise ValueError(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -30,6 +32,20 @@ _TIMED_ROWS = 8
 _COMPARED_ROWS = 64
 _STEPS = 6
 _WRITTEN_TOKENS = 32
+
+
+class StepTimes(NamedTuple):
+    """Medians over some training steps.
+
+    Attributes:
+        step: seconds of a step.
+        teacher: seconds of the teacher's forward pass in it.
+        filled: share of the teacher's tokens that are not padding.
+    """
+
+    step: float
+    teacher: float
+    filled: float
 
 
 class Workbench:
@@ -151,40 +167,20 @@ class Workbench:
             found = trainer.evaluate()["eval_loss_prediction"]
         return float(found)
 
-    def step_seconds(self, shape: Shape, stage: str) -> float:
-        """Return the median time of a training step of a student of a shape.
-
-        The teacher runs in it, and the rows are the training data's.
-        """
+    def step_times(self, shape: Shape, stage: str) -> StepTimes:
+        """Time training steps of a student of a shape, with the teacher, on the training data."""
         student = random_model(self.teacher, shape).float()
         clock = _Clock()
         options: dict[str, Any] = {"stage": stage, "max_steps": _STEPS + 1, "save_strategy": "no"}
         if stage == "prediction":
             options["distillation_loss_weight"] = 1.0
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, clock.watching(self.teacher):
             trainer = self._trainer(student, folder, **options)
             if trainer.args.faster_attention is not None:
                 student.set_attn_implementation(trainer.args.faster_attention)
             trainer.add_callback(clock)
             trainer.train()
-        return clock.median()
-
-    def teacher_seconds(self) -> float:
-        """Return the median time of the teacher's forward pass of a training batch."""
-        with tempfile.TemporaryDirectory() as folder:
-            trainer = self._trainer(self.teacher, folder, distillation_loss_weight=0.0)
-            times = []
-            for number, batch in enumerate(trainer.get_train_dataloader()):
-                if number == _STEPS:
-                    break
-                inputs = dict(batch)
-                began = time.perf_counter()
-                with torch.inference_mode(), trainer.autocast_smart_context_manager():
-                    self.teacher(**inputs)
-                if self.teacher.device.type == "cuda":
-                    torch.cuda.synchronize()
-                times.append(time.perf_counter() - began)
-        return statistics.median(times)
+        return clock.times()
 
     def length(self) -> int:
         """Return the median number of tokens of an input."""
@@ -222,12 +218,43 @@ class Workbench:
 
 
 class _Clock(TrainerCallback):
+    """Times steps, and the teacher in them."""
+
     def __init__(self) -> None:
         self._ends: list[float] = []
+        self._began = 0.0
+        self._teacher: list[float] = []
+        self._filled: list[float] = []
+
+    @contextmanager
+    def watching(self, teacher: PreTrainedModel) -> Iterator[None]:
+        before = teacher.register_forward_pre_hook(self._before_teacher, with_kwargs=True)
+        after = teacher.register_forward_hook(self._after_teacher)
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+
+    def _before_teacher(self, teacher: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        mask = kwargs.get("attention_mask")
+        self._filled.append(1.0 if mask is None else float(mask.sum() / mask.numel()))
+        self._began = _now(teacher.device)
+
+    def _after_teacher(self, teacher: Any, args: Any, outputs: Any) -> None:
+        self._teacher.append(_now(teacher.device) - self._began)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._ends.append(time.perf_counter())
 
-    def median(self) -> float:
-        gaps = [end - begin for begin, end in zip(self._ends, self._ends[1:], strict=False)]
-        return statistics.median(gaps)
+    def times(self) -> StepTimes:
+        """Return medians over all steps but the first."""
+        steps = [end - begin for begin, end in pairwise(self._ends)]
+        medians = map(statistics.median, (steps, self._teacher[1:], self._filled[1:]))
+        return StepTimes(*medians)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +62,9 @@ def test_latencies_and_steps_of_every_task(task: str, tmp_path: Path) -> None:
         assert teacher == times[shapes[0]][1]
     assert before is None or config is None or config.to_dict() == before
     for stage in ("intermediate", "prediction"):
-        assert bench.step_seconds(shapes[-1], stage) > 0
-    assert bench.teacher_seconds() > 0
+        step, teacher, filled = bench.step_times(shapes[-1], stage)
+        assert 0 < teacher < step
+        assert 0 < filled <= 1
 
 
 def test_a_busy_machine_does_not_change_the_speed_of_a_shape(
@@ -92,9 +96,33 @@ def test_steps_are_timed_in_the_attention_that_trains(
 ) -> None:
     bench = bench_of("text-classification", tmp_path, precision)
     before = bench.teacher.config._attn_implementation
-    assert bench.step_seconds(candidate_shapes(bench.teacher, 8).shapes[-1], "prediction") > 0
+    assert bench.step_times(candidate_shapes(bench.teacher, 8).shapes[-1], "prediction").step > 0
     assert attention_in_training == [attention]
     assert bench.teacher.config._attn_implementation == before == "sdpa"
+
+
+def test_the_teachers_part_of_a_step_and_its_padding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of("text-classification", tmp_path)
+    shape = candidate_shapes(bench.teacher, 8).shapes[-1]
+    fast = bench.step_times(shape, "prediction")
+    shares: list[float] = []
+    forward = bench.teacher.forward
+
+    @functools.wraps(forward)
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        shares.append(float(kwargs["attention_mask"].float().mean()))
+        time.sleep(0.2)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(bench.teacher, "forward", slow)
+    step, teacher, filled = bench.step_times(shape, "prediction")
+    assert 0.2 <= teacher < 0.25 + fast.teacher
+    assert step - fast.step > 0.1
+    assert filled == pytest.approx(statistics.median(shares[1:]))
+    assert filled < 1  # rows of two lengths are padded
+    assert not bench.teacher._forward_hooks and not bench.teacher._forward_pre_hooks
 
 
 def test_divergence_is_the_mean_kl_of_held_out_rows(tmp_path: Path) -> None:

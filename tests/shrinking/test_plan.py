@@ -48,6 +48,18 @@ def test_epochs_are_shared() -> None:
     assert set(seconds) == {"created", "teacher_outputs", "student", "comparison"}
 
 
+def test_stored_outputs_do_without_padding() -> None:
+    asked = Asked(num_train_epochs=4, hidden_states_share=0.5)
+    (_, padded), (_, filled) = values(asked=asked), values(asked=asked, filled=0.25)
+    assert filled["teacher_outputs"] == pytest.approx(0.25 * padded["teacher_outputs"])
+    assert filled["student"] == padded["student"]  # a step has the padding of its batch
+    budget = Asked(budget=1000.0)
+    assert (
+        values(asked=budget, filled=0.25)[0]["prediction_steps"]
+        > (values(asked=budget)[0]["prediction_steps"])
+    )
+
+
 def test_the_time_of_what_is_made_in_addition() -> None:
     _, plain = decide(QA, Asked(num_train_epochs=4), DATA, SECONDS, BEST)
     further = Further(baseline=True, exports=2)
@@ -55,7 +67,7 @@ def test_the_time_of_what_is_made_in_addition() -> None:
     assert set(more) - set(plain) == {"student_alone", "onnx", "int8"}
     scored = 320 / 16 * 0.4 / 2.5
     assert more["student_alone"] == pytest.approx(400 * 0.6 + 9 * scored)
-    assert more["onnx"] == pytest.approx(20 + 2 * scored + 432 * 0.020)
+    assert more["onnx"] == pytest.approx(8 + 2 * scored + 432 * 0.020)
     assert more["comparison"] - plain["comparison"] == pytest.approx(2 * scored + 453 * 0.040)
 
 
