@@ -80,10 +80,22 @@ def quality_figure(comparison: Comparison, axes: Sequence[Axis]) -> Figure:
     panels[0].set_ylabel(
         label if not comparison.models[0].intervals() else f"{label}, 95% interval"
     )
-    if all(model.quality[metric] >= 0 for model in comparison.models):
-        panels[0].set_ylim(bottom=0)
+    panels[0].set_ylim(_quality_range(comparison))
     _add_legend(figure, panels[0])
     return figure
+
+
+def _quality_range(comparison: Comparison) -> tuple[float, float]:
+    """Return the part of the axis in which all models are with their intervals.
+
+    It is no smaller than 5 % of the best, so that equal models do not look apart.
+    """
+    metric = comparison.primary_metric
+    values = [model.quality[metric] for model in comparison.models]
+    values += [bound for m in comparison.models for bound in m.intervals().get(metric, ())]
+    low, high = min(values), max(values)
+    room = 0.3 * max(high - low, 0.05 * abs(high)) or 1.0
+    return low - room if low < 0 else max(0.0, low - room), high + room
 
 
 def reliability_figure(comparison: Comparison) -> Figure:
@@ -172,5 +184,4 @@ def _draw(panel: Axes, comparison: Comparison, axis: Axis) -> None:
         panel.annotate(f"{y:.1f}", (x, y), xytext=shift, textcoords="offset points", **side)
     panel.set_xlabel(axis.label)
     panel.set_xlim(0, width)
-    panel.margins(y=0.15)
     declutter(panel)

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -82,9 +83,39 @@ def test_a_teacher_without_weights_is_a_line(drawn: Any) -> None:
         assert "teacher 75.0" in [text.get_text() for text in panel.texts]
 
 
-def test_no_axis_is_cut(drawn: Any) -> None:
+def test_size_and_time_begin_at_nothing(drawn: Any) -> None:
     for panel in drawn(comparison(*F1)).axes:
-        assert panel.get_xlim()[0] == panel.get_ylim()[0] == 0
+        assert panel.get_xlim()[0] == 0
+
+
+def reported(**scores: tuple[float, float]) -> Comparison:
+    """Models with a score and the half of its interval's width."""
+    models = [
+        ModelReport(
+            role, role, {"f1": score}, SIZES[role],
+            replicates={"f1": np.linspace(score - half, score + half, 1001)} if half else {},
+        )
+        for role, (score, half) in scores.items()
+    ]  # fmt: skip
+    return Comparison("question-answering", "dev.json", 7, models, {"f1": "F1"})
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.001, 0.0, -1.0])
+def test_quality_and_its_intervals_are_inside_with_room(drawn: Any, scale: float) -> None:
+    whole = reported(teacher=(75.0 * scale, 3.0), student_alone=(62.0 * scale, 4.0))
+    for panel in drawn(whole).axes:
+        low, high = panel.get_ylim()
+        heights = [y for _, y in points(panel).values()]
+        heights += [y for line in panel.lines for y in line.get_ydata()]
+        room = 0.15 * (high - low)
+        assert max(heights) + room < high
+        assert min(heights) - room > low or low == 0
+
+
+def test_equal_models_do_not_look_apart(drawn: Any) -> None:
+    whole = reported(teacher=(95.0, 0.0), student_distilled=(95.1, 0.0))
+    low, high = drawn(whole).axes[0].get_ylim()
+    assert (high - low) / 20 > 0.1
 
 
 def test_the_title_names_task_and_metric_not_the_file(drawn: Any) -> None:
