@@ -1,10 +1,12 @@
-"""End a training once its metric no longer improves."""
+"""Keep the best of a training, its start included, and end it once its metric stays."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
 class EarlyStopping(TrainerCallback):
@@ -26,8 +28,32 @@ class EarlyStopping(TrainerCallback):
 
     def _is_over(self, args: Any, state: Any) -> bool:
         name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
-        values = [log[name] for log in state.log_history if name in log]
+        # By step: a training that is resumed is scored again where it begins.
+        values = [*{log["step"]: log[name] for log in state.log_history if name in log}.values()]
         if not values:
             return False
         best = max(values) if args.greater_is_better else min(values)
         return len(values) - 1 - values.index(best) >= self._patience
+
+
+class StartCounts(TrainerCallback):
+    """With ``eval_on_start`` and ``load_best_model_at_end``, keep the start if it scores best.
+
+    A student that was created from its teacher may know more than its training data teaches.
+    Trainer compares the checkpoints, so the start becomes one.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        wanted = args.eval_on_start and args.load_best_model_at_end
+        if not wanted or state.global_step or state.best_metric is not None:
+            return
+        trainer = self._trainer
+        trainer._determine_best_metric(metrics, None)
+        trainer._save_checkpoint(trainer.model_wrapped, None)
+        # Trainer itself does so for steps above 0 alone.
+        state.best_model_checkpoint = str(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-0")

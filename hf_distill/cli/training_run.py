@@ -22,7 +22,7 @@ from transformers import (
 from hf_distill._version import __version__
 from hf_distill.alignment import TeacherReader
 from hf_distill.cli.cache import preprocessing_of
-from hf_distill.cli.early_stopping import EarlyStopping
+from hf_distill.cli.early_stopping import EarlyStopping, StartCounts
 from hf_distill.cli.loading import (
     load_config,
     load_examples,
@@ -144,6 +144,8 @@ def prepare(
     for shown in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown)
     quality = {} if scorer is None else scorer.measures.quality
+    if scorer is not None:
+        trainer.add_callback(StartCounts(trainer))
     trainer.add_callback(StageProgress(request.title, quality))
     trainer.add_callback(ChosenLayers(trainer, request.output_dir / PICTURES))
     return trainer

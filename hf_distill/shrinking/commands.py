@@ -232,6 +232,7 @@ class PlanCommands:
                 **validation,
                 "eval_strategy": "steps",
                 "eval_steps": plan["save_steps"],
+                "eval_on_start": True,
                 "load_best_model_at_end": True,
                 "metric_for_best_model": plan["metric"],
                 "greater_is_better": "yes" if plan["better"] == "higher" else "no",

@@ -299,11 +299,11 @@ def _seconds(
     if values["cache_teacher_outputs"]:
         seconds["teacher_outputs"] = data.train / batch * measured.stored_batch
         step = own_step
-    scored = 0 if not data.validation else second // values["save_steps"] + 1
+    scored = 0 if not data.validation else second // values["save_steps"] + 2
     seconds["student"] = first * measured.hidden_states_step + second * step + scored * student
     if further.baseline:
         steps = first + second
-        scored = 0 if not data.validation else steps // values["save_steps"] + 1
+        scored = 0 if not data.validation else steps // values["save_steps"] + 2
         seconds["student_alone"] = steps * own_step + scored * student
     for name in ("onnx", "int8")[: further.exports]:
         seconds[name] = _EXPORT + 2 * student + _EXPORT_INPUTS * best.milliseconds / 1000

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from hf_distill.cli.early_stopping import EarlyStopping
 
 
 def stops(values: list[float], patience: int, *, greater: bool = True, event: str) -> bool:
     args: Any = SimpleNamespace(metric_for_best_model="f1", greater_is_better=greater)
-    log = [entry for value in values for entry in ({"loss": 1.0}, {"eval_f1": value})]
+    log = [
+        {**entry, "step": step}
+        for step, value in enumerate(values)
+        for entry in ({"loss": 1.0}, {"eval_f1": value}, {"eval_f1": value})  # once resumed
+    ]
     control = SimpleNamespace(should_training_stop=False)
     getattr(EarlyStopping(patience), event)(args, SimpleNamespace(log_history=log), control)
     return control.should_training_stop
@@ -61,3 +68,25 @@ def test_a_training_ends_early(
     assert done.status == 0, done.stderr
     assert (tmp_path / "out" / "checkpoint-6").is_dir()
     assert not (tmp_path / "out" / "checkpoint-8").exists()
+
+
+@pytest.mark.parametrize(("rate", "kept"), [("10", True), ("1e-3", False)])
+def test_a_start_that_training_does_not_better_is_kept(
+    rate: str, kept: bool, program: Callable[..., Any], train_options: list[str], tmp_path: Path
+) -> None:
+    start = Path(train_options[train_options.index("--student_model") + 1])
+    done = program(
+        *train_options, "--max_steps", "4", "--learning_rate", rate, "--eval_strategy", "steps",
+        "--eval_steps", "2", "--save_steps", "2", "--save_total_limit", "2", "--eval_on_start",
+        "--load_best_model_at_end", "--metric_for_best_model", "loss",
+    )  # fmt: skip
+    assert done.status == 0, done.stderr
+    out = tmp_path / "out"
+    assert (out / "checkpoint-0").exists() is kept
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, out))
+    assert all(torch.equal(before[name], after[name]) for name in before) is kept
+    logged = json.loads((out / "checkpoint-4/trainer_state.json").read_text())["log_history"]
+    losses = {log["step"]: log["eval_loss"] for log in logged if "eval_loss" in log}
+    assert (min(losses, key=lambda step: losses[step]) == 0) is kept
+    scored = json.loads((out / "metrics.json").read_text())["eval"]["loss"]
+    assert scored == pytest.approx(min(losses.values()), rel=1e-5)
