@@ -27,14 +27,15 @@ class Defaults:
 
 
 _DEFAULTS = {
-    "token-classification": Defaults(1e-4, temperature=2.0, distillation_loss_weight=0.5),
+    "text-classification": Defaults(1e-4),
+    "token-classification": Defaults(1e-4),
     "text-generation": Defaults(temperature=1.0, distillation_loss_weight=0.5),
 }
 _BUDGET = re.compile(
     r"(?:(?P<h>[\d.]+)\s*h)?\s*(?:(?P<m>[\d.]+)\s*m(?:in)?)?\s*(?:(?P<s>[\d.]+)\s*s)?"
 )
 _SCORINGS = 8
-_PATIENCE = 3
+_PATIENCE = 4  # half of a training: its learning rate is high before, and scores are low
 _RESERVE = 0.1
 """Of a budget, for what is not a training step: creating, scoring, comparing."""
 _CACHE_FROM = 1.5

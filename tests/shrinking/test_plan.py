@@ -131,7 +131,7 @@ def test_outputs_are_stored_where_the_teacher_would_run_again() -> None:
 
 def test_without_labels_the_teacher_is_all() -> None:
     unlabelled = replace(DATA, labelled=False)
-    assert values("token-classification")[0]["distillation_loss_weight"] == 0.5
+    assert values("text-generation")[0]["distillation_loss_weight"] == 0.5
     assert values("token-classification", data=unlabelled)[0]["distillation_loss_weight"] == 1.0
     with pytest.raises(ValueError, match="distillation_loss_weight=0.7"):
         values(asked=Asked(distillation_loss_weight=0.7), data=unlabelled)
@@ -156,7 +156,7 @@ def test_without_validation_data_nothing_is_scored() -> None:
     found, seconds = values(data=replace(DATA, validation=0, metric=None))
     assert "early_stopping_patience" not in found and "comparison" not in seconds
     assert found["save_steps"] == 75
-    assert values()[0]["early_stopping_patience"] == 3
+    assert values()[0]["early_stopping_patience"] == 4
 
 
 @pytest.mark.parametrize(
