@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from hf_distill.augmentation.tables import text_file
 from hf_distill.files import write_atomically
+from hf_distill.tasks.columns import is_mixed
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.text_files import conll_lines, ending, read_delimited, read_text
 
@@ -77,7 +78,7 @@ class RawRows:
     def __init__(self, path: Path, table: Dataset, columns: Iterable[str]) -> None:
         text = read_text(path)
         self._columns = [name for name in dict.fromkeys(columns) if name in table.column_names]
-        self._features = table.features
+        self._table = table
         self._file = _READERS[ending(path)](text, self._columns)
         self._rows = list(self._file.rows)
         if len(self._rows) != len(table):
@@ -100,10 +101,16 @@ class RawRows:
         The columns that were asked for hold what stands in the file; all others are empty.
         """
         rows = len(self._rows)
-        columns = {name: [None] * rows for name in self._features}
+        # Values of several kinds are nothing that augmentation can read, which says so.
+        mixed = [name for name in self._columns if is_mixed(self._table.features[name])]
+        columns = {name: [None] * rows for name in self._table.features if name not in mixed}
         for name in self._columns:
-            columns[name] = [self._value(row, name) for row in self._rows]
-        return Dataset.from_dict({**columns, ROW: list(range(rows))})
+            if name not in mixed:
+                columns[name] = [self._value(row, name) for row in self._rows]
+        made = Dataset.from_dict({**columns, ROW: list(range(rows))})
+        if not mixed:
+            return made
+        return concatenate_datasets([made, self._table.select_columns(mixed)], axis=1)
 
     def write(self, rows: Iterable[Mapping[str, Any]], path: Path) -> None:
         """Write rows of ``table`` and copies of them, atomically.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,6 +19,13 @@ from numpy.typing import NDArray
 
 # In bytes: a few MB of archive can hold gigabytes without a line's end.
 _LONGEST_LINE = 1 << 20
+
+
+_DAMAGED = (
+    EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, struct.error,
+    OverflowError,
+    RuntimeError,  # a password, or a compression that this Python does not have
+)  # fmt: skip
 
 
 class WordVector(NamedTuple):
@@ -53,8 +62,8 @@ def find_file(path: str | Path) -> tuple[Path, str | None]:
     try:
         with zipfile.ZipFile(archive) as content:
             names = [n for n in content.namelist() if n.lower().endswith((".txt", ".vec"))]
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"glove_path={str(archive)!r} is no sound zip file: {error}") from error
+    except (*_DAMAGED, UnicodeDecodeError) as error:
+        raise ValueError(f"glove_path={str(archive)!r} is not a sound zip file: {error}") from error
     chosen = [n for n in names if member in (None, n, Path(n).name)]
     if len(chosen) != 1:
         raise ValueError(
@@ -81,13 +90,14 @@ def read_vectors(path: Path, member: str | None = None) -> Iterator[WordVector]:
         ValueError: a line is none of a word and as many numbers as the others; the file is cut
             off, damaged or empty. The message names the line.
     """
-    with _opened(path, member) as file:
-        try:
+    try:
+        with _opened(path, member) as file:
             yield from _parse(file, str(path))
-        except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"glove_path={str(path)!r} is cut off or damaged ({error}); copy it anew."
-            ) from error
+    except _DAMAGED as error:
+        raise ValueError(
+            f"glove_path={str(path)!r} is cut off, damaged, or packed in a way that Python cannot "
+            f"read ({error}); copy or unpack it anew."
+        ) from error
 
 
 @contextmanager

@@ -54,13 +54,13 @@ def read_record(folder: Path) -> dict[str, Any] | str:
     """Return the record of a checkpoint if that is whole; otherwise what is wrong with it."""
     try:
         record = read_json(folder / RECORD_FILE, _REMEDY)
-        files, found_format, _ = record["files"], record["format"], record["settings"]
+        files, found_format, _ = dict(record["files"]), record["format"], record["settings"]
     except FileNotFoundError:
         return (
             f"it was not saved to its end (it has no {RECORD_FILE}), or by a plain Trainer, whose "
             "checkpoints a distillation can only begin with: load it as the student of a new run"
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{RECORD_FILE} cannot be read ({error})"
     if found_format != _FORMAT:
         return f"{RECORD_FILE} has the format {found_format!r}, of another version of hf_distill"
@@ -87,10 +87,10 @@ def _other_weights(folder: Path) -> str | None:
     ``None`` if they can be loaded, and the name of the index if there are none.
     """
     try:
-        shards: dict[str, str] = read_json(folder / _INDEX, _REMEDY)["weight_map"]
+        shards: dict[str, str] = dict(read_json(folder / _INDEX, _REMEDY)["weight_map"])
     except FileNotFoundError:
         return _INDEX
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{_INDEX} cannot be read ({error})"
     for name in sorted(set(shards.values())):
         try:

@@ -195,7 +195,7 @@ class Plan:
             rows = [{**row, "shape": Shape(**row["shape"])} for row in values["table"]]
             values["table"] = [Timed(**row) for row in rows]
             return cls(**values)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is not a plan of hf-distill shrink ({error})") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -265,14 +266,14 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             f"{path.name}: log-probabilities are read from JSON lines (.jsonl) and Parquet "
             "(.parquet) files."
         )
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             place = f"{path.name}, line {number}"
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
+                row = json.loads(line.decode("utf-8"))
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{place} is not JSON: {error}.") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{place} is a {type(row).__name__} instead of an object.")
@@ -282,9 +283,14 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _logged(row: Mapping[str, Any], place: str, vocabulary: int) -> LoggedText:
     choices = row.get("choices")
     if isinstance(choices, list) and choices:  # a server's answer
+        if not isinstance(choices[0], dict):
+            raise ValueError(f"{place}: choices has {choices[0]!r} instead of an object.")
         row = {**row, **choices[0]}
     name, top_ids, values = (_first(row, names) for names in (_TEXT, _TOP_IDS, _TOP_VALUES))
-    ids = None if name is None else tuple(row[name])
+    for column in (name, top_ids, values):
+        if column is not None and not isinstance(row[column], list):
+            raise ValueError(f"{place}: {column} is {row[column]!r:.80} instead of a list.")
+    ids = None if name is None else tuple(map(_token_id, row[name], itertools.repeat(place)))
     if top_ids is not None and values is not None:
         positions = _paired(row[top_ids], row[values], place, f"{top_ids} and {values}")
     elif isinstance(row.get("prompt_logprobs"), list):
@@ -306,9 +312,19 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((name for name in names if row.get(name) is not None), None)
 
 
+def _token_id(value: Any, place: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{place} has the token id {value!r:.80}, which is not a whole number.")
+    return value
+
+
 def _paired(
     top_ids: Sequence[Any], values: Sequence[Any], place: str, names: str
 ) -> list[list[tuple[Any, Any]]]:
+    for side in (top_ids, values):
+        for one in side:
+            if one is not None and not isinstance(one, list):
+                raise ValueError(f"{place}: {names} have {one!r:.80} instead of a list.")
     lengths = [[len(one or ()) for one in side] for side in (top_ids, values)]
     if lengths[0] != lengths[1]:
         raise ValueError(f"{place}: {names} have different lengths.")
@@ -356,7 +372,7 @@ def _checked(
     try:
         ids = np.array([int(token) for token, _ in position], dtype=np.int64)
         values = np.array([float(value) for _, value in position])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{place}: {error}; entries are token ids and numbers.") from error
     if ids.min() < 0 or ids.max() >= vocabulary:
         wrong = ids[(ids < 0) | (ids >= vocabulary)][0]

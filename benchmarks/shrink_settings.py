@@ -1,0 +1,127 @@
+"""Settings for as many steps as ``hf-distill shrink`` trains: the runs behind its defaults.
+
+Six epochs in batches of 16 on the prediction layer alone, from a created student, scored before and
+eight times on the way. Started, stopped and resumed as ``created_students.py``, with its options:
+
+    python benchmarks/shrink_settings.py --data_dir DIR --squad_teacher DIR --large_encoder DIR \
+        --small_encoder DIR
+    python benchmarks/shrink_settings.py --table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from created_students import ALL_JOBS, Created, add_options
+from report import RESULTS, circumstances, replace_section
+from squad_table import spread
+from task_distillation import Job
+
+SCORINGS = 8
+STEPS = {"sst2": 3000, "wnut17": 1272, "squad": 792}
+
+
+class Setting(NamedTuple):
+    """What differs; a weight of 0 is labels alone."""
+
+    job: str
+    student: str
+    rate: str
+    temperature: str
+    weight: str
+
+
+SETTINGS = (
+    *(Setting("sst2", "6x192", rate, "4", "1.0") for rate in ("5e-5", "1e-4", "3e-4")),
+    Setting("sst2", "3x192", "1e-4", "4", "1.0"),
+    *(Setting("wnut17", "6x192", rate, "2", "0.5") for rate in ("3e-5", "1e-4")),
+    Setting("wnut17", "6x192", "3e-5", "2", "1.0"),
+    Setting("wnut17", "6x192", "1e-4", "4", "1.0"),
+)
+
+
+def measure(material: Created, job: Job, setting: Setting, seed: int) -> dict[str, Any]:
+    """Train with a setting, unless that is done; the scores on the way."""
+    student, _ = material.create(job, setting.student, seed)
+    steps, cpu = STEPS[job.name], time.process_time()
+    every, output = str(steps // SCORINGS), material.work / result_name(setting, seed)
+    outputs = ["--teacher_outputs", material.outputs(job)]
+    if not (output / "metrics.json").exists():
+        material.train(
+            job, student, output, seed, "--max_steps", str(steps), "--learning_rate",
+            setting.rate, "--per_device_train_batch_size", "16", "--temperature",
+            setting.temperature, "--distillation_loss_weight", setting.weight,
+            *(["--baseline"] if setting.weight == "0" else outputs), "--save_strategy", "steps",
+            "--save_steps", every, "--save_total_limit", "1", "--eval_strategy", "steps",
+            "--eval_steps", every, "--train_sampling_strategy", "random",
+        )  # fmt: skip
+    state = _read(next(output.glob("checkpoint-*/trainer_state.json")))
+    name = f"eval_{job.metric}"
+    curve = {str(log["step"]): log[name] for log in state["log_history"] if name in log}
+    return {
+        **setting._asdict(), "seed": seed, "steps": steps, "curve": curve,
+        "start": material.score(job, student)[job.metric],
+        "teacher": material.score(job, Path(material.teacher(job)))[job.metric],
+        "cpu_seconds": round(time.process_time() - cpu, 1), **circumstances(),
+    }  # fmt: skip
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def result_name(setting: Setting, seed: int | str) -> str:
+    """Return the name of the result of a run."""
+    return f"shrink-settings-{'-'.join(setting)}-{seed}"
+
+
+def render(jobs: list[Job]) -> str:
+    """Return a row per setting: the scores before, half-way, at the end and at their best."""
+    lines = [
+        "| task | student | learning rate | T | weight | teacher | untrained | half-way | end | "
+        "best |",
+        f"|{'---|' * 10}",
+    ]
+    titles = {job.name: job.title for job in jobs}
+    for setting in SETTINGS:
+        paths = sorted(RESULTS.glob(f"{result_name(setting, '[0-9]')}.json"))
+        runs = [_read(path) for path in paths]
+        if not runs or setting.job not in titles:
+            continue
+        curves = [[*run["curve"].values()] for run in runs]
+        columns = [
+            [run["teacher"] for run in runs], [run["start"] for run in runs],
+            [curve[SCORINGS // 2 - 1] for curve in curves], [curve[-1] for curve in curves],
+            [max(curve) for curve in curves],
+        ]  # fmt: skip
+        cells = [titles[setting.job], *setting[1:], *map(spread, columns)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what has no result yet, then write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    parser.set_defaults(jobs=["sst2", "wnut17"], seeds=[0])
+    options = parser.parse_args()
+    jobs = [job for job in ALL_JOBS if job.name in options.jobs]
+    for seed in () if options.table else options.seeds:
+        material = Created(options)
+        for setting in SETTINGS:
+            for job in jobs:
+                if job.name == setting.job:
+                    run = partial(measure, material, job, setting, seed)
+                    material.run_once(result_name(setting, seed), job, run)
+    replace_section("shrink_settings", render(jobs))
+
+
+if __name__ == "__main__":
+    main()
