@@ -17,7 +17,7 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_distill.augmentation.tables import text_file
 from hf_distill.files import write_atomically
-from hf_distill.tasks.columns import is_mixed
+from hf_distill.tasks.columns import is_mixed, is_text
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.text_files import conll_lines, ending, read_delimited, read_text
 
@@ -152,7 +152,10 @@ class RawRows:
             return None
         if isinstance(place, list):
             return [self._file.decode(row.text[start:end]) for start, end in place]
-        return self._file.decode(row.text[slice(*place)])
+        value = self._file.decode(row.text[slice(*place)])
+        # The table has numbers of more than 63 bits as text.
+        is_long = isinstance(value, int) and is_text(self._table.features[name])
+        return str(value) if is_long else value
 
 
 def _delimited(text: str, columns: Collection[str], delimiter: str) -> _File:

@@ -98,7 +98,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         ) from error
     if facts.get("format") != _FORMAT:
         raise ValueError(
-            f"{path} has format {facts.get('format')!r}, and this version of hf_distill reads "
+            f"{path} has format {facts.get('format')!r:.80}, and this version of hf_distill reads "
             f"format {_FORMAT}; train the student again, or use the version that wrote it."
         )
     return facts

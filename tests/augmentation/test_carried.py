@@ -150,6 +150,29 @@ def test_json(layout: str, rows: list[dict[str, Any]]) -> None:
     assert found[1::2] == [{**row, "text": row["text"] + ' "new"'} for row in rows]
 
 
+@pytest.mark.parametrize("other", [3, "x"])
+def test_numbers_longer_than_the_table_has_them(other: Any, tmp_path: Path) -> None:
+    """The table has such a column as text; the file keeps its numbers."""
+    path = tmp_path / "rows.jsonl"
+    ids = [10**30, other]
+    path.write_text("".join(json.dumps({"text": "a", "id": one}) + "\n" for one in ids))
+    raw = RawRows(path, load_table(path), ["text", "id"])
+    rows: list[Any] = list(raw.table())
+    copy = {**rows[0], "id": f"{rows[0]['id']}-aug1"}
+    raw.write([*rows, copy], tmp_path / "out.jsonl")
+    written = [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").open()]
+    assert written == [*ids, f"{10**30}-aug1"]
+
+
+def test_a_column_of_several_kinds_is_named(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n{"text": true}\n')
+    out = str(tmp_path / "out.jsonl")
+    words = ["--train_file", str(path), "--text_columns", "text", "--output_path", out]
+    assert main(["augment", "--multiplication_factor", "2", *words]) == 2
+    assert "text_columns='text'" in capsys.readouterr().err
+
+
 @pytest.fixture
 def augmented(saved_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     def run(name: str, content: str, *options: str) -> str:

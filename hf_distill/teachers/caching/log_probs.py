@@ -258,7 +258,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             batches = table.iter_batches(batch_size=64)
             rows = (row for batch in batches for row in batch.to_pylist())
             yield from ((f"{path.name}, row {i}", row) for i, row in enumerate(rows))
-        except pyarrow.ArrowInvalid as error:
+        except (pyarrow.ArrowException, ValueError) as error:
             raise ValueError(f"{path.name} is not a Parquet file, or damaged: {error}.") from error
         return
     if path.suffix not in (".jsonl", ".json"):
