@@ -90,7 +90,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
     whole = gzip.compress(os.urandom(2000).hex().encode())
     with pytest.raises(ValueError, match="cut off, damaged"):
         words(file(tmp_path, whole[:-200], "vectors.txt.gz"))
-    with pytest.raises(ValueError, match="no sound zip"):
+    with pytest.raises(ValueError, match="not a sound zip"):
         find_file(file(tmp_path, b"PK nonsense", "vectors.zip"))
     with pytest.raises(FileNotFoundError, match="glove_path='nowhere.txt'"):
         find_file("nowhere.txt")
