@@ -166,7 +166,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
         times.step,
         times.teacher,
         bench.seconds_to_create[best.shape],
-        times.filled,
+        bench.filled(),
     )
     versions = request.arguments.augment or 1
     sizes = Data(

@@ -216,6 +216,7 @@ class PlanCommands:
             "per_device_train_batch_size": batch,
             "per_device_eval_batch_size": max(batch, _EVAL_BATCH),
             "warmup_steps": _WARM_UP,
+            "train_sampling_strategy": "group_by_length",
             "seed": self.seed,
             "bf16": plan["bf16"],
             "use_cpu": self.use_cpu,

@@ -97,7 +97,8 @@ class Measured:
         prediction_step: one on the prediction layer, teacher included.
         teacher_batch: the teacher's part of a step.
         creation: making the student.
-        filled: share of a batch that is not padding, which stored outputs do without.
+        filled: share of a batch that is not padding where rows of all lengths come in turn, as when
+            they are scored; batches of a training, and stored outputs, are of about one length.
     """
 
     hidden_states_step: float
@@ -105,11 +106,6 @@ class Measured:
     teacher_batch: float
     creation: float
     filled: float = 1.0
-
-    @property
-    def stored_batch(self) -> float:
-        """Seconds to store the teacher's outputs of a batch, of rows of about the same length."""
-        return self.filled * self.teacher_batch
 
 
 @dataclass(frozen=True)
@@ -292,13 +288,13 @@ def _seconds(
     """Predict the time of each step, by its folder."""
     first, second = values["hidden_states_steps"], values["prediction_steps"]
     batch = values["per_device_train_batch_size"]
-    scoring = data.validation / batch * measured.teacher_batch
+    scoring = data.validation / batch * measured.teacher_batch / measured.filled
     student = scoring / best.speedup
     own_step = measured.prediction_step - measured.teacher_batch
     seconds = {"created": measured.creation}
     step = measured.prediction_step
     if values["cache_teacher_outputs"]:
-        seconds["teacher_outputs"] = data.train / batch * measured.stored_batch
+        seconds["teacher_outputs"] = data.train / batch * measured.teacher_batch
         step = own_step
     scored = 0 if not data.validation else second // values["save_steps"] + 2
     seconds["student"] = first * measured.hidden_states_step + second * step + scored * student
@@ -373,7 +369,7 @@ def _length(
         second = int(left / measured.prediction_step)
         cached, cache_reason = _cache(task, asked, second / per_epoch)
         if cached:
-            left -= per_epoch * measured.stored_batch
+            left -= per_epoch * measured.teacher_batch
             second = int(left / (measured.prediction_step - measured.teacher_batch))
         if second < 1:
             raise ValueError(

@@ -35,17 +35,15 @@ _WRITTEN_TOKENS = 32
 
 
 class StepTimes(NamedTuple):
-    """Medians over some training steps.
+    """Means over some training steps.
 
     Attributes:
         step: seconds of a step.
         teacher: seconds of the teacher's forward pass in it.
-        filled: share of the teacher's tokens that are not padding.
     """
 
     step: float
     teacher: float
-    filled: float
 
 
 class Workbench:
@@ -168,14 +166,18 @@ class Workbench:
         return float(found)
 
     def step_times(self, shape: Shape, stage: str) -> StepTimes:
-        """Time training steps of a student of a shape, with the teacher, on the training data."""
+        """Time training steps of a student of a shape, with the teacher.
+
+        A batch is of about one length, as in a training; the steps have all lengths of the data.
+        """
         student = random_model(self.teacher, shape).float()
         clock = _Clock()
         options: dict[str, Any] = {"stage": stage, "max_steps": _STEPS + 1, "save_strategy": "no"}
+        options["train_sampling_strategy"] = "sequential"
         if stage == "prediction":
             options["distillation_loss_weight"] = 1.0
         with tempfile.TemporaryDirectory() as folder, clock.watching(self.teacher):
-            trainer = self._trainer(student, folder, **options)
+            trainer = self._trainer(student, folder, train=self._timed_batches(), **options)
             if trainer.args.faster_attention is not None:
                 student.set_attn_implementation(trainer.args.faster_attention)
             trainer.add_callback(clock)
@@ -184,11 +186,37 @@ class Workbench:
 
     def length(self) -> int:
         """Return the median number of tokens of an input."""
-        name = self.teacher.main_input_name
-        return int(statistics.median(len(row) for row in self._held_out[name]))
+        return int(statistics.median(self._lengths(self._held_out)))
+
+    def filled(self) -> float:
+        """Return the share of batches of any lengths that is not padding."""
+        lengths = self._lengths(self.features)
+        batches = [
+            lengths[at : at + self._batch_size] for at in range(0, len(lengths), self._batch_size)
+        ]
+        return sum(lengths) / sum(max(batch) * len(batch) for batch in batches)
+
+    def _lengths(self, features: Dataset) -> list[int]:
+        return [len(row) for row in features[self.teacher.main_input_name]]
+
+    def _timed_batches(self) -> Dataset:
+        """Return batches of about one length: a middle one, then others at even distances."""
+        lengths = self._lengths(self.features)
+        order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+        last = max(0, len(order) - self._batch_size)
+        shares = [0.5, *((number + 0.5) / _STEPS for number in range(_STEPS))]
+        starts = [round(share * last) for share in shares]
+        return self.features.select(
+            [row for start in starts for row in order[start : start + self._batch_size]]
+        )
 
     def _trainer(
-        self, student: PreTrainedModel, folder: str, rows: Dataset | None = None, **options: Any
+        self,
+        student: PreTrainedModel,
+        folder: str,
+        rows: Dataset | None = None,
+        train: Dataset | None = None,
+        **options: Any,
     ) -> DistillationTrainer:
         settings = {"teacher_check_samples": 0, "distillation_loss": self.loss, **options}
         args = DistillationTrainingArguments(
@@ -207,7 +235,7 @@ class Workbench:
             model=student,
             teacher_model=self.teacher if args.needs_teacher else None,
             args=args,
-            train_dataset=self.features,
+            train_dataset=self.features if train is None else train,
             eval_dataset=self._held_out if rows is None else rows,
             data_collator=self._collator,
             processing_class=self.tokenizer,
@@ -224,11 +252,10 @@ class _Clock(TrainerCallback):
         self._ends: list[float] = []
         self._began = 0.0
         self._teacher: list[float] = []
-        self._filled: list[float] = []
 
     @contextmanager
     def watching(self, teacher: PreTrainedModel) -> Iterator[None]:
-        before = teacher.register_forward_pre_hook(self._before_teacher, with_kwargs=True)
+        before = teacher.register_forward_pre_hook(self._before_teacher)
         after = teacher.register_forward_hook(self._after_teacher)
         try:
             yield
@@ -236,9 +263,7 @@ class _Clock(TrainerCallback):
             before.remove()
             after.remove()
 
-    def _before_teacher(self, teacher: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        mask = kwargs.get("attention_mask")
-        self._filled.append(1.0 if mask is None else float(mask.sum() / mask.numel()))
+    def _before_teacher(self, teacher: Any, args: Any) -> None:
         self._began = _now(teacher.device)
 
     def _after_teacher(self, teacher: Any, args: Any, outputs: Any) -> None:
@@ -248,10 +273,9 @@ class _Clock(TrainerCallback):
         self._ends.append(time.perf_counter())
 
     def times(self) -> StepTimes:
-        """Return medians over all steps but the first."""
+        """Return means over all steps but the first."""
         steps = [end - begin for begin, end in pairwise(self._ends)]
-        medians = map(statistics.median, (steps, self._teacher[1:], self._filled[1:]))
-        return StepTimes(*medians)
+        return StepTimes(statistics.mean(steps), statistics.mean(self._teacher[1:]))
 
 
 def _now(device: torch.device) -> float:

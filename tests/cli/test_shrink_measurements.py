@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -62,9 +61,9 @@ def test_latencies_and_steps_of_every_task(task: str, tmp_path: Path) -> None:
         assert teacher == times[shapes[0]][1]
     assert before is None or config is None or config.to_dict() == before
     for stage in ("intermediate", "prediction"):
-        step, teacher, filled = bench.step_times(shapes[-1], stage)
+        step, teacher = bench.step_times(shapes[-1], stage)
         assert 0 < teacher < step
-        assert 0 < filled <= 1
+    assert 0 < bench.filled() <= 1
 
 
 def test_a_busy_machine_does_not_change_the_speed_of_a_shape(
@@ -101,28 +100,34 @@ def test_steps_are_timed_in_the_attention_that_trains(
     assert bench.teacher.config._attn_implementation == before == "sdpa"
 
 
-def test_the_teachers_part_of_a_step_and_its_padding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_teachers_part_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_of("text-classification", tmp_path)
     shape = candidate_shapes(bench.teacher, 8).shapes[-1]
     fast = bench.step_times(shape, "prediction")
-    shares: list[float] = []
+    shapes: list[Any] = []
     forward = bench.teacher.forward
 
     @functools.wraps(forward)
     def slow(*args: Any, **kwargs: Any) -> Any:
-        shares.append(float(kwargs["attention_mask"].float().mean()))
+        shapes.append(kwargs["attention_mask"])
         time.sleep(0.2)
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(bench.teacher, "forward", slow)
-    step, teacher, filled = bench.step_times(shape, "prediction")
+    step, teacher = bench.step_times(shape, "prediction")
     assert 0.2 <= teacher < 0.25 + fast.teacher
     assert step - fast.step > 0.1
-    assert filled == pytest.approx(statistics.median(shares[1:]))
-    assert filled < 1  # rows of two lengths are padded
     assert not bench.teacher._forward_hooks and not bench.teacher._forward_pre_hooks
+    lengths = [mask.shape[1] for mask in shapes]
+    assert lengths[1:] == sorted(lengths[1:]) and lengths[1] < lengths[0] < lengths[-1]
+
+
+def test_padding_of_batches_of_any_lengths(tmp_path: Path) -> None:
+    bench = bench_of("text-classification", tmp_path)  # two rows to a batch
+    lengths = [len(row) for row in bench.features["input_ids"]]
+    longest = [max(lengths[at : at + 2]) * len(lengths[at : at + 2]) for at in range(0, 6, 2)]
+    assert len({*lengths}) > 1
+    assert bench.filled() == pytest.approx(sum(lengths) / sum(longest))
 
 
 def test_divergence_is_the_mean_kl_of_held_out_rows(tmp_path: Path) -> None:

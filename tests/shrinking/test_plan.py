@@ -48,16 +48,12 @@ def test_epochs_are_shared() -> None:
     assert set(seconds) == {"created", "teacher_outputs", "student", "comparison"}
 
 
-def test_stored_outputs_do_without_padding() -> None:
+def test_rows_are_scored_with_padding() -> None:
     asked = Asked(num_train_epochs=4, hidden_states_share=0.5)
-    (_, padded), (_, filled) = values(asked=asked), values(asked=asked, filled=0.25)
-    assert filled["teacher_outputs"] == pytest.approx(0.25 * padded["teacher_outputs"])
-    assert filled["student"] == padded["student"]  # a step has the padding of its batch
-    budget = Asked(budget=1000.0)
-    assert (
-        values(asked=budget, filled=0.25)[0]["prediction_steps"]
-        > (values(asked=budget)[0]["prediction_steps"])
-    )
+    (_, filled), (_, padded) = values(asked=asked), values(asked=asked, filled=0.25)
+    scored = 320 / 16 * 0.4 / 2.5
+    assert padded["student"] - filled["student"] == pytest.approx(6 * 3 * scored)
+    assert padded["teacher_outputs"] == filled["teacher_outputs"]
 
 
 def test_the_time_of_what_is_made_in_addition() -> None:
