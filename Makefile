@@ -4,6 +4,7 @@
 # make test-fast    the quick tests of the core, for the inner loop
 # make test-oldest  the wheel in an empty environment with the oldest supported versions, tested
 # make lint         ruff and mypy
+# make bench        what steps cost, some minutes; FULL=1 measures all settings and records them
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
@@ -11,7 +12,7 @@ OLDEST := .venv-oldest
 CONSTRAINTS ?= constraints.txt
 PIP := pip --disable-pip-version-check
 
-.PHONY: demo shell test test-fast test-oldest lint clean
+.PHONY: demo shell test test-fast test-oldest lint bench clean
 
 # The settings keep glibc from handing big blocks back to the system in every training step, which
 # costs a fifth of the time on a CPU.
@@ -47,6 +48,9 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+bench: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/bench.py $(if $(FULL),--full)
 
 # torch first and alone: the constraint picks its CPU build. --use-pep517 for the pip that comes with
 # Python 3.10, whose old way of building cannot build seqeval next to torch's setuptools.

@@ -33,6 +33,7 @@ import shrink_settings
 import shrink_tasks
 import squad_stages_table
 import squad_table
+import start_up
 import step_cost
 import task_distillation
 from report import DOCUMENT, RESULTS, replace_section
@@ -95,6 +96,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "soak": lambda: _load("soak")["soak"]["verdict"] + "\n",
     "squad_distillation": squad_table.render,
     "squad_stages": squad_stages_table.render_stages,
+    "start_up": lambda: start_up.table(_load("start_up")["results"]),
     "step_cost": lambda: step_cost.render(_load("step_cost")["results"]),
     "task_distillation": task_distillation.render,
     "wider_teacher": _wider_teacher,

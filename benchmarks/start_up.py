@@ -1,0 +1,85 @@
+"""How long ``import hf_distill`` and ``hf-distill --help`` take, beside what they need anyway.
+
+    OMP_NUM_THREADS=1 python benchmarks/start_up.py --record
+
+Fresh processes take turns; shown are medians of CPU seconds, and the share of the first of each
+pair: an interpreter that does nothing, and the import of ``transformers.Trainer``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from statistics import median, quantiles
+from typing import Any
+
+from report import circumstances, replace_section, write_json
+
+WAYS = {
+    "python -c pass": ("-c", "pass"),
+    "hf-distill --help": ("-m", "hf_distill", "--help"),
+    "hf-distill train --help": ("-m", "hf_distill", "train", "--help"),
+    "import transformers.Trainer": ("-c", "from transformers import Trainer"),
+    "import hf_distill": ("-c", "import hf_distill"),
+    "import hf_distill.DistillationTrainer": ("-c", "from hf_distill import DistillationTrainer"),
+}
+FLOOR = {
+    "hf-distill --help": "python -c pass",
+    "hf-distill train --help": "python -c pass",
+    "import hf_distill": "python -c pass",
+    "import hf_distill.DistillationTrainer": "import transformers.Trainer",
+}
+TURNS = 7
+
+
+def seconds(words: tuple[str, ...]) -> float:
+    """Return the CPU seconds of a process."""
+    before = os.times()
+    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
+    after = os.times()
+    return (
+        after.children_user
+        + after.children_system
+        - (before.children_user + before.children_system)
+    )
+
+
+def measure() -> dict[str, Any]:
+    """Return the quartiles of each way."""
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    for turn in range(TURNS + 1):
+        for name, words in WAYS.items():
+            taken = seconds(words)
+            if turn:  # the first reads files from the disk
+                times[name].append(taken)
+    return {name: quantiles(taken, n=4) for name, taken in times.items()}
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = ["| | CPU seconds | |", "|---|---:|---|"]
+    for name, (low, middle, high) in results.items():
+        floor = FLOOR.get(name)
+        more = f"{middle - median(results[floor]):.2f} s more than `{floor}`" if floor else ""
+        lines.append(f"| `{name}` | {middle:.2f} ({low:.2f}–{high:.2f}) | {more} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print, and record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
+    options = parser.parse_args()
+    results = measure()
+    print(table(results))
+    if options.record:
+        write_json("start_up", {"results": results, **circumstances()})
+        replace_section("start_up", table(results))
+
+
+if __name__ == "__main__":
+    main()
