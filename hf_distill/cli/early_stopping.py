@@ -8,6 +8,8 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_distill.console import log_rank_0
+
 
 class EarlyStopping(TrainerCallback):
     """Stop after so many evaluations without a new best value of ``metric_for_best_model``.
@@ -57,3 +59,11 @@ class StartCounts(TrainerCallback):
         trainer._save_checkpoint(trainer.model_wrapped, None)
         # Trainer itself does so for steps above 0 alone.
         state.best_model_checkpoint = str(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-0")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say that the training has changed nothing."""
+        if args.eval_on_start and args.load_best_model_at_end and state.best_global_step == 0:
+            log_rank_0(
+                "No checkpoint scored higher than the student before its first step, so that is "
+                "kept. Another --learning_rate, or more data, may do better."
+            )

@@ -118,6 +118,10 @@ def _stage_facts(run: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, 
         "data": run["train_data"],
         "steps": f"{run['steps']:,} of {rows} rows ({training['epochs'] or 0:.2f} epochs)",
     }
+    kept = run.get("kept_step")
+    if kept is not None:
+        when = f"after step {kept:,}" if kept else "before the first step, which none bettered"
+        shown["kept"] = f"the student as it was {when}"
     known = {**training, **facts["settings"]}
     for name, label in _FACTS.items():
         if known.get(name) is not None:

@@ -240,6 +240,7 @@ def summary(
             f.name: getattr(args, f.name) for f in fields(args) if f.name not in inherited
         },
         "steps": trainer.state.global_step,
+        "kept_step": trainer.state.best_global_step if args.load_best_model_at_end else None,
         "train": {name.removeprefix("train_"): value for name, value in train_metrics.items()},
     }
     if args.uses_layer_losses:

@@ -88,5 +88,8 @@ def test_a_start_that_training_does_not_better_is_kept(
     logged = json.loads((out / "checkpoint-4/trainer_state.json").read_text())["log_history"]
     losses = {log["step"]: log["eval_loss"] for log in logged if "eval_loss" in log}
     assert (min(losses, key=lambda step: losses[step]) == 0) is kept
-    scored = json.loads((out / "metrics.json").read_text())["eval"]["loss"]
-    assert scored == pytest.approx(min(losses.values()), rel=1e-5)
+    assert ("before its first step" in done.stderr) is kept
+    assert ("before the first step" in (out / "report.md").read_text()) is kept
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["kept_step"] == min(losses, key=lambda step: losses[step])
+    assert metrics["eval"]["loss"] == pytest.approx(min(losses.values()), rel=1e-5)
