@@ -12,7 +12,8 @@ import pytest
 from datasets import DatasetDict
 from language_models import language_model
 from language_models import tokenizer as causal_tokenizer
-from tiny import model_for, tokenizer
+from tiny import bert_config, model_for, tokenizer
+from transformers import BertForTokenClassification
 
 from hf_distill.tasks.question_answering import load_question_answering_dataset
 
@@ -32,6 +33,8 @@ def prepare_what_the_pages_name(directory: Path) -> None:
     for name, seed in (("teacher", 1), ("student", 0), *HUB_MODELS):
         model_for("question-answering", seed=seed).save_pretrained(directory / name)
         tokenizer().save_pretrained(directory / name)
+    BertForTokenClassification(bert_config()).save_pretrained(directory / "small" / "student")
+    tokenizer().save_pretrained(directory / "small" / "student")
     language_model().save_pretrained(directory / "language-model")
     causal_tokenizer().save_pretrained(directory / "language-model")
     question = {
