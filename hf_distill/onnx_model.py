@@ -216,6 +216,8 @@ class ExportedModel(nn.Module):
         compute: Any = loss_utils.LOSS_MAPPING[self.kind]
         if self.kind in ("ForSequenceClassification", "ForImageClassification"):
             loss = compute(labels["labels"], outputs["logits"], self.config)
+        elif self.kind == "ForTokenClassification":
+            loss = compute(outputs["logits"], labels["labels"], self.config)
         elif self.kind == "ForMultipleChoice":
             loss = nn.CrossEntropyLoss()(outputs["logits"], labels["labels"])
         elif self.kind == "ForQuestionAnswering":

@@ -52,3 +52,8 @@ def test_logits_are_those_of_pytorch(task: str, family: str, tmp_path: Path) -> 
             # ModernBERT's padding sees nothing, and what it computes depends on the kernel.
             ours, theirs = ours[mask.bool()], theirs[mask.bool()]
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    labelled: dict[str, Any] = zoo_dataset(task, 4, labels=True).with_format("torch")[:]
+    labelled.pop("token_type_ids", None)
+    with torch.no_grad():
+        expected_loss = model(**labelled).loss
+    torch.testing.assert_close(exported(**labelled).loss, expected_loss, rtol=1e-3, atol=1e-4)
