@@ -53,7 +53,7 @@ ALLOWED = {
     "serving.md": ("points (1.0 by default)",),
     "shrink.md": (
         "a share of 0.5",
-        "4 and 1.0; token classification 1e-4, 2 and 0.5;",
+        "4 and 1.0; for classification",
         "weight 0.5;",
         "1.5 times or more",
     ),
