@@ -139,9 +139,9 @@ def logits(model: Any, seed: int = 9) -> Tensor:
     return values[rows["attention_mask"][:].bool()]
 
 
-def assert_near(one: Tensor, other: Tensor) -> None:
+def assert_near(one: Tensor, other: Tensor, most: float = 1e-4) -> None:
     """The same but for rounding, which some weights of a random teacher make larger."""
-    assert (one - other).square().mean() < 1e-4 * other.var()
+    assert (one - other).square().mean() < most * other.var()
 
 
 def narrow(teacher: Any, **options: Any) -> Any:
@@ -254,7 +254,8 @@ def test_positions_after_the_last_target_are_left_out() -> None:
     ]
     wanted, *others = (logits(student) for student in students)
     for other in others:
-        assert_near(other, wanted)
+        # Shorter batches are rounded otherwise: 1e-3 on some processors. A position more gives 1.
+        assert_near(other, wanted, most=1e-2)
 
 
 @pytest.mark.parametrize("name", NARROW)
