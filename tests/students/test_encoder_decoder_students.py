@@ -139,9 +139,9 @@ def logits(model: Any, seed: int = 9) -> Tensor:
     return values[rows["attention_mask"][:].bool()]
 
 
-def assert_near(one: Tensor, other: Tensor, most: float = 1e-4) -> None:
+def assert_near(one: Tensor, other: Tensor) -> None:
     """The same but for rounding, which some weights of a random teacher make larger."""
-    assert (one - other).square().mean() < most * other.var()
+    assert (one - other).square().mean() < 1e-4 * other.var()
 
 
 def narrow(teacher: Any, **options: Any) -> Any:
@@ -237,7 +237,8 @@ def test_auto_searches_each_stack(name: str) -> None:
 
 
 def test_positions_after_the_last_target_are_left_out() -> None:
-    teacher = zoo_model(TASK, "t5", seed=0, layers=2).eval()
+    # In float64: some processors round batches of another length so differently that it shows.
+    teacher = zoo_model(TASK, "t5", seed=0, layers=2).eval().double()
     rows = list(zoo_dataset(TASK, rows=24, seed=5))
     for row in rows:
         size = sum(row["attention_mask"])
@@ -254,8 +255,7 @@ def test_positions_after_the_last_target_are_left_out() -> None:
     ]
     wanted, *others = (logits(student) for student in students)
     for other in others:
-        # Shorter batches are rounded otherwise: 1e-3 on some processors. A position more gives 1.
-        assert_near(other, wanted, most=1e-2)
+        assert_near(other, wanted)
 
 
 @pytest.mark.parametrize("name", NARROW)
