@@ -1,6 +1,6 @@
-"""Processors with other instructions round otherwise; what a seed decides stays the same.
+"""What a seed decides is the same on processors with other instructions.
 
-Sums of floating-point numbers differ in their last digits, and with them logits and scores.
+Only sums of floating-point numbers may differ in their last digits, and so may logits and scores.
 """
 
 from __future__ import annotations
@@ -77,4 +77,4 @@ def test_answers_augmented_files_and_manifests(files: Files, tmp_path: Path) -> 
     assert texts[0] == texts[1]
     assert max(differences) < 1e-4
     if not any(differences):
-        pytest.skip("This processor computes alike either way, so nothing was put to the test.")
+        pytest.skip("This processor computes the same either way, so nothing was tested.")

@@ -293,6 +293,13 @@ def test_a_hub_data_set_without_validation_is_not_scored(tmp_path: Any) -> None:
     assert by_folder["onnx"].options["file"] is None
 
 
+def test_both_trainings_have_batches_of_one_length_and_keep_a_better_start(tmp_path: Any) -> None:
+    made = {one.folder: one.options for one in listed(plan(), tmp_path, baseline=True)}
+    for name in ("student", "student_alone"):
+        assert made[name]["train_sampling_strategy"] == "group_by_length"
+        assert made[name]["eval_on_start"] and made[name]["load_best_model_at_end"]
+
+
 def test_live_teacher(tmp_path: Any) -> None:
     live = plan(cache_teacher_outputs=Decision("cache_teacher_outputs", False, "by hand"))
     made = {one.folder: one for one in listed(live, tmp_path, exports=False)}

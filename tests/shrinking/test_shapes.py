@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -221,6 +222,18 @@ def test_luck_does_not_count(candidates: Candidates) -> None:
     own = 5 + 95 / candidates.estimate(best.shape)
     assert best.milliseconds == pytest.approx(own) and best.speedup >= 2.0
     assert any(one.divergence is None and one.speedup < 2.0 for one in table)
+
+
+def test_a_shape_that_only_just_reaches_the_target_is_not_chosen(candidates: Candidates) -> None:
+    just, clearly = candidates.shapes[-2:]
+    clock = Clock({just: 100 / 2.02, clearly: 100 / 2.04}.__getitem__)
+    narrowed = replace(candidates, shapes=[just, clearly])
+    nearer = {just: 0.1, clearly: 0.2}
+    with pytest.raises(ValueError, match=r"speedup=2.*3% to spare.*2\.04"):
+        choose_shape(narrowed, Target(2.0), clock, nearer.__getitem__)
+    clock = Clock({just: 100 / 2.02, clearly: 100 / 2.07}.__getitem__)
+    best, _ = choose_shape(narrowed, Target(2.0), clock, nearer.__getitem__)
+    assert best.shape == clearly
 
 
 def test_a_target_that_no_shape_reaches_names_the_fastest(candidates: Candidates) -> None:
