@@ -96,7 +96,7 @@ def read_vectors(path: Path, member: str | None = None) -> Iterator[WordVector]:
     except _DAMAGED as error:
         raise ValueError(
             f"glove_path={str(path)!r} is cut off, damaged, or packed in a way that Python cannot "
-            f"read ({error}); copy or unpack it anew."
+            f"read ({error}); copy or unpack it again."
         ) from error
 
 

@@ -63,7 +63,9 @@ def read_record(folder: Path) -> dict[str, Any] | str:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{RECORD_FILE} cannot be read ({error})"
     if found_format != _FORMAT:
-        return f"{RECORD_FILE} has the format {found_format!r:.80}, of another version"
+        return (
+            f"{RECORD_FILE} has the format {found_format!r:.80}, of another version of hf_distill"
+        )
     weights = [name for name in files if _WEIGHTS.fullmatch(name)]
     if weights and not any((folder / name).exists() for name in weights):
         wrong = _other_weights(folder)

@@ -172,7 +172,7 @@ def _calibration(
     """Return the data, and what makes batches of it."""
     file = arguments.calibration_file
     if file is not None and Path(file).suffix == ".txt":
-        return {"calibration_data": Path(file).expanduser()}
+        return {"calibration_data": file}
     from hf_distill.cli.loading import choose_task, load_examples
 
     task = choose_task(arguments.task, task_options, {"TEACHER": source})

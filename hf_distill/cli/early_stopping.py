@@ -1,4 +1,4 @@
-"""Keep the best of a training, its start included, and end it once its metric stays."""
+"""Keep the best of a training, its start included, and end it when its metric stops improving."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ class EarlyStopping(TrainerCallback):
 
 
 class StartCounts(TrainerCallback):
-    """With ``eval_on_start`` and ``load_best_model_at_end``, keep the start if it scores best.
+    """Keep the student as it starts if no checkpoint scores higher.
 
     A student that was created from its teacher may know more than its training data teaches.
-    Trainer compares the checkpoints, so the start becomes one.
+    Trainer compares the checkpoints, so the start becomes one. For a training with
+    ``eval_on_start`` and ``load_best_model_at_end``.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -51,8 +52,7 @@ class StartCounts(TrainerCallback):
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
-        wanted = args.eval_on_start and args.load_best_model_at_end
-        if not wanted or state.global_step or state.best_metric is not None:
+        if state.global_step or state.best_metric is not None:
             return
         trainer = self._trainer
         trainer._determine_best_metric(metrics, None)
@@ -62,7 +62,7 @@ class StartCounts(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say that the training has changed nothing."""
-        if args.eval_on_start and args.load_best_model_at_end and state.best_global_step == 0:
+        if state.best_global_step == 0:
             log_rank_0(
                 "No checkpoint scored higher than the student before its first step, so that is "
                 "kept. Another --learning_rate, or more data, may do better."

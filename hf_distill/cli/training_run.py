@@ -144,7 +144,7 @@ def prepare(
     for shown in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown)
     quality = {} if scorer is None else scorer.measures.quality
-    if scorer is not None:
+    if scorer is not None and args.eval_on_start and args.load_best_model_at_end:
         trainer.add_callback(StartCounts(trainer))
     trainer.add_callback(StageProgress(request.title, quality))
     trainer.add_callback(ChosenLayers(trainer, request.output_dir / PICTURES))

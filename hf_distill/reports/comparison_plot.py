@@ -88,7 +88,8 @@ def quality_figure(comparison: Comparison, axes: Sequence[Axis]) -> Figure:
 def _quality_range(comparison: Comparison) -> tuple[float, float]:
     """Return the part of the axis in which all models are with their intervals.
 
-    It is no smaller than 5 % of the best, so that equal models do not look apart.
+    It leaves room around them, at least as if they differed by 5 %: nearly equal models must not
+    seem to be far from each other.
     """
     metric = comparison.primary_metric
     values = [model.quality[metric] for model in comparison.models]

@@ -35,7 +35,8 @@ _BUDGET = re.compile(
     r"(?:(?P<h>[\d.]+)\s*h)?\s*(?:(?P<m>[\d.]+)\s*m(?:in)?)?\s*(?:(?P<s>[\d.]+)\s*s)?"
 )
 _SCORINGS = 8
-_PATIENCE = 4  # half of a training: its learning rate is high before, and scores are low
+_PATIENCE = 4
+"""Half of the scorings: before, the learning rate is high, and a score may fall for a while."""
 _RESERVE = 0.1
 """Of a budget, for what is not a training step: creating, scoring, comparing."""
 _CACHE_FROM = 1.5
@@ -43,7 +44,7 @@ _CACHE_FROM = 1.5
 _EXPORT = 8.0
 """Seconds of an exporter."""
 _EXPORT_INPUTS = 2 * 12 * 2 * (1 + 8)
-"""Rows that an export is timed on: two models, twelve turns, two lengths, batches of 1 and 8."""
+"""Rows that an export is timed on: two models, twelve calls, two lengths, batches of 1 and 8."""
 _LATENCY_ROWS, _THROUGHPUT_ROWS, _ROUNDS = 53, 100, 4
 """What ``compare`` times each model on."""
 _STORED = ("question-answering", "text-classification", "token-classification")

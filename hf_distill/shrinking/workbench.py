@@ -172,8 +172,10 @@ class Workbench:
         """
         student = random_model(self.teacher, shape).float()
         clock = _Clock()
-        options: dict[str, Any] = {"stage": stage, "max_steps": _STEPS + 1, "save_strategy": "no"}
-        options["train_sampling_strategy"] = "sequential"
+        options: dict[str, Any] = {
+            "stage": stage, "max_steps": _STEPS + 1, "save_strategy": "no",
+            "train_sampling_strategy": "sequential",
+        }  # fmt: skip
         if stage == "prediction":
             options["distillation_loss_weight"] = 1.0
         with tempfile.TemporaryDirectory() as folder, clock.watching(self.teacher):

@@ -138,9 +138,9 @@ def _fitted(student: _Model, teacher: _Model, texts: Sequence[str]) -> tuple[Ten
     There are more tokens than texts: their map is the first guess, which the texts correct.
     """
     of_tokens, pooled = LeastSquares(), []
-    alike = sorted(texts, key=len, reverse=True)  # so that batches have little padding
+    by_length = sorted(texts, key=len, reverse=True)  # so batches have little padding
     for begin in trange(0, len(texts), _BATCH, desc="Embeddings", unit="batch", leave=False):
-        some = alike[begin : begin + _BATCH]
+        some = by_length[begin : begin + _BATCH]
         (narrow, ours), (wide, theirs) = (_run(*model, some) for model in (student, teacher))
         of_tokens.add(narrow, wide)
         pooled.append((ours, theirs))

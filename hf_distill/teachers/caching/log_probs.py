@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -287,12 +286,12 @@ def _logged(row: Mapping[str, Any], place: str, vocabulary: int) -> LoggedText:
             raise ValueError(f"{place}: choices has {choices[0]!r} instead of an object.")
         row = {**row, **choices[0]}
     name, top_ids, values = (_first(row, names) for names in (_TEXT, _TOP_IDS, _TOP_VALUES))
-    for column in (name, top_ids, values):
-        if column is not None and not isinstance(row[column], list):
-            raise ValueError(f"{place}: {column} is {row[column]!r:.80} instead of a list.")
-    ids = None if name is None else tuple(map(_token_id, row[name], itertools.repeat(place)))
+    ids = None
+    if name is not None:
+        ids = tuple(_token_id(one, place) for one in _list(row[name], f"{place}: {name}"))
     if top_ids is not None and values is not None:
-        positions = _paired(row[top_ids], row[values], place, f"{top_ids} and {values}")
+        top, numbers = (_list(row[one], f"{place}: {one}") for one in (top_ids, values))
+        positions = _paired(top, numbers, place, f"{top_ids} and {values}")
     elif isinstance(row.get("prompt_logprobs"), list):
         positions = [_of_vllm(one, place) for one in row["prompt_logprobs"]]
     else:
@@ -312,6 +311,12 @@ def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((name for name in names if row.get(name) is not None), None)
 
 
+def _list(value: Any, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError(f"{what} is {value!r:.80} instead of a list.")
+    return value
+
+
 def _token_id(value: Any, place: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{place} has the token id {value!r:.80}, which is not a whole number.")
@@ -321,17 +326,13 @@ def _token_id(value: Any, place: str) -> int:
 def _paired(
     top_ids: Sequence[Any], values: Sequence[Any], place: str, names: str
 ) -> list[list[tuple[Any, Any]]]:
-    for side in (top_ids, values):
-        for one in side:
-            if one is not None and not isinstance(one, list):
-                raise ValueError(f"{place}: {names} have {one!r:.80} instead of a list.")
-    lengths = [[len(one or ()) for one in side] for side in (top_ids, values)]
-    if lengths[0] != lengths[1]:
+    what = f"{place}: an entry of {names}"
+    ids, numbers = (
+        [[] if one is None else _list(one, what) for one in side] for side in (top_ids, values)
+    )
+    if [*map(len, ids)] != [*map(len, numbers)]:
         raise ValueError(f"{place}: {names} have different lengths.")
-    return [
-        list(zip(one or (), two or (), strict=True))
-        for one, two in zip(top_ids, values, strict=True)
-    ]
+    return [list(zip(*pair, strict=True)) for pair in zip(ids, numbers, strict=True)]
 
 
 def _of_vllm(entries: Any, place: str) -> list[tuple[Any, Any]]:
