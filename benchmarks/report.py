@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,10 +47,31 @@ def record_part(name: str, part: str, content: dict[str, Any]) -> dict[str, Any]
         What the file has now, the other measurements included.
     """
     path = RESULTS / f"{name}.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    before = read_json(path) if path.exists() else {}
     results = {**before, part: {**content, **circumstances()}}
     write_json(name, results)
     return results
+
+
+def read_json(path: Path) -> Any:
+    """Read a result, or another file of JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def measure_and_record(
+    name: str, description: str, measure: Callable[[], Any], render: Callable[[Any], str]
+) -> None:
+    """Measure and print the table; with ``--record`` also write results/ and RESULTS.md."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
+    options = parser.parse_args()
+    results = measure()
+    print(render(results))
+    if options.record:
+        write_json(name, {"results": results, **circumstances()})
+        replace_section(name, render(results))
 
 
 def replace_section(name: str, text: str) -> None:

@@ -11,23 +11,22 @@ eight times on the way. Started, stopped and resumed as ``created_students.py``,
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from created_students import ALL_JOBS, Created, add_options
-from report import RESULTS, circumstances, replace_section
+from report import RESULTS, circumstances, read_json, replace_section
 from squad_table import spread
 from task_distillation import Job
 
 SCORINGS = 8
-STEPS = {"sst2": 3000, "wnut17": 1272, "squad": 792}
+STEPS = {"sst2": 3000, "wnut17": 1272}
 
 
 class Setting(NamedTuple):
-    """What differs; a weight of 0 is labels alone."""
+    """The task and student of a run, and what its training differs in."""
 
     job: str
     student: str
@@ -50,17 +49,16 @@ def measure(material: Created, job: Job, setting: Setting, seed: int) -> dict[st
     student, _ = material.create(job, setting.student, seed)
     steps, cpu = STEPS[job.name], time.process_time()
     every, output = str(steps // SCORINGS), material.work / result_name(setting, seed)
-    outputs = ["--teacher_outputs", material.outputs(job)]
     if not (output / "metrics.json").exists():
         material.train(
             job, student, output, seed, "--max_steps", str(steps), "--learning_rate",
             setting.rate, "--per_device_train_batch_size", "16", "--temperature",
             setting.temperature, "--distillation_loss_weight", setting.weight,
-            *(["--baseline"] if setting.weight == "0" else outputs), "--save_strategy", "steps",
+            "--teacher_outputs", material.outputs(job), "--save_strategy", "steps",
             "--save_steps", every, "--save_total_limit", "1", "--eval_strategy", "steps",
             "--eval_steps", every, "--train_sampling_strategy", "random",
         )  # fmt: skip
-    state = _read(next(output.glob("checkpoint-*/trainer_state.json")))
+    state = read_json(next(output.glob("checkpoint-*/trainer_state.json")))
     name = f"eval_{job.metric}"
     curve = {str(log["step"]): log[name] for log in state["log_history"] if name in log}
     return {
@@ -69,10 +67,6 @@ def measure(material: Created, job: Job, setting: Setting, seed: int) -> dict[st
         "teacher": material.score(job, Path(material.teacher(job)))[job.metric],
         "cpu_seconds": round(time.process_time() - cpu, 1), **circumstances(),
     }  # fmt: skip
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def result_name(setting: Setting, seed: int | str) -> str:
@@ -90,7 +84,7 @@ def render(jobs: list[Job]) -> str:
     titles = {job.name: job.title for job in jobs}
     for setting in SETTINGS:
         paths = sorted(RESULTS.glob(f"{result_name(setting, '[0-9]')}.json"))
-        runs = [_read(path) for path in paths]
+        runs = [read_json(path) for path in paths]
         if not runs or setting.job not in titles:
             continue
         curves = [[*run["curve"].values()] for run in runs]
@@ -110,17 +104,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_options(parser)
-    parser.set_defaults(jobs=["sst2", "wnut17"], seeds=[0])
+    parser.set_defaults(jobs=list(STEPS), seeds=[0])
     options = parser.parse_args()
-    jobs = [job for job in ALL_JOBS if job.name in options.jobs]
+    jobs = {job.name: job for job in ALL_JOBS if job.name in options.jobs}
     for seed in () if options.table else options.seeds:
         material = Created(options)
         for setting in SETTINGS:
-            for job in jobs:
-                if job.name == setting.job:
-                    run = partial(measure, material, job, setting, seed)
-                    material.run_once(result_name(setting, seed), job, run)
-    replace_section("shrink_settings", render(jobs))
+            if (job := jobs.get(setting.job)) is not None:
+                run = partial(measure, material, job, setting, seed)
+                material.run_once(result_name(setting, seed), job, run)
+    replace_section("shrink_settings", render([*jobs.values()]))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ run again, and a run that was stopped continues:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from functools import partial
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from created_students import ALL_JOBS, Created, add_options
-from report import RESULTS, circumstances, replace_section
+from report import RESULTS, circumstances, read_json, replace_section
 from squad_table import spread
 from task_distillation import Job, run_command
 
@@ -42,8 +40,8 @@ def measure(material: Created, job: Job, speedup: str, seed: int) -> dict[str, A
     run_command("shrink", "--task", job.task, "--teacher_model", material.teacher(job),
                 *material.data(job), "--speedup", speedup, "--seed", str(seed), "--baseline",
                 "--use_cpu", "--output_dir", str(folder))  # fmt: skip
-    content = _read(folder / "shrink.json")
-    plan, models = content["plan"], _read(folder / "comparison" / "comparison.json")["models"]
+    content = read_json(folder / "shrink.json")
+    plan, models = content["plan"], read_json(folder / "comparison" / "comparison.json")["models"]
     by_role = {**models, **{one["name"]: one for one in models.values()}}
     found = {name: by_role[role] for name, role in MODELS.items() if role in by_role}
     return {
@@ -57,10 +55,6 @@ def measure(material: Created, job: Job, speedup: str, seed: int) -> dict[str, A
     }  # fmt: skip
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def render(jobs: list[Job]) -> str:
     """Return one row per task and speed-up."""
     lines = [
@@ -72,7 +66,7 @@ def render(jobs: list[Job]) -> str:
         for speedup in SPEEDUPS:
             paths = sorted(RESULTS.glob(f"shrink-{job.name}-{speedup}-[0-9].json"))
             if paths:
-                lines.append(_row(job.title, speedup, [_read(path) for path in paths]))
+                lines.append(_row(job.title, speedup, [read_json(path) for path in paths]))
     return "\n".join(lines) + "\n"
 
 

@@ -2,20 +2,19 @@
 
     OMP_NUM_THREADS=1 python benchmarks/start_up.py --record
 
-Fresh processes take turns; shown are medians of CPU seconds, and the share of the first of each
-pair: an interpreter that does nothing, and the import of ``transformers.Trainer``.
+Fresh processes take turns; shown are medians and quartiles of CPU seconds, and how much that is
+above an interpreter that does nothing, or above the import of ``transformers.Trainer``.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
-from statistics import median, quantiles
+from statistics import quantiles
 from typing import Any
 
-from report import circumstances, replace_section, write_json
+from report import measure_and_record
 
 WAYS = {
     "python -c pass": ("-c", "pass"),
@@ -36,14 +35,9 @@ TURNS = 7
 
 def seconds(words: tuple[str, ...]) -> float:
     """Return the CPU seconds of a process."""
-    before = os.times()
+    before = sum(os.times()[2:4])
     subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
-    after = os.times()
-    return (
-        after.children_user
-        + after.children_system
-        - (before.children_user + before.children_system)
-    )
+    return sum(os.times()[2:4]) - before
 
 
 def measure() -> dict[str, Any]:
@@ -62,24 +56,10 @@ def table(results: dict[str, Any]) -> str:
     lines = ["| | CPU seconds | |", "|---|---:|---|"]
     for name, (low, middle, high) in results.items():
         floor = FLOOR.get(name)
-        more = f"{middle - median(results[floor]):.2f} s more than `{floor}`" if floor else ""
+        more = f"{middle - results[floor][1]:.2f} s more than `{floor}`" if floor else ""
         lines.append(f"| `{name}` | {middle:.2f} ({low:.2f}–{high:.2f}) | {more} |")
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure, print, and record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
-    options = parser.parse_args()
-    results = measure()
-    print(table(results))
-    if options.record:
-        write_json("start_up", {"results": results, **circumstances()})
-        replace_section("start_up", table(results))
-
-
 if __name__ == "__main__":
-    main()
+    measure_and_record("start_up", str(__doc__), measure, table)

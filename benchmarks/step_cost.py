@@ -10,7 +10,6 @@ one optimizer step to the end of the next: data loading, callbacks and logging i
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import threading
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from report import circumstances, replace_section, write_json
+from report import measure_and_record
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import (
@@ -271,19 +270,5 @@ def render(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure, print, and record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
-    options = parser.parse_args()
-    results = [compare(setting) for setting in SETTINGS]
-    print(render(results))
-    if options.record:
-        write_json("step_cost", {"results": results, **circumstances()})
-        replace_section("step_cost", render(results))
-
-
 if __name__ == "__main__":
-    main()
+    measure_and_record("step_cost", str(__doc__), lambda: list(map(compare, SETTINGS)), render)
