@@ -4,7 +4,7 @@
 # make test-fast    the quick tests of the core, for the inner loop
 # make test-oldest  the wheel in an empty environment with the oldest supported versions, tested
 # make lint         ruff and mypy
-# make bench        what steps cost, some minutes; FULL=1 measures all settings and records them
+# make bench        what steps cost, some twenty minutes; FULL=1 measures all settings and records them
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
