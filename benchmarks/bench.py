@@ -2,8 +2,8 @@
 
 Each runs in its own process, on one thread and with settings of malloc that keep times steady. What
 it prints goes to ``build/bench``; what is there is not run again, so the program can be stopped and
-started again. By default settings are few, which takes some twenty minutes on two cores. With ``--full``
-(``make bench FULL=1``) all of them are measured and recorded in ``results/`` and RESULTS.md.
+started again. By default settings are few, which takes some twenty minutes on two cores. With
+``--full`` (``make bench FULL=1``) all are measured and recorded in ``results/`` and RESULTS.md.
 """
 
 from __future__ import annotations
