@@ -56,9 +56,9 @@ class StartCounts(TrainerCallback):
             return
         trainer = self._trainer
         trainer._determine_best_metric(metrics, None)
-        trainer._save_checkpoint(trainer.model_wrapped, None)
-        # Trainer itself does so for steps above 0 alone.
+        # Trainer itself does so for steps above 0 alone; before saving, so a resumed run knows it.
         state.best_model_checkpoint = str(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-0")
+        trainer._save_checkpoint(trainer.model_wrapped, None)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say that the training has changed nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,11 +76,12 @@ def test_a_start_that_training_does_not_better_is_kept(
     rate: str, kept: bool, program: Callable[..., Any], train_options: list[str], tmp_path: Path
 ) -> None:
     start = Path(train_options[train_options.index("--student_model") + 1])
-    done = program(
+    words = [
         *train_options, "--max_steps", "4", "--learning_rate", rate, "--eval_strategy", "steps",
         "--eval_steps", "2", "--save_steps", "2", "--save_total_limit", "2", "--eval_on_start",
         "--load_best_model_at_end", "--metric_for_best_model", "loss",
-    )  # fmt: skip
+    ]  # fmt: skip
+    done = program(*words)
     assert done.status == 0, done.stderr
     out = tmp_path / "out"
     assert (out / "checkpoint-0").exists() is kept
@@ -91,5 +93,13 @@ def test_a_start_that_training_does_not_better_is_kept(
     assert ("before its first step" in done.stderr) is kept
     assert ("before the first step" in (out / "report.md").read_text()) is kept
     metrics = json.loads((out / "metrics.json").read_text())
+    if kept:  # also by a run that was killed right after its start
+        shutil.rmtree(out / "checkpoint-4")
+        for name in ("metrics.json", "model.safetensors"):
+            (out / name).unlink()
+        again = program(*words, "--resume")
+        assert again.status == 0, again.stderr
+        after = load_file(out / "model.safetensors")
+        assert all(torch.equal(before[name], after[name]) for name in before)
     assert metrics["kept_step"] == min(losses, key=lambda step: losses[step])
     assert metrics["eval"]["loss"] == pytest.approx(min(losses.values()), rel=1e-5)
