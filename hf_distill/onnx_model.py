@@ -213,13 +213,13 @@ class ExportedModel(nn.Module):
         labels = {k: inputs.get(k) for k in _LABELS.get(self.kind, ("labels",))}
         if any(value is None for value in labels.values()):
             return None
+        if self.kind == "ForMultipleChoice":  # which has no entry there
+            return nn.CrossEntropyLoss()(outputs["logits"], labels["labels"])
         compute: Any = loss_utils.LOSS_MAPPING[self.kind]
         if self.kind in ("ForSequenceClassification", "ForImageClassification"):
             loss = compute(labels["labels"], outputs["logits"], self.config)
         elif self.kind == "ForTokenClassification":
             loss = compute(outputs["logits"], labels["labels"], self.config)
-        elif self.kind == "ForMultipleChoice":
-            loss = nn.CrossEntropyLoss()(outputs["logits"], labels["labels"])
         elif self.kind == "ForQuestionAnswering":
             loss = compute(**outputs, **labels)
         else:
