@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,25 @@ def test_the_teachers_part_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert step - fast.step > 0.1
     assert not bench.teacher._forward_hooks and not bench.teacher._forward_pre_hooks
     lengths = [mask.shape[1] for mask in shapes]
-    assert lengths[1:] == sorted(lengths[1:]) and lengths[1] < lengths[0] < lengths[-1]
+    assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+    assert all(torch.equal(first, second) for first, second in zip(shapes[::2], shapes[1::2], strict=True))
+
+
+def test_the_first_step_of_a_length_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of("text-classification", tmp_path)
+    forward, calls = bench.teacher.forward, itertools.count()
+
+    @functools.wraps(forward)
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.1 if next(calls) % 2 == 0 else 0)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(bench.teacher, "forward", slow)
+    step, teacher = bench.step_times(candidate_shapes(bench.teacher, 8).shapes[-1], "prediction")
+    assert next(calls) % 2 == 0
+    assert teacher < step < 0.1
 
 
 def test_padding_of_batches_of_any_lengths(tmp_path: Path) -> None:
