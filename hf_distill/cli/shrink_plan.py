@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,8 @@ def make_plan(request: ShrinkRequest) -> Plan:
         lower = metric in measures.lower_is_better
         sizes = replace(sizes, metric=metric, lower_is_better=lower)
     exports = int(request.can_be_exported) * (1 if data.validation_file is None else 2)
-    further = Further(request.arguments.baseline, exports)
+    searches = all(find_spec(package) for package in ("optuna", "matplotlib"))
+    further = Further(request.arguments.baseline, exports, can_search=searches)
     decisions, seconds = decide(task.name, request.asked, sizes, measured, best, further)
     by = "set by hand" if training.bf16 is not None else "by a timed product of matrices"
     decisions = [

@@ -27,6 +27,7 @@ from hf_distill.shrinking.commands import (
     INT8,
     ONNX,
     OUTPUTS,
+    SEARCH,
     STUDENT,
     Command,
     PlanCommands,
@@ -36,7 +37,7 @@ from hf_distill.shrinking.steps import Steps
 
 _STEPS = "steps.json"
 _LOCK = ".shrink.lock"
-_FOLDERS = (CREATED, AUGMENTED, OUTPUTS, STUDENT, ALONE, ONNX, INT8, COMPARISON)
+_FOLDERS = (CREATED, AUGMENTED, OUTPUTS, SEARCH, STUDENT, ALONE, ONNX, INT8, COMPARISON)
 
 
 @dataclass(frozen=True)
@@ -149,24 +150,10 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
     seconds: dict[str, float] = dict(earlier.get("seconds", {}))
     failures: dict[str, str] = {}
     failed_before: dict[str, str] = earlier.get("failures", {})
-    listed = PlanCommands(
-        plan,
-        folder,
-        teacher=request.teacher,
-        train=request.train_options,
-        validation=request.validation_options,
-        task=request.task_options,
-        seed=request.training.seed,
-        use_cpu=not request.on_accelerator,
-        teacher_check_samples=request.training.teacher_check_samples,
-        baseline=arguments.baseline,
-        exports=arguments.export,
-        tolerance=arguments.tolerance,
-        augment=arguments.augment,
-        augment_model=arguments.augment_model,
-    ).in_order()
+    listed = _commands(request, plan)
     typed = [command.shown(folder) for command in listed]
-    for number, command in enumerate(listed, start=1):
+    for number in range(1, len(listed) + 1):
+        command = listed[number - 1]
         if steps.is_finished(command.folder, command.result):
             continue
         left = sum(plan.seconds.get(one.folder, 0) for one in listed[number - 1 :])
@@ -197,6 +184,12 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
             command.folder, ""
         ):
             steps.start(COMPARISON)  # an earlier one is of what there was then
+        if command.folder == SEARCH:
+            sweep = read_json(folder / SEARCH / command.result, "delete that folder")
+            plan = plan.with_found(sweep)
+            listed = _commands(request, plan)
+            typed = [one.shown(folder) for one in listed]
+            write_plan(request, plan, seconds=seconds)
         if command.folder not in failures:
             steps.finish(command.folder)
         write_plan(request, plan, commands=typed, seconds=seconds, failures=failures)
@@ -210,6 +203,26 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
     if arguments.push_to_hub:
         _push(request)
     return result
+
+
+def _commands(request: ShrinkRequest, plan: Plan) -> list[Command]:
+    arguments = request.arguments
+    return PlanCommands(
+        plan,
+        request.folder,
+        teacher=request.teacher,
+        train=request.train_options,
+        validation=request.validation_options,
+        task=request.task_options,
+        seed=request.training.seed,
+        use_cpu=not request.on_accelerator,
+        teacher_check_samples=request.training.teacher_check_samples,
+        baseline=arguments.baseline,
+        exports=arguments.export,
+        tolerance=arguments.tolerance,
+        augment=arguments.augment,
+        augment_model=arguments.augment_model,
+    ).in_order()
 
 
 def _read_comparison(folder: Path) -> dict[str, Any]:

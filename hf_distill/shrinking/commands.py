@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hf_distill.files import display_name
-from hf_distill.shrinking.plan import Plan
+from hf_distill.shrinking.plan import SCORINGS, Plan
 
 AUGMENTED, CREATED, OUTPUTS = "augmented", "created", "teacher_outputs"
-STUDENT, ALONE = "student", "student_alone"
+SEARCH, STUDENT, ALONE = "search", "student", "student_alone"
 ONNX, INT8, COMPARISON = "onnx", "int8", "comparison"
 _PATHS = frozenset(
     ("output_dir", "teacher", "model", "student_model", "teacher_model", "teacher_outputs",
@@ -121,7 +123,10 @@ class PlanCommands:
             train = {**train, "train_file": made[-1].options["output_path"]}
         if self.plan["cache_teacher_outputs"]:
             made.append(self._cache(train))
-        made += self._trainings(train)
+        trainings = self._trainings(train)
+        if self.plan.get("search"):
+            made.append(self._search(trainings[0]))
+        made += trainings
         if self.exports:
             made += self._exports()
         if self.validation is not None:
@@ -202,6 +207,23 @@ class PlanCommands:
             )
             for name, own in trainings.items()
         ]
+
+    def _search(self, training: Command) -> Command:
+        """Return the sweep of the settings of a training."""
+        plan, searched = self.plan, self.plan["search"]
+        every = max(1, plan["search_steps"] // SCORINGS)
+        options = {
+            **{
+                name: v for name, v in training.options.items() if name not in {*searched, "resume"}
+            },
+            "max_steps": plan["search_steps"],
+            "save_steps": every,
+            "eval_steps": every,
+            "metric": plan["metric"],
+            "search_space": yaml.safe_dump(searched, default_flow_style=True, width=1000).strip(),
+            "output_dir": str(self.folder / SEARCH),
+        }
+        return Command("sweep", SEARCH, "sweep.json", options, resumes=True)
 
     def _shared(self, train: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options that both trainings have in common."""

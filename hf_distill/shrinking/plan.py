@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hf_distill.reports.report import Decision
@@ -34,7 +34,7 @@ _DEFAULTS = {
 _BUDGET = re.compile(
     r"(?:(?P<h>[\d.]+)\s*h)?\s*(?:(?P<m>[\d.]+)\s*m(?:in)?)?\s*(?:(?P<s>[\d.]+)\s*s)?"
 )
-_SCORINGS = 8
+SCORINGS = 8
 _PATIENCE = 4
 """Half of the scorings: before, the learning rate is high, and a score may fall for a while."""
 _RESERVE = 0.1
@@ -47,6 +47,12 @@ _EXPORT_INPUTS = 2 * 12 * 2 * (1 + 8)
 """Rows that an export is timed on: two models, twelve calls, two lengths, batches of 1 and 8."""
 _LATENCY_ROWS, _THROUGHPUT_ROWS, _ROUNDS = 53, 100, 4
 """What ``compare`` times each model on."""
+_SEARCHED: dict[str, list[float]] = {
+    "temperature": [1.0, 4.0],
+    "distillation_loss_weight": [0.5, 1.0],
+}
+_SEARCH_SHARE = 0.5
+"""Of a budget, the most that a search may take."""
 _STORED = ("question-answering", "text-classification", "token-classification")
 """Tasks with few logits per input, which do not change from pass to pass."""
 
@@ -137,10 +143,12 @@ class Further:
     Attributes:
         baseline: the same student, trained on labels alone.
         exports: for serving: 0, 1 or 2.
+        can_search: what a search needs is installed.
     """
 
     baseline: bool = False
     exports: int = 0
+    can_search: bool = True
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,27 @@ class Plan:
     def get(self, name: str) -> Any:
         """Return the value of a decision; ``None`` if it was not needed."""
         return self[name] if name in self.decisions else None
+
+    def with_found(self, sweep: Mapping[str, Any]) -> Plan:
+        """Return the plan with the settings that its search found.
+
+        The defaults stay where the best of the search is not better by more than noise.
+
+        Args:
+            sweep: the content of ``sweep.json``.
+        """
+        trials = {one["number"]: one for one in sweep["trials"]}
+        best = trials[sweep["best"]]
+        score = f"{sweep['metric']} {best['value']:.4g}, the best of {len(trials)} in the search"
+        usual = [
+            one
+            for one in trials.values()
+            if one["parameters"] == {name: self[name] for name in best["parameters"]}
+        ]
+        if usual and usual[0]["number"] in sweep["within_noise_of_best"]:
+            best, score = usual[0], "the default: in the search none was better by more than noise"
+        found = {n: Decision(n, value, score) for n, value in best["parameters"].items()}
+        return replace(self, decisions={**self.decisions, **found})
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON content."""
@@ -263,11 +292,12 @@ def decide(
     Raises:
         ValueError: a weight below 1 without labels, or a budget that is too small for one step.
     """
-    usual = defaults_of(task)
-    made = _settings(task, asked, data, usual) + _length(task, asked, data, measured, usual)
+    usual, further = defaults_of(task), further or Further()
+    made = _settings(task, asked, data, usual)
+    made += _length(task, asked, data, measured, usual, can_search=further.can_search)
     values = {one.name: one.value for one in made}
     first, second = values["hidden_states_steps"], values["prediction_steps"]
-    every = max(1, (first + second) // _SCORINGS)
+    every = max(1, (first + second) // SCORINGS)
     kept = "without validation data the last one is kept"
     if data.validation:
         every = min(every, max(second, 1))
@@ -275,12 +305,12 @@ def decide(
             "the validation data is scored at each of the prediction stage and the one with the "
             f"best {data.metric} is kept"
         )
-    made.append(Decision("save_steps", every, f"about {_SCORINGS} checkpoints; {kept}"))
+    made.append(Decision("save_steps", every, f"about {SCORINGS} checkpoints; {kept}"))
     if data.validation:
         ends = f"training ends once {data.metric} has not improved {_PATIENCE} times in a row"
         made.append(Decision("early_stopping_patience", _PATIENCE, ends))
     values = {one.name: one.value for one in made}
-    return made, _seconds(values, data, measured, best, further or Further())
+    return made, _seconds(values, data, measured, best, further)
 
 
 def _seconds(
@@ -297,6 +327,9 @@ def _seconds(
     if values["cache_teacher_outputs"]:
         seconds["teacher_outputs"] = data.train / batch * measured.teacher_batch
         step = own_step
+    if values.get("search"):
+        steps = values["search_steps"] * own_step + (SCORINGS + 2) * student
+        seconds["search"] = combinations(values["search"]) * steps
     scored = 0 if not data.validation else second // values["save_steps"] + 2
     seconds["student"] = first * measured.hidden_states_step + second * step + scored * student
     if further.baseline:
@@ -348,9 +381,10 @@ def _settings(task: str, asked: Asked, data: Data, usual: Defaults) -> list[Deci
 
 
 def _length(
-    task: str, asked: Asked, data: Data, measured: Measured, usual: Defaults
+    task: str, asked: Asked, data: Data, measured: Measured, usual: Defaults, *, can_search: bool
 ) -> list[Decision]:
     """Share the steps between the stages, and decide whether the teacher's outputs are stored."""
+    searched: list[Decision] = []
     batch = asked.batch_size or usual.batch_size
     per_epoch = math.ceil(data.train / batch)
     share = share_of_hidden_states(task, asked)
@@ -370,8 +404,16 @@ def _length(
         second = int(left / measured.prediction_step)
         cached, cache_reason = _cache(task, asked, second / per_epoch)
         if cached:
+            own_step = measured.prediction_step - measured.teacher_batch
             left -= per_epoch * measured.teacher_batch
-            second = int(left / (measured.prediction_step - measured.teacher_batch))
+            steps = round(usual.num_train_epochs * per_epoch)
+            hindrance = None if can_search else 'it needs pip install "hf-distill[sweep]"'
+            if first:
+                hindrance = "hidden states need the teacher, and not its stored outputs"
+            searched = _search(asked, data, steps, steps * own_step / left, hindrance)
+            if len(searched) > 1:
+                left -= combinations(searched[0].value) * steps * own_step
+            second = int(left / own_step)
         if second < 1:
             raise ValueError(
                 f"budget: in {asked.budget:.0f} s not one step fits: a step takes "
@@ -391,7 +433,34 @@ def _length(
         Decision("hidden_states_steps", first, f"{share:.0%} of {why}"),
         Decision("prediction_steps", second, f"the rest of {why}"),
         Decision("cache_teacher_outputs", cached, cache_reason),
+        *searched,
     ]
+
+
+def combinations(space: Mapping[str, list[float]]) -> int:
+    """Return the number of trainings of a search."""
+    return math.prod(map(len, space.values()))
+
+
+def _search(
+    asked: Asked, data: Data, steps: int, share: float, hindrance: str | None
+) -> list[Decision]:
+    """Decide what is searched before the training; ``share``: of the time, one training's."""
+    space = {
+        name: values
+        for name, values in _SEARCHED.items()
+        if getattr(asked, name) is None
+        and (data.loss != "mse" if name == "temperature" else data.labelled)
+    }
+    if not (space and data.validation):
+        return []
+    part = combinations(space) * share
+    if part > _SEARCH_SHARE:
+        hindrance = f"{combinations(space)} trainings would take {part:.0%} of the budget"
+    if hindrance is not None:
+        return [Decision("search", None, hindrance)]
+    why = f"{combinations(space)} trainings on the stored outputs take {part:.0%} of the budget"
+    return [Decision("search", space, why), Decision("search_steps", steps, "the default length")]
 
 
 def _cache(task: str, asked: Asked, epochs: float) -> tuple[bool, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hf_distill.reports.report import Decision
 from hf_distill.shrinking.commands import PlanCommands
@@ -107,8 +108,102 @@ def test_a_budget_is_kept_and_used(budget: float, cache: bool | None, share: flo
         + found["prediction_steps"] * step
         + seconds.get("teacher_outputs", 0)
     )
+    if found.get("search"):
+        assert found["search"] == {"temperature": [1.0, 4.0], "distillation_loss_weight": [0.5, 1]}
+        trainings = 4 * found["search_steps"] * step
+        assert found["search_steps"] == 600 and trainings <= 0.5 * budget
+        spent += trainings
     assert 0.9 * budget - 3 < spent <= 0.9 * budget
     assert found["hidden_states_steps"] * 1.5 == pytest.approx(0.9 * share * budget, abs=1.5)
+
+
+ROOM = Asked(budget=36000.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "data", "space"),
+    [
+        (ROOM, DATA, {"temperature": [1.0, 4.0], "distillation_loss_weight": [0.5, 1.0]}),
+        (replace(ROOM, temperature=2.0), DATA, {"distillation_loss_weight": [0.5, 1.0]}),
+        (ROOM, replace(DATA, labelled=False), {"temperature": [1.0, 4.0]}),
+        (ROOM, replace(DATA, loss="mse"), {"distillation_loss_weight": [0.5, 1.0]}),
+    ],
+)
+def test_what_a_search_is_over(asked: Asked, data: Data, space: Any) -> None:
+    found, seconds = values(asked=asked, data=data)
+    assert found["search"] == space and found["search_steps"] == 600
+    trainings = 2 ** len(space)
+    # Eight scores on the way, the start and the end.
+    expected = trainings * (600 * 0.6 + 10 * 320 / 16 * 0.4 / 2.5)
+    assert seconds["search"] == pytest.approx(expected)
+
+
+def test_where_there_is_nothing_to_search() -> None:
+    for asked in (
+        replace(ROOM, temperature=2.0, distillation_loss_weight=0.7),
+        replace(ROOM, cache=False),
+        Asked(num_train_epochs=600),
+    ):
+        found, seconds = values(asked=asked)
+        assert "search" not in found and "search" not in seconds
+    found, _ = values(asked=ROOM, data=replace(DATA, validation=0, metric=None))
+    assert "search" not in found
+
+
+def test_why_a_budget_is_not_searched() -> None:
+    def why(asked: Asked, **further: Any) -> str:
+        decisions, seconds = decide(QA, asked, DATA, SECONDS, BEST, Further(**further))
+        (search,) = [one for one in decisions if one.name == "search"]
+        assert search.value is None and "search" not in seconds
+        return search.reason
+
+    # Half of what is left after the teacher's outputs are stored is 4 * 600 * 0.6 s.
+    fits = (2 * 4 * 600 * 0.6 + 100 * 0.4) / 0.9
+    assert values(asked=Asked(budget=fits + 1))[0]["search"]
+    assert "50% of the budget" in why(Asked(budget=fits - 1))
+    assert "hf-distill[sweep]" in why(ROOM, can_search=False)
+    assert "hidden states" in why(replace(ROOM, hidden_states_share=0.1))
+
+
+def sweep(best: int, noise: list[int]) -> dict[str, Any]:
+    combinations = [(1.0, 0.5), (1.0, 1.0), (4.0, 0.5), (4.0, 1.0)]
+    return {
+        "metric": "f1",
+        "best": best,
+        "within_noise_of_best": noise,
+        "trials": [
+            {"number": n, "parameters": {"temperature": t, "distillation_loss_weight": w},
+             "value": 70.0 + n}
+            for n, (t, w) in enumerate(combinations)
+        ],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (sweep(0, [1]), (1.0, 0.5)),
+        (sweep(0, [1, 3]), (4.0, 1.0)),  # no better than the defaults, as far as one can tell
+        (sweep(3, [0, 1, 2]), (4.0, 1.0)),
+    ],
+)
+def test_the_training_has_what_the_search_found(content: Any, found: Any, tmp_path: Any) -> None:
+    decisions, _ = decide(QA, ROOM, DATA, SECONDS, BEST)
+    searching = plan(**{one.name: one for one in decisions})
+    before = {one.folder: one for one in listed(searching, tmp_path, baseline=True)}
+    assert list(before)[:5] == ["created", "teacher_outputs", "search", "student", "student_alone"]
+    search = before["search"].options
+    space = yaml.safe_load(search["search_space"])
+    assert space == searching["search"]
+    assert not {"temperature", "distillation_loss_weight", "resume"} & search.keys()
+    assert (search["max_steps"], search["save_steps"], search["eval_steps"]) == (600, 75, 75)
+    assert search["metric"] == "f1" and before["search"].resumes
+    done = searching.with_found(content)
+    assert done.with_found(content) == done or found == (4.0, 1.0)
+    options = {one.folder: one.options for one in listed(done, tmp_path)}["student"]
+    assert (options["temperature"], options["distillation_loss_weight"]) == found
+    assert options["max_steps"] == searching["prediction_steps"] > 600
+    assert Plan.from_json(json.loads(json.dumps(done.to_json()))) == done
 
 
 def test_a_budget_for_no_step_is_refused() -> None:
