@@ -39,7 +39,6 @@ SETTINGS = (
     *(Setting("sst2", "6x192", rate, "4", "1.0") for rate in ("5e-5", "1e-4", "3e-4")),
     Setting("sst2", "3x192", "1e-4", "4", "1.0"),
     *(Setting("sst2", size, "1e-4", "4", "0.5") for size in ("6x192", "3x192")),
-    *(Setting("sst2", size, "1e-4", "4", "0.0") for size in ("6x192", "3x192")),
     *(Setting("wnut17", "6x192", rate, "2", "0.5") for rate in ("3e-5", "1e-4")),
     Setting("wnut17", "6x192", "1e-4", "4", "1.0"),
     *(Setting("wnut17", "3x192", "1e-4", "4", weight) for weight in ("1.0", "0.5", "0.0")),

@@ -18,15 +18,8 @@ from hf_distill.cli.precision import bfloat16_pays
 from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.files import differences, read_json, write_json
 from hf_distill.reports.report import Decision
-from hf_distill.shrinking.plan import (
-    Data,
-    Further,
-    Measured,
-    Plan,
-    decide,
-    defaults_of,
-    share_of_hidden_states,
-)
+from hf_distill.shrinking.decisions import decide, defaults_of, share_of_hidden_states
+from hf_distill.shrinking.plan import Data, Further, Measured, Plan
 from hf_distill.shrinking.shapes import Target, Timed, candidate_shapes, choose_shape
 from hf_distill.shrinking.workbench import Workbench
 from hf_distill.tasks.errors import MissingLabelsError

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from hf_distill.files import display_name
-from hf_distill.shrinking.plan import SCORINGS, Plan
+from hf_distill.shrinking.decisions import SCORINGS
+from hf_distill.shrinking.plan import Plan
 
 AUGMENTED, CREATED, OUTPUTS = "augmented", "created", "teacher_outputs"
 SEARCH, STUDENT, ALONE = "search", "student", "student_alone"

@@ -24,11 +24,12 @@ from tiny import model_for, tokenizer
 from two_stage_runs import same, weights
 
 import hf_distill
+from hf_distill.cli import sweep_trials
 from hf_distill.cli.main import command_module
 from hf_distill.exporting import ExportReport
 from hf_distill.reports.comparison import Latency
 from hf_distill.shrinking.shapes import Shape
-from hf_distill.shrinking.workbench import Workbench
+from hf_distill.shrinking.workbench import StepTimes, Workbench
 
 Program = Callable[..., Result]
 
@@ -390,6 +391,50 @@ def test_the_student_alone_and_a_failing_export(
     speedups = [plan_of(folder)["plan"]["speedup"], speedup_of(compared)]
     shown = " | ".join(["times as fast as the teacher", *(f"{one:.2f}" for one in speedups)])
     assert shown in page
+
+
+@pytest.mark.slow
+def test_a_search_where_a_budget_has_room(
+    program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Workbench, "step_times", lambda *args: StepTimes(0.02, 0.01))
+    options = [*without(options, "--num_train_epochs", "--hidden_states_share"), "--budget", "2s"]
+    options.append("--baseline")
+    folder, trials = tmp_path / "small", tmp_path / "small" / "search"
+    # The disk is full where the third of four trainings begins; then there is space again.
+    real, calls = sweep_trials.run_request, []
+
+    def full_once(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(sweep_trials, "run_request", full_once)
+    failed = program(*options)
+    assert failed.status != 0 and os.strerror(errno.ENOSPC) in failed.stderr
+    decided = plan_of(folder)["plan"]["decisions"]
+    assert decided["temperature"]["value"] == 4.0 and decided["search"]["value"]
+    done = program(*options)
+    assert done.status == 0, done.stderr
+    assert len(calls) == 5
+    sweep = json.loads((trials / "sweep.json").read_text())
+    assert len(sweep["trials"]) == 4 and all(one["value"] is not None for one in sweep["trials"])
+    expected = {"temperature": 4.0, "distillation_loss_weight": 1.0}
+    best = sweep["trials"][sweep["best"]]
+    usual = next(one for one in sweep["trials"] if one["parameters"] == expected)
+    if usual["number"] not in sweep["within_noise_of_best"]:
+        expected = best["parameters"]
+    decided = plan_of(folder)["plan"]["decisions"]
+    assert {name: decided[name]["value"] for name in expected} == expected
+    assert "search" in decided["temperature"]["reason"]
+    commands = [shlex.split(one) for one in plan_of(folder)["commands"]]
+    (command,) = [one for one in commands if "small/student" in one and one[1] == "train"]
+    for name, value in expected.items():
+        assert command[command.index(f"--{name}") + 1] == str(value)
+    page = (folder / "report.html").read_text()
+    assert "hf-distill sweep" in page and "--search_space" in page
+    assert_says_nothing_about_the_machine(folder, str(tmp_path), options[2])
 
 
 @pytest.mark.slow

@@ -122,7 +122,9 @@ def test_the_teachers_part_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not bench.teacher._forward_hooks and not bench.teacher._forward_pre_hooks
     lengths = [mask.shape[1] for mask in shapes]
     assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
-    assert all(torch.equal(first, second) for first, second in zip(shapes[::2], shapes[1::2], strict=True))
+    assert all(
+        torch.equal(first, second) for first, second in zip(shapes[::2], shapes[1::2], strict=True)
+    )
 
 
 def test_the_first_step_of_a_length_does_not_count(

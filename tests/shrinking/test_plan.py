@@ -13,6 +13,7 @@ import yaml
 
 from hf_distill.reports.report import Decision
 from hf_distill.shrinking.commands import PlanCommands
+from hf_distill.shrinking.decisions import decide
 from hf_distill.shrinking.plan import (
     Asked,
     Data,
@@ -20,7 +21,6 @@ from hf_distill.shrinking.plan import (
     Measured,
     Plan,
     check_asked,
-    decide,
     read_budget,
 )
 from hf_distill.shrinking.shapes import Shape, Timed

@@ -1,0 +1,270 @@
+"""Decisions of a plan and their reasons: pure functions of what was asked for and measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hf_distill.reports.report import Decision
+from hf_distill.shrinking.plan import Asked, Data, Further, Measured
+from hf_distill.shrinking.shapes import Timed
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Settings of a task; ``benchmarks/RESULTS.md`` has the tables that they are from."""
+
+    learning_rate: float = 3e-4
+    temperature: float = 4.0
+    distillation_loss_weight: float = 1.0
+    hidden_states_share: float = 0.0
+    """Of all steps, those on hidden states."""
+    num_train_epochs: float = 6.0
+    batch_size: int = 16
+
+
+_DEFAULTS = {
+    "text-classification": Defaults(1e-4),
+    "token-classification": Defaults(1e-4),
+    "text-generation": Defaults(temperature=1.0, distillation_loss_weight=0.5),
+}
+SCORINGS = 8
+_PATIENCE = 4
+"""Half of the scorings: before, the learning rate is high, and a score may fall for a while."""
+_RESERVE = 0.1
+"""Of a budget, for what is not a training step: creating, scoring, comparing."""
+_CACHE_FROM = 1.5
+"""Passes over the data from which on stored outputs are worth their computation and their place."""
+_EXPORT = 8.0
+"""Seconds of an exporter."""
+_EXPORT_INPUTS = 2 * 12 * 2 * (1 + 8)
+"""Rows that an export is timed on: two models, twelve calls, two lengths, batches of 1 and 8."""
+_LATENCY_ROWS, _THROUGHPUT_ROWS, _ROUNDS = 53, 100, 4
+"""What ``compare`` times each model on."""
+_SEARCHED: dict[str, list[float]] = {
+    "temperature": [1.0, 4.0],
+    "distillation_loss_weight": [0.5, 1.0],
+}
+_SEARCH_SHARE = 0.5
+"""Of a budget, the most that a search may take."""
+_STORED = ("question-answering", "text-classification", "token-classification")
+"""Tasks with few logits per input, which do not change from pass to pass."""
+
+
+def defaults_of(task: str) -> Defaults:
+    """Return the settings of a task."""
+    return _DEFAULTS.get(task, Defaults())
+
+
+def share_of_hidden_states(task: str, asked: Asked) -> float:
+    """Return the share of the steps on hidden states."""
+    if asked.hidden_states_share is not None:
+        return asked.hidden_states_share
+    return defaults_of(task).hidden_states_share
+
+
+def decide(
+    task: str,
+    asked: Asked,
+    data: Data,
+    measured: Measured,
+    best: Timed,
+    further: Further | None = None,
+) -> tuple[list[Decision], dict[str, float]]:
+    """Decide how the student is trained.
+
+    Args:
+        task: the task.
+        asked: what is set by hand.
+        data: its sizes.
+        measured: seconds of steps.
+        best: the student's shape and latency.
+        further: what is made in addition.
+
+    Returns:
+        The decisions, and the predicted seconds of each step of the plan, by its folder.
+
+    Raises:
+        ValueError: a weight below 1 without labels, or a budget that is too small for one step.
+    """
+    usual, further = defaults_of(task), further or Further()
+    made = _settings(task, asked, data, usual)
+    made += _length(task, asked, data, measured, usual, can_search=further.can_search)
+    values = {one.name: one.value for one in made}
+    first, second = values["hidden_states_steps"], values["prediction_steps"]
+    every = max(1, (first + second) // SCORINGS)
+    kept = "without validation data the last one is kept"
+    if data.validation:
+        every = min(every, max(second, 1))
+        kept = (
+            "the validation data is scored at each of the prediction stage and the one with the "
+            f"best {data.metric} is kept"
+        )
+    made.append(Decision("save_steps", every, f"about {SCORINGS} checkpoints; {kept}"))
+    if data.validation:
+        ends = f"training ends once {data.metric} has not improved {_PATIENCE} times in a row"
+        made.append(Decision("early_stopping_patience", _PATIENCE, ends))
+    values = {one.name: one.value for one in made}
+    return made, _seconds(values, data, measured, best, further)
+
+
+def _seconds(
+    values: Mapping[str, Any], data: Data, measured: Measured, best: Timed, further: Further
+) -> dict[str, float]:
+    """Predict the time of each step, by its folder."""
+    first, second = values["hidden_states_steps"], values["prediction_steps"]
+    batch = values["per_device_train_batch_size"]
+    scoring = data.validation / batch * measured.teacher_batch / measured.filled
+    student = scoring / best.speedup
+    own_step = measured.prediction_step - measured.teacher_batch
+    seconds = {"created": measured.creation}
+    step = measured.prediction_step
+    if values["cache_teacher_outputs"]:
+        seconds["teacher_outputs"] = data.train / batch * measured.teacher_batch
+        step = own_step
+    if values.get("search"):
+        steps = values["search_steps"] * own_step + (SCORINGS + 2) * student
+        seconds["search"] = combinations(values["search"]) * steps
+    scored = 0 if not data.validation else second // values["save_steps"] + 2
+    seconds["student"] = first * measured.hidden_states_step + second * step + scored * student
+    if further.baseline:
+        steps = first + second
+        scored = 0 if not data.validation else steps // values["save_steps"] + 2
+        seconds["student_alone"] = steps * own_step + scored * student
+    for name in ("onnx", "int8")[: further.exports]:
+        seconds[name] = _EXPORT + 2 * student + _EXPORT_INPUTS * best.milliseconds / 1000
+    if data.validation:
+        timed = min(_LATENCY_ROWS, data.validation) + _ROUNDS * min(
+            _THROUGHPUT_ROWS, data.validation
+        )
+        models = best.teacher_milliseconds + (1 + further.exports) * best.milliseconds
+        seconds["comparison"] = scoring + (1 + further.exports) * student + timed * models / 1000
+    return seconds
+
+
+def _settings(task: str, asked: Asked, data: Data, usual: Defaults) -> list[Decision]:
+    by_hand = "set by hand"
+    weight = asked.distillation_loss_weight
+    if not data.labelled:
+        if weight is not None and weight < 1:
+            raise ValueError(
+                f"distillation_loss_weight={weight} gives labels a share of the loss, and the "
+                "training data has none: leave it out, or pass labelled data."
+            )
+        chosen = Decision("distillation_loss_weight", 1.0, "the training data has no labels")
+    elif weight is None:
+        reason = f"the default for {task}, by the tables of benchmarks/RESULTS.md"
+        chosen = Decision("distillation_loss_weight", usual.distillation_loss_weight, reason)
+    else:
+        chosen = Decision("distillation_loss_weight", weight, by_hand)
+    decisions = [chosen]
+    settings = {
+        "learning_rate": (asked.learning_rate, usual.learning_rate),
+        "temperature": (asked.temperature, usual.temperature),
+        "per_device_train_batch_size": (asked.batch_size, usual.batch_size),
+    }
+    if data.loss == "mse":
+        reason = "numbers to predict have no probabilities, and so no temperature"
+        decisions.append(Decision("distillation_loss", data.loss, reason))
+        if asked.temperature is not None:
+            raise ValueError(f"temperature={asked.temperature}: {reason}; leave it out.")
+        del settings["temperature"]
+    for name, (own, value) in settings.items():
+        reason = f"the default for {task}" if own is None else by_hand
+        decisions.append(Decision(name, value if own is None else own, reason))
+    return decisions
+
+
+def _length(
+    task: str, asked: Asked, data: Data, measured: Measured, usual: Defaults, *, can_search: bool
+) -> list[Decision]:
+    """Share the steps between the stages, and decide whether the teacher's outputs are stored."""
+    searched: list[Decision] = []
+    batch = asked.batch_size or usual.batch_size
+    per_epoch = math.ceil(data.train / batch)
+    share = share_of_hidden_states(task, asked)
+    if asked.budget is None:
+        epochs = asked.num_train_epochs or usual.num_train_epochs
+        total = max(1, round(epochs * per_epoch))
+        first = min(round(share * total), total - 1)
+        second = total - first
+        why = f"{epochs:g} epochs of {per_epoch} steps" + (
+            "" if asked.num_train_epochs else " (the default)"
+        )
+        cached, cache_reason = _cache(task, asked, second / per_epoch)
+    else:
+        seconds = (1 - _RESERVE) * asked.budget
+        first = int(share * seconds / measured.hidden_states_step) if share else 0
+        left = seconds - first * measured.hidden_states_step
+        second = int(left / measured.prediction_step)
+        cached, cache_reason = _cache(task, asked, second / per_epoch)
+        if cached:
+            own_step = measured.prediction_step - measured.teacher_batch
+            left -= per_epoch * measured.teacher_batch
+            steps = round(usual.num_train_epochs * per_epoch)
+            hindrance = None if can_search else 'it needs pip install "hf-distill[sweep]"'
+            if first:
+                hindrance = "hidden states need the teacher, and not its stored outputs"
+            searched = _search(asked, data, steps, steps * own_step / left, hindrance)
+            if len(searched) > 1:
+                left -= combinations(searched[0].value) * steps * own_step
+            second = int(left / own_step)
+        if second < 1:
+            raise ValueError(
+                f"budget: in {asked.budget:.0f} s not one step fits: a step takes "
+                f"{measured.prediction_step:.2f} s here. Raise the budget, or set "
+                "num_train_epochs."
+            )
+        hidden = f"{measured.hidden_states_step:.2f} s on hidden states and " if share else ""
+        why = (
+            f"a budget of {asked.budget:.0f} s, less {_RESERVE:.0%} for all that is not training; "
+            f"a step takes {hidden}{measured.prediction_step:.2f} s on the prediction layer, "
+            "teacher included"
+        )
+    by_tables = "the default: students that begin in their teacher's states ended no higher by it"
+    source = "set by hand" if asked.hidden_states_share is not None else by_tables
+    return [
+        Decision("hidden_states_share", share, source),
+        Decision("hidden_states_steps", first, f"{share:.0%} of {why}"),
+        Decision("prediction_steps", second, f"the rest of {why}"),
+        Decision("cache_teacher_outputs", cached, cache_reason),
+        *searched,
+    ]
+
+
+def combinations(space: Mapping[str, list[float]]) -> int:
+    """Return the number of trainings of a search."""
+    return math.prod(map(len, space.values()))
+
+
+def _search(
+    asked: Asked, data: Data, steps: int, share: float, hindrance: str | None
+) -> list[Decision]:
+    """Decide what is searched before the training; ``share``: of the time, one training's."""
+    space = {
+        name: values
+        for name, values in _SEARCHED.items()
+        if getattr(asked, name) is None
+        and (data.loss != "mse" if name == "temperature" else data.labelled)
+    }
+    if not (space and data.validation):
+        return []
+    part = combinations(space) * share
+    if part > _SEARCH_SHARE:
+        hindrance = f"{combinations(space)} trainings would take {part:.0%} of the budget"
+    if hindrance is not None:
+        return [Decision("search", None, hindrance)]
+    why = f"{combinations(space)} trainings on the stored outputs take {part:.0%} of the budget"
+    return [Decision("search", space, why), Decision("search_steps", steps, "the default length")]
+
+
+def _cache(task: str, asked: Asked, epochs: float) -> tuple[bool, str]:
+    if asked.cache is not None:
+        return asked.cache, "set by hand"
+    if task not in _STORED:
+        return False, f"outputs for {task} are large, or other ones in each pass"
+    if epochs < _CACHE_FROM:
+        return False, f"the prediction stage sees each row {epochs:.1f} times"
+    return True, f"the prediction stage sees each row {epochs:.1f} times; the teacher runs once"
