@@ -1,10 +1,9 @@
 """``hf-distill shrink`` by its defaults, on three tasks at several speed-ups.
 
 Each run is the command as a user types it, with ``--speedup``, ``--seed`` and ``--baseline`` alone.
-The predicted
-time is compared with the measured one for as many steps as were trained: a training may end early.
-It times models, so let it have the machine to itself, one run at a time. What has a result is not
-run again, and a run that was stopped continues:
+The predicted time is that of as many steps as were trained: a training may end early. It times
+models, so let it have the machine to itself, one run at a time. What has a result is not run again,
+and a run that was stopped continues:
 
     python benchmarks/shrink_tasks.py --data_dir DIR --squad_teacher DIR --large_encoder DIR \
         --small_encoder DIR
@@ -92,10 +91,14 @@ def _row(title: str, speedup: str, runs: list[dict[str, Any]]) -> str:
         _times([one["ms"] for one in int8], "int8"),
         spread([one["scores"]["int8"] for one in int8]) if int8 else "–",
         f"{mean(one['predicted']['speedup'] for one in runs):.2f}",
-        f"{100 * mean(one['predicted']['seconds_of_steps_run'] / one['seconds'] for one in runs):.0f} %",
+        f"{100 * mean(_predicted_of_measured(one) for one in runs):.0f} %",
         f"{mean(one['cpu_seconds'] for one in runs) / 60:.0f}",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def _predicted_of_measured(run: dict[str, Any]) -> float:
+    return float(run["predicted"]["seconds_of_steps_run"] / run["seconds"])
 
 
 def _shape(shape: dict[str, int]) -> str:
