@@ -39,10 +39,11 @@ _CACHE_FROM = 1.5
 """Passes over the data from which on stored outputs are worth their computation and their place."""
 _EXPORT = 8.0
 """Seconds of an exporter."""
-_EXPORT_INPUTS = 2 * 12 * 2 * (1 + 8)
-"""Rows that an export is timed on: two models, twelve calls, two lengths, batches of 1 and 8."""
-_LATENCY_ROWS, _THROUGHPUT_ROWS, _ROUNDS = 53, 100, 4
-"""What ``compare`` times each model on."""
+_EXPORT_INPUTS = 2 * 16 * 2 * (1 + 8)
+"""Rows that an export is timed on: two models, twelve calls and four of warm-up, two lengths,
+batches of 1 and 8."""
+_LATENCY_ROWS, _THROUGHPUT_ROWS, _ROUNDS = 64, 100, 4
+"""What ``compare`` times each model on: 50 rows, two of warm-up before each eight."""
 _SEARCHED: dict[str, list[float]] = {
     "temperature": [1.0, 4.0],
     "distillation_loss_weight": [0.5, 1.0],

@@ -44,7 +44,7 @@ def test_epochs_are_shared() -> None:
     scored = 320 / 16 * 0.4 / 2.5
     assert seconds["teacher_outputs"] == pytest.approx(100 * 0.4)
     assert seconds["student"] == pytest.approx(200 * 1.5 + 200 * 0.6 + 6 * scored)
-    assert seconds["comparison"] == pytest.approx(scored * 3.5 + 453 * 0.070)
+    assert seconds["comparison"] == pytest.approx(scored * 3.5 + 464 * 0.070)
     assert seconds["created"] == 30.0
     assert set(seconds) == {"created", "teacher_outputs", "student", "comparison"}
 
@@ -64,8 +64,8 @@ def test_the_time_of_what_is_made_in_addition() -> None:
     assert set(more) - set(plain) == {"student_alone", "onnx", "int8"}
     scored = 320 / 16 * 0.4 / 2.5
     assert more["student_alone"] == pytest.approx(400 * 0.6 + 10 * scored)
-    assert more["onnx"] == pytest.approx(8 + 2 * scored + 432 * 0.020)
-    assert more["comparison"] - plain["comparison"] == pytest.approx(2 * scored + 453 * 0.040)
+    assert more["onnx"] == pytest.approx(8 + 2 * scored + 576 * 0.020)
+    assert more["comparison"] - plain["comparison"] == pytest.approx(2 * scored + 464 * 0.040)
 
 
 def test_numbers_have_no_temperature(tmp_path: Path) -> None:
