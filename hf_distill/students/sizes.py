@@ -150,3 +150,30 @@ def student_config(
                 f"together in a {config.model_type} model: {error} Choose another of them."
             ) from error
     return config
+
+
+def check_dropout(dropout: float | None) -> None:
+    """Check a probability of dropout.
+
+    Raises:
+        ValueError: it is not from 0 to below 1.
+    """
+    is_number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
+    if dropout is not None and not (is_number and 0 <= dropout < 1):
+        raise ValueError(f"dropout={dropout!r} is not a number from 0 to below 1.")
+
+
+def set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
+    """Set every probability of dropout in a configuration that is a number.
+
+    Args:
+        config: of a model that is still to be made.
+        dropout: ``None`` leaves all as they are.
+    """
+    if dropout is None:
+        return
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            set_dropout(value, dropout)
+        elif "drop" in name and isinstance(value, float | int) and not isinstance(value, bool):
+            setattr(config, name, dropout)
