@@ -109,6 +109,9 @@ class ShrinkTrainingArguments:
     distillation_loss_weight: float | None = option(
         help="Of the prediction stage; 1 does not use labels."
     )
+    dropout: float | None = option(
+        help="Of the student while it learns. By default 0: steps are faster, and it needs none."
+    )
     per_device_train_batch_size: int | None = option(help="Rows of a step.")
     cache_teacher_outputs: bool | None = option(
         help="Compute the teacher's logits once and store them. By default where that pays."

@@ -124,7 +124,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
     if validation is None and most >= _HELD_OUT:
         held_out = shuffled.select(range(most, len(examples)))
     few = shuffled.select(range(max(1, min(_CALIBRATION_ROWS, max(most, len(examples) // 2)))))
-    targets = task.reads_targets
+    targets, usual = task.reads_targets, defaults_of(task.name)
     bench = Workbench(
         task,
         teacher.to(torch.accelerator.current_accelerator() if request.on_accelerator else "cpu"),
@@ -133,7 +133,8 @@ def make_plan(request: ShrinkRequest) -> Plan:
         encode(few, training=True, labelled=targets),
         encode(evenly_spaced(held_out, _HELD_OUT), training=True, labelled=targets),
         seed=training.seed,
-        batch_size=request.asked.batch_size or defaults_of(task.name).batch_size,
+        batch_size=request.asked.batch_size or usual.batch_size,
+        dropout=usual.dropout if request.asked.dropout is None else request.asked.dropout,
         precision=precision,
         use_cpu=not request.on_accelerator,
     )

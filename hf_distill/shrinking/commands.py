@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from hf_distill.files import display_name
-from hf_distill.shrinking.decisions import SCORINGS
+from hf_distill.shrinking.decisions import EXPORT_ROWS, SCORINGS
 from hf_distill.shrinking.plan import Plan
 
 AUGMENTED, CREATED, OUTPUTS = "augmented", "created", "teacher_outputs"
@@ -24,7 +24,6 @@ _PATHS = frozenset(
 )  # fmt: skip
 _WARM_UP = 0.1
 _EVAL_BATCH = 32
-_EXPORT_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class PlanCommands:
 
     def _creation(self) -> Command:
         sizes = self.plan.shape.options(self.plan.teacher)
-        options: dict[str, Any] = {**sizes, "seed": self.seed}
+        options: dict[str, Any] = {**sizes, "dropout": self.plan["dropout"], "seed": self.seed}
         if sizes.keys() - {"num_hidden_layers"}:
             names = {"train_file": "calibration_file", "train_split": "split"}
             options |= {
@@ -270,7 +269,7 @@ class PlanCommands:
         scored = validation.get("validation_file")
         rows = None
         if scored is not None:  # once per setting that is tried
-            rows = min(validation.get("max_eval_samples") or _EXPORT_ROWS, _EXPORT_ROWS)
+            rows = min(validation.get("max_eval_samples") or EXPORT_ROWS, EXPORT_ROWS)
         return [
             Command(
                 "export",
@@ -281,6 +280,7 @@ class PlanCommands:
                     "int8": name == INT8,
                     "tolerance": self.tolerance if name == INT8 else None,
                     "file": scored,
+                    "split": validation.get("validation_split") if scored else None,
                     "max_eval_samples": rows,
                     **self.task,
                 },

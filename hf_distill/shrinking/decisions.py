@@ -18,6 +18,7 @@ class Defaults:
 
     learning_rate: float = 3e-4
     temperature: float = 4.0
+    dropout: float = 0.0
     distillation_loss_weight: float = 1.0
     hidden_states_share: float = 0.0
     """Of all steps, those on hidden states."""
@@ -26,22 +27,26 @@ class Defaults:
 
 
 _DEFAULTS = {
-    "text-classification": Defaults(1e-4),
-    "token-classification": Defaults(1e-4),
+    "text-classification": Defaults(5e-5),
+    "token-classification": Defaults(5e-5),
     "text-generation": Defaults(temperature=1.0, distillation_loss_weight=0.5),
 }
 SCORINGS = 8
-_PATIENCE = 4
-"""Half of the scorings: before, the learning rate is high, and a score may fall for a while."""
+_PATIENCE = 6
+"""Of the scorings. Before, the learning rate is high, and a score may be below that of the start;
+most of what a training gains it gains at its end."""
 _RESERVE = 0.1
 """Of a budget, for what is not a training step: creating, scoring, comparing."""
 _CACHE_FROM = 1.5
 """Passes over the data from which on stored outputs are worth their computation and their place."""
-_EXPORT = 8.0
+_FORWARD = 1 / 3
+"""Of a training step."""
+_EXPORT = 6.0
 """Seconds of an exporter."""
-_EXPORT_INPUTS = 2 * 16 * 2 * (1 + 8)
-"""Rows that an export is timed on: two models, twelve calls and four of warm-up, two lengths,
-batches of 1 and 8."""
+_EXPORT_INPUTS = 2 * 12 * 2 * (1 + 8)
+"""Rows that an export is timed on: two models, twelve calls, two lengths, batches of 1 and 8."""
+EXPORT_ROWS = 1000
+"""The most that an export is scored on, once per setting that is tried."""
 _LATENCY_ROWS, _THROUGHPUT_ROWS, _ROUNDS = 64, 100, 4
 """What ``compare`` times each model on: 50 rows, two of warm-up before each eight."""
 _SEARCHED: dict[str, list[float]] = {
@@ -117,8 +122,7 @@ def _seconds(
     """Predict the time of each step, by its folder."""
     first, second = values["hidden_states_steps"], values["prediction_steps"]
     batch = values["per_device_train_batch_size"]
-    scoring = data.validation / batch * measured.teacher_batch / measured.filled
-    student = scoring / best.speedup
+    scoring = _scoring(data, measured, batch)
     own_step = measured.prediction_step - measured.teacher_batch
     seconds = {"created": measured.creation}
     step = measured.prediction_step
@@ -126,23 +130,31 @@ def _seconds(
         seconds["teacher_outputs"] = data.train / batch * measured.teacher_batch
         step = own_step
     if values.get("search"):
-        steps = values["search_steps"] * own_step + (SCORINGS + 2) * student
-        seconds["search"] = combinations(values["search"]) * steps
+        trial = values["search_steps"] * own_step + (SCORINGS + 2) * scoring
+        seconds["search"] = combinations(values["search"]) * trial
     scored = 0 if not data.validation else second // values["save_steps"] + 2
-    seconds["student"] = first * measured.hidden_states_step + second * step + scored * student
+    seconds["student"] = first * measured.hidden_states_step + second * step + scored * scoring
     if further.baseline:
         steps = first + second
         scored = 0 if not data.validation else steps // values["save_steps"] + 2
-        seconds["student_alone"] = steps * own_step + scored * student
+        seconds["student_alone"] = steps * own_step + scored * scoring
+    # What is served is scored as it is timed: in float32.
+    scored = min(data.validation, EXPORT_ROWS) if further.exports > 1 else 0
     for name in ("onnx", "int8")[: further.exports]:
-        seconds[name] = _EXPORT + 2 * student + _EXPORT_INPUTS * best.milliseconds / 1000
+        seconds[name] = _EXPORT + (2 * scored + _EXPORT_INPUTS) * best.milliseconds / 1000
     if data.validation:
-        timed = min(_LATENCY_ROWS, data.validation) + _ROUNDS * min(
-            _THROUGHPUT_ROWS, data.validation
-        )
-        models = best.teacher_milliseconds + (1 + further.exports) * best.milliseconds
-        seconds["comparison"] = scoring + (1 + further.exports) * student + timed * models / 1000
+        rows = data.validation + min(_LATENCY_ROWS, data.validation)
+        rows += _ROUNDS * min(_THROUGHPUT_ROWS, data.validation)
+        students = 1 + further.baseline + further.exports
+        models = best.teacher_milliseconds + students * best.milliseconds
+        seconds["comparison"] = rows * models / 1000
     return seconds
+
+
+def _scoring(data: Data, measured: Measured, batch: int) -> float:
+    """Return the seconds in which a training scores the student once."""
+    own_step = measured.prediction_step - measured.teacher_batch
+    return data.validation / batch * _FORWARD * own_step / measured.filled
 
 
 def _settings(task: str, asked: Asked, data: Data, usual: Defaults) -> list[Decision]:
@@ -164,6 +176,7 @@ def _settings(task: str, asked: Asked, data: Data, usual: Defaults) -> list[Deci
     settings = {
         "learning_rate": (asked.learning_rate, usual.learning_rate),
         "temperature": (asked.temperature, usual.temperature),
+        "dropout": (asked.dropout, usual.dropout),
         "per_device_train_batch_size": (asked.batch_size, usual.batch_size),
     }
     if data.loss == "mse":
@@ -196,7 +209,8 @@ def _length(
         )
         cached, cache_reason = _cache(task, asked, second / per_epoch)
     else:
-        seconds = (1 - _RESERVE) * asked.budget
+        scorings = (SCORINGS + 2) * _scoring(data, measured, batch)
+        seconds = (1 - _RESERVE) * asked.budget - scorings
         first = int(share * seconds / measured.hidden_states_step) if share else 0
         left = seconds - first * measured.hidden_states_step
         second = int(left / measured.prediction_step)
@@ -205,24 +219,26 @@ def _length(
             own_step = measured.prediction_step - measured.teacher_batch
             left -= per_epoch * measured.teacher_batch
             steps = round(usual.num_train_epochs * per_epoch)
+            trial = steps * own_step + scorings
             hindrance = None if can_search else 'it needs pip install "hf-distill[sweep]"'
             if first:
                 hindrance = "hidden states need the teacher, and not its stored outputs"
-            searched = _search(asked, data, steps, steps * own_step / left, hindrance)
+            searched = _search(asked, data, steps, trial / asked.budget, hindrance)
             if len(searched) > 1:
-                left -= combinations(searched[0].value) * steps * own_step
+                left -= combinations(searched[0].value) * trial
             second = int(left / own_step)
         if second < 1:
             raise ValueError(
                 f"budget: in {asked.budget:.0f} s not one step fits: a step takes "
-                f"{measured.prediction_step:.2f} s here. Raise the budget, or set "
+                f"{measured.prediction_step:.2f} s here, and scoring the student on the way "
+                f"{scorings:.0f} s. Raise the budget, or set "
                 "num_train_epochs."
             )
         hidden = f"{measured.hidden_states_step:.2f} s on hidden states and " if share else ""
         why = (
-            f"a budget of {asked.budget:.0f} s, less {_RESERVE:.0%} for all that is not training; "
-            f"a step takes {hidden}{measured.prediction_step:.2f} s on the prediction layer, "
-            "teacher included"
+            f"a budget of {asked.budget:.0f} s, less {_RESERVE:.0%} for all that is not training "
+            f"and {scorings:.0f} s of scoring; a step takes {hidden}"
+            f"{measured.prediction_step:.2f} s on the prediction layer, teacher included"
         )
     by_tables = "the default: students that begin in their teacher's states ended no higher by it"
     source = "set by hand" if asked.hidden_states_share is not None else by_tables
@@ -243,7 +259,7 @@ def combinations(space: Mapping[str, list[float]]) -> int:
 def _search(
     asked: Asked, data: Data, steps: int, share: float, hindrance: str | None
 ) -> list[Decision]:
-    """Decide what is searched before the training; ``share``: of the time, one training's."""
+    """Decide what is searched before the training; ``share``: of the budget, one training's."""
     space = {
         name: values
         for name, values in _SEARCHED.items()

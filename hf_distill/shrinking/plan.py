@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_distill.reports.report import Decision
 from hf_distill.shrinking.shapes import Shape, Timed
-from hf_distill.students.sizes import is_between
+from hf_distill.students.sizes import check_dropout, is_between
 
 _BUDGET = re.compile(
     r"(?:(?P<h>[\d.]+)\s*h)?\s*(?:(?P<m>[\d.]+)\s*m(?:in)?)?\s*(?:(?P<s>[\d.]+)\s*s)?"
@@ -27,6 +27,7 @@ class Asked:
         learning_rate: of both stages.
         temperature: of the prediction stage.
         distillation_loss_weight: 1 needs no labels.
+        dropout: of the student while it learns.
         hidden_states_share: of all steps, those on hidden states, from 0 to below 1.
         batch_size: rows of a step.
         cache: store the teacher's outputs.
@@ -37,6 +38,7 @@ class Asked:
     learning_rate: float | None = None
     temperature: float | None = None
     distillation_loss_weight: float | None = None
+    dropout: float | None = None
     hidden_states_share: float | None = None
     batch_size: int | None = None
     cache: bool | None = None
@@ -138,6 +140,10 @@ class Plan:
             sweep: the content of ``sweep.json``.
         """
         trials = {one["number"]: one for one in sweep["trials"]}
+        if sweep["best"] is None:
+            reason = f"the default: every training of the search failed ({trials[0]['failure']})"
+            kept = {n: replace(self.decisions[n], reason=reason) for n in trials[0]["parameters"]}
+            return replace(self, decisions={**self.decisions, **kept})
         best = trials[sweep["best"]]
         score = f"{sweep['metric']} {best['value']:.4g}, the best of {len(trials)} in the search"
         usual = [
@@ -212,5 +218,6 @@ def check_asked(asked: Asked) -> None:
         )
     if share is not None and not 0 <= share < 1:
         raise ValueError(f"hidden_states_share={share} must be from 0 to below 1.")
+    check_dropout(asked.dropout)
     if asked.batch_size is not None and not is_between(asked.batch_size, 1, 2**20):
         raise ValueError(f"per_device_train_batch_size={asked.batch_size} must be at least 1.")

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.students.depth import choose_layers
 from hf_distill.students.families import FeedForward, family_of
-from hf_distill.students.sizes import Sizes, student_config, student_sizes
+from hf_distill.students.sizes import Sizes, set_dropout, student_config, student_sizes
 from hf_distill.students.weights import empty_like, find
 
 SHARES = (1.0, 3 / 4, 2 / 3, 1 / 2, 1 / 3, 1 / 4)
@@ -119,7 +119,8 @@ class Candidates:
         ]
         if not fit and self.shapes:
             least = min(self.shapes, key=lambda shape: (self.parameters[shape], shape))
-            bounds = f"max_parameters={most}" if most is not None else f"max_size_mb={megabytes}"
+            too_many = most is not None and self.parameters[least] > most
+            bounds = f"max_parameters={most}" if too_many else f"max_size_mb={megabytes}"
             raise ValueError(
                 f"{bounds}: no student of this teacher is so small. The smallest has {least}: "
                 f"{self.parameters[least]:,} parameters, {self.megabytes[least]:.1f} MB. Raise the "
@@ -193,6 +194,9 @@ def candidate_shapes(
                 errors.append(error)
     if errors and not found:
         raise errors[0]
+    if given and set(found) == {whole}:
+        shown = ", ".join(f"{name}={size}" for name, size in given.items())
+        raise ValueError(f"{shown}: these are the sizes of the teacher; choose smaller ones.")
     found.pop(whole, None)
     configs = {whole: config, **found}
     counts = {shape: _parameters(teacher, one) for shape, one in configs.items()}
@@ -233,9 +237,13 @@ def shape_config(teacher: PreTrainedModel, shape: Shape) -> Any:
     return student_config(config, family, sizes, kept or [], decoder_kept)
 
 
-def random_model(teacher: PreTrainedModel, shape: Shape) -> PreTrainedModel:
+def random_model(
+    teacher: PreTrainedModel, shape: Shape, dropout: float | None = None
+) -> PreTrainedModel:
     """Return a model of a shape with random weights: as fast as a student, and cheap to make."""
-    model: Any = empty_like(teacher, shape_config(teacher, shape))
+    config = shape_config(teacher, shape)
+    set_dropout(config, dropout)
+    model: Any = empty_like(teacher, config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -59,6 +59,7 @@ class Workbench:
         held_out: features of ``examples``.
         seed: of the students.
         batch_size: of a training step.
+        dropout: in a training step; ``None`` for the teacher's.
         precision: ``bf16``, ``fp16`` or ``None``: what a training computes in.
         use_cpu: leave an accelerator unused.
 
@@ -77,6 +78,7 @@ class Workbench:
         *,
         seed: int,
         batch_size: int,
+        dropout: float | None,
         precision: str | None,
         use_cpu: bool,
     ) -> None:
@@ -85,7 +87,7 @@ class Workbench:
         self._rows = evenly_spaced(examples, _TIMED_ROWS).to_list()
         self._held_out = evenly_spaced(held_out, _COMPARED_ROWS)
         self._collator = task.data_collator(tokenizer, teacher)
-        self._seed, self._batch_size = seed, batch_size
+        self._seed, self._batch_size, self._dropout = seed, batch_size, dropout
         self._precision: dict[str, Any] = {} if precision is None else {precision: True}
         self._use_cpu = use_cpu
         self.loss = "kl_div" if task.head(teacher.config).has_probabilities else "mse"
@@ -172,7 +174,7 @@ class Workbench:
         Each batch comes twice and the second time counts: the first step of a length also prepares
         kernels and memory, which a training does once for many.
         """
-        student = random_model(self.teacher, shape).float()
+        student = random_model(self.teacher, shape, self._dropout).float()
         clock = _Clock()
         options: dict[str, Any] = {
             "stage": stage, "max_steps": 2 * _TIMED_LENGTHS, "save_strategy": "no",

@@ -44,7 +44,7 @@ def bench_of(task_name: str, folder: Path, precision: str | None = None) -> Work
     ).features
     return Workbench(
         task, teacher, tokenizer, rows, features, features,
-        seed=0, batch_size=2, precision=precision, use_cpu=True,
+        seed=0, batch_size=2, dropout=0.0, precision=precision, use_cpu=True,
     )  # fmt: skip
 
 

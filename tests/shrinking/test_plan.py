@@ -41,10 +41,10 @@ def test_epochs_are_shared() -> None:
     found, seconds = values(asked=Asked(num_train_epochs=4, hidden_states_share=0.5))
     assert (found["hidden_states_steps"], found["prediction_steps"]) == (200, 200)
     # The teacher's forward pass is paid once; the start, 200 // 50 evaluations and the last one.
-    scored = 320 / 16 * 0.4 / 2.5
+    scored = 320 / 16 * 0.6 / 3
     assert seconds["teacher_outputs"] == pytest.approx(100 * 0.4)
     assert seconds["student"] == pytest.approx(200 * 1.5 + 200 * 0.6 + 6 * scored)
-    assert seconds["comparison"] == pytest.approx(scored * 3.5 + 464 * 0.070)
+    assert seconds["comparison"] == pytest.approx((320 + 464) * 0.070)
     assert seconds["created"] == 30.0
     assert set(seconds) == {"created", "teacher_outputs", "student", "comparison"}
 
@@ -52,7 +52,7 @@ def test_epochs_are_shared() -> None:
 def test_rows_are_scored_with_padding() -> None:
     asked = Asked(num_train_epochs=4, hidden_states_share=0.5)
     (_, filled), (_, padded) = values(asked=asked), values(asked=asked, filled=0.25)
-    scored = 320 / 16 * 0.4 / 2.5
+    scored = 320 / 16 * 0.6 / 3
     assert padded["student"] - filled["student"] == pytest.approx(6 * 3 * scored)
     assert padded["teacher_outputs"] == filled["teacher_outputs"]
 
@@ -62,10 +62,14 @@ def test_the_time_of_what_is_made_in_addition() -> None:
     further = Further(baseline=True, exports=2)
     _, more = decide(QA, Asked(num_train_epochs=4), DATA, SECONDS, BEST, further)
     assert set(more) - set(plain) == {"student_alone", "onnx", "int8"}
-    scored = 320 / 16 * 0.4 / 2.5
+    scored = 320 / 16 * 0.6 / 3
     assert more["student_alone"] == pytest.approx(400 * 0.6 + 10 * scored)
-    assert more["onnx"] == pytest.approx(8 + 2 * scored + 576 * 0.020)
-    assert more["comparison"] - plain["comparison"] == pytest.approx(2 * scored + 464 * 0.040)
+    assert more["onnx"] == more["int8"] == pytest.approx(6 + (2 * 320 + 432) * 0.020)
+    assert more["comparison"] - plain["comparison"] == pytest.approx((320 + 464) * 0.060)
+    # Exports are scored on 1,000 rows at most, and on none that are not in a file.
+    for data, exports, rows in ((replace(DATA, validation=9999), 2, 1000), (DATA, 1, 0)):
+        _, some = decide(QA, Asked(), data, SECONDS, BEST, Further(exports=exports))
+        assert some["onnx"] == pytest.approx(6 + (2 * rows + 432) * 0.020)
 
 
 def test_numbers_have_no_temperature(tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_a_share_by_hand() -> None:
         asked = Asked(num_train_epochs=4, hidden_states_share=share)
         found, seconds = values(asked=asked, hidden_states_step=0.0)
         assert (found["hidden_states_steps"], found["prediction_steps"]) == (0, 400)
-        assert seconds["student"] == pytest.approx(400 * 0.6 + 10 * 320 / 16 * 0.4 / 2.5)
+        assert seconds["student"] == pytest.approx(400 * 0.6 + 10 * 320 / 16 * 0.6 / 3)
     found, _ = values(asked=Asked(num_train_epochs=0.001))
     assert (found["hidden_states_steps"], found["prediction_steps"]) == (0, 1)
 
@@ -103,18 +107,21 @@ def test_a_budget_is_kept_and_used(budget: float, cache: bool | None, share: flo
     asked = Asked(budget=budget, cache=cache, hidden_states_share=share)
     found, seconds = values(asked=asked)
     step = 0.6 if found["cache_teacher_outputs"] else 1.0
+    scorings = 10 * 320 / 16 * 0.6 / 3
     spent = (
-        found["hidden_states_steps"] * 1.5
+        scorings
+        + found["hidden_states_steps"] * 1.5
         + found["prediction_steps"] * step
         + seconds.get("teacher_outputs", 0)
     )
     if found.get("search"):
         assert found["search"] == {"temperature": [1.0, 4.0], "distillation_loss_weight": [0.5, 1]}
-        trainings = 4 * found["search_steps"] * step
+        trainings = 4 * (found["search_steps"] * step + scorings)
         assert found["search_steps"] == 600 and trainings <= 0.5 * budget
         spent += trainings
     assert 0.9 * budget - 3 < spent <= 0.9 * budget
-    assert found["hidden_states_steps"] * 1.5 == pytest.approx(0.9 * share * budget, abs=1.5)
+    expected = share * (0.9 * budget - scorings)
+    assert found["hidden_states_steps"] * 1.5 == pytest.approx(expected, abs=1.5)
 
 
 ROOM = Asked(budget=36000.0)
@@ -134,7 +141,7 @@ def test_what_a_search_is_over(asked: Asked, data: Data, space: Any) -> None:
     assert found["search"] == space and found["search_steps"] == 600
     trainings = 2 ** len(space)
     # Eight scores on the way, the start and the end.
-    expected = trainings * (600 * 0.6 + 10 * 320 / 16 * 0.4 / 2.5)
+    expected = trainings * (600 * 0.6 + 10 * 320 / 16 * 0.6 / 3)
     assert seconds["search"] == pytest.approx(expected)
 
 
@@ -157,8 +164,7 @@ def test_why_a_budget_is_not_searched() -> None:
         assert search.value is None and "search" not in seconds
         return search.reason
 
-    # Half of what is left after the teacher's outputs are stored is 4 * 600 * 0.6 s.
-    fits = (2 * 4 * 600 * 0.6 + 100 * 0.4) / 0.9
+    fits = 2 * 4 * (600 * 0.6 + 10 * 320 / 16 * 0.6 / 3)
     assert values(asked=Asked(budget=fits + 1))[0]["search"]
     assert "50% of the budget" in why(Asked(budget=fits - 1))
     assert "hf-distill[sweep]" in why(ROOM, can_search=False)
@@ -206,6 +212,19 @@ def test_the_training_has_what_the_search_found(content: Any, found: Any, tmp_pa
     assert Plan.from_json(json.loads(json.dumps(done.to_json()))) == done
 
 
+def test_a_search_in_which_all_trainings_failed_leaves_the_defaults() -> None:
+    decisions, _ = decide(QA, ROOM, DATA, SECONDS, BEST)
+    searching = plan(**{one.name: one for one in decisions})
+    content = sweep(0, [])
+    content["best"] = None
+    for trial in content["trials"]:
+        trial |= {"value": None, "failure": "the student diverged"}
+    done = searching.with_found(content)
+    for name in ("temperature", "distillation_loss_weight"):
+        assert done[name] == searching[name]
+        assert "the student diverged" in done.decisions[name].reason
+
+
 def test_a_budget_for_no_step_is_refused() -> None:
     with pytest.raises(ValueError, match="budget"):
         values(asked=Asked(budget=1.0))
@@ -229,12 +248,15 @@ def test_without_labels_the_teacher_is_all() -> None:
 
 
 def test_options_by_hand_say_so() -> None:
-    asked = Asked(learning_rate=1e-5, temperature=7.0, batch_size=8, distillation_loss_weight=0.5)
+    asked = Asked(
+        learning_rate=1e-5, temperature=7.0, dropout=0.2, batch_size=8, distillation_loss_weight=0.5
+    )
     decisions, _ = decide(QA, asked, DATA, SECONDS, BEST)
     by_name = {one.name: one for one in decisions}
     for name, value in (
         ("learning_rate", 1e-5),
         ("temperature", 7.0),
+        ("dropout", 0.2),
         ("per_device_train_batch_size", 8),
         ("distillation_loss_weight", 0.5),
     ):
@@ -247,7 +269,7 @@ def test_without_validation_data_nothing_is_scored() -> None:
     found, seconds = values(data=replace(DATA, validation=0, metric=None))
     assert "early_stopping_patience" not in found and "comparison" not in seconds
     assert found["save_steps"] == 75
-    assert values()[0]["early_stopping_patience"] == 4
+    assert values()[0]["early_stopping_patience"] == 6
 
 
 @pytest.mark.parametrize(
@@ -273,6 +295,7 @@ def test_what_is_not_a_budget(text: str) -> None:
         (Asked(temperature=-1.0), "temperature=-1.0"),
         (Asked(distillation_loss_weight=0.0), "distillation_loss_weight=0.0"),
         (Asked(hidden_states_share=1.0), "hidden_states_share=1.0"),
+        (Asked(dropout=1.0), "dropout=1.0"),
         (Asked(batch_size=0), "per_device_train_batch_size=0"),
     ],
 )
@@ -324,7 +347,11 @@ def test_commands_name_nothing_of_the_machine(tmp_path: Any) -> None:
     for one in shown:
         assert str(tmp_path) not in one and "secret" not in one
     creation, cache, train, alone, *_, compare = shown
-    assert "--hidden_size 192" in creation and "--calibration_file train.json" in creation
+    assert (
+        "--hidden_size 192" in creation
+        and "--dropout 0.0" in creation
+        and "--calibration_file train.json" in creation
+    )
     assert "--teacher_model big" in cache and "--max_train_samples 9" in cache
     assert "--teacher_outputs small/teacher_outputs" in train
     assert "--intermediate_max_steps 200" in train
