@@ -24,6 +24,9 @@ _ABANDONED_SECONDS = 3600
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp(\.\w+)?")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LONGEST_SHOWN = 60
+_PATH = re.compile(r"(^|[\s=,:\"'\[{(])((?:~|[A-Za-z]:)?[/\\](?![/\\])[^\s,\"'\]})]+)")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+HIDDEN = "TOKEN"
 
 
 def display_name(source: str | os.PathLike[str]) -> str:
@@ -38,6 +41,12 @@ def display_name(source: str | os.PathLike[str]) -> str:
     path = Path(text).expanduser()
     is_hub_id = not path.exists() and not path.is_absolute() and text.count("/") <= 1
     return text if is_hub_id and not text.startswith(".") else path.resolve().name
+
+
+def without_paths(text: str) -> str:
+    """Return a text for reports: absolute paths without spaces by their last part, no tokens."""
+    shown = _PATH.sub(lambda found: found[1] + display_name(found[2]), text)
+    return _TOKEN.sub(HIDDEN, shown)
 
 
 @contextmanager

@@ -153,7 +153,7 @@ def run(argv: Sequence[str]) -> Report:
     from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.cli.teacher_column import ColumnSource, check_column_task, score_column
     from hf_distill.plotting import why_no_pictures
-    from hf_distill.reports.measurements import describe_machine
+    from hf_distill.reports.measurements import describe_devices
     from hf_distill.reports.report import Report, write_report
     from hf_distill.reports.terminal import print_comparison
     from hf_distill.scoring import score_model
@@ -238,7 +238,9 @@ def run(argv: Sequence[str]) -> Report:
         agreement_labels=scorer.measures.agreement,
         lower_is_better=scorer.measures.lower_is_better,
         settings={"computed in": runtime.dtype, "batch size": runtime.batch_size},
-        machine=describe_machine(next(iter(firsts.values()))[0].device),
+        machine=describe_devices(
+            {names.get(role, role): model.device for role, (model, _) in firsts.items()}
+        ),
         baseline=scorer.baseline,
     )
     write_comparison(comparison, folder)

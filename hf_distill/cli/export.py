@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 
+from hf_distill.cli.arguments import DataSource
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.tasks import TASKS
 from hf_distill.tasks.options import TaskArguments, names, option
@@ -41,6 +42,7 @@ class ExportArguments:
         1.0, help="Refuse an int8 model that loses more points of the task's first metric."
     )
     file: str | None = option(help="Labelled data on which original and export are scored.")
+    split: str = option("validation", help="The split of --file, if that is a folder of several.")
     max_eval_samples: int | None = option(
         help="Score on this many rows of --file only, taken evenly from all over it."
     )
@@ -80,19 +82,28 @@ def run(argv: Sequence[str]) -> None:
     if arguments.calibration_file is not None and not arguments.int8:
         raise ValueError("--calibration_file is for --int8; add it, or leave the file out.")
 
-    from hf_distill.cli.loading import check_model_source, check_paths, choose_task
+    from hf_distill.cli.loading import (
+        check_model_source,
+        check_paths,
+        choose_task,
+        load_examples,
+    )
     from hf_distill.exporting import export
     from hf_distill.files import display_name
     from hf_distill.reports.terminal import print_rows
-    from hf_distill.tasks.tables import evenly_spaced
 
     source = check_model_source("MODEL", positional.model)
     check_paths({"file": arguments.file, "calibration_file": arguments.calibration_file})
-    task, data = None, arguments.file
+    task = data = calibration = None
     if arguments.task is not None or arguments.file is not None:
         task = choose_task(arguments.task, options, {"MODEL": source})
-        if arguments.max_eval_samples is not None:
-            data = evenly_spaced(task.load_data(arguments.file), arguments.max_eval_samples)
+    if task is not None and arguments.file is not None:
+        most = arguments.max_eval_samples
+        place = DataSource(arguments.file, None, None, None, arguments.split, most)
+        data, _ = load_examples(task, place)
+    if task is not None and arguments.calibration_file is not None:
+        place = DataSource(arguments.calibration_file, None, None, None, "train")
+        calibration, _ = load_examples(task, place, labelled=False)
     report = export(
         source,
         arguments.output_dir,
@@ -100,7 +111,7 @@ def run(argv: Sequence[str]) -> None:
         int8=arguments.int8,
         task=task,
         data=data,
-        calibration_data=arguments.calibration_file,
+        calibration_data=calibration,
         tolerance=arguments.tolerance,
         batch_size=arguments.batch_size,
     )

@@ -10,12 +10,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from hf_distill.files import display_name
+from hf_distill.files import HIDDEN, display_name, without_paths
 
 _ABSOLUTE = re.compile(r"~|/|\\\\|[A-Za-z]:[/\\]")
-_PATH = re.compile(r"(^|[\s=,:\"'\[{(])((?:~|[A-Za-z]:)?[/\\](?![/\\])[^\s,\"'\]})]+)")
-_HIDDEN = "TOKEN"
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 _PLAIN = {
     "→": "->", "←": "<-", "↑": "^", "↓": "v", "…": "...", "×": "x", "±": "+-", "≥": ">=", "≤": "<=",
@@ -59,13 +56,7 @@ def shown_command(command: str, argv: Iterable[str]) -> str:
             name, value = word, ""
         option = name or option
         if value and option.endswith("token"):
-            value = _HIDDEN
-        words.append(shlex.quote(f"{name}{sign}{_without_paths(value)}"))
+            value = HIDDEN
+        plain = display_name(value) if _ABSOLUTE.match(value) else without_paths(value)
+        words.append(shlex.quote(f"{name}{sign}{plain}"))
     return " ".join(words)
-
-
-def _without_paths(value: str) -> str:
-    if _ABSOLUTE.match(value):
-        return display_name(value)
-    shown = _PATH.sub(lambda found: found[1] + display_name(found[2]), value)
-    return _TOKEN.sub(_HIDDEN, shown)

@@ -150,6 +150,11 @@ class ShrinkRequest:
         data = self.data
         if (data.train_file is None) == (data.dataset_name is None):
             raise ValueError("name the training data: either --train_file or --dataset_name.")
+        if data.dataset_name is not None and data.validation_file is not None:
+            raise ValueError(
+                "--validation_file goes with --train_file; with --dataset_name choose a split of "
+                "it (--validation_split)."
+            )
         for name in ("speedup", "max_parameters", "max_size_mb"):
             value = getattr(self.arguments, name)
             if value is not None and not value > (1 if name == "speedup" else 0):

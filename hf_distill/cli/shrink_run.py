@@ -18,7 +18,7 @@ from hf_distill.cli.shrink_plan import PLAN_FILE, read_or_make_plan, write_plan
 from hf_distill.cli.shrink_report import print_plan, write_shrink_report
 from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.console import log_rank_0
-from hf_distill.files import in_use, read_json
+from hf_distill.files import in_use, read_json, without_paths
 from hf_distill.shrinking.commands import (
     ALONE,
     AUGMENTED,
@@ -174,7 +174,7 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
         except Exception as error:
             if not command.may_fail:
                 raise
-            failures[command.folder] = str(error)
+            failures[command.folder] = without_paths(str(error))
             log_rank_0(f"{command.folder} failed, and the student stays as it is: {error}")
         seconds[command.folder] = time.monotonic() - began
         if command.folder == COMPARISON:

@@ -87,7 +87,9 @@ class SweepPlan:
             if one is not None
         }
         return {
-            "search_space": self.space.to_dict(),
+            "search_space": {
+                name: _without_path(values) for name, values in self.space.to_dict().items()
+            },
             "sampler": self.sampler,
             "seeds": list(self.seeds),
             "caches_teacher": self.makes_cache,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -21,7 +22,7 @@ from hf_distill.cli.sweep_trials import (
 )
 from hf_distill.cli.train_arguments import TrainingFileArguments
 from hf_distill.console import log_rank_0
-from hf_distill.files import differences, read_json
+from hf_distill.files import differences, is_temporary, read_json
 from hf_distill.reports.pages import write_sweep
 from hf_distill.reports.sweep_report import SweepReport, TrialReport, shown
 from hf_distill.sweeping import begin_trial, interrupted_trial, open_study
@@ -71,8 +72,7 @@ def _read_judge(plan: SweepPlan) -> Judge | None:
     try:
         manifest = read_json(folder / _SUMMARY, _DAMAGED)
     except FileNotFoundError:
-        ours = (".sweep.lock", TEACHER_OUTPUTS)
-        there = sorted(path.name for path in folder.iterdir() if path.name not in ours)
+        there = sorted(path.name for path in folder.iterdir() if not _is_of_a_beginning(path))
         if there:
             raise ValueError(
                 f"--output_dir {folder} holds other files ({', '.join(there[:3])}) and no "
@@ -93,6 +93,12 @@ def _read_judge(plan: SweepPlan) -> Judge | None:
             "folder, or delete that sweep's trials (--overwrite_output_dir)."
         )
     return judge
+
+
+def _is_of_a_beginning(path: Path) -> bool:
+    """Return whether a sweep leaves this before its first summary, wherever it is stopped."""
+    tried = path.is_dir() and path.name.startswith("trial-") and not any(path.iterdir())
+    return tried or path.name in (".sweep.lock", TEACHER_OUTPUTS) or is_temporary(path)
 
 
 def _open(plan: SweepPlan, judge: Judge) -> Study:

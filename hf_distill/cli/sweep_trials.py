@@ -21,7 +21,7 @@ from hf_distill.cli.sweep_plan import SweepPlan
 from hf_distill.cli.train_request import check_request
 from hf_distill.cli.training_run import prepare
 from hf_distill.console import log_rank_0
-from hf_distill.files import read_json, write_json, write_text
+from hf_distill.files import read_json, without_paths, write_json, write_text
 from hf_distill.hub.facts import TIMINGS
 from hf_distill.reports.sweep_report import TrialReport
 from hf_distill.tasks.base import Measures
@@ -87,7 +87,7 @@ def run_trial(plan: SweepPlan, trial: FrozenTrial, judge: Judge) -> TrialReport:
         failure = _train(plan, trial, seed, run)
         if failure is None:
             metrics = read_json(run / _METRICS, _REMEDY)
-            failure = _diverged(metrics)
+            failure = _diverged(metrics, judge.metric)
             seconds += metrics["train"].get("runtime", 0.0)
         if failure is not None:
             values = []
@@ -193,11 +193,13 @@ def _is_of(folder: Path, parameters: Mapping[str, Any]) -> bool:
     return all(before.get(name) == value for name, value in parameters.items())
 
 
-def _diverged(metrics: Mapping[str, Any]) -> str | None:
+def _diverged(metrics: Mapping[str, Any], metric: str) -> str | None:
     """Return why figures cannot be trusted; metrics.json has null for what is not finite."""
     for part in ("train", "eval"):
         if metrics[part].get("loss", 0.0) is None:
             return f"the student diverged ({part} loss is not finite)"
+    if metrics["eval"].get(metric, 0.0) is None:
+        return f"{metric} is not defined for what the student predicts"
     return None
 
 
@@ -212,4 +214,5 @@ def _value(scores: Mapping[str, Any], metric: str) -> float:
 def _in_a_line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     log_rank_0(f"This trial failed: {text}")
+    text = without_paths(text)
     return text if len(text) <= 300 else f"{text[:299]}…"

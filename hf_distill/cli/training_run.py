@@ -32,7 +32,7 @@ from hf_distill.cli.loading import (
     show_data,
 )
 from hf_distill.cli.progress import ChosenLayers, StageProgress
-from hf_distill.cli.run_folder import PICTURES, REPLICATES, SAMPLES
+from hf_distill.cli.run_folder import METRICS, PICTURES, REPLICATES, SAMPLES
 from hf_distill.cli.teacher_column import check_column_task, column_config, read_column
 from hf_distill.cli.train_request import Request
 from hf_distill.compatibility import input_limit
@@ -282,9 +282,9 @@ def report(
     )
     write_facts(folder, trainer.distillation_facts())
     write_json(folder / REPLICATES, {name: row.tolist() for name, row in replicates.items()})
-    write_json(folder / "metrics.json", content)
     for name, predictions in ({} if scorer is None else scorer.files()).items():
         write_json(folder / name, predictions)
+    write_json(folder / METRICS, content)  # which ends the run
     quality = {} if scorer is None else scorer.measures.quality
     print_figures(
         f"{display_name(folder)}: {trainer.state.global_step} steps",

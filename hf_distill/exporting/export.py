@@ -30,6 +30,7 @@ from hf_distill.onnx_model import (
     EXPORTED_FILES,
     OPENVINO_FILE,
     ExportedModel,
+    exportable_kind,
     weights_of,
 )
 from hf_distill.reports.comparison import Latency
@@ -184,6 +185,7 @@ def export(
         )
     require_packages(format)
     original, tokenizer = load_source(model, processing_class)
+    exportable_kind(type(original).__name__)  # before its task is asked for
     chosen = _choose_task(original, task, has_data=data is not None)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:

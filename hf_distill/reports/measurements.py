@@ -121,6 +121,16 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     }
 
 
+def describe_devices(devices: Mapping[str, torch.device]) -> dict[str, str]:
+    """Return what ``describe_machine`` does, with the device of each model if they differ."""
+    each = {name: describe_machine(device) for name, device in devices.items()}
+    machine = next(iter(each.values()))
+    named = {name: one["device"] for name, one in each.items()}
+    if len({*named.values()}) > 1:
+        machine["device"] = ", ".join(f"{device} ({name})" for name, device in named.items())
+    return machine
+
+
 def _times(
     predictors: Mapping[str, Predictor],
     turns: Sequence[Sequence[Sequence[Mapping[str, Any]]]],

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hf_distill._version import __version__
+from hf_distill.files import without_paths
 from hf_distill.markdown import markdown_table
 from hf_distill.tasks.bootstrap import REPLICATES, contains_zero, interval
 
@@ -108,7 +109,7 @@ class SweepReport:
         if best is None:
             return "No trial came to an end."
         options = " ".join(
-            f"--{name} {best.parameters[name]}"
+            f"--{name} {_plain(best.parameters[name])}"
             for name in self.parameters
             if best.parameters[name] is not None
         )
@@ -160,7 +161,7 @@ class SweepReport:
             "trials": [
                 {
                     "number": trial.number,
-                    "parameters": dict(trial.parameters),
+                    "parameters": {name: _plain(value) for name, value in trial.parameters.items()},
                     "value": trial.value,
                     "spread": trial.spread,
                     "values": list(trial.values),
@@ -185,7 +186,10 @@ def _within_noise(best: TrialReport, trial: TrialReport) -> bool:
         return False
     if not len(best.replicates) == len(trial.replicates) > 0:
         return trial.value == best.value
-    return contains_zero(interval(np.subtract(best.replicates, trial.replicates)))
+    pairs = np.asarray([best.replicates, trial.replicates], dtype=np.float64)  # None is NaN
+    # Where the metric is not defined in some resamples nothing is known of its noise.
+    bounds = interval(pairs[0] - pairs[1])
+    return trial.value == best.value if bounds is None else contains_zero(bounds)
 
 
 def _bounds(trial: TrialReport) -> str:
@@ -199,7 +203,11 @@ def shown(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    return without_paths(value) if isinstance(value, str) else value
 
 
 def figure(value: float) -> str:

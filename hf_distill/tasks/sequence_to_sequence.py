@@ -16,6 +16,7 @@ from transformers import (
     Trainer,
 )
 
+from hf_distill.extras import require
 from hf_distill.heads import Seq2SeqLMHead
 from hf_distill.tasks.base import Batch, Measures, Model, Rows, Scorer, Task, Tokenizer
 from hf_distill.tasks.columns import (
@@ -47,6 +48,7 @@ class SequenceToSequenceTask(Task):
 
     head = Seq2SeqLMHead
     measures: ClassVar[Measures]
+    scored_by: ClassVar[str]
     limit = "--max_length, --max_target_length"
     reads_targets = True
 
@@ -216,6 +218,7 @@ class SummarizationTask(SequenceToSequenceTask):
         {"rougeL": "ROUGE-L with the teacher's text", "identical": "same text as the teacher"},
     )
     metric = staticmethod(rouge_metric)
+    scored_by = "rouge_score"
 
 
 class TranslationTask(SequenceToSequenceTask):
@@ -228,6 +231,7 @@ class TranslationTask(SequenceToSequenceTask):
         {"chrf": "chrF with the teacher's text", "identical": "same text as the teacher"},
     )
     metric = staticmethod(translation_metric)
+    scored_by = "sacrebleu"
 
 
 class SequenceToSequenceScorer(Scorer):
@@ -249,6 +253,7 @@ class SequenceToSequenceScorer(Scorer):
         features: Dataset,
         tokenizer: Tokenizer,
     ) -> None:
+        require(task.scored_by, "metrics")  # now, and not after hours
         self.measures = task.measures
         self._task = task
         self._references = list(examples["target"])

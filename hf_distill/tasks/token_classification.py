@@ -15,6 +15,7 @@ from transformers import (
 from hf_distill.alignment import TeacherReader
 from hf_distill.alignment.words import TOKEN_MAP, first_tokens, word_map
 from hf_distill.console import log_rank_0
+from hf_distill.extras import require
 from hf_distill.heads import TokenClassificationHead
 from hf_distill.heads.base import IGNORED
 from hf_distill.tasks.base import (
@@ -174,6 +175,8 @@ class TokenClassificationScorer(Scorer):
             {self.names[tag] for row in self._gold for tag in row}, self.names
         )
         self.measures = _TAGS if self.scheme is None else _ENTITIES
+        if self.scheme is not None:
+            require("seqeval", "metrics")  # now, and not after hours
         self._words = features["words"]
         self._outside = self.names.index("O") if "O" in self.names else 0
 
