@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
@@ -73,3 +73,29 @@ def test_few_rows_are_scored(
     assert given == [["paris-country?", "london-country?"]]
     failed = program(*words, "--max_eval_samples", "2")
     assert failed.status == 2 and "--max_eval_samples is for --file" in failed.stderr
+
+
+def test_folders_of_several_splits(
+    files: Files, tmp_path: Path, program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rows(name: str) -> Dataset:
+        answers = {"text": ["the seine"], "answer_start": [0]}
+        context = "the seine runs through paris."
+        question = "what runs through paris?"
+        row = {"id": name, "context": context, "question": question, "answers": answers}
+        return Dataset.from_list([row])
+
+    splits = DatasetDict({name: rows(name) for name in ("train", "validation", "test")})
+    splits.save_to_disk(tmp_path / "data")
+    given: list[tuple[list[str], list[str]]] = []
+
+    def export(*args: object, data: Dataset, calibration_data: Dataset, **kwargs: object) -> None:
+        given.append((data["id"], calibration_data["id"]))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("hf_distill.exporting.export", export)
+    words = ["export", files.models["teacher"], "--output_dir", tmp_path / "a", *WINDOWS, "--int8"]
+    words += ["--file", tmp_path / "data", "--calibration_file", tmp_path / "data"]
+    program(*words)
+    program(*words, "--split", "test")
+    assert given == [(["validation"], ["train"]), (["test"], ["train"])]

@@ -11,6 +11,7 @@ import pytest
 from cli_runs import Files, Result, assert_says_nothing_about_the_machine
 
 from hf_distill.cli.output import shown_command
+from hf_distill.files import without_paths
 
 Program = Callable[..., Result]
 
@@ -74,3 +75,16 @@ def test_commands_can_be_pasted_and_tell_nothing_of_the_machine(
     argv: list[str], shown: str
 ) -> None:
     assert shown_command("train", argv) == f"hf-distill train {shown}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/ada/data has the splits train, test.", "data has the splits train, test."),
+        ("No file '/home/ada/x.json' (~/y)", "No file 'x.json' (y)"),
+        ("Set token=hf_AbCdEfGhIjKlMnOpQrSt, and/or see https://a.b/c", None),
+    ],
+)
+def test_texts_for_reports_name_no_path_and_no_token(text: str, shown: str | None) -> None:
+    expected = "Set token=TOKEN, and/or see https://a.b/c" if shown is None else shown
+    assert without_paths(text) == expected

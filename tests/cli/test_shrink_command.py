@@ -353,11 +353,11 @@ def test_the_student_alone_and_a_failing_export(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = []
+    asked: list[bool] = []
 
     def fail(*args: Any, int8: bool, **kwargs: Any) -> None:
         asked.append(int8)
-        raise RuntimeError("no exporter for this architecture")
+        raise RuntimeError(f"no exporter for this architecture ({tmp_path}/x.onnx)")
 
     monkeypatch.setattr("hf_distill.exporting.export", fail)
     folder = tmp_path / "small"
@@ -367,7 +367,7 @@ def test_the_student_alone_and_a_failing_export(
     assert asked == [False]  # nor would it be quantized
     assert set(plan_of(folder)["failures"]) == {"onnx", "int8"}
     assert "not tried, because onnx failed" in plan_of(folder)["failures"]["int8"]
-    assert "no exporter for this architecture" in (folder / "report.md").read_text()
+    assert "no exporter for this architecture (x.onnx)" in (folder / "report.md").read_text()
     compared = json.loads((folder / "comparison" / "comparison.json").read_text())["models"]
     assert list(compared) == ["teacher", "student_alone", "student_distilled"]
     alone = json.loads((folder / "student_alone" / "metrics.json").read_text())
@@ -454,19 +454,33 @@ def test_full_disk(
     assert (tmp_path / "small" / "student" / "model.safetensors").is_file()
 
 
+def start(options: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    words = [*options, "--output_dir", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([interpreter(), "-m", "hf_distill", *words], env=environment)
+
+
+def killed_at(options: list[str], folder: Path, moments: Sequence[str]) -> None:
+    """Kill when each of these appears, and continue; then let it come to its end."""
+    codes = []
+    for moment in moments:
+        process = start(options, folder)
+        while process.poll() is None and not (folder / moment).exists():
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        codes.append(process.wait(300))
+    assert codes.count(-signal.SIGKILL) >= len(moments) - 1, codes
+    assert start(options, folder).wait(300) == 0
+
+
 @pytest.mark.slow
 def test_killed_at_many_moments_the_same_student(options: list[str], tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def start(name: str) -> subprocess.Popen[bytes]:
-        words = [*options, "--output_dir", str(tmp_path / name)]
-        return subprocess.Popen([interpreter(), "-m", "hf_distill", *words], env=environment)
-
     # One plan for both: which latencies a busy machine has is not the question here.
-    assert start("whole").wait(300) == 0
-    killed = tmp_path / "killed"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(options, whole).wait(300) == 0
     killed.mkdir()
-    shutil.copy(tmp_path / "whole" / "shrink.json", killed)
+    shutil.copy(whole / "shrink.json", killed)
     moments = (
         "created",
         "created/student.json",
@@ -479,19 +493,46 @@ def test_killed_at_many_moments_the_same_student(options: list[str], tmp_path: P
         "student/metrics.json",
         "comparison/comparison.json",
     )
-    codes = []
-    for moment in moments:
-        process = start("killed")
-        while process.poll() is None and not (killed / moment).exists():
-            time.sleep(0.002)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        codes.append(process.wait(300))
-    assert codes.count(-signal.SIGKILL) >= 9, codes
-    assert start("killed").wait(300) == 0
-    assert same(weights(tmp_path / "whole" / "student"), weights(killed / "student"))
+    killed_at(options, killed, moments)
+    assert same(weights(whole / "student"), weights(killed / "student"))
     names = ("created", "teacher_outputs", "student", "comparison")
     assert set(json.loads((killed / "steps.json").read_text())["finished"]) == set(names)
+
+
+@pytest.mark.slow
+def test_killed_in_a_search_the_same_student(options: list[str], tmp_path: Path) -> None:
+    options = [*without(options, "--num_train_epochs", "--hidden_states_share"), "--budget", "5m"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start([*options, "--dry_run"], whole).wait(300) == 0
+    content = plan_of(whole)  # the search is of its usual length; the training need not be
+    for name, steps in (("prediction_steps", 6), ("save_steps", 2)):
+        content["plan"]["decisions"][name]["value"] = steps
+    killed.mkdir()
+    for folder in (whole, killed):
+        (folder / "shrink.json").write_text(json.dumps(content))
+    assert start(options, whole).wait(300) == 0
+    moments = (
+        "search/trial-0000",
+        "search/sweep.json",
+        "search/trial-0001/options.yaml",
+        "search/trial-0003/metrics.json",
+        "student",
+    )
+    killed_at(options, killed, moments)
+    assert same(weights(whole / "student"), weights(killed / "student"))
+    sweeps = [json.loads((one / "search" / "sweep.json").read_text()) for one in (whole, killed)]
+    trials = [[one["value"] for one in sweep["trials"]] for sweep in sweeps]
+    assert trials[0] == trials[1] and len(trials[0]) == 4
+    plans = [plan_of(one)["plan"]["decisions"] for one in (whole, killed)]
+    assert plans[0] == plans[1]
+
+
+def test_a_validation_file_is_not_for_a_data_set_of_the_hub(
+    program: Program, options: list[str], tmp_path: Path
+) -> None:
+    failed = program(*without(options, "--train_file"), "--dataset_name", "squad")
+    assert failed.status == 2 and "--validation_split" in failed.stderr
+    assert not (tmp_path / "small").exists()
 
 
 def test_options_that_contradict(program: Program, options: list[str]) -> None:

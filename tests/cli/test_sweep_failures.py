@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -97,11 +98,55 @@ def test_what_a_training_would_refuse_is_refused_before(
     def refuse(self: Any) -> None:
         raise ValueError("this teacher cannot teach")
 
-    begun = trainings(monkeypatch)
-    monkeypatch.setattr(DistillationTrainer, "check", refuse)
-    result = program("sweep", "--config", config_of(options, tmp_path))
+    config = config_of(options, tmp_path)
+    with monkeypatch.context() as patches:
+        begun = trainings(patches)
+        patches.setattr(DistillationTrainer, "check", refuse)
+        result = program("sweep", "--config", config)
     assert result.status == 1 and "ValueError: this teacher cannot teach" in result.stderr
     assert begun == [] and not (tmp_path / "sweep" / "sweep.json").exists()
+    refused = program("sweep", "--config", config, "--metric", "loss_prediction")
+    assert refused.status == 2 and "--metric loss_prediction" in refused.stderr
+    # What they left is no reason to refuse the same folder.
+    assert program("sweep", "--config", config, "--n_trials", "1").status == 0
+
+
+def test_a_metric_that_is_not_defined_is_a_failure_of_the_trial(
+    program: Program, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = sweep_trials.run_request
+
+    def undefined(request: Any) -> Any:
+        made = run(request)
+        if request.output_dir.name == "trial-0001":
+            path = request.output_dir / "metrics.json"
+            content = json.loads(path.read_text())
+            content["eval"]["f1"] = None
+            path.write_text(json.dumps(content))
+        return made
+
+    monkeypatch.setattr(sweep_trials, "run_request", undefined)
+    for _ in range(2):  # nor does it stop a later call
+        result = program("sweep", "--config", config_of(options, tmp_path))
+        assert result.status == 0, result.stderr
+    trials = outcome(tmp_path / "sweep")["trials"]
+    assert trials[1]["value"] is None and "f1 is not defined" in trials[1]["failure"]
+    assert all(one["value"] is not None for one in trials if one["number"] != 1)
+
+
+def test_failures_name_no_path(
+    program: Program, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(request: Any) -> None:
+        raise RuntimeError(f"{tmp_path}/secret/file.bin cannot be read ({tmp_path}/secret)")
+
+    monkeypatch.setattr(sweep_trials, "run_request", fail)
+    result = program("sweep", "--config", config_of(options, tmp_path), "--n_trials", "1")
+    assert result.status == 0 and str(tmp_path) in result.stderr
+    (trial,) = outcome(tmp_path / "sweep")["trials"]
+    assert trial["failure"] == "file.bin cannot be read (secret)"
+    for name in ("sweep.json", "sweep.md", "report.html", "report.md"):
+        assert str(tmp_path) not in (tmp_path / "sweep" / name).read_text(), name
 
 
 def test_a_folder_of_another_trial_is_not_taken_for_its_own(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -142,3 +143,28 @@ def test_too_long_inputs_are_refused(
     )  # fmt: skip
     assert result.status == 2
     assert f"{option} 1000" in result.stderr and str(LENGTH) in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "package"),
+    [("token-classification", "seqeval"), ("summarization", "rouge_score"),
+     ("translation", "sacrebleu")],
+)  # fmt: skip
+def test_a_missing_package_of_the_metric_is_named_before_a_step(
+    task: str,
+    package: str,
+    program: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, options = write_data(tmp_path, task), OPTIONS.get(task, [])
+    student = save_model(tmp_path / "student", task, **LABELS.get(task, {}))
+    monkeypatch.setitem(sys.modules, package, None)
+    out = tmp_path / "out"
+    failed = program(
+        *("train", "--task", task, "--student_model", student, "--baseline", "--use_cpu", *options),
+        *("--train_file", data, "--validation_file", data, "--output_dir", out, "--max_steps", "1"),
+    )
+    assert failed.status == 2, failed.stderr
+    assert f'{package} is not installed: pip install "hf-distill[metrics]"' in failed.stderr
+    assert not list(out.glob("*.safetensors"))

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import forked
 import pytest
@@ -22,6 +25,7 @@ from tiny import model_for, tokenizer
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from hf_distill import DistillationTrainer
+from hf_distill.cli import training_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -360,3 +364,27 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_loaded(
     assert result.status == 2
     assert message in result.stderr
     assert "New in the student" not in result.stderr and "Cutting" not in result.stderr
+
+
+def test_a_run_is_finished_only_with_its_predictions(
+    train_options: list[str],
+    tmp_path: Path,
+    program: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A kill while they are written: the same command writes them."""
+    write = training_run.write_json
+
+    def full(path: Path, content: Any) -> None:
+        if path.name == "nbest_predictions.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patches:
+        patches.setattr(training_run, "write_json", full)
+        assert program(*train_options, "--save_steps", "2").status != 0
+    assert not (out / "metrics.json").exists()
+    again = program(*train_options, "--save_steps", "2", "--resume")
+    assert again.status == 0, again.stderr
+    assert (out / "nbest_predictions.json").exists() and (out / "metrics.json").exists()

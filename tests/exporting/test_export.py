@@ -24,6 +24,7 @@ from transformers import (
     DistilBertForSequenceClassification,
     GPT2Config,
 )
+from zoo import zoo_model
 
 from hf_distill import QuestionAnswerer, create_student
 from hf_distill.exporting import export
@@ -402,6 +403,11 @@ class TestRefusals:
         model = AutoModelForCausalLM.from_config(config)
         with pytest.raises(ValueError, match="GPT2LMHeadModel"):
             export(model, tmp_path / "served", processing_class=tokenizer())
+
+    def test_a_model_that_writes_is_not_asked_for_its_task(self, tmp_path: Path) -> None:
+        model = zoo_model("summarization", "t5", seed=0)
+        with pytest.raises(ValueError, match="T5ForConditionalGeneration cannot be exported"):
+            export(model, tmp_path / "served", processing_class=tokenizer(), task="translation")
 
     def test_calibration_and_tolerance(self, reader: Path, data: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="calibration_data.*int8"):

@@ -154,3 +154,9 @@ def test_model_of_the_hub_is_looked_for_in_the_cache(
     assert found == ["x-1.safetensors", "x-2.safetensors"]
     monkeypatch.setattr(measurements, "try_to_load_from_cache", lambda source, name: None)
     assert measurements.weight_files("owner/model") == []
+
+
+def test_devices_are_told_apart_where_they_differ() -> None:
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    assert measurements.describe_devices({"a": cpu, "b": cpu})["device"] == "cpu"
+    assert measurements.describe_devices({"a": cpu, "b": meta})["device"] == "cpu (a), meta (b)"

@@ -228,3 +228,28 @@ def test_of_equals_one_alone_is_framed() -> None:
     panel = sweep_figure(report(trials=trials, parameters=["a", "b"])).axes[0]
     (frame,) = (patch for patch in panel.patches if isinstance(patch, Rectangle))
     assert (frame.get_x() + 0.5, frame.get_y() + 0.5) == (0, 1)
+
+
+@pytest.mark.parametrize("undefined", [None, float("nan")])
+def test_where_a_metric_is_not_defined_in_a_resample_nothing_is_known_of_noise(
+    undefined: float | None,
+) -> None:
+    """A correlation has no value in a resample of equal rows; JSON has null for it."""
+    known = [1.0, 2.0, 3.0]
+    trials = [
+        TrialReport(0, {"temperature": 1.0}, (0.9,), replicates=known),
+        TrialReport(1, {"temperature": 2.0}, (0.8,), replicates=[1.0, undefined, 3.0]),  # type: ignore[list-item]
+        TrialReport(2, {"temperature": 4.0}, (0.9,), replicates=[undefined] * 3),  # type: ignore[list-item]
+        TrialReport(3, {"temperature": 8.0}, (0.7,), replicates=known),
+    ]
+    made = report(trials=trials, parameters=["temperature"])
+    assert [one.number for one in made.equals()] == [2, 3]
+    assert "95% interval" in made.to_markdown()
+
+
+def test_searched_paths_are_named_by_their_last_part(tmp_path: Path) -> None:
+    values = [str(tmp_path / "a"), str(tmp_path / "b")]
+    trials = [TrialReport(n, {"student_model": v}, (n + 1.0,)) for n, v in enumerate(values)]
+    made = report(trials=trials, parameters=["student_model"])
+    for text in (made.to_markdown(), made.headline(), json.dumps(made.to_dict())):
+        assert str(tmp_path) not in text and "b" in text

@@ -150,6 +150,8 @@ def test_sizes_by_hand(teacher: Any) -> None:
     for name, value in (("hidden_size", 30), ("num_hidden_layers", 7), ("intermediate_size", 500)):
         with pytest.raises(ValueError, match=f"{name}={value}"):
             candidate_shapes(teacher, 8, {name: value}, search=False)
+    with pytest.raises(ValueError, match="num_hidden_layers=6: these are the sizes of the teacher"):
+        candidate_shapes(teacher, 8, {"num_hidden_layers": 6}, search=False)
 
 
 @pytest.mark.parametrize("speedup", [1.5, 2.0, 3.0])
@@ -282,6 +284,9 @@ def test_bounds_on_the_size(candidates: Candidates) -> None:
     least = min(candidates.parameters.values())
     with pytest.raises(ValueError, match=f"max_parameters=10.*{least:,}"):
         choose_shape(candidates, Target(max_parameters=10), honest(candidates), by_size)
+    with pytest.raises(ValueError, match=r"^max_size_mb=0\.001"):
+        target = Target(max_parameters=most, max_size_mb=0.001)
+        choose_shape(candidates, target, honest(candidates), by_size)
 
 
 def test_without_enough_rows_for_a_narrow_student_a_shallow_one_is_chosen(

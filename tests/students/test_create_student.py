@@ -396,6 +396,8 @@ def test_the_student_has_the_teachers_precision(dtype: torch.dtype) -> None:
         ({"layers": [0, 2]}, r"layers=\[0, 2\].*0 to 1"),
         ({"layers": [0], "num_hidden_layers": 2}, "num_hidden_layers=2"),
         ({"layers": "auto"}, "layers='auto'.*num_hidden_layers"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"dropout": True}, "dropout=True"),
         ({"initialization": "best"}, "initialization='best'.*least_squares"),
         ({"initialization": "copy", "hidden_size": 8}, "initialization='copy'.*hidden_size"),
         ({"hidden_size": 8, "calibration_data": None}, "calibration_data"),

@@ -13,6 +13,7 @@ from zoo import AUTO_MODELS, PAIRS, zoo_dataset, zoo_model
 
 from hf_distill import create_student
 from hf_distill.students.families import FAMILIES
+from hf_distill.students.sizes import set_dropout
 from hf_distill.students.weights import find
 
 CASES = [(task, name) for task, name in PAIRS if name in FAMILIES]
@@ -59,6 +60,26 @@ def test_the_whole_teacher_comes_back(task: str, name: str) -> None:
     assert type(student) is type(teacher)
     for one, other in zip(logits(student, task), logits(teacher, task), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("task", "name"), CASES)
+def test_without_dropout_a_student_computes_in_training_as_in_evaluation(
+    task: str, name: str, tmp_path: Path
+) -> None:
+    teacher = zoo_model(task, name, seed=0, layers=2)
+    set_dropout(teacher.config, 0.4)
+    teacher = type(teacher)(teacher.config).eval()
+    noisy = create_student(teacher, num_hidden_layers=1).train()
+    quiet = create_student(teacher, num_hidden_layers=1, dropout=0.0).train()
+    torch.manual_seed(0)
+    one, other = (logits(noisy, task)[0] for _ in range(2))
+    assert not torch.equal(one, other)
+    one = logits(quiet, task)[0]
+    torch.testing.assert_close(one, logits(quiet.eval(), task)[0])
+    quiet.save_pretrained(tmp_path)
+    loaded = getattr(transformers, AUTO_MODELS[task]).from_pretrained(tmp_path).train()
+    torch.testing.assert_close(logits(loaded, task)[0], one)
+    assert any(value == 0.4 for value in vars(teacher.config).values())
 
 
 @pytest.mark.parametrize(("task", "name"), NARROWED)
