@@ -48,6 +48,7 @@ BENCHMARKS = (
     Benchmark("cached_outputs-step", ("step",), ("step", "--record")),
     Benchmark("start_up", ()),
     Benchmark("cpu_attention", ()),
+    Benchmark("student_dropout", ()),
     Benchmark("attention_kernels", ("--lengths", "128", "512")),
 )
 

@@ -11,6 +11,8 @@ eight times on the way. Started, stopped and resumed as ``created_students.py``,
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,7 @@ from squad_table import spread
 from task_distillation import Job
 
 SCORINGS = 8
-STEPS = {"sst2": 3000, "wnut17": 1272}
+STEPS = {"squad": 816, "sst2": 3000, "wnut17": 1272}
 
 
 class Setting(NamedTuple):
@@ -33,6 +35,7 @@ class Setting(NamedTuple):
     rate: str
     temperature: str
     weight: str
+    dropout: str = "0"
 
 
 SETTINGS = (
@@ -40,9 +43,13 @@ SETTINGS = (
     Setting("sst2", "3x192", "1e-4", "4", "1.0"),
     *(Setting("sst2", size, "1e-4", "4", "0.5") for size in ("6x192", "3x192")),
     *(Setting("wnut17", "6x192", rate, "2", "0.5") for rate in ("3e-5", "1e-4")),
-    Setting("wnut17", "6x192", "1e-4", "4", "1.0"),
+    *(Setting("wnut17", "6x192", rate, "4", "1.0") for rate in ("5e-5", "1e-4")),
     *(Setting("wnut17", "3x192", "1e-4", "4", weight) for weight in ("1.0", "0.5", "0.0")),
     Setting("wnut17", "3x192", "3e-4", "4", "0.5"),
+    *(Setting("squad", "6x192", rate, "4", "1.0") for rate in ("1e-4", "3e-4")),
+    Setting("sst2", "6x192", "5e-5", "4", "1.0", "0.1"),
+    Setting("wnut17", "6x192", "5e-5", "4", "1.0", "0.1"),
+    Setting("squad", "6x192", "3e-4", "4", "1.0", "0.1"),
 )
 
 
@@ -51,6 +58,8 @@ def measure(material: Created, job: Job, setting: Setting, seed: int) -> dict[st
     student, _ = material.create(job, setting.student, seed)
     steps, cpu = STEPS[job.name], time.process_time()
     every, output = str(steps // SCORINGS), material.work / result_name(setting, seed)
+    if setting.dropout != "0":  # those that are there have none
+        student = _with_dropout(student, float(setting.dropout), material.work)
     if not (output / "metrics.json").exists():
         material.train(
             job, student, output, seed, "--max_steps", str(steps), "--learning_rate",
@@ -71,17 +80,29 @@ def measure(material: Created, job: Job, setting: Setting, seed: int) -> dict[st
     }  # fmt: skip
 
 
+def _with_dropout(student: Path, dropout: float, work: Path) -> Path:
+    """Copy a student and set its dropout; the new folder."""
+    folder = work / f"{student.name}-dropout-{dropout:g}"
+    shutil.copytree(student, folder, dirs_exist_ok=True)
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    content |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
 def result_name(setting: Setting, seed: int | str) -> str:
     """Return the name of the result of a run."""
-    return f"shrink-settings-{'-'.join(setting)}-{seed}"
+    *words, dropout = setting
+    more = "" if dropout == "0" else f"-dropout-{dropout}"
+    return f"shrink-settings-{'-'.join(words)}{more}-{seed}"
 
 
 def render(jobs: list[Job]) -> str:
     """Return a row per setting: the scores before, half-way, at the end and at their best."""
     lines = [
-        "| task | student | learning rate | T | weight | teacher | untrained | half-way | end | "
-        "best |",
-        f"|{'---|' * 10}",
+        "| task | student | learning rate | T | weight | dropout | teacher | untrained | "
+        "half-way | end | best |",
+        f"|{'---|' * 11}",
     ]
     titles = {job.name: job.title for job in jobs}
     for setting in SETTINGS:

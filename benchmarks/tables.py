@@ -35,6 +35,7 @@ import squad_stages_table
 import squad_table
 import start_up
 import step_cost
+import student_dropout
 import task_distillation
 from report import DOCUMENT, RESULTS, replace_section
 
@@ -76,6 +77,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "checkpoint_faults": lambda: cache_faults.render(
         _load("checkpoint_faults")["checkpoints"]["rows"]
     ),
+    "student_dropout": lambda: student_dropout.table(_load("student_dropout")["rows"]),
     "cpu_attention": lambda: cpu_attention.table(_load("cpu_attention")["rows"]),
     "created_attention": lambda: created_attention.render(_jobs("attention")),
     "created_settings": lambda: created_settings.render(_jobs("settings")),
