@@ -173,7 +173,5 @@ def set_dropout(config: PreTrainedConfig, dropout: float | None) -> None:
     if dropout is None:
         return
     for name, value in vars(config).items():
-        if isinstance(value, PreTrainedConfig):
-            set_dropout(value, dropout)
-        elif "drop" in name and isinstance(value, float | int) and not isinstance(value, bool):
+        if "drop" in name and isinstance(value, float | int) and not isinstance(value, bool):
             setattr(config, name, dropout)

@@ -28,7 +28,9 @@ from hf_distill.cli import sweep_trials
 from hf_distill.cli.main import command_module
 from hf_distill.exporting import ExportReport
 from hf_distill.reports.comparison import Latency
+from hf_distill.reports.sweep_report import SweepReport
 from hf_distill.shrinking.shapes import Shape
+from hf_distill.shrinking.steps import Steps
 from hf_distill.shrinking.workbench import StepTimes, Workbench
 
 Program = Callable[..., Result]
@@ -410,21 +412,30 @@ def test_a_search_where_a_budget_has_room(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(*args, **kwargs)
 
+    finish = Steps.finish
+
+    def killed(self: Steps, name: str) -> None:
+        finish(self, name)
+        if name == "search":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     monkeypatch.setattr(sweep_trials, "run_request", full_once)
+    # The settings of the first training win, and not those that were planned.
+    monkeypatch.setattr(SweepReport, "best", lambda self: next(iter(self.complete()), None))
+    monkeypatch.setattr(SweepReport, "equals", lambda self: [])
     failed = program(*options)
     assert failed.status != 0 and os.strerror(errno.ENOSPC) in failed.stderr
     decided = plan_of(folder)["plan"]["decisions"]
     assert decided["temperature"]["value"] == 4.0 and decided["search"]["value"]
+    with monkeypatch.context() as patches:
+        patches.setattr(Steps, "finish", killed)
+        assert program(*options).status != 0
     done = program(*options)
     assert done.status == 0, done.stderr
     assert len(calls) == 5
     sweep = json.loads((trials / "sweep.json").read_text())
     assert len(sweep["trials"]) == 4 and all(one["value"] is not None for one in sweep["trials"])
-    expected = {"temperature": 4.0, "distillation_loss_weight": 1.0}
-    best = sweep["trials"][sweep["best"]]
-    usual = next(one for one in sweep["trials"] if one["parameters"] == expected)
-    if usual["number"] not in sweep["within_noise_of_best"]:
-        expected = best["parameters"]
+    expected = {"temperature": 1.0, "distillation_loss_weight": 0.5}
     decided = plan_of(folder)["plan"]["decisions"]
     assert {name: decided[name]["value"] for name in expected} == expected
     assert "search" in decided["temperature"]["reason"]

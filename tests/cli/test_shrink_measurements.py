@@ -12,7 +12,7 @@ import pytest
 import torch
 from task_runs import LABELS, OPTIONS, tiny_model, tiny_tokenizer, write_data
 
-from hf_distill import create_student
+from hf_distill import DistillationTrainer, create_student
 from hf_distill.cli.arguments import DataSource
 from hf_distill.cli.loading import load_examples
 from hf_distill.shrinking.shapes import Shape, candidate_shapes
@@ -101,6 +101,22 @@ def test_steps_are_timed_in_the_attention_that_trains(
     assert bench.teacher.config._attn_implementation == before == "sdpa"
 
 
+def test_steps_are_timed_with_the_dropout_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, found = bench_of("text-classification", tmp_path), []
+    train = DistillationTrainer.train
+
+    def watched(self: Any) -> Any:
+        found.append(self.model.config.hidden_dropout_prob)
+        return train(self)
+
+    monkeypatch.setattr(DistillationTrainer, "train", watched)
+    bench.teacher.config.hidden_dropout_prob = 0.3
+    bench.step_times(candidate_shapes(bench.teacher, 8).shapes[-1], "prediction")
+    assert found == [0.0]
+
+
 def test_the_teachers_part_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = bench_of("text-classification", tmp_path)
     bench.features = bench.features.select([3, 0, 5, 2, 4, 1])  # of no order
@@ -135,7 +151,7 @@ def test_the_first_step_of_a_length_does_not_count(
 
     @functools.wraps(forward)
     def slow(*args: Any, **kwargs: Any) -> Any:
-        time.sleep(0.1 if next(calls) % 2 == 0 else 0)
+        time.sleep(0.3 if next(calls) % 2 == 0 else 0)
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(bench.teacher, "forward", slow)

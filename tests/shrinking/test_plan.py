@@ -422,6 +422,16 @@ def test_both_trainings_have_batches_of_one_length_and_keep_a_better_start(tmp_p
         assert made[name]["eval_on_start"] and made[name]["load_best_model_at_end"]
 
 
+def test_exports_and_comparison_are_of_the_same_split(tmp_path: Path) -> None:
+    made = PlanCommands(
+        plan(), tmp_path, teacher="big", train={"train_file": "data"},
+        validation={"validation_file": "data", "validation_split": "dev"}, task={"task": QA},
+        seed=3, use_cpu=True,
+    ).in_order()  # fmt: skip
+    splits = {one.folder: one.options.get("split") for one in made}
+    assert splits["onnx"] == splits["int8"] == splits["comparison"] == "dev"
+
+
 def test_live_teacher(tmp_path: Any) -> None:
     live = plan(cache_teacher_outputs=Decision("cache_teacher_outputs", False, "by hand"))
     made = {one.folder: one for one in listed(live, tmp_path, exports=False)}
