@@ -55,6 +55,7 @@ ALLOWED = {
         "a share of 0.5",
         "4 and 1.0; for classification",
         "weight 0.5;",
+        "weight 0.5 or 1.0,",
         "1.5 times or more",
     ),
     "tasks.md": ("wav2vec 2.0",),
