@@ -92,7 +92,7 @@ def test_a_dry_run_prints_the_plan_which_is_then_followed(
     program: Program, options: list[str], tmp_path: Path, clock: dict[str, float]
 ) -> None:
     folder = tmp_path / "small"
-    options = [*without(options, "--num_hidden_layers"), "--speedup", "1.4"]
+    options = [*without(options, "--num_hidden_layers"), "--speedup", "1.3"]
     shown = program(*options, "--dry_run")
     assert shown.status == 0, shown.stderr
     assert "hidden_states_steps" in shown.stdout and "1.50" in shown.stdout
