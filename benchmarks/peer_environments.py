@@ -58,7 +58,7 @@ PEERS = {
     "modelopt": Peer(
         "Model Optimizer 0.47.0",
         "with_modelopt",
-        ("nvidia-modelopt==0.47.0", "transformers", "accelerate", "datasets"),
+        ("nvidia-modelopt==0.47.0", "requests", "transformers", "accelerate", "datasets"),
     ),
     "silverspoon": Peer("SilverSpoon-KD 0.1.0", "with_silverspoon", ("silverspoon-kd==0.1.0",)),
     "trl": Peer("TRL 1.16.0", "with_trl", ("trl==1.16.0", "transformers")),
