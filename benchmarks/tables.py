@@ -29,6 +29,7 @@ import intermediate_cost
 import label_words
 import other_tokenizer
 import other_tokenizer_lm
+import peers
 import shrink_settings
 import shrink_tasks
 import squad_stages_table
@@ -93,6 +94,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "label_words": label_words.render,
     "other_tokenizer": other_tokenizer.render,
     "other_tokenizer_lm": other_tokenizer_lm.render,
+    "peers": lambda: peers.render(peers.recorded()),
     "shrink_settings": lambda: shrink_settings.render(_jobs("shrink-settings")),
     "shrink_tasks": lambda: shrink_tasks.render(_jobs("shrink")),
     "soak": lambda: _load("soak")["soak"]["verdict"] + "\n",

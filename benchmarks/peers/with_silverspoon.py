@@ -1,0 +1,60 @@
+"""The worker of SilverSpoon-KD: its response-based and its holistic distiller.
+
+The former takes models whose outputs have ``logits``, which those for question answering lack.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hugging_face import load_models, train, trainer_options, unlabelled
+from silverspoon_kd import (
+    HolisticDistiller,
+    ResponseBasedDistiller,
+    TrainingArguments,
+    create_alignments,
+)
+from silverspoon_kd.losses import kl_divergence_loss
+from transformers import default_data_collator
+from worker import Gate, Setting, read_setting
+
+
+def exactly(name: str) -> str:
+    """Return the pattern of one module, as patterns are searched for in names."""
+    return f"^{re.escape(name)}$"
+
+
+def modules(setting: Setting) -> dict[str, str]:
+    """Return the modules that are compared, student by teacher."""
+    names = {"bert.embeddings": "bert.embeddings"}
+    for teacher, student in setting.layer_pairs[1:]:
+        names[f"bert.encoder.layer.{teacher - 1}"] = f"bert.encoder.layer.{student - 1}"
+    return {exactly(teacher): exactly(student) for teacher, student in names.items()}
+
+
+def main() -> None:
+    """Train, as the gate lets it."""
+    setting = read_setting()
+    hidden = setting.task == "hidden"
+    name = "HolisticDistiller" if hidden else "ResponseBasedDistiller"
+    gate = Gate(setting, "silverspoon-kd", name)
+    teacher, student = load_models(setting)
+    common: dict[str, Any] = {
+        "student_model": student,
+        "teacher_model": teacher,
+        "args": TrainingArguments(**trainer_options(setting)),
+        "train_dataset": unlabelled(setting),
+        "data_collator": default_data_collator,
+    }
+    if hidden:
+        alignments = create_alignments(teacher, student, modules(setting), loss_function="mse")
+        trainer = HolisticDistiller(alignments=alignments, **common)
+    else:
+        loss = kl_divergence_loss(temperature=setting.temperature)
+        trainer = ResponseBasedDistiller(soft_loss_fn=loss, **common)
+    train(trainer, gate)
+
+
+if __name__ == "__main__":
+    main()

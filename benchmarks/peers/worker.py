@@ -1,0 +1,164 @@
+"""What all workers share: their setting, and the gate that lets a training go on step by step.
+
+A worker is a process that trains a student as one tool does it. It reads lines from standard input:
+``go N`` lets the training go on for N steps and answers with a line of JSON (``seconds``,
+``cpu_seconds``, ``loss``), ``quit`` answers with the peak memory and ends the process.
+
+This runs in the environments of the peers, so it needs nothing but PyTorch and safetensors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+LEARNING_RATE = 5e-5
+MAX_GRAD_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a worker is told in its only argument, a JSON object."""
+
+    task: str
+    way: str
+    """A variant of a worker; empty for the usual one."""
+    models: str
+    """A folder with the models ``teacher`` and ``student``."""
+    rows: str
+    """The data, one row per example, as safetensors."""
+    output: str
+    """A folder for what a tool writes."""
+    batch_size: int
+    steps: int
+    """How many steps there are data for."""
+    temperature: float
+    teacher_layers: int
+    student_layers: int
+    answers: int = 1
+    """The file descriptor that answers are written to: tools print to standard output."""
+
+    @property
+    def teacher(self) -> str:
+        """The folder of the teacher."""
+        return str(Path(self.models) / "teacher")
+
+    @property
+    def student(self) -> str:
+        """The folder of the student."""
+        return str(Path(self.models) / "student")
+
+    @property
+    def layer_pairs(self) -> list[tuple[int, int]]:
+        """Hidden states that are compared, (teacher, student); 0 is the embedding output."""
+        every = self.teacher_layers // self.student_layers
+        return [(every * layer, layer) for layer in range(self.student_layers + 1)]
+
+    def load_rows(self) -> dict[str, Tensor]:
+        """Read the data."""
+        return load_file(self.rows)
+
+
+def read_setting() -> Setting:
+    """Read the setting from the command line."""
+    return Setting(**json.loads(sys.argv[1]))
+
+
+class Gate:
+    """Holds a training at the entry of its step until a line on standard input lets it go on.
+
+    A step is everything from one entry to the next: loss, backward pass, clipping, optimizer,
+    callbacks, log, and the next batch. Where the entry lies in a tool's loop does not matter then.
+
+    Args:
+        setting: where answers go to.
+        package: the distribution whose version is told, next to those of PyTorch and transformers.
+        note: how this tool does the work, and in what its loss differs.
+    """
+
+    def __init__(self, setting: Setting, package: str, note: str) -> None:
+        self._answers = os.fdopen(os.dup(setting.answers), "w", encoding="utf-8")
+        self._package = package
+        self._note = note
+        self._left = 0
+        self._began: tuple[float, float] | None = None
+        self._before = 0.0
+        self._loss: Any = None
+
+    def hold(self, owner: Any, method: str) -> None:
+        """Hold at every call of the method that computes the loss of a step and returns it."""
+        original = getattr(owner, method)
+
+        def held(*args: Any, **kwargs: Any) -> Any:
+            self._enter()
+            result = original(*args, **kwargs)
+            loss = result[0] if isinstance(result, tuple) else result
+            self._loss = loss.detach().clone()  # it may be a view of all that was summed up
+            return result
+
+        setattr(owner, method, held)
+
+    def _enter(self) -> None:
+        now = (time.perf_counter(), time.process_time())
+        if self._began is None:
+            self._answer({"note": self._note, "versions": versions(self._package)})
+            self._wait()
+            return
+        self._left -= 1
+        if self._left == 0:
+            wall, cpu = (end - begin for end, begin in zip(now, self._began, strict=True))
+            self._answer({"seconds": wall, "cpu_seconds": cpu, "loss": float(self._loss)})
+            self._wait()
+
+    def _wait(self) -> None:
+        words = sys.stdin.readline().split()
+        if words[:1] != ["go"]:
+            self._answer({"peak_gb": in_memory("VmHWM"), "before_gb": self._before})
+            # Not `sys.exit`: a trainer would log, write or catch something on its way out.
+            os._exit(0)
+        if self._began is None:
+            forget_peak()
+            self._before = in_memory("VmRSS")
+        self._left = int(words[1])
+        self._began = (time.perf_counter(), time.process_time())
+
+    def _answer(self, content: dict[str, Any]) -> None:
+        self._answers.write(json.dumps(content) + "\n")
+        self._answers.flush()
+
+
+def versions(package: str) -> dict[str, str]:
+    """Return the versions of a distribution and of what it runs on."""
+    found = {}
+    for name in (package, "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def in_memory(kind: str) -> float:
+    """Return what this process holds in memory, in GB, as the kernel counts it."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{kind}:"):
+            return int(line.split()[1]) / 2**20
+    raise ValueError(f"/proc/self/status has no {kind}")
+
+
+def forget_peak() -> None:
+    """Give back what loading has left, and let the kernel count the peak from here."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
