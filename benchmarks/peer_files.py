@@ -68,11 +68,12 @@ def _model(kind: str, sizes: Sizes, layers: int) -> Any:
                 eos_token_id=SEP,
             )
         )
-    labels: dict[str, Any] = {
+    of_kinds: dict[str, dict[str, Any]] = {
         "qa": {},
         "classification": {"num_labels": 3},
         "scores": {"num_labels": 1, "problem_type": "regression"},
-    }[kind]
+    }
+    labels = of_kinds[kind]
     config = BertConfig(
         vocab_size=sizes.vocabulary,
         hidden_size=sizes.width,
