@@ -16,9 +16,10 @@ from hf_distill._version import __version__
 from hf_distill.cli.loading import load_examples, load_tokenizer, load_trained_model
 from hf_distill.cli.precision import bfloat16_pays
 from hf_distill.cli.shrink_request import ShrinkRequest
+from hf_distill.cli.sweep_arguments import SWEEP_PACKAGES
 from hf_distill.files import differences, read_json, write_json
 from hf_distill.reports.report import Decision
-from hf_distill.shrinking.decisions import decide, defaults_of, share_of_hidden_states
+from hf_distill.shrinking.decisions import decide, settings_of
 from hf_distill.shrinking.plan import Data, Further, Measured, Plan
 from hf_distill.shrinking.shapes import Target, Timed, candidate_shapes, choose_shape
 from hf_distill.shrinking.workbench import Workbench
@@ -124,7 +125,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
     if validation is None and most >= _HELD_OUT:
         held_out = shuffled.select(range(most, len(examples)))
     few = shuffled.select(range(max(1, min(_CALIBRATION_ROWS, max(most, len(examples) // 2)))))
-    targets, usual = task.reads_targets, defaults_of(task.name)
+    targets, settings = task.reads_targets, settings_of(task.name, request.asked)
     bench = Workbench(
         task,
         teacher.to(torch.accelerator.current_accelerator() if request.on_accelerator else "cpu"),
@@ -133,8 +134,8 @@ def make_plan(request: ShrinkRequest) -> Plan:
         encode(few, training=True, labelled=targets),
         encode(evenly_spaced(held_out, _HELD_OUT), training=True, labelled=targets),
         seed=training.seed,
-        batch_size=request.asked.batch_size or usual.batch_size,
-        dropout=usual.dropout if request.asked.dropout is None else request.asked.dropout,
+        batch_size=settings.batch_size,
+        dropout=settings.dropout,
         precision=precision,
         use_cpu=not request.on_accelerator,
     )
@@ -154,7 +155,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
         lambda shape: bench.divergence(shape, candidates.teacher),
     )
     sys.stderr.write("Timing steps …\n")
-    shows_hidden_states = share_of_hidden_states(task.name, request.asked) > 0
+    shows_hidden_states = settings.hidden_states_share > 0
     times = bench.step_times(best.shape, "prediction")
     measured = Measured(
         bench.step_times(best.shape, "intermediate").step if shows_hidden_states else 0.0,
@@ -178,7 +179,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
         lower = metric in measures.lower_is_better
         sizes = replace(sizes, metric=metric, lower_is_better=lower)
     exports = int(request.can_be_exported) * (1 if data.validation_file is None else 2)
-    searches = all(find_spec(package) for package in ("optuna", "matplotlib"))
+    searches = all(find_spec(package) for package in SWEEP_PACKAGES)
     further = Further(request.arguments.baseline, exports, can_search=searches)
     decisions, seconds = decide(task.name, request.asked, sizes, measured, best, further)
     by = "set by hand" if training.bf16 is not None else "by a timed product of matrices"

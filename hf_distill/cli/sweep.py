@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hf_distill.cli.output import shown_command
 from hf_distill.cli.parsing import CommandParser
-from hf_distill.cli.sweep_arguments import SweepArguments
+from hf_distill.cli.sweep_arguments import SWEEP_PACKAGES, SweepArguments
 from hf_distill.cli.train import training_parser
 from hf_distill.console import log_rank_0
 from hf_distill.extras import require
@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> None:
             "launched; run it as `hf-distill sweep …`, and for more GPUs divide the search space "
             "into several sweeps, one --output_dir and CUDA_VISIBLE_DEVICES each."
         )
-    for package in ("optuna", "matplotlib"):
+    for package in SWEEP_PACKAGES:
         require(package, "sweep")
 
     from hf_distill.cli.sweep_plan import read_plan

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from hf_distill.cli.train_arguments import TrainDataArguments
 from hf_distill.tasks.options import SCORING_OPTIONS, TaskArguments, names, option
 
+SWEEP_PACKAGES = ("optuna", "matplotlib")
+"""Those of the extra `sweep`."""
+
 
 @dataclass
 class SweepArguments:

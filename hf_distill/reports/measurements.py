@@ -109,12 +109,11 @@ def measure_throughputs(
 
 def describe_machine(device: torch.device) -> dict[str, str]:
     """Return what timings depend on: processor, accelerator, versions; no host or user name."""
-    is_gpu = device.type == "cuda"
     return {
         "processor": _processor_name(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
-        "device": torch.cuda.get_device_name(device) if is_gpu else device.type,
+        "device": _device_name(device),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -123,12 +122,15 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 def describe_devices(devices: Mapping[str, torch.device]) -> dict[str, str]:
     """Return what ``describe_machine`` does, with the device of each model if they differ."""
-    each = {name: describe_machine(device) for name, device in devices.items()}
-    machine = next(iter(each.values()))
-    named = {name: one["device"] for name, one in each.items()}
+    machine = describe_machine(next(iter(devices.values())))
+    named = {name: _device_name(device) for name, device in devices.items()}
     if len({*named.values()}) > 1:
         machine["device"] = ", ".join(f"{device} ({name})" for name, device in named.items())
     return machine
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _times(

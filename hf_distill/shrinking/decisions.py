@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hf_distill.reports.report import Decision
@@ -48,7 +48,7 @@ _EXPORT_INPUTS = 2 * 12 * 2 * (1 + 8)
 EXPORT_ROWS = 1000
 """The most that an export is scored on, once per setting that is tried."""
 _LATENCY_ROWS, _THROUGHPUT_ROWS, _ROUNDS = 64, 100, 4
-"""What ``compare`` times each model on: 50 rows, two of warm-up before each eight."""
+"""Rows that ``compare`` times each model on: 50, with two of warm-up before each eight."""
 _SEARCHED: dict[str, list[float]] = {
     "temperature": [1.0, 4.0],
     "distillation_loss_weight": [0.5, 1.0],
@@ -59,16 +59,11 @@ _STORED = ("question-answering", "text-classification", "token-classification")
 """Tasks with few logits per input, which do not change from pass to pass."""
 
 
-def defaults_of(task: str) -> Defaults:
-    """Return the settings of a task."""
-    return _DEFAULTS.get(task, Defaults())
-
-
-def share_of_hidden_states(task: str, asked: Asked) -> float:
-    """Return the share of the steps on hidden states."""
-    if asked.hidden_states_share is not None:
-        return asked.hidden_states_share
-    return defaults_of(task).hidden_states_share
+def settings_of(task: str, asked: Asked) -> Defaults:
+    """Return the settings of a task: those that are set by hand, and the defaults."""
+    by_hand = {one.name: getattr(asked, one.name) for one in fields(Defaults)}
+    usual = _DEFAULTS.get(task, Defaults())
+    return replace(usual, **{name: value for name, value in by_hand.items() if value is not None})
 
 
 def decide(
@@ -95,9 +90,9 @@ def decide(
     Raises:
         ValueError: a weight below 1 without labels, or a budget that is too small for one step.
     """
-    usual, further = defaults_of(task), further or Further()
-    made = _settings(task, asked, data, usual)
-    made += _length(task, asked, data, measured, usual, can_search=further.can_search)
+    settings, further = settings_of(task, asked), further or Further()
+    made = _settings(task, asked, data, settings)
+    made += _length(task, asked, data, measured, settings, can_search=further.can_search)
     values = {one.name: one.value for one in made}
     first, second = values["hidden_states_steps"], values["prediction_steps"]
     every = max(1, (first + second) // SCORINGS)
@@ -123,21 +118,20 @@ def _seconds(
     first, second = values["hidden_states_steps"], values["prediction_steps"]
     batch = values["per_device_train_batch_size"]
     scoring = _scoring(data, measured, batch)
-    own_step = measured.prediction_step - measured.teacher_batch
     seconds = {"created": measured.creation}
     step = measured.prediction_step
     if values["cache_teacher_outputs"]:
         seconds["teacher_outputs"] = data.train / batch * measured.teacher_batch
-        step = own_step
+        step = measured.own_step
     if values.get("search"):
-        trial = values["search_steps"] * own_step + (SCORINGS + 2) * scoring
+        trial = values["search_steps"] * measured.own_step + (SCORINGS + 2) * scoring
         seconds["search"] = combinations(values["search"]) * trial
     scored = 0 if not data.validation else second // values["save_steps"] + 2
     seconds["student"] = first * measured.hidden_states_step + second * step + scored * scoring
     if further.baseline:
         steps = first + second
         scored = 0 if not data.validation else steps // values["save_steps"] + 2
-        seconds["student_alone"] = steps * own_step + scored * scoring
+        seconds["student_alone"] = steps * measured.own_step + scored * scoring
     # What is served is scored as it is timed: in float32.
     scored = min(data.validation, EXPORT_ROWS) if further.exports > 1 else 0
     for name in ("onnx", "int8")[: further.exports]:
@@ -153,11 +147,10 @@ def _seconds(
 
 def _scoring(data: Data, measured: Measured, batch: int) -> float:
     """Return the seconds in which a training scores the student once."""
-    own_step = measured.prediction_step - measured.teacher_batch
-    return data.validation / batch * _FORWARD * own_step / measured.filled
+    return data.validation / batch * _FORWARD * measured.own_step / measured.filled
 
 
-def _settings(task: str, asked: Asked, data: Data, usual: Defaults) -> list[Decision]:
+def _settings(task: str, asked: Asked, data: Data, settings: Defaults) -> list[Decision]:
     by_hand = "set by hand"
     weight = asked.distillation_loss_weight
     if not data.labelled:
@@ -169,38 +162,43 @@ def _settings(task: str, asked: Asked, data: Data, usual: Defaults) -> list[Deci
         chosen = Decision("distillation_loss_weight", 1.0, "the training data has no labels")
     elif weight is None:
         reason = f"the default for {task}, by the tables of benchmarks/RESULTS.md"
-        chosen = Decision("distillation_loss_weight", usual.distillation_loss_weight, reason)
+        chosen = Decision("distillation_loss_weight", settings.distillation_loss_weight, reason)
     else:
         chosen = Decision("distillation_loss_weight", weight, by_hand)
     decisions = [chosen]
-    settings = {
-        "learning_rate": (asked.learning_rate, usual.learning_rate),
-        "temperature": (asked.temperature, usual.temperature),
-        "dropout": (asked.dropout, usual.dropout),
-        "per_device_train_batch_size": (asked.batch_size, usual.batch_size),
+    names = {
+        "learning_rate": "learning_rate",
+        "temperature": "temperature",
+        "dropout": "dropout",
+        "per_device_train_batch_size": "batch_size",
     }
     if data.loss == "mse":
         reason = "numbers to predict have no probabilities, and so no temperature"
         decisions.append(Decision("distillation_loss", data.loss, reason))
         if asked.temperature is not None:
             raise ValueError(f"temperature={asked.temperature}: {reason}; leave it out.")
-        del settings["temperature"]
-    for name, (own, value) in settings.items():
-        reason = f"the default for {task}" if own is None else by_hand
-        decisions.append(Decision(name, value if own is None else own, reason))
+        del names["temperature"]
+    for option, name in names.items():
+        reason = f"the default for {task}" if getattr(asked, name) is None else by_hand
+        decisions.append(Decision(option, getattr(settings, name), reason))
     return decisions
 
 
 def _length(
-    task: str, asked: Asked, data: Data, measured: Measured, usual: Defaults, *, can_search: bool
+    task: str,
+    asked: Asked,
+    data: Data,
+    measured: Measured,
+    settings: Defaults,
+    *,
+    can_search: bool,
 ) -> list[Decision]:
     """Share the steps between the stages, and decide whether the teacher's outputs are stored."""
     searched: list[Decision] = []
-    batch = asked.batch_size or usual.batch_size
+    batch, share = settings.batch_size, settings.hidden_states_share
     per_epoch = math.ceil(data.train / batch)
-    share = share_of_hidden_states(task, asked)
     if asked.budget is None:
-        epochs = asked.num_train_epochs or usual.num_train_epochs
+        epochs = settings.num_train_epochs
         total = max(1, round(epochs * per_epoch))
         first = min(round(share * total), total - 1)
         second = total - first
@@ -216,17 +214,16 @@ def _length(
         second = int(left / measured.prediction_step)
         cached, cache_reason = _cache(task, asked, second / per_epoch)
         if cached:
-            own_step = measured.prediction_step - measured.teacher_batch
             left -= per_epoch * measured.teacher_batch
-            steps = round(usual.num_train_epochs * per_epoch)
-            trial = steps * own_step + scorings
+            steps = round(settings.num_train_epochs * per_epoch)
+            trial = steps * measured.own_step + scorings
             hindrance = None if can_search else 'it needs pip install "hf-distill[sweep]"'
             if first:
                 hindrance = "hidden states need the teacher, and not its stored outputs"
             searched = _search(asked, data, steps, trial / asked.budget, hindrance)
             if len(searched) > 1:
                 left -= combinations(searched[0].value) * trial
-            second = int(left / own_step)
+            second = int(left / measured.own_step)
         if second < 1:
             raise ValueError(
                 f"budget: in {asked.budget:.0f} s not one step fits: a step takes "

@@ -1,4 +1,4 @@
-"""What a plan is made of: what was asked for and measured, the decisions, the predicted time."""
+"""The parts of a plan: what was asked for and measured, the decisions, the predicted time."""
 
 from __future__ import annotations
 
@@ -63,6 +63,11 @@ class Measured:
     teacher_batch: float
     creation: float
     filled: float = 1.0
+
+    @property
+    def own_step(self) -> float:
+        """Seconds of a step without its teacher."""
+        return self.prediction_step - self.teacher_batch
 
 
 @dataclass(frozen=True)
@@ -146,13 +151,11 @@ class Plan:
             return replace(self, decisions={**self.decisions, **kept})
         best = trials[sweep["best"]]
         score = f"{sweep['metric']} {best['value']:.4g}, the best of {len(trials)} in the search"
-        usual = [
-            one
-            for one in trials.values()
-            if one["parameters"] == {name: self[name] for name in best["parameters"]}
-        ]
-        if usual and usual[0]["number"] in sweep["within_noise_of_best"]:
-            best, score = usual[0], "the default: in the search none was better by more than noise"
+        planned = {name: self[name] for name in best["parameters"]}
+        equals = [trials[number]["parameters"] for number in sweep["within_noise_of_best"]]
+        if planned in equals:
+            score = "the default: in the search none was better by more than noise"
+            best = {"parameters": planned}
         found = {n: Decision(n, value, score) for n, value in best["parameters"].items()}
         return replace(self, decisions={**self.decisions, **found})
 
