@@ -33,6 +33,19 @@ def step(model: Any, inputs: dict[str, torch.Tensor], bf16: bool) -> float:
     return time.process_time() - began
 
 
+def take_turns(
+    models: dict[Any, Any], inputs: dict[str, torch.Tensor], bf16: bool, turns: int
+) -> dict[Any, list[float]]:
+    """Return the seconds of each model's steps, by its name; a first turn is not counted."""
+    seconds: dict[Any, list[float]] = {name: [] for name in models}
+    for turn in range(turns + 1):
+        for name, model in models.items():
+            took = step(model, inputs, bf16)
+            if turn:
+                seconds[name].append(took)
+    return seconds
+
+
 def measure(head_dim: int, batch: int, length: int, padded: bool, bf16: bool) -> dict[str, Any]:
     """Time both ways in turn."""
     torch.manual_seed(0)
@@ -48,12 +61,7 @@ def measure(head_dim: int, batch: int, length: int, padded: bool, bf16: bool) ->
     mask = torch.ones(batch, length, dtype=torch.long)
     mask[1:, length // 2 :] = 1 - int(padded)
     inputs = {"input_ids": torch.randint(1000, (batch, length)), "attention_mask": mask}
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    for turn in range(TURNS + 1):
-        for way, model in models.items():
-            took = step(model, inputs, bf16)
-            if turn:
-                seconds[way].append(took)
+    seconds = take_turns(models, inputs, bf16, TURNS)
     return {
         "head_dim": head_dim, "batch": batch, "length": length, "padded": padded, "bf16": bf16,
         "seconds": seconds,

@@ -58,6 +58,7 @@ PEERS = {
     "modelopt": Peer(
         "Model Optimizer 0.47.0",
         "with_modelopt",
+        # It imports requests, and does not say that it needs it.
         ("nvidia-modelopt==0.47.0", "requests", "transformers", "accelerate", "datasets"),
     ),
     "silverspoon": Peer("SilverSpoon-KD 0.1.0", "with_silverspoon", ("silverspoon-kd==0.1.0",)),

@@ -1,4 +1,4 @@
-"""What one training step costs other tools, beside ours, for the work that both do.
+"""What one training step costs with other tools and with ours, for the work that both do.
 
     OMP_NUM_THREADS=1 python benchmarks/peers.py --work_dir DIR --record
     OMP_NUM_THREADS=1 python benchmarks/peers.py --work_dir DIR --length 384 --record

@@ -9,13 +9,12 @@ one thread, ratio of the medians.
 
 from __future__ import annotations
 
-import argparse
 from statistics import median
 from typing import Any
 
 import torch
-from cpu_attention import step
-from report import circumstances, replace_section, write_json
+from cpu_attention import take_turns
+from report import measure_and_record
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 SHAPES = ((6, 192), (6, 288), (3, 384))
@@ -42,12 +41,7 @@ def measure(layers: int, width: int, batch: int, length: int, bf16: bool) -> dic
         "input_ids": torch.randint(1000, (batch, length)),
         "attention_mask": torch.ones(batch, length, dtype=torch.long),
     }
-    seconds: dict[float, list[float]] = {dropout: [] for dropout in DROPOUTS}
-    for turn in range(TURNS + 1):
-        for dropout, model in models.items():
-            took = step(model, inputs, bf16)
-            if turn:
-                seconds[dropout].append(took)
+    seconds = take_turns(models, inputs, bf16, TURNS)
     return {
         "layers": layers, "width": width, "batch": batch, "length": length, "bf16": bf16,
         "seconds": {str(dropout): times for dropout, times in seconds.items()},
@@ -70,23 +64,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure, and record if asked to."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
-    record = parser.parse_args().record
+def measure_all() -> list[dict[str, Any]]:
+    """Time all students and batches."""
     rows = []
     for layers, width in SHAPES:
         for batch, length in BATCHES:
             for bf16 in (True, False):
                 rows.append(measure(layers, width, batch, length, bf16))
                 print(*list(rows[-1].values())[:5], round(rows[-1]["without_of_with"], 3))
-    if record:
-        write_json("student_dropout", {"rows": rows, **circumstances()})
-        replace_section("student_dropout", table(rows))
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    measure_and_record("student_dropout", __doc__, measure_all, table)

@@ -78,7 +78,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "checkpoint_faults": lambda: cache_faults.render(
         _load("checkpoint_faults")["checkpoints"]["rows"]
     ),
-    "student_dropout": lambda: student_dropout.table(_load("student_dropout")["rows"]),
+    "student_dropout": lambda: student_dropout.table(_load("student_dropout")["results"]),
     "cpu_attention": lambda: cpu_attention.table(_load("cpu_attention")["rows"]),
     "created_attention": lambda: created_attention.render(_jobs("attention")),
     "created_settings": lambda: created_settings.render(_jobs("settings")),

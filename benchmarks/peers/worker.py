@@ -1,7 +1,7 @@
-"""What all workers share: their setting, and the gate that lets a training go on step by step.
+"""What all workers share: their setting, and the gate that lets a training continue step by step.
 
 A worker is a process that trains a student as one tool does it. It reads lines from standard input:
-``go N`` lets the training go on for N steps and answers with a line of JSON (``seconds``,
+``go N`` lets the training continue for N steps and answers with a line of JSON (``seconds``,
 ``cpu_seconds``, ``loss``), ``quit`` answers with the peak memory and ends the process.
 
 This runs in the environments of the peers, so it needs nothing but PyTorch and safetensors.
@@ -76,7 +76,7 @@ def read_setting() -> Setting:
 
 
 class Gate:
-    """Holds a training at the entry of its step until a line on standard input lets it go on.
+    """Holds a training at the entry of its step until a line on standard input lets it continue.
 
     A step is everything from one entry to the next: loss, backward pass, clipping, optimizer,
     callbacks, log, and the next batch. Where the entry lies in a tool's loop does not matter then.
