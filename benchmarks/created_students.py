@@ -19,7 +19,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,7 @@ OTHERS = [
     if job.name != "wikitext"
 ]
 ALL_JOBS = (SQUAD, *OTHERS, ALL_QUESTIONS)
+JOB_NAMES = [job.name for job in ALL_JOBS]
 STEPS = {"squad": 200, "sst2": 300, "wnut17": 300, "squad-all": 1500}
 """Of all stages."""
 
@@ -309,7 +310,7 @@ def work(options: argparse.Namespace) -> None:
         write_json("created-latency", latencies(material))
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser, jobs: Sequence[str] = JOB_NAMES) -> None:
     """Add where material is, and which tasks and seeds are run."""
     parser.add_argument("--table", action="store_true", help="only write the table, run nothing")
     parser.add_argument("--small_encoder", help="a BERT encoder of 3 × 384, trained apart")
@@ -318,8 +319,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--large_encoder", help="a BERT encoder of 6 × 384 without head")
     parser.add_argument("--work_dir", default="build/created_students", help="models, locks")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    names = [job.name for job in ALL_JOBS]
-    parser.add_argument("--jobs", nargs="+", default=names, choices=names)
+    parser.add_argument("--jobs", nargs="+", default=jobs, choices=jobs)
 
 
 def main() -> None:
