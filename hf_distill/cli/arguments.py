@@ -32,11 +32,11 @@ FORMATS = (
 class DataSource(NamedTuple):
     """One split of data: a file or folder, or a data set on the Hub."""
 
-    file: str | None
-    dataset_name: str | None
-    config_name: str | None
-    revision: str | None
-    split: str
+    file: str | None = None
+    dataset_name: str | None = None
+    config_name: str | None = None
+    revision: str | None = None
+    split: str = "train"
     max_samples: int | None = None
 
     @property

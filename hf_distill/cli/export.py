@@ -99,10 +99,10 @@ def run(argv: Sequence[str]) -> None:
         task = choose_task(arguments.task, options, {"MODEL": source})
     if task is not None and arguments.file is not None:
         most = arguments.max_eval_samples
-        place = DataSource(arguments.file, None, None, None, arguments.split, most)
+        place = DataSource(arguments.file, split=arguments.split, max_samples=most)
         data, _ = load_examples(task, place)
     if task is not None and arguments.calibration_file is not None:
-        place = DataSource(arguments.calibration_file, None, None, None, "train")
+        place = DataSource(arguments.calibration_file)
         calibration, _ = load_examples(task, place, labelled=False)
     report = export(
         source,

@@ -37,7 +37,7 @@ def bench_of(task_name: str, folder: Path, precision: str | None = None) -> Work
     task = create_task(task_name, TaskArguments(**options))
     teacher = tiny_model(task_name, seed=1, layers=2, **LABELS.get(task_name, {})).eval()
     tokenizer = tiny_tokenizer(task_name)
-    source = DataSource(write_data(folder, task_name), None, None, None, "train")
+    source = DataSource(write_data(folder, task_name))
     rows, _ = load_examples(task, source, labelled=task.reads_targets)
     features = task.features(
         rows, tokenizer, teacher, training=True, labelled=task.reads_targets
