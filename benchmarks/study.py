@@ -109,6 +109,7 @@ ARMS = {
     ),
 }
 """The most telling ones first."""
+TITLES = {name: arm.title for name, arm in ARMS.items()}
 
 
 class StudyMaterial(Created):
@@ -291,7 +292,7 @@ def main() -> None:
                         material.run_once(f"study-{job.name}-teacher", job, reference)
                     arm = partial(material.run_arm, job, name, seed)
                     material.run_once(f"study-{job.name}-{name}-{seed}", job, arm)
-    study_report.write(TASKS, {name: arm.title for name, arm in ARMS.items()}, STEPS)
+    study_report.write(TASKS, TITLES, STEPS)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import gpu_check
 import gradual_shrinking
 import intermediate_cost
 import label_words
+import mutants
 import other_tokenizer
 import other_tokenizer_lm
 import peers
@@ -37,6 +38,8 @@ import squad_table
 import start_up
 import step_cost
 import student_dropout
+import study
+import study_report
 import task_distillation
 from report import DOCUMENT, RESULTS, replace_section
 
@@ -92,6 +95,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "hub_faults": lambda: cache_faults.render(_load("hub_faults")["push"]["rows"]),
     "intermediate_cost": lambda: intermediate_cost.render(_load("intermediate_cost")),
     "label_words": label_words.render,
+    "mutants": lambda: mutants.render(_load("mutants")),
     "other_tokenizer": other_tokenizer.render,
     "other_tokenizer_lm": other_tokenizer_lm.render,
     "peers": lambda: peers.render(peers.recorded()),
@@ -102,6 +106,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "squad_stages": squad_stages_table.render_stages,
     "start_up": lambda: start_up.table(_load("start_up")["results"]),
     "step_cost": lambda: step_cost.render(_load("step_cost")["results"]),
+    "study": lambda: study_report.render(study.TASKS, study.TITLES),
     "task_distillation": task_distillation.render,
     "wider_teacher": _wider_teacher,
 }
