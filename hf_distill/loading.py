@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -298,6 +299,13 @@ def find_file(source: str, name: str) -> str | None:
     except OSError:  # neither a folder nor a repository
         return None
     return path
+
+
+def copy_processor(source: str, folder: Path) -> None:
+    """Copy the settings by which images or sounds are prepared, if a model has any."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (path := find_file(source, name)) is not None:
+            shutil.copyfile(path, folder / name)
 
 
 def _load_adapter(auto_model: str, source: str, base: str, **options: Any) -> Loaded:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
@@ -110,7 +109,7 @@ def run(argv: Sequence[str]) -> None:
 
     from hf_distill.cli.loading import check_model_source, check_paths, load_tokenizer
     from hf_distill.cli.run_folder import make_output_folder
-    from hf_distill.loading import find_file
+    from hf_distill.loading import copy_processor
     from hf_distill.students import create_student, save_student, tokenizer_of
     from hf_distill.students.calibration import read_texts
     from hf_distill.students.create import load_whole
@@ -152,9 +151,7 @@ def run(argv: Sequence[str]) -> None:
         seed=arguments.seed,
         **data,
     )
-    for name in ("preprocessor_config.json", "processor_config.json"):  # of images and sounds
-        if (path := find_file(source, name)) is not None:
-            shutil.copyfile(path, folder / name)
+    copy_processor(source, folder)
     record = save_student(student, arguments.output_dir, tokenizer_of(student) or tokenizer)
     sizes = record["sizes"]
     share = record["parameters"] / sum(p.numel() for p in teacher.parameters())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
+from typing import Any
 
 from hf_distill.cli.arguments import DataSource
 from hf_distill.cli.parsing import CommandParser, Section
@@ -19,6 +20,9 @@ examples:
       --output_dir served
   hf-distill evaluate --model served --file dev.json
 """
+
+_OF_INT8 = ("calibration_file", "tolerance")
+_OF_DATA = ("split", "max_eval_samples", "batch_size")
 
 
 @dataclass
@@ -70,17 +74,9 @@ def build_parser() -> CommandParser:
 
 def run(argv: Sequence[str]) -> None:
     """Export, and show what it costs and gains."""
-    arguments, options, positional = build_parser().parse(argv)
-    if arguments.int8 and arguments.format != "onnx":
-        raise ValueError(
-            f"--int8 is for --format onnx, not {arguments.format}; leave one of them out."
-        )
-    if arguments.int8 and arguments.file is None:
-        raise ValueError("--int8 needs --file: what the model loses must be measured.")
-    if arguments.max_eval_samples is not None and arguments.file is None:
-        raise ValueError("--max_eval_samples is for --file; add it, or leave the number out.")
-    if arguments.calibration_file is not None and not arguments.int8:
-        raise ValueError("--calibration_file is for --int8; add it, or leave the file out.")
+    parser = build_parser()
+    arguments, options, positional = parser.parse(argv)
+    _check(arguments, parser.given(argv))
 
     from hf_distill.cli.loading import (
         check_model_source,
@@ -95,7 +91,8 @@ def run(argv: Sequence[str]) -> None:
     source = check_model_source("MODEL", positional.model)
     check_paths({"file": arguments.file, "calibration_file": arguments.calibration_file})
     task = data = calibration = None
-    if arguments.task is not None or arguments.file is not None:
+    of_task = (arguments.task, arguments.file, options.max_length, options.block_size)
+    if any(one is not None for one in of_task):
         task = choose_task(arguments.task, options, {"MODEL": source})
     if task is not None and arguments.file is not None:
         most = arguments.max_eval_samples
@@ -123,3 +120,17 @@ def run(argv: Sequence[str]) -> None:
         f"{report.speed_up():.2f} times as fast on {report.machine['processor']}, "
         f"{report.machine['threads']} threads. Written to {arguments.output_dir}.\n"
     )
+
+
+def _check(arguments: ExportArguments, given: Mapping[str, Any]) -> None:
+    """Check that options fit together, and that none is given that nothing would read."""
+    if arguments.int8 and arguments.format != "onnx":
+        raise ValueError(
+            f"--int8 is for --format onnx, not {arguments.format}; leave one of them out."
+        )
+    if arguments.int8 and arguments.file is None:
+        raise ValueError("--int8 needs --file: what the model loses must be measured.")
+    for needed, owned in (("int8", _OF_INT8), ("file", _OF_DATA)):
+        for name in owned if not getattr(arguments, needed) else ():
+            if name in given:
+                raise ValueError(f"--{name} is for --{needed}; add it, or leave --{name} out.")

@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from hf_distill.compatibility import input_limit
 from hf_distill.exporting.int8 import BLOCKS, DYNAMIC, STATIC, quantize
 from hf_distill.exporting.onnx import convert_to_openvino, export_onnx, probe, require_packages
 from hf_distill.exporting.sources import load_source
-from hf_distill.files import weights_hash, write_json
+from hf_distill.files import is_temporary, temporary_path, weights_hash, write_json
+from hf_distill.loading import copy_processor
 from hf_distill.onnx_model import (
     EXPORT_REPORT,
     EXPORTED_FILES,
@@ -178,18 +178,18 @@ def export(
         raise ValueError(f"tolerance={tolerance} must be at least 0.")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    folder = Path(output_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    folder = Path(output_dir).expanduser().resolve()
+    is_there = folder.exists()
+    if is_there and not (folder.is_dir() and all(map(is_temporary, folder.iterdir()))):
         raise FileExistsError(
-            f"output_dir={folder} is not an empty folder; choose another, or a new one."
+            f"output_dir={output_dir} is not an empty folder; choose another, or a new one."
         )
     require_packages(format)
     original, tokenizer = load_source(model, processing_class)
     exportable_kind(type(original).__name__)  # before its task is asked for
     chosen = _choose_task(original, task, has_data=data is not None)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as work:
-        made = Path(work) / "export"
+    with temporary_path((folder if is_there else folder.parent) / "export") as made:
         file = made / _FLOAT32_FILE
         file.parent.mkdir(parents=True)
         judge = None
@@ -208,6 +208,8 @@ def export(
             )
             shutil.rmtree(onnx_file.parent)
         exported.config.save_pretrained(made)
+        if not isinstance(model, nn.Module):
+            copy_processor(os.fspath(model), made)
         if tokenizer is not None:
             tokenizer.save_pretrained(made)
         attempts: list[Attempt] = []
@@ -219,8 +221,7 @@ def export(
                 if calibration_data is not None:
                     rows = _read(judge.task, calibration_data, labelled=False)
                     batches = _calibration_batches(judge.task, judge.tokenizer, original, rows)
-                exported, attempts = _quantize(exported, file, batches, judge, tolerance)
-                best = min(attempts, key=lambda one: one.loss)
+                exported, best, attempts = _quantize(exported, file, batches, judge, tolerance)
                 file, settings = made / _INT8_FILE, best.settings
             else:
                 best = judge.score(exported, "float32")
@@ -253,10 +254,12 @@ def export(
             **asdict(report),
             "speed_up": report.speed_up(),
         }
-        write_json(made / EXPORT_REPORT, content)
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(made, folder)
+        report_file = write_json(made / EXPORT_REPORT, content)
+        if is_there:  # it may be the working directory, or the root of a volume
+            for one in sorted(made.iterdir(), key=report_file.__eq__):  # the report at the end
+                one.replace(folder / one.name)
+        else:
+            made.replace(folder)
     return report
 
 
@@ -316,7 +319,7 @@ def _quantize(
     calibration: Sequence[Mapping[str, Tensor]],
     judge: _Judge,
     tolerance: float,
-) -> tuple[ExportedModel, list[Attempt]]:
+) -> tuple[ExportedModel, Attempt, list[Attempt]]:
     """Replace ``file`` by the 8-bit model that loses least, the first of several.
 
     Blocks, which are not faster than float32, are tried if everything else loses too much.
@@ -335,7 +338,7 @@ def _quantize(
         quantized = ExportedModel.load(candidate, exported.config)
         attempts.append(judge.score(quantized, how.name))
         if attempts[-1].loss < least:
-            best, least = quantized, attempts[-1].loss
+            model, best, least = quantized, attempts[-1], attempts[-1].loss
             candidate.replace(file.with_name(Path(_INT8_FILE).name))
     if not least <= tolerance:
         tried = "; ".join(f"{one.settings}: {one.loss:.2f}" for one in attempts)
@@ -345,7 +348,7 @@ def _quantize(
         )
     candidate.unlink(missing_ok=True)
     file.unlink()
-    return best, attempts
+    return model, best, attempts
 
 
 def _calibration_batches(

@@ -215,10 +215,13 @@ def largest_difference(
             expected = model(**inputs)
         found = exported(**inputs)
         visible = inputs.get("attention_mask")
-        for name in expected.keys() & found.keys():
+        if not (names := expected.keys() & found.keys()):
+            raise RuntimeError(f"its outputs are {', '.join(found)}, and not {', '.join(expected)}")
+        for name in names:
             right = expected[name]
             difference = (found[name] - right).abs()
-            if visible is not None and right.shape[:2] == visible.shape:
+            is_per_token = right.dim() > 2 or name in ("start_logits", "end_logits")
+            if visible is not None and is_per_token and right.shape[:2] == visible.shape:
                 difference = difference[visible.bool()]
             scale = max(1.0, float(right.abs().max()))
             largest = max(largest, float(difference.max()) / scale)

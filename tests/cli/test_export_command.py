@@ -71,8 +71,33 @@ def test_few_rows_are_scored(
     words = ("export", files.models["teacher"], "--output_dir", tmp_path / "a", *WINDOWS)
     program(*words, "--file", files.validation, "--max_eval_samples", "2")
     assert given == [["paris-country?", "london-country?"]]
-    failed = program(*words, "--max_eval_samples", "2")
-    assert failed.status == 2 and "--max_eval_samples is for --file" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "needed"),
+    [
+        ("max_eval_samples", "2", "file"),
+        ("split", "test", "file"),
+        ("batch_size", "3", "file"),
+        ("tolerance", "5", "int8"),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(
+    option: str, value: str, needed: str, files: Files, program: Callable[..., Result]
+) -> None:
+    words = ("export", files.models["teacher"], "--output_dir", files.folder / "refused")
+    result = program(*words, f"--{option}", value)
+    assert result.status == 2 and f"--{option} is for --{needed}" in result.stderr
+
+
+def test_speed_is_measured_at_the_length_that_is_asked_for(
+    files: Files, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    """Without data as well."""
+    words = ("export", files.models["teacher"], "--output_dir", tmp_path / "a")
+    assert program(*words, "--max_length", "17").status == 0
+    latencies = json.loads((tmp_path / "a" / "export.json").read_text())["latencies"]
+    assert set(latencies) == {"batch 1 x 17 tokens", "batch 8 x 17 tokens"}
 
 
 def test_folders_of_several_splits(

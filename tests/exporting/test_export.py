@@ -385,6 +385,38 @@ def test_labels_of_texts_and_their_loss(tmp_path: Path) -> None:
     assert exported.num_parameters() == model.num_parameters()
 
 
+@pytest.mark.parametrize("place", ["the working directory", "a link", "a new folder of a new one"])
+def test_wherever_there_is_nothing_yet(
+    place: str, reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is there already stays that folder: it may be the root of a volume."""
+    folder, given = tmp_path / "there", "a/b"
+    if place != "a new folder of a new one":
+        folder.mkdir()
+        (folder / ".export.0123456789ab.tmp").mkdir()  # of a run that was killed
+        given = "." if place == "the working directory" else str(tmp_path / "link")
+        (tmp_path / "link").symlink_to(folder)
+        monkeypatch.chdir(folder)
+    else:
+        monkeypatch.chdir(tmp_path)
+        folder = tmp_path / given
+    before = folder.stat().st_ino if folder.exists() else None
+    export(reader, given)
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    assert {"config.json", "tokenizer.json", "onnx", "export.json"} <= names
+    assert (folder / "onnx" / "model.onnx").is_file()
+    assert before in (None, folder.stat().st_ino)
+
+
+def test_images_keep_the_settings_of_their_pixels(tmp_path: Path) -> None:
+    model = zoo_model("image-classification", "vit", seed=0, layers=1)
+    model.save_pretrained(tmp_path / "model")
+    settings = '{"image_processor_type": "ViTImageProcessor", "image_mean": [0.1, 0.2, 0.3]}'
+    (tmp_path / "model" / "preprocessor_config.json").write_text(settings)
+    export(tmp_path / "model", tmp_path / "served")
+    assert (tmp_path / "served" / "preprocessor_config.json").read_text() == settings
+
+
 class TestRefusals:
     def test_int8_needs_data(self, reader: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="data"):
