@@ -38,8 +38,11 @@ FULL = Sizes(12, 6, 384, 12, 30522)
 QUICK = Sizes(4, 2, 32, 2, 500)
 
 
-def write_models(kind: str, sizes: Sizes, folder: Path) -> Path:
-    """Write teacher and student with their tokenizer, if they are not there; return where."""
+def write_models(kind: str, sizes: Sizes, folder: Path, **options: Any) -> Path:
+    """Write teacher and student with their tokenizer, if they are not there; return where.
+
+    Options are those of their configurations; the folder should tell which.
+    """
     shape = "-".join(str(number) for number in vars(sizes).values())
     place = folder / f"{kind}-{shape}"
     mark = place / "complete"
@@ -49,13 +52,13 @@ def write_models(kind: str, sizes: Sizes, folder: Path) -> Path:
     layers = {"teacher": sizes.teacher_layers, "student": sizes.student_layers}
     for seed, (name, count) in enumerate(layers.items()):
         torch.manual_seed(seed)
-        _model(kind, sizes, count).save_pretrained(place / name)
+        _model(kind, sizes, count, **options).save_pretrained(place / name)
         tokenizer.save_pretrained(place / name)
     mark.touch()
     return place
 
 
-def _model(kind: str, sizes: Sizes, layers: int) -> Any:
+def _model(kind: str, sizes: Sizes, layers: int, **options: Any) -> Any:
     if kind == "lm":
         return GPT2LMHeadModel(
             GPT2Config(
@@ -66,6 +69,7 @@ def _model(kind: str, sizes: Sizes, layers: int) -> Any:
                 n_head=sizes.heads,
                 bos_token_id=CLS,
                 eos_token_id=SEP,
+                **options,
             )
         )
     of_kinds: dict[str, dict[str, Any]] = {
@@ -81,6 +85,7 @@ def _model(kind: str, sizes: Sizes, layers: int) -> Any:
         num_attention_heads=sizes.heads,
         intermediate_size=4 * sizes.width,
         **labels,
+        **options,
     )
     return (BertForQuestionAnswering if kind == "qa" else BertForSequenceClassification)(config)
 

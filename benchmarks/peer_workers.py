@@ -92,7 +92,7 @@ class Worker:
 
     def wait_until_ready(self) -> None:
         """Wait until everything is loaded, and keep what the worker says of itself."""
-        self.facts = self._answer()
+        self.facts = self.answer()
 
     def go(self, steps: int) -> dict[str, Any]:
         """Let it train for some steps; seconds, CPU seconds, and the last loss."""
@@ -109,9 +109,10 @@ class Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             self._give_up()
-        return self._answer()
+        return self.answer()
 
-    def _answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
+        """Return what the worker says next."""
         timer = threading.Timer(PATIENCE, self._process.kill)
         timer.start()
         try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hugging_face import load_models, train, trainer_options, unlabelled
+from hugging_face import dataset, load_models, train, trainer_options
 from transformers import default_data_collator
-from worker import Gate, Setting, read_setting
+from worker import Gate, Setting, serve
 
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, cache_teacher_outputs
 
@@ -26,12 +26,11 @@ def options(setting: Setting) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def distil(setting: Setting) -> None:
     """Train, as the gate lets it."""
-    setting = read_setting()
     gate = Gate(setting, "hf-distill", "")
     teacher, student = load_models(setting)
-    rows = unlabelled(setting)
+    rows = dataset(setting)
     if setting.task.endswith("_cached"):
         rows = cache_teacher_outputs(
             teacher,
@@ -49,8 +48,8 @@ def main() -> None:
         train_dataset=rows,
         data_collator=default_data_collator,
     )
-    train(trainer, gate)
+    train(trainer, gate, setting)
 
 
 if __name__ == "__main__":
-    main()
+    serve(distil)

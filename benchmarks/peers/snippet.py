@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from hugging_face import load_models, train, trainer_options, unlabelled
+from hugging_face import dataset, load_models, train, trainer_options
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Trainer, TrainingArguments, default_data_collator
-from worker import Gate, read_setting
+from worker import Gate, Setting, serve
 
 
 class SnippetTrainer(Trainer):
@@ -17,6 +17,8 @@ class SnippetTrainer(Trainer):
 
     teacher: nn.Module
     temperature: float
+    layer_pairs: list[tuple[int, int]] | None = None
+    """Compared in place of the logits, with the attentions of the same layers."""
 
     def compute_loss(
         self,
@@ -26,9 +28,14 @@ class SnippetTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Return the mean divergence of the logits."""
-        outputs = model(**inputs)
+        more: dict[str, Any] = {}
+        if self.layer_pairs:
+            more = {"output_hidden_states": True, "output_attentions": True}
+        outputs = model(**inputs, **more)
         with torch.no_grad():
-            wanted = self.teacher(**inputs)
+            wanted = self.teacher(**inputs, **more)
+        if self.layer_pairs:
+            return self.layers_loss(outputs, wanted, self.layer_pairs)
         names = [name for name in ("logits", "start_logits", "end_logits") if name in outputs]
         losses = [
             F.kl_div(
@@ -40,21 +47,30 @@ class SnippetTrainer(Trainer):
         ]
         return self.temperature**2 * torch.stack(losses).mean()
 
+    def layers_loss(self, student: Any, teacher: Any, pairs: list[tuple[int, int]]) -> Tensor:
+        """Return the distances of hidden states and attentions, zipped as one does."""
+        every = pairs[1][0]
+        states = zip(student.hidden_states, teacher.hidden_states[::every], strict=False)
+        attentions = zip(student.attentions, teacher.attentions[every - 1 :: every], strict=False)
+        losses = [F.mse_loss(ours, theirs) for ours, theirs in (*states, *attentions)]
+        return torch.stack(losses).sum()
 
-def main() -> None:
+
+def distil(setting: Setting) -> None:
     """Train, as the gate lets it."""
-    setting = read_setting()
     gate = Gate(setting, "transformers", "the bare minimum: no masks, checks or log of parts")
     teacher, student = load_models(setting)
     trainer = SnippetTrainer(
         model=student,
         args=TrainingArguments(**trainer_options(setting)),
-        train_dataset=unlabelled(setting),
+        train_dataset=dataset(setting),
         data_collator=default_data_collator,
     )
     trainer.teacher, trainer.temperature = teacher, setting.temperature
-    train(trainer, gate)
+    if setting.task == "attention":
+        trainer.layer_pairs = setting.layer_pairs
+    train(trainer, gate, setting)
 
 
 if __name__ == "__main__":
-    main()
+    serve(distil)

@@ -8,7 +8,9 @@ is asked for one batch at a time.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,8 +20,9 @@ from haystack.modeling.data_handler.dataloader import NamedDataLoader
 from haystack.modeling.model.adaptive_model import AdaptiveModel
 from haystack.modeling.model.optimization import initialize_optimizer
 from haystack.modeling.training.base import DistillationTrainer, TinyBERTDistillationTrainer
+from haystack.modeling.utils import set_all_seeds
 from torch.utils.data import RandomSampler, TensorDataset
-from worker import LEARNING_RATE, MAX_GRAD_NORM, Gate, Setting, read_setting
+from worker import LEARNING_RATE, MAX_GRAD_NORM, Gate, Setting, serve
 
 CPU = torch.device("cpu")
 NOTES = {
@@ -81,7 +84,7 @@ class FreshBatches:
 
 def all_batches(silo: DataSilo, setting: Setting) -> NamedDataLoader:
     """Return the loader that a silo makes of all rows."""
-    numbers = list(range(setting.batch_size * setting.steps))
+    numbers = list(range(setting.batch_size * setting.steps * setting.accumulation))
     dataset, names = silo._get_dataset(None, dicts=numbers)
     return NamedDataLoader(
         dataset=dataset,
@@ -98,10 +101,26 @@ def load(folder: str) -> AdaptiveModel:
     )
 
 
-def main() -> None:
+def resumed(setting: Setting, silo: DataSilo, student: AdaptiveModel, optimizer: Any) -> Any:
+    """Load a trainer from its checkpoint, as the reader does.
+
+    Two things are made possible that fail on newer versions of PyTorch and without a GPU.
+    """
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+    torch.cuda.set_rng_state = lambda state: None
+    return DistillationTrainer.create_or_load_checkpoint(
+        data_silo=silo,
+        checkpoint_root_dir=Path(setting.output),
+        model=student,
+        optimizer=optimizer,
+        resume_from_checkpoint=f"epoch_0_step_{setting.save_at - 1}",
+    )
+
+
+def distil(setting: Setting) -> None:
     """Train, as the gate lets it."""
-    setting = read_setting()
     gate = Gate(setting, "farm-haystack", NOTES[setting.task])
+    set_all_seeds(42)  # as the reader does
     teacher, student = load(setting.teacher).eval(), load(setting.student)
     processor = Processor(setting, student.language_model.model.config.vocab_size)
     common: dict[str, Any] = {
@@ -122,12 +141,17 @@ def main() -> None:
     # The default is AdamW without `fused`, which is slower.
     student, optimizer, schedule = initialize_optimizer(
         model=student,
-        n_batches=setting.steps,
+        n_batches=setting.steps * setting.accumulation,
         n_epochs=1,
         device=CPU,
-        learning_rate=LEARNING_RATE,
-        optimizer_opts={"name": "AdamW", "weight_decay": 0.0, "fused": True},
-        schedule_opts={"name": "LinearWarmup", "warmup_proportion": 0.0},
+        learning_rate=setting.sgd or LEARNING_RATE,
+        optimizer_opts={"name": "SGD"}
+        if setting.sgd
+        else {"name": "AdamW", "weight_decay": 0.0, "fused": True},
+        schedule_opts={"name": "Constant"}
+        if setting.sgd
+        else {"name": "LinearWarmup", "warmup_proportion": 0.0},
+        grad_acc_steps=setting.accumulation,
     )
     options: dict[str, Any] = {
         "model": student,
@@ -140,8 +164,11 @@ def main() -> None:
         "evaluate_every": 0,
         "evaluator_test": False,
         "disable_tqdm": True,
-        "max_grad_norm": MAX_GRAD_NORM,
+        "max_grad_norm": None if setting.sgd else MAX_GRAD_NORM,
+        "grad_acc_steps": setting.accumulation,
     }
+    if setting.save_at:
+        options |= {"checkpoint_root_dir": Path(setting.output), "checkpoint_every": 1}
     if setting.task == "attention":
         trainer = TinyBERTDistillationTrainer(teacher_model=teacher, **options)
     else:
@@ -151,9 +178,12 @@ def main() -> None:
             temperature=setting.temperature,
             **options,
         )
-    gate.hold(trainer, "compute_loss")
+    if setting.resume:
+        trainer = resumed(setting, silo, student, optimizer)
+    gate.hold(trainer, "compute_loss", student)
     trainer.train()
+    gate.end()
 
 
 if __name__ == "__main__":
-    main()
+    serve(distil)

@@ -14,7 +14,7 @@ from sentence_transformers.cross_encoder import (
 )
 from sentence_transformers.cross_encoder.losses import MSELoss
 from torch import Tensor, nn
-from worker import Gate, Setting, read_setting
+from worker import Gate, Setting, serve
 
 
 def texts(setting: Setting) -> tuple[list[str], list[str]]:
@@ -32,9 +32,8 @@ def words(ids: Tensor) -> str:
     return " ".join(f"w{token}" for token in ids.tolist())
 
 
-def main() -> None:
+def distil(setting: Setting) -> None:
     """Train, as the gate lets it."""
-    setting = read_setting()
     gate = Gate(setting, "sentence-transformers", "CrossEncoder; tokenises the texts in the step")
     first, second = texts(setting)
     teacher = CrossEncoder(setting.teacher, device="cpu", activation_fn=nn.Identity())
@@ -53,8 +52,8 @@ def main() -> None:
         ),
         loss=MSELoss(student),
     )
-    train(trainer, gate)
+    train(trainer, gate, setting)
 
 
 if __name__ == "__main__":
-    main()
+    serve(distil)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hugging_face import load_models, train, trainer_options, unlabelled
+from hugging_face import dataset, load_models, train, trainer_options
 from silverspoon_kd import (
     HolisticDistiller,
     ResponseBasedDistiller,
@@ -17,7 +17,7 @@ from silverspoon_kd import (
 )
 from silverspoon_kd.losses import kl_divergence_loss
 from transformers import default_data_collator
-from worker import Gate, Setting, read_setting
+from worker import Gate, Setting, serve
 
 
 def exactly(name: str) -> str:
@@ -33,10 +33,18 @@ def modules(setting: Setting) -> dict[str, str]:
     return {exactly(teacher): exactly(student) for teacher, student in names.items()}
 
 
-def main() -> None:
+def attention_modules(setting: Setting) -> dict[str, str]:
+    """Return the modules whose second output are attentions."""
+    place = "bert.encoder.layer.{}.attention.self"
+    return {
+        exactly(place.format(teacher - 1)): exactly(place.format(student - 1))
+        for teacher, student in setting.layer_pairs[1:]
+    }
+
+
+def distil(setting: Setting) -> None:
     """Train, as the gate lets it."""
-    setting = read_setting()
-    hidden = setting.task == "hidden"
+    hidden = setting.task in ("hidden", "attention")
     name = "HolisticDistiller" if hidden else "ResponseBasedDistiller"
     gate = Gate(setting, "silverspoon-kd", name)
     teacher, student = load_models(setting)
@@ -44,17 +52,25 @@ def main() -> None:
         "student_model": student,
         "teacher_model": teacher,
         "args": TrainingArguments(**trainer_options(setting)),
-        "train_dataset": unlabelled(setting),
+        "train_dataset": dataset(setting),
         "data_collator": default_data_collator,
     }
     if hidden:
         alignments = create_alignments(teacher, student, modules(setting), loss_function="mse")
+        if setting.task == "attention":
+            alignments += create_alignments(
+                teacher,
+                student,
+                attention_modules(setting),
+                loss_function="mse",
+                output_selector_index=1,
+            )
         trainer = HolisticDistiller(alignments=alignments, **common)
     else:
         loss = kl_divergence_loss(temperature=setting.temperature)
         trainer = ResponseBasedDistiller(soft_loss_fn=loss, **common)
-    train(trainer, gate)
+    train(trainer, gate, setting)
 
 
 if __name__ == "__main__":
-    main()
+    serve(distil)

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from hugging_face import load_models, train, trainer_options, unlabelled
+from hugging_face import dataset, load_models, train, trainer_options
 from transformers import PreTrainedTokenizerFast, default_data_collator
 from trl.experimental.gkd import GKDConfig, GKDTrainer
-from worker import Gate, read_setting
+from worker import Gate, Setting, serve
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what its own collator makes of a chat."""
     batch: dict[str, Any] = default_data_collator(rows)
     ids = batch["input_ids"]
-    return {**batch, "labels": ids.clone(), "prompts": ids[:, :1]}
+    return {"labels": ids.clone(), **batch, "prompts": ids[:, :1]}
 
 
-def main() -> None:
+def distil(setting: Setting) -> None:
     """Train, as the gate lets it."""
-    setting = read_setting()
     gate = Gate(setting, "trl", "GKDTrainer, lmbda=0, beta=0; its temperature is not in its loss")
     teacher, student = load_models(setting)
     args = GKDConfig(
@@ -39,12 +38,12 @@ def main() -> None:
         model=student,
         teacher_model=teacher,
         args=args,
-        train_dataset=unlabelled(setting),
+        train_dataset=dataset(setting),
         data_collator=collate,
         processing_class=PreTrainedTokenizerFast.from_pretrained(setting.student),
     )
-    train(trainer, gate)
+    train(trainer, gate, setting)
 
 
 if __name__ == "__main__":
-    main()
+    serve(distil)

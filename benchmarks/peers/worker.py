@@ -4,6 +4,9 @@ A worker is a process that trains a student as one tool does it. It reads lines 
 ``go N`` lets the training continue for N steps and answers with a line of JSON (``seconds``,
 ``cpu_seconds``, ``loss``), ``quit`` answers with the peak memory and ends the process.
 
+For ``peers_correctness.py`` it is told several settings, trains once for each without waiting, and
+answers each time: with how far each weight moved, in a file, or with the error.
+
 This runs in the environments of the peers, so it needs nothing but PyTorch and safetensors.
 """
 
@@ -15,16 +18,24 @@ import json
 import os
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 LEARNING_RATE = 5e-5
 MAX_GRAD_NORM = 1.0
+PACKAGES = {
+    *("haystack", "hf_distill", "modelopt", "sentence_transformers", "silverspoon_kd"),
+    *("textbrewer", "trl"),
+}
+"""An error that is raised in one of these was meant."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,20 @@ class Setting:
     student_layers: int
     answers: int = 1
     """The file descriptor that answers are written to: tools print to standard output."""
+    update: str = ""
+    """The file for the difference of the weights after and before a training that is not held."""
+    accumulation: int = 1
+    """Micro-batches in a step."""
+    labelled: bool = False
+    """Whether batches have labels, though nobody computes a label loss."""
+    sgd: float = 0.0
+    """The learning rate of plain SGD without clipping; 0 is the optimizer of all measured times."""
+    implementation: str = ""
+    """Of attention; empty is what the worker takes."""
+    save_at: int = 0
+    """The step after which there is a checkpoint."""
+    resume: bool = False
+    """Whether to continue from that checkpoint."""
 
     @property
     def teacher(self) -> str:
@@ -70,9 +95,31 @@ class Setting:
         return load_file(self.rows)
 
 
-def read_setting() -> Setting:
-    """Read the setting from the command line."""
-    return Setting(**json.loads(sys.argv[1]))
+def serve(distil: Callable[[Setting], None]) -> None:
+    """Train as the command line says: held step by step, or once for each of several settings."""
+    told = json.loads(sys.argv[1])
+    if "runs" not in told:
+        distil(Setting(**told))
+        return
+    for run in told["runs"]:
+        try:
+            distil(Setting(**run, answers=told["answers"]))
+        except Exception as error:
+            traceback.print_exc()
+            with os.fdopen(os.dup(told["answers"]), "w", encoding="utf-8") as answers:
+                answers.write(json.dumps(described(error)) + "\n")
+    os._exit(0)  # gloo may abort at exit
+
+
+def described(error: Exception) -> dict[str, Any]:
+    """Return an error on one line, and whether a tool raised it on purpose."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    lines = str(error).strip().splitlines() or [""]
+    return {
+        "error": f"{type(error).__name__}: {lines[0]}",
+        "meant": (last.line or "").startswith("raise")
+        and bool(PACKAGES.intersection(Path(last.filename).parts)),
+    }
 
 
 class Gate:
@@ -89,6 +136,10 @@ class Gate:
 
     def __init__(self, setting: Setting, package: str, note: str) -> None:
         self._answers = os.fdopen(os.dup(setting.answers), "w", encoding="utf-8")
+        self._update = setting.update
+        self._losses: list[float] = []
+        self._student: nn.Module | None = None
+        self._start: dict[str, Tensor] = {}
         self._package = package
         self._note = note
         self._left = 0
@@ -96,18 +147,33 @@ class Gate:
         self._before = 0.0
         self._loss: Any = None
 
-    def hold(self, owner: Any, method: str) -> None:
+    def hold(self, owner: Any, method: str, student: nn.Module) -> None:
         """Hold at every call of the method that computes the loss of a step and returns it."""
         original = getattr(owner, method)
+        if self._update:
+            self._student, self._start = student, trained(student)
 
         def held(*args: Any, **kwargs: Any) -> Any:
-            self._enter()
+            if not self._update:
+                self._enter()
             result = original(*args, **kwargs)
             loss = result[0] if isinstance(result, tuple) else result
             self._loss = loss.detach().clone()  # it may be a view of all that was summed up
+            if self._update:
+                self._losses.append(float(self._loss))
             return result
 
         setattr(owner, method, held)
+
+    def end(self) -> None:
+        """After a training that was not held: write how far the weights moved, and answer."""
+        if self._student is None:
+            return
+        moved = {name: now - self._start[name] for name, now in trained(self._student).items()}
+        save_file(moved, self._update)
+        self._answer(
+            {"note": self._note, "versions": versions(self._package), "losses": self._losses}
+        )
 
     def _enter(self) -> None:
         now = (time.perf_counter(), time.process_time())
@@ -136,6 +202,15 @@ class Gate:
     def _answer(self, content: dict[str, Any]) -> None:
         self._answers.write(json.dumps(content) + "\n")
         self._answers.flush()
+
+
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the weights that are trained."""
+    return {
+        name: weight.detach().clone(memory_format=torch.contiguous_format)
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
 
 
 def versions(package: str) -> dict[str, str]:
