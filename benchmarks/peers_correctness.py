@@ -51,6 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "permuted": WHOLE,
     "sdpa": {**WHOLE, "implementation": "sdpa"},
     "eager": {**WHOLE, "implementation": "eager"},
+    "without": {**WHOLE, "task": "hidden"},
     "uninterrupted": RESUMED,
     "resumed": {**RESUMED, "resume": True},
     "processes": {**WHOLE, "batch_size": ROWS // 2},
@@ -67,9 +68,17 @@ class Case:
     title: str
     expected: str
     tried: str
-    judge: Callable[[Tensor, Tensor], str]
+    judge: Callable[..., str]
+    """Of the updates of both, and of the third training if there is one."""
     tasks: Mapping[str, tuple[str, ...]]
     """By tool. Empty: not offered. A case does not apply to the work of a tool that is missing."""
+    without: str = ""
+    """A third training, without what the case is about."""
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """All trainings."""
+        return tuple(run for run in (self.expected, self.tried, self.without) if run)
 
 
 def compared(expected: Tensor, tried: Tensor) -> str:
@@ -106,10 +115,13 @@ def compared_ranks(expected: Tensor, tried: Tensor) -> str:
     return compared(expected, ranks[0])
 
 
-def compared_attentions(expected: Tensor, tried: Tensor) -> str:
+def compared_attentions(expected: Tensor, tried: Tensor, without: Tensor | None) -> str:
     """Say whether attentions are compared with SDPA as they are in eager attention."""
-    verdict = compared(expected, tried)
-    return verdict if verdict == "same" else f"attentions are left out, no error: {verdict}"
+    if without is not None and compared(without, expected) == "same":
+        return "attentions are never in the loss"
+    if without is not None and compared(without, tried) == "same":
+        return "left out of the loss, no error"
+    return compared(expected, tried)
 
 
 ALL_TASKS = {
@@ -150,6 +162,7 @@ CASES = {
             tool: ("attention",)
             for tool in ("ours", "snippet", "haystack", "textbrewer", "modelopt", "silverspoon")
         },
+        "without",
     ),
     "resume": Case("resume", "uninterrupted", "resumed", compared, tasks(*EVERY, textbrewer=())),
 }
@@ -163,10 +176,8 @@ class Bench:
 
     def setting(self, tool: str, task: str, run: str, rank: int) -> dict[str, Any]:
         """Write what a worker reads for a training, and return what it is told."""
-        # A checkpoint is left where the next training finds it.
-        place = self.folder(tool) / task / ("resume" if run in ("resumed",) else run)
-        if run == "resumed":
-            place = self.folder(tool) / task / "uninterrupted"
+        # The checkpoint is there.
+        place = self.folder(tool) / task / ("uninterrupted" if run == "resumed" else run)
         place.mkdir(parents=True, exist_ok=True)
         return {
             "task": task,
@@ -195,7 +206,7 @@ class Bench:
         peer = OURS if tool == "ours" else PEERS[tool]
         ours = peer.script == OURS.script
         shared = environment_of(self.work_dir, ours=ours, even_times=False)
-        shared |= {"ACCELERATE_USE_CPU": "true", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": ""}
+        shared["ACCELERATE_USE_CPU"] = "true"
         port = str(free_port())
         with ExitStack() as stack:
             workers = [
@@ -257,8 +268,8 @@ def measure(bench: Bench, tool: str, cases: Sequence[str]) -> dict[str, Any]:
     for name in cases:
         case = CASES[name]
         for task in case.tasks.get(tool, ()):
-            alone[task, case.expected] = None
-            (together if name == "processes" else alone)[task, case.tried] = None
+            for run in case.runs:
+                (together if run == "processes" else alone)[task, run] = None
     for wanted, processes in ((alone, 1), (together, PROCESSES)):
         if wanted:
             answers = bench.train(tool, list(wanted), processes)
@@ -286,11 +297,17 @@ def judge(
             kind = "refused" if answer["meant"] else "error"
             return {"verdict": f"{kind}: {answer['error']}", **losses}
     ranks = range(PROCESSES if case.tried == "processes" else 1)
-    updates = (
+    updates: list[Tensor | None] = [
         read_update(bench.update(tool, task, case.expected)),
         read_update(*(bench.update(tool, task, case.tried, rank) for rank in ranks)),
-    )
-    return {"verdict": case.judge(*updates), **losses}
+    ]
+    if case.without:
+        offered = "error" not in answers[task, case.without]
+        updates += [read_update(bench.update(tool, task, case.without)) if offered else None]
+    verdict = case.judge(*updates)
+    if tried["obstacle"]:
+        verdict = f"error: {tried['obstacle']}; with that out of the way: {verdict}"
+    return {"verdict": verdict, **losses}
 
 
 def render(results: Mapping[str, Any]) -> str:

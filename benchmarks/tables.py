@@ -31,6 +31,7 @@ import mutants
 import other_tokenizer
 import other_tokenizer_lm
 import peers
+import peers_correctness
 import shrink_settings
 import shrink_tasks
 import squad_stages_table
@@ -99,6 +100,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "other_tokenizer": other_tokenizer.render,
     "other_tokenizer_lm": other_tokenizer_lm.render,
     "peers": lambda: peers.render(peers.recorded()),
+    "peers_correctness": lambda: peers_correctness.render(_load("peers_correctness")),
     "shrink_settings": lambda: shrink_settings.render(_jobs("shrink-settings")),
     "shrink_tasks": lambda: shrink_tasks.render(_jobs("shrink")),
     "soak": lambda: _load("soak")["soak"]["verdict"] + "\n",

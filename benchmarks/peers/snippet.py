@@ -18,7 +18,8 @@ class SnippetTrainer(Trainer):
     teacher: nn.Module
     temperature: float
     layer_pairs: list[tuple[int, int]] | None = None
-    """Compared in place of the logits, with the attentions of the same layers."""
+    """Hidden states that are compared in place of the logits."""
+    with_attentions = False
 
     def compute_loss(
         self,
@@ -30,7 +31,7 @@ class SnippetTrainer(Trainer):
         """Return the mean divergence of the logits."""
         more: dict[str, Any] = {}
         if self.layer_pairs:
-            more = {"output_hidden_states": True, "output_attentions": True}
+            more = {"output_hidden_states": True, "output_attentions": self.with_attentions}
         outputs = model(**inputs, **more)
         with torch.no_grad():
             wanted = self.teacher(**inputs, **more)
@@ -51,9 +52,11 @@ class SnippetTrainer(Trainer):
         """Return the distances of hidden states and attentions, zipped as one does."""
         every = pairs[1][0]
         states = zip(student.hidden_states, teacher.hidden_states[::every], strict=False)
-        attentions = zip(student.attentions, teacher.attentions[every - 1 :: every], strict=False)
-        losses = [F.mse_loss(ours, theirs) for ours, theirs in (*states, *attentions)]
-        return torch.stack(losses).sum()
+        compared = [*states]
+        if self.with_attentions:
+            teachers = teacher.attentions[every - 1 :: every]
+            compared += zip(student.attentions, teachers, strict=False)
+        return torch.stack([F.mse_loss(ours, theirs) for ours, theirs in compared]).sum()
 
 
 def distil(setting: Setting) -> None:
@@ -67,8 +70,9 @@ def distil(setting: Setting) -> None:
         data_collator=default_data_collator,
     )
     trainer.teacher, trainer.temperature = teacher, setting.temperature
-    if setting.task == "attention":
+    if setting.task in ("hidden", "attention"):
         trainer.layer_pairs = setting.layer_pairs
+        trainer.with_attentions = setting.task == "attention"
     train(trainer, gate, setting)
 
 

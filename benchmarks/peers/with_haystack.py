@@ -22,7 +22,8 @@ from haystack.modeling.model.optimization import initialize_optimizer
 from haystack.modeling.training.base import DistillationTrainer, TinyBERTDistillationTrainer
 from haystack.modeling.utils import set_all_seeds
 from torch.utils.data import RandomSampler, TensorDataset
-from worker import LEARNING_RATE, MAX_GRAD_NORM, Gate, Setting, serve
+from transformers import BertModel
+from worker import LEARNING_RATE, MAX_GRAD_NORM, Gate, Setting, described, serve
 
 CPU = torch.device("cpu")
 NOTES = {
@@ -94,34 +95,40 @@ def all_batches(silo: DataSilo, setting: Setting) -> NamedDataLoader:
     )
 
 
-def load(folder: str) -> AdaptiveModel:
-    """Load a model of transformers as Haystack does."""
+def load(folder: str, implementation: str) -> AdaptiveModel:
+    """Load a model of transformers as Haystack does, which has no option for attention."""
+    BertModel._supports_sdpa = implementation != "eager"
     return AdaptiveModel.convert_from_transformers(
         folder, device=CPU, task_type="question_answering"
     )
 
 
-def resumed(setting: Setting, silo: DataSilo, student: AdaptiveModel, optimizer: Any) -> Any:
-    """Load a trainer from its checkpoint, as the reader does.
-
-    Two things are made possible that fail on newer versions of PyTorch and without a GPU.
-    """
+def resumed(setting: Setting, gate: Gate, **options: Any) -> Any:
+    """Load a trainer from its checkpoint, as the reader does."""
+    options |= {
+        "checkpoint_root_dir": Path(setting.output),
+        "resume_from_checkpoint": f"epoch_0_step_{setting.save_at - 1}",
+    }
+    try:
+        return DistillationTrainer.create_or_load_checkpoint(**options)
+    except Exception as error:
+        gate.obstacle = described(error)["error"]
+    # On import Haystack forbids PyTorch to read what it saves itself; without a GPU there is no
+    # state of its random numbers.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "0"
     os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    torch.cuda.set_rng_state = lambda state: None
-    return DistillationTrainer.create_or_load_checkpoint(
-        data_silo=silo,
-        checkpoint_root_dir=Path(setting.output),
-        model=student,
-        optimizer=optimizer,
-        resume_from_checkpoint=f"epoch_0_step_{setting.save_at - 1}",
-    )
+    torch.cuda.set_rng_state = lambda *_: None
+    return DistillationTrainer.create_or_load_checkpoint(**options)
 
 
 def distil(setting: Setting) -> None:
     """Train, as the gate lets it."""
     gate = Gate(setting, "farm-haystack", NOTES[setting.task])
     set_all_seeds(42)  # as the reader does
-    teacher, student = load(setting.teacher).eval(), load(setting.student)
+    teacher, student = (
+        load(folder, setting.implementation) for folder in (setting.teacher, setting.student)
+    )
+    teacher.eval()
     processor = Processor(setting, student.language_model.model.config.vocab_size)
     common: dict[str, Any] = {
         "processor": processor,
@@ -179,7 +186,7 @@ def distil(setting: Setting) -> None:
             **options,
         )
     if setting.resume:
-        trainer = resumed(setting, silo, student, optimizer)
+        trainer = resumed(setting, gate, data_silo=silo, model=student, optimizer=optimizer)
     gate.hold(trainer, "compute_loss", student)
     trainer.train()
     gate.end()

@@ -118,7 +118,7 @@ def described(error: Exception) -> dict[str, Any]:
     return {
         "error": f"{type(error).__name__}: {lines[0]}",
         "meant": (last.line or "").startswith("raise")
-        and bool(PACKAGES.intersection(Path(last.filename).parts)),
+        and bool(PACKAGES.intersection(Path(last.filename.split("site-packages")[-1]).parts)),
     }
 
 
@@ -136,6 +136,8 @@ class Gate:
 
     def __init__(self, setting: Setting, package: str, note: str) -> None:
         self._answers = os.fdopen(os.dup(setting.answers), "w", encoding="utf-8")
+        self.obstacle = ""
+        """An error that a worker found a way around."""
         self._update = setting.update
         self._losses: list[float] = []
         self._student: nn.Module | None = None
@@ -172,7 +174,12 @@ class Gate:
         moved = {name: now - self._start[name] for name, now in trained(self._student).items()}
         save_file(moved, self._update)
         self._answer(
-            {"note": self._note, "versions": versions(self._package), "losses": self._losses}
+            {
+                "note": self._note,
+                "versions": versions(self._package),
+                "losses": self._losses,
+                "obstacle": self.obstacle,
+            }
         )
 
     def _enter(self) -> None:
