@@ -59,8 +59,10 @@ class Worker:
         environment: Mapping[str, str],
         log: Path,
         is_ours: bool,
+        patience: float = PATIENCE,
     ) -> None:
         self._log = log
+        self._patience = patience
         self._error = RuntimeError if is_ours else NotPossibleError
         log.parent.mkdir(parents=True, exist_ok=True)
         reading, writing = os.pipe()
@@ -113,7 +115,7 @@ class Worker:
 
     def answer(self) -> dict[str, Any]:
         """Return what the worker says next."""
-        timer = threading.Timer(PATIENCE, self._process.kill)
+        timer = threading.Timer(self._patience, self._process.kill)
         timer.start()
         try:
             line = self._answers.readline()
@@ -127,5 +129,5 @@ class Worker:
     def _give_up(self) -> NoReturn:
         status = self._process.wait()
         if status == -signal.SIGKILL:
-            raise self._error(f"was killed, or gave no answer for {PATIENCE} s")
+            raise self._error(f"was killed, or gave no answer for {self._patience:.0f} s")
         raise self._error(f"cannot be run: {reason_in(self._log)}")

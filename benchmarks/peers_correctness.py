@@ -17,7 +17,6 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,10 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 """Trainings by name: the settings of each, next to those that depend on the task."""
 PROCESSES = 2
+PATIENCE = 3600
+"""Seconds that one training may take on a machine with other work."""
 NOT_OFFERED = "not offered"
+SILENT = {"error": "the process ended, or waited for the other one", "meant": False}
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def compared_ranks(expected: Tensor, tried: Tensor) -> str:
     return compared(expected, ranks[0])
 
 
-def compared_attentions(expected: Tensor, tried: Tensor, without: Tensor | None) -> str:
+def compared_attentions(expected: Tensor, tried: Tensor, without: Tensor | None = None) -> str:
     """Say whether attentions are compared with SDPA as they are in eager attention."""
     if without is not None and compared(without, expected) == "same":
         return "attentions are never in the loss"
@@ -201,35 +203,40 @@ class Bench:
         """Return the file of the update of a training."""
         return self.folder(tool) / f"{task}-{run}-{rank}.safetensors"
 
-    def train(self, tool: str, asked: Sequence[tuple[str, str]], processes: int = 1) -> list[Any]:
-        """Let a tool train for each task and run; return its answers, those of rank 0."""
+    def train(self, tool: str, asked: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """Let a tool train for each task and run; return its answers by the file of the update.
+
+        A process trains for all that need one; two more for what needs two.
+        """
         peer = OURS if tool == "ours" else PEERS[tool]
         ours = peer.script == OURS.script
-        shared = environment_of(self.work_dir, ours=ours, even_times=False)
-        shared["ACCELERATE_USE_CPU"] = "true"
-        port = str(free_port())
-        with ExitStack() as stack:
-            workers = [
-                stack.enter_context(
-                    Worker(
-                        Path(sys.executable) if ours else python_of(tool, self.work_dir / "envs"),
-                        peer.script,
-                        {"runs": [self.setting(tool, task, run, rank) for task, run in asked]},
-                        environment=shared | (ranked(rank, port) if processes > 1 else {}),
-                        log=self.work_dir / "logs" / NAME / f"{tool}-{processes}-{rank}.log",
-                        is_ours=False,
-                    )
-                )
-                for rank in range(processes)
-            ]
-            answers: list[Any] = []
-            for _ in asked:
-                try:
-                    of_ranks = [worker.answer() for worker in workers]
-                    answers.append(of_ranks[0])
-                except NotPossibleError as reason:
-                    answers.append({"error": str(reason), "meant": False})
-            return answers
+        environment = environment_of(self.work_dir, ours=ours, even_times=False)
+        several = [one for one in asked if one[1] == "processes"]
+        alone = [one for one in asked if one not in several]
+        ranks, port = range(PROCESSES), str(free_port())
+        groups = [
+            [{"runs": [self.setting(tool, *one, 0) for one in alone], "environment": {}}],
+            [
+                {
+                    "runs": [self.setting(tool, *one, rank) for one in several],
+                    "environment": ranked(rank, port),
+                }
+                for rank in (ranks if several else ())
+            ],
+        ]
+        answers: dict[str, Any] = {}
+        with Worker(
+            Path(sys.executable) if ours else python_of(tool, self.work_dir / "envs"),
+            peer.script,
+            {"groups": groups},
+            environment={**environment, "ACCELERATE_USE_CPU": "true"},
+            log=self.work_dir / "logs" / NAME / f"{tool}.log",
+            is_ours=ours,
+            patience=PATIENCE,
+        ) as worker:
+            while not (answer := worker.answer()).get("all"):
+                answers[answer["update"]] = answer
+        return answers
 
 
 def ranked(rank: int, port: str) -> dict[str, str]:
@@ -263,51 +270,49 @@ def read_update(*paths: Path) -> Tensor:
 def measure(bench: Bench, tool: str, cases: Sequence[str]) -> dict[str, Any]:
     """Return the verdicts of a tool by case and task, and its versions."""
     shutil.rmtree(bench.folder(tool), ignore_errors=True)
-    alone: dict[tuple[str, str], Any] = {}
-    together: dict[tuple[str, str], Any] = {}
+    asked: dict[tuple[str, str], None] = {}  # in order, and each once
     for name in cases:
-        case = CASES[name]
-        for task in case.tasks.get(tool, ()):
-            for run in case.runs:
-                (together if run == "processes" else alone)[task, run] = None
-    for wanted, processes in ((alone, 1), (together, PROCESSES)):
-        if wanted:
-            answers = bench.train(tool, list(wanted), processes)
-            wanted.update(zip(list(wanted), answers, strict=True))
-    answers_by_run = alone | together
-    verdicts: dict[str, Any] = {}
-    for name in cases:
-        case = CASES[name]
-        if tool in case.tasks:
-            verdicts[name] = {
-                task: judge(bench, tool, case, task, answers_by_run) for task in case.tasks[tool]
-            }
-    told = [answer for answer in answers_by_run.values() if "versions" in answer]
+        for task in CASES[name].tasks.get(tool, ()):
+            asked |= dict.fromkeys((task, run) for run in CASES[name].runs)
+    try:
+        answers = bench.train(tool, list(asked))
+    except NotPossibleError as reason:
+        return {"verdicts": {}, "peer_versions": {}, "reason": str(reason)}
+    verdicts = {
+        name: {
+            task: judge(bench, tool, CASES[name], task, answers) for task in CASES[name].tasks[tool]
+        }
+        for name in cases
+        if tool in CASES[name].tasks
+    }
+    told = [answer for answer in answers.values() if "versions" in answer]
     return {"verdicts": verdicts, "peer_versions": told[0]["versions"] if told else {}}
 
 
 def judge(
-    bench: Bench, tool: str, case: Case, task: str, answers: Mapping[tuple[str, str], Any]
+    bench: Bench, tool: str, case: Case, task: str, answers: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the verdict of a case for one task, and what it rests on."""
-    tried, expected = answers[task, case.tried], answers[task, case.expected]
-    losses = {"losses": {"expected": expected.get("losses"), "tried": tried.get("losses")}}
-    for answer in (tried, expected):
+    """Return the verdict of a case for one task, and the losses of each training."""
+    files: dict[str, list[Path]] = {
+        run: [
+            bench.update(tool, task, run, rank)
+            for rank in range(PROCESSES if run == "processes" else 1)
+        ]
+        for run in case.runs
+    }
+    found = {
+        run: [answers.get(str(path), SILENT) for path in paths] for run, paths in files.items()
+    }
+    losses = {run: [answer.get("losses") for answer in given] for run, given in found.items()}
+    for answer in (*found[case.tried], *found[case.expected]):
         if "error" in answer:
             kind = "refused" if answer["meant"] else "error"
-            return {"verdict": f"{kind}: {answer['error']}", **losses}
-    ranks = range(PROCESSES if case.tried == "processes" else 1)
-    updates: list[Tensor | None] = [
-        read_update(bench.update(tool, task, case.expected)),
-        read_update(*(bench.update(tool, task, case.tried, rank) for rank in ranks)),
-    ]
-    if case.without:
-        offered = "error" not in answers[task, case.without]
-        updates += [read_update(bench.update(tool, task, case.without)) if offered else None]
-    verdict = case.judge(*updates)
-    if tried["obstacle"]:
-        verdict = f"error: {tried['obstacle']}; with that out of the way: {verdict}"
-    return {"verdict": verdict, **losses}
+            return {"verdict": f"{kind}: {answer['error']}", "losses": losses}
+    compared_runs = [run for run in case.runs if "error" not in found[run][0]]
+    verdict = case.judge(*(read_update(*files[run]) for run in compared_runs))
+    if obstacle := found[case.tried][0]["obstacle"]:
+        verdict = f"error: {obstacle}; with that out of the way: {verdict}"
+    return {"verdict": verdict, "losses": losses}
 
 
 def render(results: Mapping[str, Any]) -> str:
@@ -318,7 +323,13 @@ def render(results: Mapping[str, Any]) -> str:
         "|---|" + "---|" * len(titles),
     ]
     for tool in ALL_TASKS:
-        if tool in results:
+        if tool not in results:
+            continue
+        if "reason" in results[tool]:
+            lines.append(
+                f"| {PEERS[tool].title} | {results[tool]['reason']} |" + " |" * (len(CASES) - 1)
+            )
+        else:
             cells = [_cell(results[tool]["verdicts"].get(name)) for name in CASES]
             lines.append(f"| {_title(tool, results[tool])} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

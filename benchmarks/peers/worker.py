@@ -5,7 +5,8 @@ A worker is a process that trains a student as one tool does it. It reads lines 
 ``cpu_seconds``, ``loss``), ``quit`` answers with the peak memory and ends the process.
 
 For ``peers_correctness.py`` it is told several settings, trains once for each without waiting, and
-answers each time: with how far each weight moved, in a file, or with the error.
+answers each time: with how far each weight moved, in a file, or with the error. It imports its tool
+once: settings are in groups of processes, which it forks.
 
 This runs in the environments of the peers, so it needs nothing but PyTorch and safetensors.
 """
@@ -98,17 +99,36 @@ class Setting:
 def serve(distil: Callable[[Setting], None]) -> None:
     """Train as the command line says: held step by step, or once for each of several settings."""
     told = json.loads(sys.argv[1])
-    if "runs" not in told:
+    if "groups" not in told:
         distil(Setting(**told))
         return
-    for run in told["runs"]:
-        try:
-            distil(Setting(**run, answers=told["answers"]))
-        except Exception as error:
-            traceback.print_exc()
-            with os.fdopen(os.dup(told["answers"]), "w", encoding="utf-8") as answers:
-                answers.write(json.dumps(described(error)) + "\n")
-    os._exit(0)  # gloo may abort at exit
+    for processes in told["groups"]:
+        children = []
+        for process in processes:
+            child = os.fork()
+            if not child:
+                os.environ.update(process["environment"])
+                for run in process["runs"]:
+                    train_or_tell(distil, Setting(**run, answers=told["answers"]))
+                os._exit(0)  # gloo may abort at exit
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
+    tell(told["answers"], {"all": True})
+
+
+def train_or_tell(distil: Callable[[Setting], None], setting: Setting) -> None:
+    """Train, and tell what was raised."""
+    try:
+        distil(setting)
+    except Exception as error:
+        traceback.print_exc()
+        tell(setting.answers, {"update": setting.update, **described(error)})
+
+
+def tell(answers: int, content: dict[str, Any]) -> None:
+    """Write an answer, as one line."""
+    os.write(answers, (json.dumps(content) + "\n").encode())
 
 
 def described(error: Exception) -> dict[str, Any]:
@@ -175,6 +195,7 @@ class Gate:
         save_file(moved, self._update)
         self._answer(
             {
+                "update": self._update,
                 "note": self._note,
                 "versions": versions(self._package),
                 "losses": self._losses,
