@@ -308,6 +308,9 @@ def judge(
         if "error" in answer:
             kind = "refused" if answer["meant"] else "error"
             return {"verdict": f"{kind}: {answer['error']}", "losses": losses}
+    batches = len(found[case.tried][0]["losses"])
+    if case.tried == "resumed" and batches != RESUMED["steps"] - RESUMED["save_at"]:
+        return {"verdict": f"trains {batches} steps after the checkpoint", "losses": losses}
     compared_runs = [run for run in case.runs if "error" not in found[run][0]]
     verdict = case.judge(*(read_update(*files[run]) for run in compared_runs))
     if obstacle := found[case.tried][0]["obstacle"]:
@@ -330,7 +333,7 @@ def render(results: Mapping[str, Any]) -> str:
                 f"| {PEERS[tool].title} | {results[tool]['reason']} |" + " |" * (len(CASES) - 1)
             )
         else:
-            cells = [_cell(results[tool]["verdicts"].get(name)) for name in CASES]
+            cells = [_cell(tool, name, results[tool]["verdicts"].get(name)) for name in CASES]
             lines.append(f"| {_title(tool, results[tool])} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -342,9 +345,9 @@ def _title(tool: str, result: Mapping[str, Any]) -> str:
     return f"{title}; {platform}"
 
 
-def _cell(verdicts: Mapping[str, Any] | None) -> str:
+def _cell(tool: str, case: str, verdicts: Mapping[str, Any] | None) -> str:
     if verdicts is None:
-        return "–"
+        return "not measured" if tool in CASES[case].tasks else "–"
     if not verdicts:
         return NOT_OFFERED
     by_verdict: dict[str, list[str]] = {}
