@@ -94,12 +94,14 @@ def compared(expected: Tensor, tried: Tensor) -> str:
     # A factor says more than a difference where hardly anything else differs.
     if rest < 0.01 * abs(factor):
         return f"× {factor:.2f}"
+    if factor > 1.5 and rest < 0.5 * factor:
+        return f"× {factor:.2f}, and differs by {share(rest / factor)}"
     return f"differs by {share(off)}"
 
 
 def share(part: float) -> str:
-    """Return a share of an update as a percentage with two digits, or one that is very large."""
-    return f"{100 * part:.2g} %" if part < 1 else f"{100 * part:.0f} %"
+    """Return a share of an update as a percentage with two digits, or more for a large one."""
+    return f"{100 * part:.0f} %" if part >= 0.1 else f"{100 * part:.2g} %"
 
 
 def compared_labels(expected: Tensor, tried: Tensor) -> str:
