@@ -63,7 +63,7 @@ class ConvertedModelTrainer(Trainer):
     ) -> Tensor:
         """Run both models, and compare what was kept."""
         model(**inputs)
-        loss: Tensor = model.compute_kd_loss()
+        loss: Tensor = self.accelerator.unwrap_model(model).compute_kd_loss()
         return loss
 
 
