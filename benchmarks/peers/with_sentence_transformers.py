@@ -5,6 +5,9 @@ As in its documentation, the teacher scores all pairs of texts first, and they a
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 from datasets import Dataset
 from hugging_face import train, trainer_options
 from sentence_transformers.cross_encoder import (
@@ -14,7 +17,7 @@ from sentence_transformers.cross_encoder import (
 )
 from sentence_transformers.cross_encoder.losses import MSELoss
 from torch import Tensor, nn
-from worker import Gate, Setting, serve
+from worker import Gate, Setting, described, serve
 
 
 def texts(setting: Setting) -> tuple[list[str], list[str]]:
@@ -33,8 +36,21 @@ def words(ids: Tensor) -> str:
 
 
 def distil(setting: Setting) -> None:
+    """Train as documented; in several processes, if that fails, with what DDP needs."""
+    try:
+        train_student(setting)
+    except RuntimeError as error:
+        if "LOCAL_RANK" not in os.environ:
+            raise
+        # DDP looks for unused weights by default, in outputs of a type that it does not search.
+        obstacle = described(error)["error"]
+        train_student(setting, obstacle, ddp_find_unused_parameters=False)
+
+
+def train_student(setting: Setting, obstacle: str = "", **options: Any) -> None:
     """Train, as the gate lets it."""
     gate = Gate(setting, "sentence-transformers", "CrossEncoder; tokenises the texts in the step")
+    gate.obstacle = obstacle
     first, second = texts(setting)
     teacher = CrossEncoder(setting.teacher, device="cpu", activation_fn=nn.Identity())
     scores = teacher.predict(
@@ -46,7 +62,7 @@ def distil(setting: Setting) -> None:
     student = CrossEncoder(setting.student, device="cpu")
     trainer = CrossEncoderTrainer(
         model=student,
-        args=CrossEncoderTrainingArguments(**trainer_options(setting)),
+        args=CrossEncoderTrainingArguments(**trainer_options(setting), **options),
         train_dataset=Dataset.from_dict(
             {"first": first, "second": second, "label": [float(score) for score in scores]}
         ),
