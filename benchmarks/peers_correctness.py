@@ -316,7 +316,7 @@ def judge(
     compared_runs = [run for run in case.runs if "error" not in found[run][0]]
     verdict = case.judge(*(read_update(*files[run]) for run in compared_runs))
     if obstacle := found[case.tried][0]["obstacle"]:
-        verdict = f"error: {obstacle}; with that out of the way: {verdict}"
+        verdict = f"{verdict}, but only around the error {obstacle}"
     return {"verdict": verdict, "losses": losses}
 
 

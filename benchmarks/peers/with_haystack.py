@@ -9,6 +9,7 @@ is asked for one batch at a time.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,8 +106,11 @@ def load(folder: str, implementation: str) -> AdaptiveModel:
 
 def resumed(setting: Setting, gate: Gate, **options: Any) -> Any:
     """Load a trainer from its checkpoint, as the reader does."""
+    checkpoints = Path(setting.output)
+    for step in range(setting.save_at, setting.steps):  # an interrupted run has not saved these
+        shutil.rmtree(checkpoints / f"epoch_0_step_{step}")
     options |= {
-        "checkpoint_root_dir": Path(setting.output),
+        "checkpoint_root_dir": checkpoints,
         "resume_from_checkpoint": f"epoch_0_step_{setting.save_at - 1}",
     }
     try:

@@ -17,6 +17,7 @@ import ctypes
 import gc
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -135,8 +136,9 @@ def described(error: Exception) -> dict[str, Any]:
     """Return an error on one line, and whether a tool raised it on purpose."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     lines = str(error).strip().splitlines() or [""]
+    message = re.sub(r"\S*/\S*", "…", lines[0])  # paths
     return {
-        "error": f"{type(error).__name__}: {lines[0]}",
+        "error": f"{type(error).__name__}: {message}",
         "meant": (last.line or "").startswith("raise")
         and bool(PACKAGES.intersection(Path(last.filename.split("site-packages")[-1]).parts)),
     }
