@@ -92,7 +92,7 @@ def compared(expected: Tensor, tried: Tensor) -> str:
     factor = float(tried @ expected) / size**2
     rest = float((tried - factor * expected).norm()) / size
     # A factor says more than a difference where hardly anything else differs.
-    if rest < 0.01 * abs(factor):
+    if abs(factor - 1) > 0.02 and rest < 0.01 * abs(factor):
         return f"× {factor:.2f}"
     if factor > 1.5 and rest < 0.5 * factor:
         return f"× {factor:.2f}, and differs by {share(rest / factor)}"
@@ -316,7 +316,7 @@ def judge(
     compared_runs = [run for run in case.runs if "error" not in found[run][0]]
     verdict = case.judge(*(read_update(*files[run]) for run in compared_runs))
     if obstacle := found[case.tried][0]["obstacle"]:
-        verdict = f"{verdict}, but only around the error {obstacle}"
+        verdict = f"{verdict}, after working around {obstacle}"
     return {"verdict": verdict, "losses": losses}
 
 

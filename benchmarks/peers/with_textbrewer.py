@@ -96,6 +96,7 @@ def distil(setting: Setting) -> None:
         "hidden": {"output_hidden_states": True},
         "attention": {"output_hidden_states": True, "output_attentions": True},
     }.get(setting.task, {})
+    torch.manual_seed(42)  # as its examples do
     # SDPA returns no attentions.
     teacher, student = load_models(
         setting, attn_implementation="eager" if setting.task == "attention" else "sdpa"
