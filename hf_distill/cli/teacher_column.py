@@ -22,7 +22,8 @@ from hf_distill.tasks.columns import TEACHER_CELL, TEACHER_ROW
 from hf_distill.tasks.fidelity import OutputRecorder
 from hf_distill.tasks.labels import data_labels, label_options, unnamed
 from hf_distill.tasks.text_classification import REGRESSION, data_problem_type
-from hf_distill.teachers.columns.cells import KINDS, ColumnError, decoded, labels_of
+from hf_distill.teachers.columns.cells import KINDS
+from hf_distill.teachers.columns.contents import ColumnError, decoded, labels_of
 from hf_distill.teachers.imported import TeacherColumn, check_head
 
 _PREFIX = "column:"

@@ -23,7 +23,8 @@ from hf_distill.heads import (
 )
 from hf_distill.heads.base import main_input
 from hf_distill.teachers.columns import SignalDescription, checksum, identities
-from hf_distill.teachers.columns.cells import CellReader, ColumnError, Problem, decoded
+from hf_distill.teachers.columns.cells import CellReader, Problem
+from hf_distill.teachers.columns.contents import ColumnError, decoded
 from hf_distill.teachers.columns.description import CHECKSUM, COLUMN, LOGITS
 
 _PROBLEMS: dict[str, Problem] = {

@@ -42,7 +42,7 @@ from hf_distill.shrinking.plan import Plan
 from hf_distill.tasks import create_task
 from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.tables import load_table
-from hf_distill.teachers.caching.log_probs import read_log_probs
+from hf_distill.teachers.caching.logged_texts import read_log_probs
 
 SECONDS = 20
 TRIES = int(os.environ.get("HF_DISTILL_FUZZ", "0"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_distill.teachers.columns.contents import ColumnError
+
 KINDS = ("probabilities", "log_probabilities", "logits")
 SURE = 1e30
 """Log-odds of a label that is certain: finite, so no loss is NaN, and exactly 1 as a sigmoid."""
@@ -21,10 +22,6 @@ _TOLERANCE = 0.01
 _HOW = 'a list of objects {"label": …, "score": …}, or {"labels": […], "scores": […]}'
 
 Problem = Literal["one label", "several labels", "numbers", "choices"]
-
-
-class ColumnError(ValueError):
-    """A column does not hold a teacher's predictions."""
 
 
 @dataclass(frozen=True)
@@ -320,70 +317,6 @@ class CellReader:
                 "teacher_column_kind='logits'."
             )
         return "Correct the row, write more decimals, or set teacher_column_kind to what they are."
-
-
-def decoded(cell: Any, column: str, row: int) -> Any:
-    """Return a cell with the content of its JSON, if it is text, as every cell of a CSV file is.
-
-    Raises:
-        ColumnError: it is not JSON, or names a label twice.
-    """
-    if not isinstance(cell, str):
-        return cell
-    if not cell.strip():
-        return None
-    where = f"Row {row} of the column {column!r}"
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        for name in names:
-            if names.count(name) > 1:
-                raise ColumnError(f"{where} has the label {name!r} twice; write one number for it.")
-        return dict(pairs)
-
-    try:
-        return json.loads(cell, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise ColumnError(
-            f"{where} is the text {cell[:80]!r}, which is not JSON ({error}). Write an object "
-            '{"label": number, …} in it, or choose another teacher_column; a column of labels '
-            "without numbers is a label_column."
-        ) from error
-
-
-def labels_of(cells: Iterable[Any], *, by_word: bool, shared: bool) -> tuple[str, ...] | None:
-    """Return the labels that a column names, sorted; ``None`` if it names none.
-
-    Args:
-        cells: the cells, decoded.
-        by_word: they are lists of predictions.
-        shared: ``None`` also if not every prediction names the same ones.
-    """
-    every = [
-        frozenset(_names(one))
-        for cell in cells
-        for one in (cell if by_word and isinstance(cell, list) else [cell])
-    ]
-    if shared and len(set(every)) > 1:
-        return None
-    found = frozenset().union(*every)
-    return tuple(sorted(found, key=_in_order)) or None
-
-
-def _in_order(name: str) -> tuple[int, str]:
-    return (int(name) if name.isdecimal() else -1, name)
-
-
-def _names(cell: Any) -> Iterable[str]:
-    if isinstance(cell, Mapping):
-        if set(cell) == {"labels", "scores"} and isinstance(cell["labels"], list | tuple):
-            return map(str, cell["labels"])
-        if set(cell) == {"label", "score"}:
-            return [str(cell["label"])]
-        return [str(name) for name, number in cell.items() if number is not None]
-    if isinstance(cell, list) and all(isinstance(one, Mapping) for one in cell):
-        return [str(one["label"]) for one in cell if "label" in one]
-    return ()
 
 
 def _folded(name: str) -> str:
