@@ -18,6 +18,7 @@ from hf_distill.heads.base import IGNORED
 from hf_distill.loading import read_config
 from hf_distill.scoring import Scores
 from hf_distill.tasks.base import Task
+from hf_distill.tasks.cells import check_apart
 from hf_distill.tasks.columns import TEACHER_CELL, TEACHER_ROW
 from hf_distill.tasks.fidelity import OutputRecorder
 from hf_distill.tasks.labels import data_labels, label_options, unnamed
@@ -72,6 +73,7 @@ def column_config(
         names: tuple[str, ...] | None = tuple(task.options.class_names)
     else:
         names = labels_of(cells, by_word=by_word, shared=labelled)
+        check_apart(names or (), column)
     if names is not None and len(names) > 1:
         return PreTrainedConfig(**label_options(names))
     if names is not None and not labelled:

@@ -110,7 +110,7 @@ def _read_texts(values: list[str | None], column: str) -> tuple[Any, list[Any]]:
             return Value("int64"), [read[text] for text in texts]
     elif numbers and are_decimals(numbers):
         return Value("string"), [None if text in _NO_NUMBER else text for text in texts]
-    _check_apart(cells, column)
+    check_apart(cells, column)
     return Value("string"), texts
 
 
@@ -220,7 +220,7 @@ def _check_named(values: Iterable[Any], names: Sequence[str], column: str) -> No
                 )
 
 
-def _check_apart(cells: Iterable[str], column: str) -> None:
+def check_apart(cells: Iterable[str], column: str) -> None:
     """Check that no two names differ only in what readers overlook."""
     seen: dict[str, str] = {}
     for cell in sorted(cells):

@@ -216,16 +216,18 @@ def load_teacher_column(
     - ``{"positive": 0.9, "negative": 0.1}``: a number for every label;
     - ``[{"label": "positive", "score": 0.9}, …]``, as pipelines of transformers return it, or
       ``{"labels": ["positive", …], "scores": [0.9, …]}``: what the labels of such a list leave of
-      1 is shared out evenly among those that it leaves out, as of outputs cached with ``top_k``;
+      1 is shared out evenly among those that it leaves out, as of outputs cached with ``top_k``.
+      Other keys (``rank``, ``sequence``) are not read;
     - ``[0.9, 0.1]``: a number for every label, in the order of ``class_names``;
     - for regression a number; for multiple choice a number per choice.
 
-    Labels are matched with the student's (``config.id2label``) by name. Probabilities may be
-    off by 0.01 in their sum, and are normalised. They are stored as their logs, so that the
-    teacher at temperature T is ``p ** (1 / T)``, normalised. A probability of 0 is exact: the
-    losses never become NaN because of it; ``mse``, which compares logits, is refused for them. With
-    several labels per row (``problem_type="multi_label_classification"``) each has a probability of
-    its own, of which the log-odds are stored.
+    Labels are matched with the student's (``config.id2label``) by name; whole numbers by their
+    place in ``class_names``, unless labels are numbers themselves. Probabilities may be off by 0.01
+    in their sum, and are normalised. They are stored as their logs, so that the teacher at
+    temperature T is ``p ** (1 / T)``, normalised. A probability of 0 is exact: the losses never
+    become NaN because of it; ``mse``, which compares logits, is refused for them. With several
+    labels per row (``problem_type="multi_label_classification"``) each has a probability of its
+    own, of which the log-odds are stored.
 
     Args:
         dataset: the data as it will be trained on: tokenised, and with the column. For token

@@ -133,6 +133,48 @@ def test_check_says_what_is_wrong(tmp_path: Path, program: Callable[..., Result]
     assert result.status == 2 and "--file" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("labels", "needs"),
+    [
+        (["pos", "neg", "Pos ", "neg", "pos", "neg"], ("'Pos '", "'pos'", "case")),
+        (["pos", "neg", None, "neg", "pos", "neg"], ("Row 2", "None", "neg, pos")),
+        (["pos", "neg", " ", "neg", "pos", "neg"], ("Row 2", "' '", "neg, pos")),
+    ],
+)
+def test_labels_that_only_the_column_names_are_checked(
+    labels: list[str | None],
+    needs: tuple[str, ...],
+    tmp_path: Path,
+    program: Callable[..., Result],
+) -> None:
+    student = save_model(tmp_path / "student", "text-classification", seed=2)
+    cells = [[{"label": label, "score": 0.9}] for label in labels]
+    data = write(tmp_path / "data.jsonl", cells, labels=False)
+    options = ["--task", "text-classification", "--json"]
+    result = program("check", "column:probabilities", student, "--file", data, *options)
+    assert result.status == 1, result.stdout
+    (finding,) = json.loads(result.stdout)["findings"]
+    for part in ("'probabilities'", *needs):
+        assert part in finding["message"]
+
+
+def test_what_a_zero_shot_pipeline_returns_names_the_labels(
+    tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    student = save_model(tmp_path / "student", "text-classification", seed=2)
+    cells = [{"sequence": "x", "labels": ["pos", "neg"], "scores": [0.9, 0.1]}] * len(TEXTS)
+    train = write(tmp_path / "data.jsonl", cells, labels=False)
+    out = tmp_path / "out"
+    result = program(
+        "train", "--task", "text-classification", "--student_model", student, "--teacher_column",
+        "probabilities", "--train_file", train, "--output_dir", out, "--max_steps", "1",
+        "--use_cpu", "--save_strategy", "no", "--distillation_loss_weight", "1",
+    )  # fmt: skip
+    assert result.status == 0, result.stderr
+    config = json.loads((out / "config.json").read_text())
+    assert config["id2label"] == {"0": "neg", "1": "pos"}
+
+
 def test_evaluate_scores_the_column(tmp_path: Path, program: Callable[..., Result]) -> None:
     cells = [*CELLS[:5], {"pos": 0.7, "neg": 0.3}]  # one is wrong
     data = write(tmp_path / "data.jsonl", cells, labels=True)

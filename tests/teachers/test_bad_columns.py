@@ -89,6 +89,12 @@ COLUMNS = {
         {"yes": -INF, "no": -INF, "both": -INF}, ("Row 2", "-inf"), options=LOGITS
     ),
     "huge logit": Bad({**GOOD, "no": 1e35}, ("Row 2", "1e+35", "'no'"), options=LOGITS),
+    "integer of 401 digits": Bad(
+        f'{{"yes": 1{"0" * 400}, "no": 0, "both": 0}}', ("Row 2", "inf", "'yes'"), json.dumps(GOOD)
+    ),
+    "integer of 5,001 digits": Bad(
+        f'{{"yes": 0, "no": 1{"0" * 5000}, "both": 0}}', ("Row 2", "inf", "'no'"), json.dumps(GOOD)
+    ),
     "text for a number": Bad('{"yes": "0.5", "no": 0.3, "both": 0.2}', ("Row 2", "'0.5'", "'yes'")),
     "true for a number": Bad('{"yes": true, "no": 0, "both": 0}', ("Row 2", "True", "'yes'")),
     "null in a list": Bad([0.5, None, 0.5], ("Row 2", "None", "'no'"), LIST, ORDER),
@@ -123,6 +129,22 @@ COLUMNS = {
         {"labels": [0], "scores": [1.0]}, ("Row 0", "0", "yes, no, both"),
         {"labels": [0], "scores": [1.0]},
     ),
+    "number for a place, of labels that are numbers": Bad(
+        {"labels": [0], "scores": [1.0]}, ("Row 2", "0", "1, 2, 3"),
+        {"labels": [1], "scores": [1.0]}, {"class_names": ["1", "2", "3"]},
+        {"id2label": {0: "1", 1: "2", 2: "3"}},
+    ),
+    "null as a label": Bad(
+        [{"label": None, "score": 1.0}], ("Row 2", "None", "yes, no, none"), TOP,
+        model={"id2label": {0: "yes", 1: "no", 2: "none"}},
+    ),
+    "null as a label of two lists": Bad(
+        {"labels": ["yes", None], "scores": [0.6, 0.4]}, ("Row 2", "None", "yes, no, none"),
+        {"labels": ["yes"], "scores": [0.6]}, model={"id2label": {0: "yes", 1: "no", 2: "none"}},
+    ),
+    "list as a label": Bad(
+        '[{"label": ["yes"], "score": 1.0}]', ("Row 2", "['yes'] as a label"), json.dumps(TOP)
+    ),
     "order unknown": Bad(LIST, ("Row 0", "class_names", "yes, no, both"), LIST),
     "order of other labels": Bad(
         LIST, ("class_names", "maybe", "yes, no, both"), LIST,
@@ -149,6 +171,7 @@ COLUMNS = {
     "one number": Bad("0.7", ("Row 2", "0.7", "3 labels", "teacher_column"), json.dumps(GOOD)),
     "a label": Bad("yes", ("Row 2", "'yes'", "JSON", "label_column"), json.dumps(GOOD)),
     "broken JSON": Bad('{"yes": 0.5,', ("Row 2", "JSON", "teacher_column"), json.dumps(GOOD)),
+    "nested too deep": Bad("[" * 100_000, ("Row 2", "[[[[", "JSON"), json.dumps(GOOD)),
     "text in JSON": Bad('"yes"', ("Row 2", "'yes'", "3 labels"), json.dumps(GOOD)),
     "several predictions": Bad(
         [LIST, LIST], ("Row 0", "0.5, 0.3, 0.2", "row", "teacher_column"), [LIST, LIST], ORDER

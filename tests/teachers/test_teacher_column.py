@@ -167,6 +167,32 @@ def test_json_text_and_numbers_of_labels() -> None:
     assert stored([{"0": 0.2, "1": 0.3, "2": 0.5}], unnamed) == pytest.approx(wanted, abs=1e-6)
 
 
+def test_numbers_that_are_names_are_never_places() -> None:
+    names = ("1", "2", "3")
+    cells = [{"labels": [one], "scores": [1.0]} for one in (1, 2, 3)]
+    assert read(cells, names, class_names=names[::-1]).exp().tolist() == np.eye(3).tolist()
+    with pytest.raises(ValueError, match="Row 0.*the label 0,.*1, 2, 3"):
+        read([{"labels": [0], "scores": [1.0]}, *cells], names, class_names=names)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"sequence": "a text", "labels": ["vielleicht", "ja", "Nein"], "scores": [0.5, 0.2, 0.3]},
+        [{"label": n, "score": p, "rank": 1} for n, p in zip(NAMES, (0.2, 0.3, 0.5), strict=True)],
+        [{"label": "ja", "score": 0.2, "rank": 3}, {"label": "Nein", "score": 0.3}],
+    ],
+)
+def test_other_keys_of_a_pipeline_are_not_read(cell: Any) -> None:
+    assert read([cell]).exp()[0].tolist() == pytest.approx([0.2, 0.3, 0.5])
+
+
+def test_an_object_of_numbers_may_have_labels_called_label_and_score() -> None:
+    names = ("label", "score", "rank")
+    cell = {"label": 0.2, "score": 0.3, "rank": 0.5}
+    assert read([cell], names).exp()[0].tolist() == pytest.approx([0.2, 0.3, 0.5])
+
+
 TASKS = [
     ("text-classification", "bert"),
     ("token-classification", "bert"),

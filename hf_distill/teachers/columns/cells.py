@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -13,12 +14,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_distill.teachers.columns.contents import ColumnError
+from hf_distill.teachers.columns.contents import (
+    ColumnError,
+    holds_lists,
+    holds_one,
+    is_label,
+)
 
 KINDS = ("probabilities", "log_probabilities", "logits")
 SURE = 1e30
 """Log-odds of a label that is certain: finite, so no loss is NaN, and exactly 1 as a sigmoid."""
 _TOLERANCE = 0.01
+_NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?\s*")
 _HOW = 'a list of objects {"label": …, "score": …}, or {"labels": […], "scores": […]}'
 
 Problem = Literal["one label", "several labels", "numbers", "choices"]
@@ -131,7 +138,7 @@ class CellReader:
         )
 
     def _pairs_of_object(self, cell: Mapping[str, Any], where: str) -> list[tuple[int, Any]]:
-        if set(cell) == {"labels", "scores"} and isinstance(cell["labels"], list | tuple):
+        if holds_lists(cell):
             labels, scores = cell["labels"], cell["scores"]
             if not isinstance(scores, list | tuple) or len(labels) != len(scores):
                 raise ColumnError(
@@ -139,7 +146,7 @@ class CellReader:
                     "for each label."
                 )
             return self._top(list(zip(labels, scores, strict=True)), where)
-        if set(cell) == {"label", "score"} and "score" not in self.names:
+        if holds_one(cell) and set(cell).isdisjoint(self.names):
             return self._top([(cell["label"], cell["score"])], where)
         pairs = [(name, number) for name, number in cell.items() if number is not None]
         found = [(self._label(name, where), number) for name, number in pairs]
@@ -157,7 +164,7 @@ class CellReader:
     def _pairs_of_list(self, cell: list[Any], where: str) -> list[tuple[int, Any]]:
         if not cell:
             raise ColumnError(f"{where} is an empty list: write a prediction, or remove the row.")
-        if all(isinstance(one, Mapping) and set(one) == {"label", "score"} for one in cell):
+        if all(map(holds_one, cell)):
             return self._top([(one["label"], one["score"]) for one in cell], where)
         nested = next((one for one in cell if isinstance(one, list | tuple | Mapping)), None)
         if nested is not None:
@@ -200,6 +207,11 @@ class CellReader:
     # ---- labels --------------------------------------------------------------------------------
 
     def _label(self, name: Any, where: str) -> int:
+        if not is_label(name):
+            raise ColumnError(
+                f"{where} has {name!r} as a label; write the label, or remove the row. The "
+                f"student's labels are: {_shown(self.names)}."
+            )
         known = (type(name), str(name))  # True is 1 as a key
         number = self._found.get(known)
         if number is None:
@@ -216,10 +228,14 @@ class CellReader:
         return self._numbers.get(name, self._numbers.get(_folded(name), -1))
 
     def _index(self, name: Any) -> int:
-        """Return the number of a label by its name; of a number as ``class_names`` count."""
+        """Return the number of a label by its name; of a number as ``class_names`` count.
+
+        Where labels are numbers themselves, a number is a name and never a place: of 0, 1 and 2
+        for the labels 1, 2 and 3, both 0 and 1 would be the label 1.
+        """
         found = self._number(str(name))
         if found < 0 and isinstance(name, int) and not isinstance(name, bool):
-            order = self._order or ()
+            order = () if any(map(_NUMBER.fullmatch, self.names)) else self._order or ()
             return order[name] if 0 <= name < len(order) else -1
         return found
 

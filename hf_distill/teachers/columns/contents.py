@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 
@@ -31,8 +33,8 @@ def decoded(cell: Any, column: str, row: int) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(cell, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
+        return json.loads(cell, object_pairs_hook=unique, parse_int=_integer)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ColumnError(
             f"{where} is the text {cell[:80]!r}, which is not JSON ({error}). Write an object "
             '{"label": number, …} in it, or choose another teacher_column; a column of labels '
@@ -63,13 +65,35 @@ def _in_order(name: str) -> tuple[int, str]:
     return (int(name) if name.isdecimal() else -1, name)
 
 
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) < 300 else float(digits)  # infinity: no float is as large
+
+
 def _names(cell: Any) -> Iterable[str]:
     if isinstance(cell, Mapping):
-        if set(cell) == {"labels", "scores"} and isinstance(cell["labels"], list | tuple):
-            return map(str, cell["labels"])
-        if set(cell) == {"label", "score"}:
-            return [str(cell["label"])]
-        return [str(name) for name, number in cell.items() if number is not None]
-    if isinstance(cell, list) and all(isinstance(one, Mapping) for one in cell):
-        return [str(one["label"]) for one in cell if "label" in one]
-    return ()
+        if holds_lists(cell):
+            names = cell["labels"]
+        elif holds_one(cell):
+            names = [cell["label"]]
+        else:
+            names = [name for name, number in cell.items() if number is not None]
+    elif isinstance(cell, list) and all(isinstance(one, Mapping) for one in cell):
+        names = [one["label"] for one in cell if "label" in one]
+    else:
+        return ()
+    return [str(name) for name in names if is_label(name) and str(name).strip()]
+
+
+def is_label(name: Any) -> bool:
+    """Return whether a value can name a label; null and NaN stand for no label."""
+    return isinstance(name, str | Real | Decimal) and name == name
+
+
+def holds_lists(cell: Mapping[str, Any]) -> bool:
+    """Return whether an object is labels and scores, as two lists; other keys are not read."""
+    return {"labels", "scores"} <= set(cell) and isinstance(cell["labels"], list | tuple)
+
+
+def holds_one(cell: Any) -> bool:
+    """Return whether something is an object with a label and its score; other keys are not read."""
+    return isinstance(cell, Mapping) and {"label", "score"} <= set(cell)
