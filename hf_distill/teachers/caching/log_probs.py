@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.generic import ModelOutput
 
 from hf_distill.alignment import INPUT_IDS
-from hf_distill.files import file_hash
+from hf_distill.files import file_hash, write_atomically
 from hf_distill.loading import read_config
 from hf_distill.teachers.caching.cache import cache_teacher_outputs
 from hf_distill.teachers.caching.logged_texts import (
@@ -62,7 +63,7 @@ def import_log_probs(
             teacher does not have, lengths that do not fit, or lacks a text of the data; the
             message names file and row.
     """
-    path = Path(file)
+    path = Path(file).expanduser()
     config = (
         teacher
         if isinstance(teacher, PreTrainedConfig)
@@ -91,10 +92,46 @@ def write_token_ids(file: str | os.PathLike[str], dataset: Dataset) -> None:
     Args:
         file: JSON lines, with ``prompt_token_ids`` per line.
         dataset: the data, tokenised.
+
+    Raises:
+        ValueError: ``file`` is there and holds something else, or its folder cannot be made.
     """
-    with Path(file).open("w", encoding="utf-8") as lines:
-        for ids in dataset[_column(dataset)]:
-            lines.write(json.dumps({TOKEN_IDS: ids}) + "\n")
+    path = check_prompts_file(file)
+    rows = ({TOKEN_IDS: ids} for ids in dataset[_column(dataset)])
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(row) + "\n" for row in rows)
+
+    write_atomically(path, write)
+
+
+def check_prompts_file(file: str | os.PathLike[str]) -> Path:
+    """Check that token ids can be written to a file without replacing anything else.
+
+    Raises:
+        ValueError: it is there and holds something else, or its folder cannot be made.
+    """
+    path = Path(file).expanduser()
+    if path.exists() and not (path.is_file() and _holds_token_ids(path)):
+        raise ValueError(
+            f"{path} is there already and does not hold {TOKEN_IDS} alone; name a new file, or "
+            "delete it."
+        )
+    folder = next(one for one in path.absolute().parents if one.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"{path} cannot be written: {folder} is not a folder to write to.")
+    return path
+
+
+def _holds_token_ids(path: Path) -> bool:
+    """Return whether a file is empty, or its first line is one of ``write_token_ids``."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in islice(lines, 1)]
+    except (ValueError, RecursionError):
+        return False
+    return all(isinstance(row, dict) and [*row] == [TOKEN_IDS] for row in rows)
 
 
 def logged_model(

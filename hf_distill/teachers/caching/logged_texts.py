@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +20,7 @@ TOKEN_IDS = "prompt_token_ids"
 _ROUNDING = 1e-3
 """How far above 0 a log-probability, or above 1 a sum of probabilities, may be by rounding."""
 _TEXT = (TOKEN_IDS, "input_ids", "token_ids")
+_DIGITS = re.compile("-?[0-9]{1,18}")
 _TOP_IDS = ("target_token_ids", "top_token_ids")
 _TOP_VALUES = ("target_logprobs", "top_logprobs")
 
@@ -70,7 +75,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = json.loads(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{place} is not JSON: {error}.") from error
             if not isinstance(row, dict):
@@ -117,9 +122,18 @@ def _list(value: Any, what: str) -> list[Any]:
 
 
 def _token_id(value: Any, place: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    """Return a token id: a whole number, or its digits, as keys of JSON objects are."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if not is_number and not (isinstance(value, str) and _DIGITS.fullmatch(value)):
         raise ValueError(f"{place} has the token id {value!r:.80}, which is not a whole number.")
-    return value
+    return int(value)
+
+
+def _log_prob(value: Any, place: str) -> float:
+    if isinstance(value, Real | Decimal) and not isinstance(value, bool):
+        with suppress(OverflowError):  # an integer of hundreds of digits
+            return float(value)
+    raise ValueError(f"{place} has the log-probability {value!r:.80}, which is not a number.")
 
 
 def _paired(
@@ -148,6 +162,10 @@ def _of_vllm(entries: Any, place: str) -> list[tuple[Any, Any]]:
 
 def _after_first(positions: list[Any], length: int | None, place: str) -> list[Any]:
     """Return the positions but the first, which no model has a probability for."""
+    if length == 0 or (length is None and not positions):
+        raise ValueError(
+            f"{place} is an empty text, without tokens; remove it from the file and from the data."
+        )
     if positions and not positions[0]:
         positions = positions[1:]
     elif length is None or len(positions) == length:
@@ -169,18 +187,15 @@ def _checked(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     if not position:
         raise ValueError(f"{place} has no log-probabilities; there must be one or more.")
-    try:
-        ids = np.array([int(token) for token, _ in position], dtype=np.int64)
-        values = np.array([float(value) for _, value in position])
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{place}: {error}; entries are token ids and numbers.") from error
-    if ids.min() < 0 or ids.max() >= vocabulary:
-        wrong = ids[(ids < 0) | (ids >= vocabulary)][0]
+    tokens = [_token_id(token, place) for token, _ in position]
+    values = np.array([_log_prob(value, place) for _, value in position])
+    wrong = [token for token in tokens if not 0 <= token < vocabulary]
+    if wrong:
         raise ValueError(
-            f"{place} has the token id {wrong}, and the teacher's vocabulary has {vocabulary} "
+            f"{place} has the token id {wrong[0]}, and the teacher's vocabulary has {vocabulary} "
             "entries; name the model that the log-probabilities are of as teacher."
         )
-    if len({*ids.tolist()}) < len(ids):
+    if len({*tokens}) < len(tokens):
         raise ValueError(f"{place} has the same token id twice.")
     if np.isnan(values).any():
         raise ValueError(f"{place} has the log-probability NaN; compute it again.")
@@ -195,4 +210,4 @@ def _checked(
             f"{place}: the probabilities add up to {total:.4f}, which is above 1; write natural "
             "logarithms, at temperature 1."
         )
-    return ids, np.minimum(values, 0.0)
+    return np.array(tokens, dtype=np.int64), np.minimum(values, 0.0)

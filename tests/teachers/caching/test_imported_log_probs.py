@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import json
 import math
@@ -20,7 +21,7 @@ from vocabularies import KINDS
 from hf_distill import DistillationTrainer, DistillationTrainingArguments, cache_teacher_outputs
 from hf_distill.alignment import encode_texts_for_teacher
 from hf_distill.tasks.language_modeling import BlockCollator
-from hf_distill.teachers.caching import import_log_probs
+from hf_distill.teachers.caching import import_log_probs, write_token_ids
 
 TEXTS = ["hello to the people on the river", "hell shell", "Paris lies on the river Seine"]
 KIND = "byte_level"
@@ -205,6 +206,15 @@ def at(row: dict[str, Any], place: int, entry: Any) -> dict[str, Any]:
     return changed(row, prompt_logprobs=entries)
 
 
+def in_lists(row: dict[str, Any], ids: list[Any], values: list[Any]) -> dict[str, Any]:
+    further = len(row["prompt_token_ids"]) - 2
+    return {
+        "input_ids": row["prompt_token_ids"],
+        "target_token_ids": [[], ids, *[[1]] * further],
+        "target_logprobs": [[], values, *[[-1.0]] * further],
+    }
+
+
 BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no log-probabilities": (lambda r: changed(r, prompt_logprobs=None), r"line 1.*=K"),
     "not an object": (lambda r: [r], r"line 1 is a list"),
@@ -221,8 +231,24 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         r"position 1: .* add up to 1\.8",
     ),
     "a foreign id": (lambda r: at(r, 1, {"99999": -1.0}), r"position 1 has .* id 99999"),
-    "no id": (lambda r: at(r, 1, {"word": -1.0}), r"position 1: .*word"),
-    "no number": (lambda r: at(r, 1, {"1": {"rank": 1}}), r"position 1: .*NoneType"),
+    "no id": (lambda r: at(r, 1, {"word": -1.0}), r"position 1 has the token id 'word'"),
+    "an id with an underscore": (lambda r: at(r, 1, {"1_0": -1.0}), r"position 1 has .*'1_0'"),
+    "a fraction of an id": (lambda r: in_lists(r, [2.7], [-1.0]), r"position 1 has .* id 2\.7,"),
+    "an id of true": (lambda r: in_lists(r, [True], [-1.0]), r"position 1 has .* id True,"),
+    "an id of many digits": (lambda r: at(r, 1, {"9" * 5000: -1.0}), r"position 1 has .* id '999"),
+    "no number": (lambda r: at(r, 1, {"1": {"rank": 1}}), r"position 1 has .*-probability None"),
+    "false as a number": (lambda r: at(r, 1, {"1": False}), r"position 1 has .* False"),
+    "a number as text": (lambda r: at(r, 1, {"1": "-1.0"}), r"position 1 has .* '-1\.0'"),
+    "a number of many digits": (lambda r: at(r, 1, {"1": -(10**400)}), r"position 1 has .* -1000"),
+    "an empty text": (
+        lambda r: {"input_ids": [], "target_token_ids": [], "target_logprobs": []},
+        r"line 1 is an empty text",
+    ),
+    "an empty text of vLLM": (
+        lambda r: {"prompt_token_ids": [], "prompt_logprobs": [None]},
+        r"line 1 is an empty text",
+    ),
+    "an empty text without ids": (lambda r: {"prompt_logprobs": []}, r"line 1 is an empty text"),
     "a list of entries": (lambda r: at(r, 1, [-1.0]), r"line 1: .* a list"),
     "another text": (
         lambda r: changed(r, prompt_token_ids=[9, *r["prompt_token_ids"][1:]]),
@@ -301,3 +327,54 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     del one["prompt_token_ids"]
     with pytest.raises(ValueError, match=r"1 texts without token ids.*3 rows"):
         import_log_probs(write_lines(tmp_path / "few.jsonl", [one]), config, data)
+
+
+def test_a_byte_order_mark_and_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = KINDS[KIND]()
+    data, teacher = rows(words), model(words, 1)
+    write_token_ids("~/ids.jsonl", data)
+    prompts = [json.loads(line) for line in (tmp_path / "ids.jsonl").read_text().splitlines()]
+    assert [one["prompt_token_ids"] for one in prompts] == data["input_ids"][:]
+    texts = [(ids, logged(teacher, ids, 2)) for ids in data["input_ids"]]
+    file = as_vllm(tmp_path, texts)
+    options = {"processing_class": words, "data_collator": BlockCollator(words)}
+    plain = import_log_probs("~/log.jsonl", teacher.config, data, **options)
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    marked = import_log_probs(file, teacher.config, data, **options)
+    assert marked["teacher_logits"][:] == plain["teacher_logits"][:]
+
+
+def test_token_ids_replace_nothing_but_token_ids(tmp_path: Path) -> None:
+    data = rows(KINDS[KIND]())
+    file = tmp_path / "new" / "ids.jsonl"
+    for part in (data, data.select([1])):
+        write_token_ids(file, part)
+        assert len(file.read_text().splitlines()) == len(part)
+    (tmp_path / "empty").touch()
+    write_token_ids(tmp_path / "empty", data)
+    assert (tmp_path / "empty").read_text().count("prompt_token_ids") == len(data)
+    answer = json.dumps(vllm_row([1, 2], [None, {2: -1.0}])).encode()
+    other = tmp_path / "other"
+    for content in (b"some text\n", b'{"text": "a"}\n', b"\xff\xfe", b"[1]\n", answer):
+        other.write_bytes(content)
+        with pytest.raises(ValueError, match=r"other is there already.*new file"):
+            write_token_ids(other, data)
+        assert other.read_bytes() == content
+    with pytest.raises(ValueError, match="is there already"):
+        write_token_ids(tmp_path, data)
+    with pytest.raises(ValueError, match=r"other is not a folder"):
+        write_token_ids(tmp_path / "other" / "ids.jsonl", data)
+
+
+def test_token_ids_are_whole_or_not_there(tmp_path: Path) -> None:
+    data = rows(KINDS[KIND]())
+    write_token_ids(tmp_path / "ids.jsonl", data)
+    before = (tmp_path / "ids.jsonl").read_text()
+    broken = data.remove_columns("input_ids").add_column("input_ids", [[], [], [b"no JSON"]])
+    with pytest.raises(TypeError):
+        write_token_ids(tmp_path / "ids.jsonl", broken)
+    assert (tmp_path / "ids.jsonl").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["ids.jsonl"]
