@@ -17,7 +17,7 @@ from hf_distill.alignment.chunks import (
     special_ids,
     token_spans,
 )
-from hf_distill.alignment.encoding import TeacherReader
+from hf_distill.alignment.encoding import TeacherReader, check_texts
 from hf_distill.alignment.language_models import CHUNKS, STUDENT_CHUNKS
 from hf_distill.console import log_rank_0
 
@@ -98,13 +98,13 @@ def encode_texts_for_teacher(
         ``student_chunks``.
 
     Raises:
-        ValueError: a column is missing, a tokenizer is not a fast one, ``input_ids`` are not the
-            tokens of the text, or the tokenizers have nothing in common.
+        ValueError: a column or a text is missing, a tokenizer is not a fast one, ``input_ids`` are
+            not the tokens of the text, or the tokenizers have nothing in common.
     """
-    missing = [name for name in ("input_ids", column) if name not in dataset.column_names]
-    if missing:
+    check_texts(dataset, [column], f"column={column!r}")
+    if "input_ids" not in dataset.column_names:
         raise ValueError(
-            f"column={column!r}: the data has no {missing[0]!r}, only "
+            "dataset has no column 'input_ids', only "
             f"{', '.join(dataset.column_names)}; encode the texts for the student, and keep them."
         )
     reader = TeacherReader(teacher_processing_class, max_length)

@@ -43,6 +43,41 @@ def teacher_inputs(encoding: BatchEncoding) -> dict[str, list[Any]]:
     return {f"{PREFIX}{name}": encoding[name] for name in INPUTS if name in encoding}
 
 
+def check_texts(dataset: Dataset, columns: Sequence[str], argument: str) -> None:
+    """Check that columns hold texts, and that none is missing.
+
+    Args:
+        dataset: the data.
+        columns: their names.
+        argument: what named them, for errors.
+
+    Raises:
+        ValueError: names the column, and the row.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"dataset is a {type(dataset).__name__} and must be a datasets.Dataset: choose a "
+            "split, or make one of a stream with Dataset.from_generator."
+        )
+    for name in columns:
+        if name not in dataset.column_names:
+            raise ValueError(
+                f"{argument}: the data has no column {name!r}, only "
+                f"{', '.join(dataset.column_names)}; name that of the texts."
+            )
+        kind = getattr(dataset.features[name], "dtype", type(dataset.features[name]).__name__)
+        if kind not in ("string", "large_string"):
+            raise ValueError(
+                f"{argument}: the column {name!r} holds {kind} values; name that of the texts."
+            )
+        texts = dataset.with_format(None)[name]
+        missing = next((row for row, text in enumerate(texts) if text is None), None)
+        if missing is not None:
+            raise ValueError(
+                f"Row {missing} has nothing in the column {name!r}; remove the row, or write ''."
+            )
+
+
 def encode_for_teacher(
     dataset: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -68,14 +103,14 @@ def encode_for_teacher(
         gives them, ``teacher_token_type_ids``.
 
     Raises:
-        ValueError: a column is missing, or there are more than two.
+        ValueError: a column is missing or does not hold texts, a text is missing, or there are more
+            columns than two.
     """
-    missing = [name for name in columns if name not in dataset.column_names]
-    if missing or not 1 <= len(columns) <= 2:
+    if isinstance(columns, str) or not 1 <= len(columns) <= 2:
         raise ValueError(
-            f"columns={list(columns)} must name the column of the texts, or the two of pairs; the "
-            f"data has: {', '.join(dataset.column_names)}."
+            f"columns={columns!r} must be a list with the column of the texts, or the two of pairs."
         )
+    check_texts(dataset, columns, f"columns={list(columns)}")
     reader = TeacherReader(tokenizer, max_length)
 
     def encode(*texts: list[str]) -> dict[str, list[Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from other_ids import TEXTS, losses, run, shuffled, tokenizer, trained, with_other_ids
 from transformers import BertForSequenceClassification
 
@@ -138,3 +138,23 @@ def test_logits_of_another_shape_are_refused() -> None:
     student, teacher = {"logits": torch.zeros(2, 3)}, {"logits": torch.zeros(2, 4)}
     with pytest.raises(ValueError, match=r"\(2, 3\) and the teacher's \(2, 4\)"):
         Alignment(MultipleChoiceHead()).logits(batch, student, teacher, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "needs"),
+    [
+        ("text", "columns='text' must be a list"),
+        ([], r"columns=\[\] must be a list"),
+        (["text"] * 3, "must be a list"),
+        (["text", "document"], r"columns=\['text', 'document'\].*'document', only text, pair, n"),
+        (["n"], r"columns=\['n'\].*'n' holds int64 values"),
+        (["text", "pair"], "Row 1 has nothing in the column 'pair'"),
+    ],
+)
+def test_what_is_not_texts_is_refused(columns: Any, needs: str) -> None:
+    data = Dataset.from_dict({"text": ["a", "b"], "pair": ["c", None], "n": [1, 2]})
+    with pytest.raises(ValueError, match=needs):
+        encode_for_teacher(data, tokenizer(), columns=columns)
+    splits: Any = DatasetDict(train=data)
+    with pytest.raises(ValueError, match="DatasetDict.*choose a split"):
+        encode_for_teacher(splits, tokenizer())

@@ -238,6 +238,17 @@ def test_data_that_is_not_the_texts_is_refused() -> None:
     data = rows(words)
     with pytest.raises(ValueError, match=r"column='document'.*'document'"):
         encode_texts_for_teacher(data, words, others, column="document")
+    with pytest.raises(ValueError, match=r"no column 'input_ids'.*keep them"):
+        encode_texts_for_teacher(data.remove_columns("input_ids"), words, others)
+    with pytest.raises(ValueError, match=r"column='attention_mask'.*List.*the texts"):
+        encode_texts_for_teacher(data, words, others, column="attention_mask")
+    last = len(data) - 1
+    gap = data.remove_columns("text").add_column("text", [*["a"] * last, None])
+    with pytest.raises(ValueError, match=rf"Row {last} has nothing in the column 'text'"):
+        encode_texts_for_teacher(gap, words, others)
+    stream: Any = data.to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"IterableDataset.*from_generator"):
+        encode_texts_for_teacher(stream, words, others)
     moved = data.map(lambda row: {"input_ids": row["input_ids"][:3] + row["input_ids"][4:]})
     with pytest.raises(ValueError, match=r"input_ids of row 0.*token 3"):
         encode_texts_for_teacher(moved, words, others)
