@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,8 @@ class CacheArguments:
     )
     write_prompts: str | None = option(
         help="Only write the token ids of the data's rows, as the teacher reads them, to this "
-        "file: JSON lines with prompt_token_ids, for the program that computes log-probabilities."
+        "file: JSON lines with prompt_token_ids, for the program that computes log-probabilities. "
+        "A file that holds anything else is not replaced."
     )
     tokenizer: str | None = option(
         help="The tokenizer of the student, where it is not the teacher's or was trimmed: the "
@@ -91,6 +92,15 @@ class CacheArguments:
 TeacherArguments = outline(
     "hf_distill.training_args:DistillationTrainingArguments",
     only=("teacher_dtype", "teacher_weights", "teacher_combination"),
+)
+
+
+# Options that log-probabilities of another program leave no use for.
+_OF_RUNNING = (
+    "top_k",
+    "batch_size",
+    "mixed_precision",
+    *names(TeacherArguments),
 )
 
 
@@ -134,6 +144,7 @@ def run(argv: Sequence[str]) -> None:
     from hf_distill.loading import load_teacher
     from hf_distill.teachers.caching import (
         cache_teacher_outputs,
+        check_prompts_file,
         import_log_probs,
         write_token_ids,
     )
@@ -143,6 +154,15 @@ def run(argv: Sequence[str]) -> None:
     )
     check_paths({"train_file": data.train_file})
     task = choose_task(arguments.task, options, {"teacher_model": source})
+    logged = arguments.teacher_log_probs or arguments.write_prompts
+    if logged is not None:
+        _check_logged(arguments, parser.given(argv), task)
+    check_paths({"teacher_log_probs": arguments.teacher_log_probs})
+    if arguments.write_prompts is not None:
+        try:
+            check_prompts_file(arguments.write_prompts)
+        except ValueError as error:
+            raise ValueError(f"--write_prompts: {error}") from error
     examples, labelled = load_examples(
         task, data.training._replace(max_samples=data.max_train_samples), or_unlabelled=True
     )
@@ -158,9 +178,7 @@ def run(argv: Sequence[str]) -> None:
         tokenizer = load_tokenizer("tokenizer", own)
     reader = load_teacher_reader([source, *further], task, tokenizer)
     state = PartialState(cpu=arguments.use_cpu)
-    logged = arguments.teacher_log_probs or arguments.write_prompts
     if logged is not None:
-        _check_logged(arguments, averaging, task)
         teacher: Any = load_meta_model("teacher_model", source, task)
     else:
         teacher = load_teacher(
@@ -181,7 +199,12 @@ def run(argv: Sequence[str]) -> None:
     )
     show_data(task, {"train": (examples, encoded, labelled)}, teacher)
     if arguments.write_prompts is not None:
-        write_token_ids(arguments.write_prompts, encoded.features)
+        if state.is_main_process:
+            write_token_ids(arguments.write_prompts, encoded.features)
+            sys.stdout.write(
+                f"The token ids of {len(encoded.features):,} rows are in "
+                f"{arguments.write_prompts}; pass their log-probabilities as --teacher_log_probs.\n"
+            )
         return
     common: dict[str, Any] = {
         "processing_class": tokenizer,
@@ -226,26 +249,29 @@ def _as_student(source: str, task: Task, teacher: Any) -> Any:
     return student
 
 
-def _check_logged(arguments: CacheArguments, averaging: Any, task: Task) -> None:
-    """Check the options for log-probabilities that another program computes."""
+def _check_logged(arguments: CacheArguments, given: Collection[str], task: Task) -> None:
+    """Check the options for log-probabilities that another program computes.
+
+    Args:
+        arguments: the options.
+        given: those that were not left to their defaults.
+        task: the task.
+    """
     name = "write_prompts" if arguments.write_prompts else "teacher_log_probs"
     if task.name != "text-generation":
         raise ValueError(
             f"--{name}: log-probabilities of texts are those of causal language models, and the "
             f"task is {task.name}; choose --task text-generation."
         )
-    given = {
-        "teacher_model": len(arguments.teacher_model) > 1,
-        "top_k": arguments.top_k is not None,
-        "mixed_precision": arguments.mixed_precision != "no",
-        "teacher_dtype": averaging.teacher_dtype is not None,
-    }
-    unused = [option for option, there in given.items() if there]
-    if unused:
-        raise ValueError(
-            f"--{unused[0]} says how a teacher is run, and with --{name} none is: one model's "
-            "log-probabilities are stored as they are. Leave it out."
-        )
+    unused = [*_OF_RUNNING]
+    reason = "no teacher is run, and one model's log-probabilities are stored as they are"
+    if name == "write_prompts":
+        unused += ["dtype", "teacher_log_probs"]
+        reason = "the token ids for one model are written, and nothing is run or stored"
+    refused = [one for one in unused if one in given]
+    if len(arguments.teacher_model) > 1 or refused:
+        option = [*refused, "teacher_model A B"][0]
+        raise ValueError(f"--{option} cannot be used with --{name}: {reason}. Leave it out.")
 
 
 def preprocessing_of(task: Task) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from cli_runs import Result
@@ -66,7 +67,9 @@ def test_imported_log_probs_teach_as_the_live_teacher_does(
     student, teacher = models
     cache = ["cache", *data, "--teacher_model", teacher, "--tokenizer", student]
     cache += ["--output_dir", tmp_path / "outputs", "--dtype", "float32"]
-    assert program(*cache, "--write_prompts", tmp_path / "ids.jsonl").status == 0
+    written = program(*cache[:-2], "--write_prompts", tmp_path / "ids.jsonl")
+    assert written.status == 0, written.stderr
+    assert f"rows are in {tmp_path / 'ids.jsonl'}" in written.stdout
     assert not (tmp_path / "outputs").exists()
     prompts = [json.loads(line) for line in (tmp_path / "ids.jsonl").read_text().splitlines()]
     words = AutoTokenizer.from_pretrained(teacher)
@@ -86,17 +89,26 @@ def test_imported_log_probs_teach_as_the_live_teacher_does(
     assert losses(tmp_path / "alone") != pytest.approx(live, rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--top_k", "8"], "--top_k"),
-        (["--mixed_precision", "bf16"], "--mixed_precision"),
-        (["--teacher_dtype", "float32"], "--teacher_dtype"),
-    ],
-)
-def test_options_of_a_teacher_that_runs_are_refused(
+USELESS = {  # with --teacher_log_probs; with --write_prompts these and two more
+    "--top_k": "8",
+    "--batch_size": "32",  # the default
+    "--mixed_precision": "bf16",
+    "--teacher_dtype": "float32",
+    "--teacher_weights": "0.5",
+    "--teacher_combination": "logits",
+}
+CASES = [
+    *(("--teacher_log_probs", [*one]) for one in USELESS.items()),
+    *(("--write_prompts", [*one]) for one in USELESS.items()),
+    ("--write_prompts", ["--dtype", "float32"]),
+    ("--write_prompts", ["--teacher_log_probs", "nowhere.jsonl"]),
+]
+
+
+@pytest.mark.parametrize(("mode", "options"), CASES)
+def test_options_without_a_use_are_refused(
+    mode: str,
     options: list[str],
-    message: str,
     program: Program,
     models: tuple[str, str],
     data: list[str],
@@ -104,10 +116,52 @@ def test_options_of_a_teacher_that_runs_are_refused(
 ) -> None:
     result = program(
         "cache", *data, "--teacher_model", models[1], "--output_dir", tmp_path / "outputs",
-        "--teacher_log_probs", "logged.jsonl", *options,
+        mode, tmp_path / "log.jsonl", *options,
     )  # fmt: skip
-    assert result.status == 2
-    assert message in result.stderr and "--teacher_log_probs" in result.stderr
+    assert result.status == 2 and "rows" not in result.stderr
+    assert f"{options[0]} cannot be used with {mode}" in result.stderr
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("mode", ["--teacher_log_probs", "--write_prompts"])
+def test_several_teachers_have_no_log_probs(
+    mode: str, program: Program, models: tuple[str, str], data: list[str], tmp_path: Path
+) -> None:
+    result = program(
+        "cache", *data, "--teacher_model", models[1], models[1], "--output_dir",
+        tmp_path / "outputs", mode, tmp_path / "log.jsonl",
+    )  # fmt: skip
+    assert result.status == 2 and f"cannot be used with {mode}" in result.stderr
+
+
+def test_files_of_log_probs_are_checked_before_the_data_is_read(
+    program: Program, models: tuple[str, str], data: list[str], tmp_path: Path
+) -> None:
+    train = data[data.index("--train_file") + 1]
+    before = Path(train).read_bytes()
+    cache = ["cache", *data, "--teacher_model", models[1], "--output_dir", tmp_path / "outputs"]
+    for options, needs in (
+        (["--write_prompts", train], f"--write_prompts: {train} is there already"),
+        (["--write_prompts", f"{train}/ids.jsonl"], f"--write_prompts: {train}/ids.jsonl cannot"),
+        (["--teacher_log_probs", "nowhere.jsonl"], "--teacher_log_probs nowhere.jsonl: there is"),
+    ):
+        result = program(*cache, *options)
+        assert result.status == 2 and needs in result.stderr, result.stderr
+        assert "rows" not in result.stderr
+    assert Path(train).read_bytes() == before
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_writes_the_token_ids(
+    models: tuple[str, str], data: list[str], tmp_path: Path
+) -> None:
+    done = forked.run(
+        "hf_distill", "cache", *data, "--teacher_model", models[1], "--output_dir",
+        str(tmp_path / "outputs"), "--write_prompts", str(tmp_path / "ids.jsonl"),
+        processes=2, environment={"ACCELERATE_USE_CPU": "true"}, seconds=300,
+    )  # fmt: skip
+    assert done.ok, done.stderr
+    assert done.stdout.count("The token ids of") == 1
 
 
 def test_other_tasks_have_no_log_probs(program: Program, tmp_path: Path) -> None:
