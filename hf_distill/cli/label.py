@@ -195,7 +195,7 @@ def _gold(
     from hf_distill.console import log_rank_0
     from hf_distill.tasks.columns import kind_of
     from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
-    from hf_distill.tasks.labels import label_options
+    from hf_distill.tasks.labels import label_options, label_values
     from hf_distill.tasks.text_classification import SINGLE, data_problem_type, label_targets
 
     try:
@@ -206,8 +206,8 @@ def _gold(
     if data_problem_type(rows) != SINGLE:
         log_rank_0("The answers are not scored: the data has no single label per text.")
         return None
-    feature = rows.features["label"]
-    if kind_of(feature) == "number" and set(map(str, rows["label"])) - set(labels):
+    found = set(map(str, label_values(rows, "label")))
+    if kind_of(rows.features["label"]) == "number" and found - set(labels):
         numbered = ", ".join(f"{number} is {label!r}" for number, label in enumerate(labels))
         log_rank_0(
             f"The gold labels are numbers, in the order of --label_words: {numbered}. Of another "

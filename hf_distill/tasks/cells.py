@@ -37,7 +37,8 @@ def read_labels(
             labels that are 1.
 
     Raises:
-        MissingLabelsError: rows have none; names them.
+        MissingLabelsError: rows have none; names them. The label -1 stands for none where it is the
+            only one of a column, or where classes are numbered from 0 (``ClassLabel``).
         TaskDataError: the cells can be read in more than one way, or two labels differ only in
             case or spaces; names them.
     """
@@ -45,12 +46,7 @@ def read_labels(
     item = feature.feature if is_list(feature) else feature
     values = list(table[column])
     if isinstance(item, ClassLabel) or is_list(item):
-        unlabelled = [row for row, value in enumerate(values) if value == -1]
-        if unlabelled:
-            raise MissingLabelsError(
-                f"{rows_in_words(unlabelled)} the label -1 in the column {column!r}, which stands "
-                "for no label in many test splits; choose a split with labels, or remove the row."
-            )
+        _check_labelled(values, column)
         _check_present(values, column)
         return table
     if is_list(feature):
@@ -59,6 +55,9 @@ def read_labels(
     else:
         new, values = _read_cells(values, item, column)
     _check_present(values, column)
+    # Some of a column may be a class, or numbers to predict.
+    if all(one == -1 for value in values for one in _many(value)):
+        _check_labelled(values, column)
     if names is not None and new == Value("int64"):
         new = ClassLabel(names=list(names))
         _check_named(values, names, column)
@@ -210,9 +209,22 @@ def _check_present(values: Iterable[Any], column: str) -> None:
         )
 
 
+def _check_labelled(values: Iterable[Any], column: str) -> None:
+    unlabelled = [row for row, value in enumerate(values) if -1 in _many(value)]
+    if unlabelled:
+        raise MissingLabelsError(
+            f"{rows_in_words(unlabelled)} the label -1 in the column {column!r}, which stands "
+            "for no label in many test splits; choose a split with labels, or remove the row."
+        )
+
+
+def _many(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def _check_named(values: Iterable[Any], names: Sequence[str], column: str) -> None:
     for value in values:
-        for one in value if isinstance(value, list) else [value]:
+        for one in _many(value):
             if one is not None and one >= len(names):
                 raise TaskDataError(
                     f"The column {column!r} has the label {one}, but --class_names has "

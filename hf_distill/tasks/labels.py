@@ -65,8 +65,8 @@ def label_values(table: Dataset, column: str) -> Iterator[Any]:
         if any(isinstance(one, int) and one < 0 for one in many):
             raise TaskDataError(
                 f"Row {row} has the label {next(one for one in many if one < 0)} in the column "
-                f"{column!r}, which stands for no label in many test splits; choose a split with "
-                "labels, or remove the row."
+                f"{column!r}, and classes are numbered from 0. If it has no label, empty the cell "
+                "or remove the row; if this is a class, write names instead of numbers."
             )
         if named:
             many = [item.int2str(one) for one in many]

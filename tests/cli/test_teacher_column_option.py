@@ -25,7 +25,7 @@ TAGS = ("B-loc", "B-per", "I-loc", "O")
 WORDS = [[[0.7 if tag == gold else 0.1 for tag in TAGS] for gold in tags] for _, tags in SENTENCES]
 
 
-def write(path: Path, cells: Sequence[Any], *, labels: bool, tagged: bool = False) -> Path:
+def write(path: Path, cells: Sequence[Any], *, labels: int, tagged: bool = False) -> Path:
     if tagged:
         rows = [{"tokens": words, "ner_tags": tags} for words, tags in SENTENCES]
     else:
@@ -34,7 +34,9 @@ def write(path: Path, cells: Sequence[Any], *, labels: bool, tagged: bool = Fals
                 for text, label in TEXTS]  # fmt: skip
     for row, cell in zip(rows, cells, strict=True):
         row["probabilities"] = cell
-        if not labels:
+        if labels == -1:
+            row["label"] = -1
+        elif not labels:
             row.pop("ner_tags" if tagged else "label")
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -49,7 +51,7 @@ def write(path: Path, cells: Sequence[Any], *, labels: bool, tagged: bool = Fals
     return path
 
 
-CASES: dict[str, tuple[str, Sequence[Any], bool, list[str]]] = {
+CASES: dict[str, tuple[str, Sequence[Any], int, list[str]]] = {
     "JSON lines": ("data.jsonl", CELLS, True, []),
     "CSV": ("data.csv", CELLS, True, []),
     "Parquet": ("data.parquet", CELLS, True, []),
@@ -57,6 +59,7 @@ CASES: dict[str, tuple[str, Sequence[Any], bool, list[str]]] = {
     "lists": ("data.csv", [list(cell.values()) for cell in CELLS], True,
               ["--class_names", "pos", "neg"]),
     "no labels": ("data.csv", CELLS, False, ["--distillation_loss_weight", "1"]),
+    "labels that stand for none": ("data.jsonl", CELLS, -1, ["--distillation_loss_weight", "1"]),
     "several labels": ("data.jsonl", CELLS, False, [
         "--distillation_loss_weight", "1", "--problem_type", "multi_label_classification"]),
     "numbers": ("data.csv", [2.5, -1, 0, 3, 4, 5.5], False, [

@@ -147,6 +147,25 @@ def test_no_label_in_the_test_splits_of_the_hub() -> None:
         read_labels(table, "label")
 
 
+@pytest.mark.parametrize("cells", [[-1, -1], ["-1", "-1.0"], [-1.0, -1.0], [[-1], [-1]]])
+def test_minus_1_stands_for_no_label_if_a_column_has_nothing_else(cells: list[Any]) -> None:
+    for names in (None, ["a", "b"]):
+        with pytest.raises(MissingLabelsError, match=re.escape("2 rows (0, 1) have the label -1")):
+            read_labels(column(cells), "label", names=names)
+
+
+@pytest.mark.parametrize("cells", [[-1, 0, 1], [-1.0, 0.5], ["-1", "0"], [-1, 1], [-1.5, -1.5]])
+def test_minus_1_is_a_label_or_number_among_others(cells: list[Any]) -> None:
+    assert list(map(float, read_labels(column(cells), "label")["label"])) == list(map(float, cells))
+
+
+def test_minus_1_among_several_class_labels() -> None:
+    features = Features({"label": List(ClassLabel(names=["a", "b"]))})
+    table = Dataset.from_dict({"label": [[0, 1], [-1]]}, features=features)
+    with pytest.raises(MissingLabelsError, match="Row 1 has the label -1"):
+        read_labels(table, "label")
+
+
 def test_names_by_option() -> None:
     names = ["a", "b", "c"]
     for cells, labels in (([0, 2], [0, 2]), (["0", "2"], [0, 2]), ([[1, 1, 0]], [[0, 1]])):
