@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, time
@@ -51,6 +52,18 @@ def check_columns(table: Dataset) -> None:
             )
 
 
+def check_rows(table: Dataset, path: str | Path) -> None:
+    """Check that a file can hold the rows, before work whose result is to be written there.
+
+    Raises:
+        TaskDataError: it cannot; names the column or the row.
+    """
+    if ending(Path(path)) == ".parquet":
+        check_columns(table)
+    else:
+        deque(_lines(table, Path(path)), maxlen=0)
+
+
 def write_table(table: Dataset, path: str | Path) -> None:
     """Write a table, row by row, atomically.
 
@@ -70,6 +83,16 @@ def write_table(table: Dataset, path: str | Path) -> None:
     if ending(path) == ".parquet":
         write_atomically(path, lambda temporary: table.to_parquet(str(temporary)))
         return
+
+    def write(temporary: Path) -> None:
+        with text_file(temporary) as file:
+            file.writelines(_lines(table, path))
+
+    write_atomically(path, write)
+
+
+def _lines(table: Dataset, path: Path) -> Iterator[str]:
+    check_columns(table)
     writers: dict[str, Callable[[Dataset], Iterator[str]]] = {
         ".jsonl": _jsonl,
         ".csv": partial(_delimited, delimiter=","),
@@ -77,13 +100,7 @@ def write_table(table: Dataset, path: str | Path) -> None:
         ".txt": _txt,
         ".conll": _conll,
     }
-    lines = writers[ending(path)]
-
-    def write(temporary: Path) -> None:
-        with text_file(temporary) as file:
-            file.writelines(lines(table))
-
-    write_atomically(path, write)
+    return writers[ending(path)](table)
 
 
 @contextmanager

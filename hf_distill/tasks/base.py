@@ -134,6 +134,7 @@ class Task(ABC):
         head: the logits that are compared.
         timed: what the latency in a comparison is the time of.
         reads_targets: whether its models read the text that they are to write.
+        keep_line_breaks: whether the line breaks of text files belong to the texts.
         limit: the options that limit the length of inputs (the first one) and targets.
         default_length: its value where it is not given, or less if the model takes less.
         usage: example for the model card; ``{name}`` and ``{architecture}`` are filled in.
@@ -143,6 +144,7 @@ class Task(ABC):
     head: ClassVar[type[TaskHead]]
     timed: ClassVar[str]
     reads_targets: ClassVar[bool] = False
+    keep_line_breaks: ClassVar[bool] = False
     limit: ClassVar[str] = "--max_length"
     default_length: ClassVar[int] = 256
     usage: ClassVar[str] = (
@@ -172,7 +174,7 @@ class Task(ABC):
             MissingLabelsError: labels are wanted, and some are missing.
             TaskDataError: it is not data of the task.
         """
-        table = load_table(source, **places)
+        table = load_table(source, keep_line_breaks=self.keep_line_breaks, **places)
         if teacher_column is None:
             return self.rows(table, labelled=labelled)
         cells = teacher_cells(table, teacher_column)

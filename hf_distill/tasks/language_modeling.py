@@ -57,6 +57,7 @@ class LanguageModelingTask(Task):
     """Blocks of text in, the likelihood of their tokens out."""
 
     masked: ClassVar[bool]
+    keep_line_breaks = True
     limit = "--block_size"
     default_length = 512
 

@@ -44,6 +44,7 @@ def load_table(
     split: str | None = None,
     config_name: str | None = None,
     revision: str | None = None,
+    keep_line_breaks: bool = False,
 ) -> Dataset:
     """Load a table, with the columns that it has.
 
@@ -55,7 +56,7 @@ def load_table(
             a ``.jsonl`` or ``.json`` file, one object per line or a list of objects; a column with
             values of several kinds (numbers and texts, say) is refused by whoever reads it;
             a ``.parquet`` file;
-            a ``.txt`` file: the column ``text`` has its lines, line breaks included;
+            a ``.txt`` file: the column ``text`` has its lines;
             a ``.conll`` file: a token and its tag per line, the tag last, an empty line between
             sentences; the columns are ``tokens`` and ``tags``;
             a folder written by ``Dataset.save_to_disk``;
@@ -65,6 +66,7 @@ def load_table(
         split: the split to take. Needed when the source has several; a file has none.
         config_name: the configuration of a Hub data set.
         revision: the branch, tag or commit of a Hub data set.
+        keep_line_breaks: the lines of a ``.txt`` file end with their line break.
 
     Returns:
         At least one row.
@@ -88,7 +90,7 @@ def load_table(
     elif split is not None:
         raise ValueError(f"{path} is a file and has no splits; leave out split={split!r}.")
     else:
-        table = _from_file(path)
+        table = _from_file(path, keep_line_breaks=keep_line_breaks)
     if len(table) == 0:
         raise TaskDataError(f"{source} is empty: it has no rows.")
     check_characters(table, str(source))
@@ -125,7 +127,7 @@ def check_characters(table: Dataset, source: str) -> None:
             start += len(chunk)
 
 
-def _from_file(path: Path) -> Dataset:
+def _from_file(path: Path, *, keep_line_breaks: bool) -> Dataset:
     if path.stat().st_size == 0:
         raise TaskDataError(f"{path} is empty: it has no rows.")
     reader = _READERS.get(ending(path))
@@ -135,7 +137,7 @@ def _from_file(path: Path) -> Dataset:
             "rename or convert the file."
         )
     try:
-        return reader(path)
+        return _text(path, keep_line_breaks) if reader is _text else reader(path)
     except TaskDataError as error:
         if str(path) in str(error):
             raise
@@ -273,10 +275,10 @@ def _parquet(path: Path) -> Dataset:
     return Dataset(pq.read_table(path).cast(pa.schema(plain)))
 
 
-def _text(path: Path) -> Dataset:
+def _text(path: Path, keep_line_breaks: bool = False) -> Dataset:
     with open_file(path) as file:
         encoding = encoding_of(file.read(4))
-    return Dataset.from_text(str(path), keep_linebreaks=True, encoding=encoding)
+    return Dataset.from_text(str(path), keep_linebreaks=keep_line_breaks, encoding=encoding)
 
 
 def _conll(path: Path) -> Dataset:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cli_runs import Files, Result
+from datasets import Dataset
 from tiny import bert_config, tokenizer
 from transformers import BertForMaskedLM
 
@@ -123,6 +124,21 @@ def test_tags(augment: Callable[..., Result], tmp_path: Path) -> None:
     table = load_table(tmp_path / "out.conll")
     assert table["tags"] == [["O", "O", "B-place"]] * len(table)
     assert all(row["tokens"][1] != "river" and row["tokens"][2] == "rome" for row in table)
+
+
+def test_rows_that_the_file_cannot_hold_are_refused_before_the_work(
+    augment: Callable[..., Result], tmp_path: Path
+) -> None:
+    table = Dataset.from_dict({"text": ["paris is a town"], "n": [float("nan")]})
+    table.to_parquet(tmp_path / "in.parquet")
+    result = augment(
+        "--train_file", tmp_path / "in.parquet", "--text_columns", "text",
+        "--output_path", tmp_path / "out.jsonl",
+    )  # fmt: skip
+    assert result.status == 2
+    assert "row 0" in result.stderr
+    assert ".parquet" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ def test_real_data_is_read_without_loss() -> None:
     sentences = tagged_rows(load_table(SHARED / "data" / "wnut17" / "dev.conll.gz"))
     assert len(sentences) == 1009
     assert {tag for tags in sentences["tags"] for tag in tags} >= {"O", "B-person", "I-person"}
-    text = load_table(SHARED / "data" / "text" / "tinyshakespeare.txt.gz")
+    text = load_table(SHARED / "data" / "text" / "tinyshakespeare.txt.gz", keep_line_breaks=True)
     passages = any_task("fill-mask").rows(text)
     assert "".join(passages["text"]) == "".join(text["text"])
     assert re.match(r"First Citizen:\n", passages[0]["text"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from any_task import any_task
 from datasets import Dataset, DatasetDict, Value
 
 from hf_distill.augmentation.tables import write_table
@@ -169,9 +170,19 @@ def test_words_that_look_like_something_else_stay_words(tmp_path: Path) -> None:
     assert load_table(path)["text"][:] == ["2024-01-01"]
 
 
-def test_text_keeps_its_line_breaks(tmp_path: Path) -> None:
-    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"one\n\ntwo"))
-    assert load_table(tmp_path / "d.txt.gz")["text"][:] == ["one\n", "\n", "two"]
+def test_line_breaks_of_a_text_file_belong_to_texts_of_language_models(tmp_path: Path) -> None:
+    path = tmp_path / "d.txt.gz"
+    path.write_bytes(gzip.compress("one\r\n\r\nt\u2028wo ".encode()))
+    kept = ["one\n", "\n", "t\u2028wo "]
+    assert load_table(path, keep_line_breaks=True)["text"][:] == kept
+    assert load_table(path)["text"][:] == ["one", "", "t\u2028wo "]
+    for name, texts in {
+        "text-classification": ["one", "", "t\u2028wo "],
+        "summarization": ["one", "", "t\u2028wo "],
+        "text-generation": ["".join(kept)],
+        "fill-mask": ["".join(kept)],
+    }.items():
+        assert any_task(name).load_data(str(path), labelled=False)["text"][:] == texts
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
@@ -189,7 +200,7 @@ def test_byte_order_marks(name: str, encoding: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes((mark + contents[name]).encode(encoding))
     expected: dict[str, list] = {"text": ["é"], "label": ["1"]}
     if name == "d.txt":
-        expected = {"text": ["é\n", "b"]}
+        expected = {"text": ["é", "b"]}
     elif name == "d.conll":
         expected = {"tokens": [["é"]], "tags": [["O"]]}
     assert load_table(tmp_path / name).to_dict() == expected
