@@ -89,7 +89,7 @@ class Runs:
                     str(self.work / "texts.csv"), "--prompt", PROMPT, *LABEL.split(),
                     "--output_path", str(target))  # fmt: skip
         cpu = time.process_time() - cpu
-        manifest = json.loads(target.with_name("labelled.manifest.json").read_text())
+        manifest = json.loads(target.with_name("labelled.jsonl.manifest.json").read_text())
         free = manifest["calibration"]["probabilities"]
         rows = [json.loads(line)["probabilities"] for line in target.read_text().splitlines()]
         plain = [{name: row[name] * free[name] for name in NAMES} for row in rows]

@@ -6,35 +6,43 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, Value, concatenate_datasets
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill._version import versions
-from hf_distill.augmentation.tables import check_columns, write_table
+from hf_distill.augmentation.tables import check_rows, write_table
 from hf_distill.compatibility import input_limit
 from hf_distill.compatibility.tokenizers import tokenizer_hash, tokenizer_of
-from hf_distill.files import file_hash, read_json, write_json
+from hf_distill.console import log_rank_0
+from hf_distill.files import file_hash, json_hash, write_json
 from hf_distill.heads import head_of_class, unwrapped
+from hf_distill.labelling.output import (
+    check_output_path,
+    date_of,
+    finished,
+    manifest_path,
+    parts_path,
+)
 from hf_distill.labelling.prompts import EncodedRow, Prompt, default_prompt
 from hf_distill.labelling.scoring import WordScorer, calibrated, label_probabilities
 from hf_distill.labelling.words import LabelWords, check_label_words
-from hf_distill.labelling.work import Work, changes
+from hf_distill.labelling.work import Work
 from hf_distill.launch import check_processes
 from hf_distill.loading import fewest_tokens, load_teacher, read_config
 from hf_distill.restoring import evaluating
 from hf_distill.tasks.columns import checked_texts, is_text
 from hf_distill.tasks.tables import load_table
-from hf_distill.tasks.text_files import ending
 from hf_distill.teachers.caching.fingerprints import data_hash
 from hf_distill.teachers.identity import TeacherIdentity, identify
 
@@ -97,8 +105,9 @@ def label_dataset(
             in float64, which add up to 1.
         output_path: a ``.jsonl`` (also ``.jsonl.gz``) or ``.parquet`` file to write. It appears
             when it is whole; next to it the manifest, ``NAME.manifest.json``. An interrupted run
-            leaves its parts in the folder ``.NAME.parts`` there, and the same call resumes it. By
-            default nothing is kept.
+            leaves its parts in the folder ``.NAME.parts`` there, and the same call resumes it. Of
+            a finished file the probabilities are kept, and other columns that have changed are
+            written again. By default nothing is kept.
         max_length: the most tokens of a prompt with a word; of longer ones the text is cut. By
             default what the model takes.
         batch_size: rows at a time, of similar length.
@@ -109,21 +118,25 @@ def label_dataset(
         The data with the new column, and the manifest.
 
     Raises:
-        ValueError: an option, the words, the prompt or the model cannot be used, or
+        ValueError: the data, an option, the words, the prompt or the model cannot be used, or
             ``output_path`` is of another run; the message says what changed.
         OSError: the disk is full; the parts before are kept.
     """
     words = check_label_words(label_words)
     _check_options(dataset, output_column, batch_size)
+    dataset = dataset.with_format(None)
     target = None if output_path is None else Path(output_path).expanduser()
     if target is not None:
         check_output_path(target)
-        check_columns(dataset)
+        check_rows(dataset, target)
     fields = _fields(dataset, text_columns)
     state = PartialState(cpu=use_cpu)
     check_processes(state.num_processes)
     if target is None and state.num_processes > 1:
         raise ValueError("output_path is missing: several processes meet in a file.")
+    dates = [date_of(target)]
+    if state.num_processes > 1:
+        broadcast_object_list(dates)
     model = _load(teacher_model, teacher_dtype, state.device)
     tokenizer = processing_class or tokenizer_of(model)
     if tokenizer is None:
@@ -141,6 +154,7 @@ def label_dataset(
         tokenizer,
         chat=chat,
         max_length=_longest(model, tokenizer, max_length),
+        date=dates[0],
     )
     for column in writer.columns:
         checked_texts(dataset, column, "prompt")
@@ -152,6 +166,7 @@ def label_dataset(
         "teacher": _describe(identify(teacher_model, model), model, tokenizer),
         "prompt": writer.identity,
         "label_words": words,
+        "labels": list(words),
         "data": {
             "rows": len(dataset),
             "columns": writer.columns,
@@ -161,16 +176,25 @@ def label_dataset(
         "column": output_column,
         "batch_size": batch_size,
         "versions": versions(),
+        "table_sha256": json_hash([str(dataset.features), data_hash(dataset)]),
     }
-    if target is not None and (before := _finished(target, manifest)):
+    if target is not None and (before := finished(target, manifest)):
         column = load_table(target).select_columns([output_column])
-        return Labelled(concatenate_datasets([dataset, column], axis=1), before)
+        labelled = Labelled(concatenate_datasets([dataset, column], axis=1), before)
+        state.wait_for_everyone()
+        if before.get("table_sha256") != manifest["table_sha256"]:
+            log_rank_0(f"Other columns have changed, and {target.name} is written again.")
+            before["table_sha256"] = manifest["table_sha256"]
+            if state.is_main_process:
+                _write(labelled, target)
+            state.wait_for_everyone()
+        return labelled
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         if target is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
-            folder = target.with_name(f".{_stem(target)}.parts")
+            folder = parts_path(target)
         work = Work(folder, manifest, len(content_free[0].endings))
         if state.is_main_process:
             work.prepare(stack)
@@ -186,39 +210,20 @@ def label_dataset(
             found = calibrated(found, free)
             named = dict(zip(words, free.tolist(), strict=True))
             manifest["calibration"] = {"texts": CONTENT_FREE, "probabilities": named}
-        labelled = _with_column(dataset, output_column, list(words), found)
+        labelled = Labelled(_with_column(dataset, output_column, list(words), found), manifest)
         if target is not None and state.is_main_process:
-            write_table(labelled, target)
-            manifest["output_sha256"] = file_hash(target)
-            write_json(manifest_path(target), manifest)
+            _write(labelled, target)
             shutil.rmtree(folder)
         state.wait_for_everyone()
-    return Labelled(labelled, manifest)
+    return labelled
 
 
-def check_output_path(path: Path) -> None:
-    """Check the name of a file to write.
-
-    Raises:
-        ValueError: it is of another kind.
-    """
-    if ending(path) not in (".jsonl", ".parquet") or path.name.lower().endswith(".parquet.gz"):
+def _check_options(dataset: Any, output_column: str, batch_size: int) -> None:
+    if not isinstance(dataset, Dataset):
         raise ValueError(
-            f"output_path={str(path)!r} must end in .jsonl, .jsonl.gz or .parquet: no other file "
-            "holds an object of label and probability per row."
+            f"dataset is a {type(dataset).__name__}; pass one datasets.Dataset, such as the "
+            "training split (Dataset.from_generator makes one of a stream)."
         )
-
-
-def manifest_path(target: Path) -> Path:
-    """Return where the manifest of a labelled file is."""
-    return target.with_name(f"{_stem(target)}.manifest.json")
-
-
-def _stem(path: Path) -> str:
-    return path.name[: path.name.lower().rindex(ending(path))]
-
-
-def _check_options(dataset: Dataset, output_column: str, batch_size: int) -> None:
     if len(dataset) == 0:
         raise ValueError("dataset is empty: it has no rows.")
     if output_column in dataset.column_names:
@@ -230,7 +235,7 @@ def _check_options(dataset: Dataset, output_column: str, batch_size: int) -> Non
 
 
 def _fields(dataset: Dataset, text_columns: Sequence[str]) -> dict[str, str]:
-    """Return the columns that a prompt may show, by the names of fields.
+    """Return the columns that a prompt may show, by the names of fields; roles come first.
 
     Raises:
         ValueError: ``text_columns`` are not one or two columns of texts.
@@ -247,7 +252,8 @@ def _fields(dataset: Dataset, text_columns: Sequence[str]) -> dict[str, str]:
             )
         checked_texts(dataset, column, "text_columns")
     texts = [name for name, feature in dataset.features.items() if is_text(feature)]
-    return {**dict(zip(_ROLES, text_columns, strict=False)), **{name: name for name in texts}}
+    roles = dict(zip(_ROLES, text_columns, strict=False))
+    return {**roles, **{name: name for name in texts if name not in roles}}
 
 
 def _check_plain(dataset: Dataset, column: str, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -257,7 +263,9 @@ def _check_plain(dataset: Dataset, column: str, tokenizer: PreTrainedTokenizerBa
         ValueError: names the first row and the token.
     """
     special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    written = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "$^")
+    written = re.compile(
+        "|".join(map(re.escape, sorted(special, key=len, reverse=True))) or r"(?!)"
+    )
     for row, text in enumerate(dataset[column]):
         if found := written.search(text):
             raise ValueError(
@@ -297,18 +305,20 @@ def _longest(model: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int |
 
 
 def _check_endings(label_words: LabelWords, row: EncodedRow) -> None:
-    """Check that words of different labels have different tokens."""
-    owners: dict[tuple[int, ...], tuple[str, str]] = {}
-    places = iter(row.endings)
-    for label, words in label_words.items():
-        for word in words:
-            tokens = next(places)
-            other, owner = owners.setdefault(tokens, (word, label))
-            if other != word:
-                raise ValueError(
-                    f"label_words: the tokenizer gives {other!r} ({owner}) and {word!r} ({label}) "
-                    "the same tokens, so the teacher cannot tell them apart; choose another word."
-                )
+    """Check that words have different tokens, and none begins one of another label."""
+    owned = [(label, word) for label, words in label_words.items() for word in words]
+    words = sorted(zip(row.endings, owned, strict=True), key=lambda one: len(one[0]))
+    for (tokens, (owner, other)), (longer, (label, word)) in combinations(words, 2):
+        if tokens == longer:
+            raise ValueError(
+                f"label_words: the tokenizer gives {other!r} ({owner}) and {word!r} ({label}) "
+                "the same tokens, so the teacher cannot tell them apart; choose another word."
+            )
+        if owner != label and longer[: len(tokens)] == tokens:
+            raise ValueError(
+                f"label_words: the tokens of {other!r} ({owner}) begin those of {word!r} "
+                f"({label}), which can then never be more probable; choose another word."
+            )
 
 
 def _describe(
@@ -323,27 +333,11 @@ def _describe(
     }
 
 
-def _finished(target: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the manifest of a file that this run has written before; ``None`` without a file.
-
-    Raises:
-        ValueError: the file is of another run, or was altered.
-    """
-    if not target.exists():
-        return None
-    path, remedy = manifest_path(target), "Name another output_path, or delete the file."
-    if not path.exists():
-        raise ValueError(f"output_path {target.name} exists, without a {path.name}. {remedy}")
-    before = read_json(path, "delete it and the file next to it to begin again")
-    results = ("cut", "calibration", "output_sha256")
-    changed = changes({k: v for k, v in before.items() if k not in results}, manifest)
-    if before.get("output_sha256") != file_hash(target):
-        changed = ["it was altered after it was written"]
-    if changed:
-        raise ValueError(
-            f"output_path {target.name} holds other probabilities: {'; '.join(changed)}. {remedy}"
-        )
-    return before
+def _write(labelled: Labelled, target: Path) -> None:
+    """Write the data, and next to it the manifest."""
+    write_table(labelled.dataset, target)
+    labelled.manifest["output_sha256"] = file_hash(target)
+    write_json(manifest_path(target), labelled.manifest)
 
 
 def _with_column(

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from string import Formatter
+from datetime import datetime
+from string import Formatter, ascii_letters
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
+
+# Takes the place of the function of transformers, which shows the time of each call. A template can
+# be given values but no functions.
+_STRFTIME = (
+    "{% macro strftime_now(format) %}{% set ns = namespace(text=format) %}"
+    "{% for code, text in date_codes.items() %}{% set ns.text = ns.text.replace(code, text) %}"
+    "{% endfor %}{{ ns.text }}{% endmacro %}\n"
+)
 
 
 class EncodedRow(NamedTuple):
@@ -49,7 +58,9 @@ class Prompt:
         chat: write the prompt as a user's message, and the word as the answer, by the chat
             template of the tokenizer.
         max_length: the most tokens of a prompt with a word. Longer texts are cut at their end, the
-            longest one first; the template is kept whole.
+            longest one until it is as long as the next; the template is kept whole.
+        date: the one that a chat template may show. The same for all rows, so that a run which is
+            resumed later gives the same prompts.
 
     Raises:
         ValueError: the template has no field, or one that names no column or is not closed; or
@@ -65,6 +76,7 @@ class Prompt:
         *,
         chat: bool,
         max_length: int,
+        date: datetime,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
@@ -82,6 +94,15 @@ class Prompt:
         self._tokenizer = tokenizer
         self._chat = chat
         self._max_length = max_length
+        self._date = None
+        self._dated: dict[str, Any] = {}
+        if chat and "strftime_now" in (chat_template := tokenizer.get_chat_template()):
+            codes = [f"%{flag}{letter}" for flag in ("", "-") for letter in ascii_letters]
+            self._date = date
+            self._dated = {
+                "chat_template": _STRFTIME + chat_template,
+                "date_codes": {code: date.strftime(code) for code in codes},
+            }
         # What a tokenizer puts in front of a text, such as <s>; what it puts behind it would stand
         # between the prompt and the word.
         probe = tokenizer("a", return_special_tokens_mask=True)
@@ -120,7 +141,7 @@ class Prompt:
             messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": word}]
             return str(
                 self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, continue_final_message=True
+                    messages, tokenize=False, continue_final_message=True, **self._dated
                 )
             )
         # A space belongs to the word after it (" good" is one token), not to the prompt.
@@ -135,6 +156,7 @@ class Prompt:
             "template": self.template,
             "chat": self._chat,
             "max_length": self._max_length,
+            "date": None if self._date is None else self._date.isoformat(),
             "written": self.written(texts, self._words[0]),
         }
 
@@ -144,25 +166,31 @@ class Prompt:
         return [[*self._begin, *ids] for ids in found]
 
     def _shorten(self, texts: dict[str, str], excess: int) -> None:
-        """Leave out the last tokens of the longest text, at least one."""
+        """Leave out the last tokens of the longest texts, at least one."""
         places = {
             column: self._tokenizer(
                 text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
             )["offset_mapping"]
             for column, text in texts.items()
         }
-        longest = max(self.columns, key=lambda column: len(places[column]))
-        count = len(places[longest])
-        if count == 0:
+        # A text that is shown twice takes its place twice.
+        lengths = sorted(len(places[column]) for _, column in self._pieces if column)
+        if lengths[-1] == 0:
             raise ValueError(
                 f"max_length={self._max_length}: the prompt alone has {excess} tokens more; "
                 "shorten it, or raise max_length if the model takes more."
             )
-        kept = max(count - excess, 0)
-        end = places[longest][kept - 1][1] if kept else 0
-        # Several tokens may be bytes of one character.
-        end = min(end, max(len(texts[longest]) - 1, 0))
-        texts[longest] = texts[longest][:end]
+        room, most = max(sum(lengths) - excess, 0), 0
+        for shorter, length in enumerate(lengths):
+            most = room // (len(lengths) - shorter)
+            if length > most:
+                break
+            room -= length
+        for column, found in places.items():
+            if len(found) > most:
+                end = found[most - 1][1] if most else 0
+                # Several tokens may be bytes of one character.
+                texts[column] = texts[column][: min(end, len(texts[column]) - 1)]
 
 
 def _divided(template: str, columns: Mapping[str, str]) -> list[tuple[str, str | None]]:

@@ -79,7 +79,7 @@ class WordScorer:
         scores = torch.zeros(len(rows), len(rows[0].endings), dtype=torch.float64)
         for number, (row, place) in enumerate(zip(rows, places, strict=True)):
             for word, ending in enumerate(row.endings):
-                before = next(one for one in place if one[: len(ending) - 1] == ending[:-1])
+                before = next(one for one in place if one[: len(ending[:-1])] == ending[:-1])
                 # The last position that is kept predicts what follows `before`.
                 begin = keep - 1 - len(before)
                 steps = torch.arange(begin, begin + len(ending))

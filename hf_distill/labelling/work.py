@@ -28,7 +28,7 @@ _PART_ROWS = 256
 _MANIFEST, _LOCK = "manifest.json", ".lock"
 _INFORMATIVE = ("versions", "batch_size", "teacher.name", "teacher.revision")
 """Recorded; the scores may differ by them in the last bits."""
-_SETTINGS = ("calibrate", "column")
+_SETTINGS = ("calibrate", "column", "table_sha256")
 """What is done with the scores afterwards."""
 _POLL_SECONDS = 0.2
 
@@ -49,7 +49,7 @@ class Work:
         starts = [*range(0, rows, _PART_ROWS), rows]
         self._parts = [Part(number, *part) for number, part in enumerate(pairwise(starts))]
         features = Features({"scores": List(Value("float64"), length=words), "cut": Value("bool")})
-        key = {name: self._manifest[name] for name in ("prompt", "label_words", "data")}
+        key = {name: self._manifest[name] for name in ("prompt", "label_words", "labels", "data")}
         weights = self._manifest["teacher"]["weights_sha256"]
         self._files = PartFiles(folder, self._parts, features, json_hash([weights, key]))
 
@@ -67,16 +67,15 @@ class Work:
                 "for it, or name another file.",
             )
         )
-        path = self._folder / _MANIFEST
-        if path.exists():
-            before = read_json(path, f"delete the folder {name} to begin again")
+        before = stored_manifest(self._folder)
+        if before is not None:
             if changed := changes(before, self._manifest):
                 raise ValueError(
                     f"output_path: the folder {name} next to it holds the parts of another run: "
                     f"{'; '.join(changed)}. Delete it to begin again, or name another file."
                 )
         else:
-            write_json(path, self._manifest)
+            write_json(self._folder / _MANIFEST, self._manifest)
         self._files.remove_unfinished()
         for file, fault in self._files.faults().items():
             logger.warning("%s is computed again: %s.", file.name, fault)
@@ -119,6 +118,14 @@ class Work:
         """Return the scores of all rows, and how many had a text that was cut."""
         stored = concatenate_datasets([self._files.read(part) for part in self._parts])
         return torch.tensor(np.array(stored["scores"])), sum(stored["cut"])
+
+
+def stored_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return the manifest of the run whose parts are in a folder; ``None`` if there is none."""
+    path = folder / _MANIFEST
+    if not path.exists():
+        return None
+    return read_json(path, f"delete the folder {folder.name} to begin again")
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -67,7 +67,7 @@ def test_texts_are_labelled_and_scored(
     assert "--teacher_column probabilities" in result.stderr
     assert "as plain text" in result.stderr
     assert "{review} is helpful" in result.stderr
-    manifest = json.loads((tmp_path / "out.manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     assert manifest["calibration"]["texts"] == ["N/A", "", "[MASK]"]
     assert manifest["label_words"] == {"good": ["helpful", "help"], "bad": ["hell"]}
 
@@ -79,6 +79,33 @@ def test_without_gold_labels(label: Callable[..., Result], tmp_path: Path) -> No
     assert "label_column" in result.stderr
     assert result.stdout == ""
     assert [list(row["p"]) for row in rows_of(tmp_path / "out.jsonl")] == [["good", "bad"]] * 2
+
+
+def test_lines_of_a_text_file_are_read_like_the_cells_of_a_table(
+    label: Callable[..., Result], tmp_path: Path
+) -> None:
+    found = []
+    for name, text in {"t.txt": "Paris\r\nhello\r\n", "t.csv": "text\nParis\nhello\n"}.items():
+        target = tmp_path / f"{name}.jsonl"
+        result = label("--train_file", write(tmp_path / name, text), "--output_path", target)
+        assert result.status == 0, result.stderr
+        found.append(target.read_text())
+    assert rows_of(target)[0]["text"] == "Paris"
+    assert found[0] == found[1]
+
+
+def test_minus_1_stands_for_no_label_if_all_labels_are_so(
+    label: Callable[..., Result], tmp_path: Path
+) -> None:
+    lines = '{"text": "Paris", "label": -1}\n{"text": "hello", "label": -1}\n'
+    result = label("--train_file", write(tmp_path / "n.jsonl", lines))
+    assert result.status == 0, result.stderr
+    assert "not scored" in result.stderr
+    file = write(tmp_path / "m.jsonl", lines.replace("-1", "1", 1))
+    result = label("--train_file", file, "--output_path", tmp_path / "m_out.jsonl")
+    assert result.status == 2
+    assert "Row 1 has the label -1" in result.stderr
+    assert "--label_words" not in result.stderr
 
 
 def test_numbers_as_gold_labels_are_counted_in_the_order_of_the_words(

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from language_models import language_model, log_probability, tokenizer
 from tiny import bert_config, model_for
-from transformers import BertForMaskedLM
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
 import hf_distill.labelling.work as work
 from hf_distill.files import folder_hash
@@ -110,6 +112,24 @@ def test_pairs_and_other_columns_in_the_prompt(label: Any) -> None:
     assert "hello, shell or Which" in shown
 
 
+@pytest.mark.parametrize(
+    ("text_columns", "written"),
+    [
+        (["body"], "body {body}, ? {text_pair} is hello"),
+        (["text_pair", "text"], "body {text_pair}, ? {text} is hello"),
+        (["text"], "body {text}, ? {text_pair} is hello"),
+    ],
+)
+def test_the_chosen_columns_are_read_and_not_others_with_the_names_of_fields(
+    text_columns: list[str], written: str, label: Any
+) -> None:
+    data = Dataset.from_dict({"text": ["1"], "text_pair": ["2"], "body": ["hello"]})
+    found = label(data, text_columns=text_columns, prompt="body {text}, ? {text_pair} is")
+    assert found.manifest["prompt"]["written"] == written
+    default = label(data, text_columns=text_columns, prompt=None)
+    assert default.manifest["data"]["columns"] == text_columns
+
+
 def test_the_chat_template_is_used_where_there_is_one(label: Any) -> None:
     chat = tokenizer(chat=True)
     assert label().manifest["prompt"]["chat"] is False
@@ -127,13 +147,31 @@ def test_texts_are_cut_and_counted(label: Any) -> None:
     assert label(data, max_length=12).manifest["cut"] == 2
 
 
+def test_an_empty_text_of_a_tokenizer_without_special_tokens(label: Any) -> None:
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bare = Tokenizer(models.BPE(vocab={c: n for n, c in enumerate(alphabet)}, merges=[]))
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made = PreTrainedTokenizerFast(tokenizer_object=bare)
+    data = Dataset.from_dict({"text": ["Paris", "", "\n"]})
+    assert len(label(data, processing_class=made).dataset) == 3
+
+
+def test_a_format_of_the_data_changes_nothing(label: Any) -> None:
+    data = Dataset.from_dict({"text": ["Paris"], "n": [1]})
+    plain = label(data).dataset
+    for formatted in (data.with_format("numpy", columns=["n"]), data.with_format("torch")):
+        assert label(formatted).dataset[:] == plain[:]
+
+
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])
 def test_files(name: str, label: Any, tmp_path: Path) -> None:
     path = tmp_path / "new" / name
     labelled = label(output_path=path, calibrate=True)
     assert load_table(path)[:] == labelled.dataset[:]
-    assert sorted(one.name for one in path.parent.iterdir()) == sorted([name, "out.manifest.json"])
-    manifest = json.loads((path.parent / "out.manifest.json").read_text())
+    assert sorted(one.name for one in path.parent.iterdir()) == sorted(
+        [name, f"{name}.manifest.json"]
+    )
+    manifest = json.loads((path.parent / f"{name}.manifest.json").read_text())
     assert manifest == json.loads(json.dumps(labelled.manifest))
     assert manifest["label_words"] == WORDS
     assert str(tmp_path) not in json.dumps(manifest)
@@ -167,18 +205,18 @@ def test_an_interrupted_run_resumes(
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         stop_after(patch, 3 + 4)  # three rows of the check, two parts
         label(output_path=target)
-    parts = sorted(path.name for path in (tmp_path / ".out.parts").glob("part-*"))
+    parts = sorted(path.name for path in (tmp_path / ".out.jsonl.parts").glob("part-*"))
     assert [name[:10] for name in parts] == ["part-00000", "part-00001"]
     assert not target.exists()
     # A damaged part is computed again.
-    damaged = tmp_path / ".out.parts" / parts[1]
+    damaged = tmp_path / ".out.jsonl.parts" / parts[1]
     damaged.write_bytes(damaged.read_bytes()[:-8])
     with monkeypatch.context() as patch:
         sizes = stop_after(patch, 1000)
         label(output_path=target)
     assert sum(sizes) - 3 == len(TEXTS) - 2
     assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert not (tmp_path / ".out.parts").exists()
+    assert not (tmp_path / ".out.jsonl.parts").exists()
 
 
 def test_an_interrupted_run_with_other_options_is_not_resumed(
@@ -193,6 +231,7 @@ def test_an_interrupted_run_with_other_options_is_not_resumed(
         "template": {"prompt": "{text} was"},
         "max_length": {"max_length": 20},
         "label_words": {"words": {"yes": ["hello"], "no": ["shell"]}},
+        "labels": {"words": dict(reversed(WORDS.items()))},
         "teacher.weights_sha256": {"teacher_model": language_model(seed=1)},
         "data.sha256": {"data": Dataset.from_dict({"text": [*TEXTS[1:], "x"]})},
     }
@@ -218,9 +257,75 @@ def test_a_finished_file_is_kept(
     target.write_text(target.read_text().replace("Paris", "paris"))
     with pytest.raises(ValueError, match=r"out\.jsonl .* altered"):
         label(output_path=target)
-    (tmp_path / "out.manifest.json").unlink()
-    with pytest.raises(ValueError, match=r"out\.manifest\.json"):
+    (tmp_path / "out.jsonl.manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"out\.jsonl\.manifest\.json"):
         label(output_path=target)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_other_columns_of_a_finished_file_are_written_again(
+    name: str, label: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / name
+    before = label(Dataset.from_dict({"text": TEXTS, "gold": ["no"] * 7}), output_path=target)
+    written = target.stat().st_mtime_ns
+    changed = [
+        Dataset.from_dict({"text": TEXTS, "gold": ["yes"] * 7}),
+        Dataset.from_dict({"id": range(7), "text": TEXTS, "gold": ["yes"] * 7}),
+        Dataset.from_dict({"text": TEXTS, "gold": ["yes"] * 7, "id": range(7)}),
+        Dataset.from_dict({"text": TEXTS}),
+    ]
+    sizes = stop_after(monkeypatch, 0)
+    for data in changed:
+        labelled = label(data, output_path=target)
+        assert labelled.dataset.column_names == [*data.column_names, "probabilities"]
+        assert load_table(target)[:] == labelled.dataset[:]
+        assert load_table(target).column_names == labelled.dataset.column_names
+        assert labelled.dataset["probabilities"][:] == before.dataset["probabilities"][:]
+        assert target.stat().st_mtime_ns != written
+        written = target.stat().st_mtime_ns
+        label(data, output_path=target)
+        assert target.stat().st_mtime_ns == written
+    assert sizes == []
+
+
+def test_files_with_one_name_and_other_endings_do_not_meet(label: Any, tmp_path: Path) -> None:
+    for calibrate, name in enumerate(["out.jsonl", "out.parquet", "out.jsonl.gz"]):
+        label(output_path=tmp_path / name, calibrate=calibrate > 0)
+    assert "calibration" not in label(output_path=tmp_path / "out.jsonl").manifest
+
+
+def test_a_chat_template_shows_the_date_of_the_run_that_is_resumed(
+    label: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "_PART_ROWS", 2)
+    dated = tokenizer(chat=True)
+    dated.chat_template = "{{ strftime_now('%S.%f') }}\n" + dated.chat_template
+    options = {"processing_class": dated, "output_path": tmp_path / "out.jsonl", "max_length": 60}
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        stop_after(patch, 3 + 4)
+        label(**options)
+    with monkeypatch.context() as patch:
+        sizes = stop_after(patch, 1000)
+        resumed = label(**options)
+    assert sum(sizes) - 3 == len(TEXTS) - 4
+    assert label(**options).manifest == resumed.manifest
+    shown = datetime.fromisoformat(resumed.manifest["prompt"]["date"]).strftime("%S.%f")
+    assert resumed.manifest["prompt"]["written"].startswith(f"{shown}\n<s>user")
+    assert label().manifest["prompt"]["date"] is None
+
+
+@pytest.mark.parametrize("value", [math.nan, b"x"])
+def test_columns_that_a_file_cannot_hold_are_refused_before_the_work(
+    value: Any, label: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Dataset.from_dict({"text": ["Paris", "hello"], "other": [value, value]})
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"row 0 .* output_path"):
+        stop_after(patch, 0)
+        label(data, output_path=tmp_path / "out.jsonl")
+    assert list(tmp_path.iterdir()) == []
+    label(data, output_path=tmp_path / "out.parquet")
+    assert load_table(tmp_path / "out.parquet")["text"][:] == ["Paris", "hello"]
 
 
 def test_a_full_disk_leaves_nothing_half(
@@ -272,7 +377,20 @@ def test_a_saved_teacher(model: Any, label: Any, tmp_path: Path) -> None:
         ({"prompt": "{number} is"}, ["prompt", "{number}"]),
         ({"words": {"a": ["hello"]}}, ["label_words", "a"]),
         ({"words": {"a": ["Ω"], "b": ["Ψ"]}, "kind": "word_piece"}, ["label_words", "'Ω'", "'Ψ'"]),
+        (
+            {"words": {"a": ["hello"], "b": ["many people", "hello Paris"]}},
+            ["label_words", "'hello' (a)", "'hello Paris' (b)"],
+        ),
+        (
+            {"words": {"b": ["hello Paris capital of many people"], "a": ["hello"]}},
+            ["label_words", "'hello' (a)", "'hello Paris capital of many people' (b)"],
+        ),
         ({"data": Dataset.from_dict({"text": []})}, ["dataset"]),
+        ({"data": DatasetDict(train=Dataset.from_dict({"text": ["x"]}))}, ["DatasetDict"]),
+        (
+            {"data": Dataset.from_dict({"text": ["x"]}).to_iterable_dataset()},
+            ["dataset", "IterableDataset", "from_generator"],
+        ),
         ({"data": Dataset.from_dict({"text": ["x", None]})}, ["Row 1", "text"]),
         (
             {"data": Dataset.from_dict({"text": ["x"], "b": [None]}), "prompt": "{text} {b}"},

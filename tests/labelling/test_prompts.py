@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ FIELDS = {"text": "text"}
 def prompt(template: str = "{text} is", kind: str = "byte_level", **options: Any) -> Prompt:
     chat = options.pop("chat", False)
     made = options.pop("tokenizer", None) or tokenizer(kind, chat=chat)
-    settings = {"chat": chat, "max_length": 60, **options}
+    settings = {"chat": chat, "max_length": 60, "date": datetime(2024, 7, 26), **options}
     columns = settings.pop("columns", FIELDS)
     return Prompt(template, columns, settings.pop("words", WORDS), made, **settings)
 
@@ -88,6 +89,32 @@ def test_of_two_texts_the_longer_one_is_cut() -> None:
     shown = tokenizer().decode(list(row.prefix))
     assert "short | long" in shown
     assert shown.endswith(" =")
+
+
+@pytest.mark.parametrize(("a", "b"), [(30, 25), (25, 30), (40, 15), (60, 60), (3, 90)])
+def test_of_two_long_texts_both_are_kept_to_the_same_length(a: int, b: int) -> None:
+    columns = {"text": "a", "text_pair": "b"}
+    writer = prompt("{text} | {text_pair} =", columns=columns, max_length=40)
+    row = writer.encode({"a": "hello " * a, "b": "people " * b})
+    shown = tokenizer().decode(list(row.prefix))
+    kept = [len(tokenizer()(part)["input_ids"]) for part in shown.split("|")]
+    whole = [len(tokenizer()(text)["input_ids"]) for text in ("hello " * a, "people " * b)]
+    assert len(row.prefix) + max(map(len, row.endings)) >= 37
+    shorter = min(kept[0], kept[1])
+    assert shorter >= min(*whole, 16)
+
+
+def test_of_a_text_that_is_shown_twice_no_more_is_cut_than_needed() -> None:
+    row = prompt("{text} | {text} =", max_length=40).encode({"text": "hello " * 30})
+    assert len(row.prefix) + max(map(len, row.endings)) >= 37
+
+
+def test_a_chat_template_shows_one_date() -> None:
+    made = tokenizer(chat=True)
+    made.chat_template = "{{ strftime_now('%d %b %Y') }}: " + made.chat_template
+    writer = prompt(tokenizer=made, chat=True)
+    assert writer.written({"text": "Paris"}, "hello").startswith("26 Jul 2024: <s>user")
+    assert writer.identity["date"] == "2024-07-26T00:00:00"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hf_distill.labelling.scoring import WordScorer, calibrated, label_probabili
 ROWS = [
     EncodedRow((3, 7, 9), ((11,), (12, 13), (12, 14, 15), (12, 13, 16)), False),
     EncodedRow((5,), ((11,), (21,), (22, 11), ()), False),
+    EncodedRow((6, 2), ((), (31, 32, 33, 34), (41, 42, 43), (51, 52, 53, 54)), False),
     EncodedRow((8, 1, 2, 4, 6, 30, 31), ((40,), (41,), (42,), (43,)), False),
 ]
 
@@ -44,7 +45,7 @@ def test_few_sequences_are_computed() -> None:
         with_kwargs=True,
     )
     scorer = WordScorer(model, 8)
-    scorer.scores(ROWS[2:])
+    scorer.scores(ROWS[3:])
     assert shapes == [(1, 7)]  # words of one token: the prompt alone
     scorer.scores(ROWS[:1])
     assert shapes[1:] == [(2, 5)]  # (12, 13) and (12, 14): all others are on the way
