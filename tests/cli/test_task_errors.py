@@ -123,7 +123,7 @@ BAD = [
     Bad("decimals for names or numbers", CLASSES, "d.csv", csv("text,label", "a,0.50", "b,1.25"),
         ("'0.50'", "problem_type")),
     Bad("label -1", CLASSES, "d.csv", csv("text,label", "a,0", "b,-1"),
-        ("Row 1", "label -1", "test splits")),
+        ("Row 1", "label -1", "empty the cell")),
     Bad("each row its own label", CLASSES, "d.csv",
         csv("text,label", *(f"text {n},id{n}" for n in range(60))),
         ("another value in each of 60 rows", "label_column")),
