@@ -305,7 +305,7 @@ def _longest(model: nn.Module, tokenizer: PreTrainedTokenizerBase, wanted: int |
 
 
 def _check_endings(label_words: LabelWords, row: EncodedRow) -> None:
-    """Check that words have different tokens, and none begins one of another label."""
+    """Check that words have different tokens, and none begins another one."""
     owned = [(label, word) for label, words in label_words.items() for word in words]
     words = sorted(zip(row.endings, owned, strict=True), key=lambda one: len(one[0]))
     for (tokens, (owner, other)), (longer, (label, word)) in combinations(words, 2):
@@ -314,10 +314,10 @@ def _check_endings(label_words: LabelWords, row: EncodedRow) -> None:
                 f"label_words: the tokenizer gives {other!r} ({owner}) and {word!r} ({label}) "
                 "the same tokens, so the teacher cannot tell them apart; choose another word."
             )
-        if owner != label and longer[: len(tokens)] == tokens:
+        if longer[: len(tokens)] == tokens:
             raise ValueError(
                 f"label_words: the tokens of {other!r} ({owner}) begin those of {word!r} "
-                f"({label}), which can then never be more probable; choose another word."
+                f"({label}), whose probability is a part of its own; choose another word."
             )
 
 

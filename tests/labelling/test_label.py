@@ -385,6 +385,10 @@ def test_a_saved_teacher(model: Any, label: Any, tmp_path: Path) -> None:
             {"words": {"b": ["hello Paris capital of many people"], "a": ["hello"]}},
             ["label_words", "'hello' (a)", "'hello Paris capital of many people' (b)"],
         ),
+        (
+            {"words": {"a": ["hello Paris", "hello"], "b": ["shell"]}},
+            ["label_words", "'hello' (a)", "'hello Paris' (a)"],
+        ),
         ({"data": Dataset.from_dict({"text": []})}, ["dataset"]),
         ({"data": DatasetDict(train=Dataset.from_dict({"text": ["x"]}))}, ["DatasetDict"]),
         (
