@@ -6,7 +6,7 @@ leaves one JSON file in ``results/``; what is there is not run again, so the pro
 and started again, and several processes can share the work:
 
     OMP_NUM_THREADS=1 python benchmarks/other_tokenizer.py --data_dir DIR \
-        --large_encoder DIR --other_encoder DIR --small_encoder DIR
+        --large_encoder DIR --other_encoder DIR
     python benchmarks/other_tokenizer.py --table
 
 With ``--quick`` everything is run for three steps on a few rows, which takes some minutes and shows
@@ -22,11 +22,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from created_students import SQUAD, SQUAD_QUESTIONS
 from report import RESULTS, circumstances, replace_section
 from squad_distillation import claim
 from squad_stages import write_sample
 from task_distillation import COMMON, JOBS, Job, Material, run_command
+from torch import nn
+from transformers import AutoModel, AutoTokenizer
 
 from hf_distill.files import write_json
 
@@ -43,6 +46,17 @@ ALL_JOBS = (SQUAD, *(job for job in JOBS if job.name != "wikitext"))
 def teacher(material: Material, job: Job, way: str) -> Path:
     """The folder of a teacher."""
     return material.work / f"{job.name}-teacher-{way}"
+
+
+def cut(source: str, folder: Path) -> str:
+    """Make an encoder of every second layer of another one; its folder."""
+    if not (folder / "config.json").exists():
+        encoder: Any = AutoModel.from_pretrained(source, dtype=torch.float32)
+        encoder.encoder.layer = nn.ModuleList(encoder.encoder.layer[::2])
+        encoder.config.num_hidden_layers = len(encoder.encoder.layer)
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+        encoder.save_pretrained(folder)
+    return str(folder)
 
 
 def measure(material: Material, job: Job, way: str, seed: int) -> dict[str, Any]:
@@ -63,16 +77,17 @@ def measure(material: Material, job: Job, way: str, seed: int) -> dict[str, Any]
             options += " --no_eval_with_teacher"
     if material.options.quick:
         options += f" {QUICK}"
-    cpu = time.process_time()
-    run_command("train", "--task", job.task, *material.data(job), *options.split(),
-                *COMMON.split(), "--seed", str(seed), "--overwrite_output_dir",
-                "--output_dir", str(output))  # fmt: skip
+    cpu, is_there = time.process_time(), (output / "metrics.json").exists()
+    if not is_there:
+        run_command("train", "--task", job.task, *material.data(job), *options.split(),
+                    *COMMON.split(), "--seed", str(seed), "--overwrite_output_dir",
+                    "--output_dir", str(output))  # fmt: skip
     metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
     return {
         "options": f"{job.data} {job.student} {job.distillation}",
         "eval": metrics["eval"],
         "steps": metrics["steps"],
-        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "cpu_seconds": None if is_there else round(time.process_time() - cpu, 1),
         **circumstances(),
     }
 
@@ -80,6 +95,8 @@ def measure(material: Material, job: Job, way: str, seed: int) -> dict[str, Any]
 def work(options: argparse.Namespace) -> None:
     """Do every run that has no result yet and that no other process is doing."""
     material, results = Material(options), results_of(options)
+    with claim(material.work / "student.lock", wait=True):
+        options.small_encoder = cut(options.large_encoder, material.work / "student")
     results.mkdir(exist_ok=True)
     sample = material.work / f"train-{SQUAD_QUESTIONS}.json"
     with claim(material.work / "sample.lock", wait=True):
@@ -150,8 +167,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three steps of each run, one seed")
     parser.add_argument("--data_dir", help="squad/, sst2/ and wnut17/")
     parser.add_argument("--large_encoder", help="an encoder with the student's tokenizer")
-    parser.add_argument("--other_encoder", help="an encoder with another, such as MPNet")
-    parser.add_argument("--small_encoder", help="the encoder that students start from")
+    parser.add_argument("--other_encoder", help="with another: see byte_level_encoder.py")
     parser.add_argument("--work_dir", default="build/other_tokenizer", help="models, locks")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of each student, instead of its epochs")
@@ -161,7 +177,7 @@ def main() -> None:
     if options.quick:
         options.seeds, options.work_dir = options.seeds[:1], f"{options.work_dir}-quick"
     if not options.table:
-        for name in ("data_dir", "large_encoder", "other_encoder", "small_encoder"):
+        for name in ("data_dir", "large_encoder", "other_encoder"):
             if getattr(options, name) is None:
                 parser.error(f"--{name} is needed to run anything")
         work(options)
