@@ -35,6 +35,7 @@ from hf_distill.onnx_model import (
 )
 from hf_distill.reports.comparison import Latency
 from hf_distill.reports.measurements import describe_machine, measure_latencies
+from hf_distill.reports.terminal import in_digits, in_words
 from hf_distill.scoring import score_model
 from hf_distill.tasks import TASKS, create_task, task_of_class
 from hf_distill.tasks.base import Task
@@ -76,6 +77,7 @@ class ExportReport:
             is above 1.
         quality: metrics of ``original`` and ``exported``; empty if no data was given.
         metric: name of the metric that decides.
+        metric_titles: names of the task's metrics in tables, by their names in ``quality``.
         attempts: the ways to quantize that were scored, in their order.
         latencies: milliseconds of ``original`` and ``exported`` by ``batch x length``.
         sizes: bytes of the weights of ``original`` and ``exported``.
@@ -88,6 +90,7 @@ class ExportReport:
     largest_difference: float
     quality: dict[str, dict[str, float]]
     metric: str | None
+    metric_titles: dict[str, str]
     attempts: list[Attempt]
     latencies: dict[str, dict[str, Latency]]
     sizes: dict[str, int]
@@ -103,17 +106,20 @@ class ExportReport:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return the rows of a table: name, original, exported."""
-        quality = self.quality or {"original": {}, "exported": {}}
+        before, after = (
+            in_words(self.quality.get(role, {}), self.metric_titles)
+            for role in ("original", "exported")
+        )
         pairs = {
-            name.replace("_", " "): (f"{before:.2f}", f"{quality['exported'][name]:.2f}")
-            for name, before in quality["original"].items()
-            if name != "loss" and name in quality["exported"]
+            name: (in_digits(value), in_digits(after[name]))
+            for name, value in before.items()
+            if name in after
         }
         sizes = self.sizes
         pairs["size, MB"] = (f"{sizes['original'] / 1e6:.1f}", f"{sizes['exported'] / 1e6:.1f}")
         for name, times in self.latencies.items():
-            before, after = times["original"].median, times["exported"].median
-            pairs[f"{name}, ms"] = (f"{before:.1f}", f"{after:.1f}")
+            medians = [times[role].median for role in ("original", "exported")]
+            pairs[f"{name}, ms"] = (f"{medians[0]:.1f}", f"{medians[1]:.1f}")
         return [(name, *pair) for name, pair in pairs.items()]
 
 
@@ -236,6 +242,7 @@ def export(
             largest_difference=difference,
             quality=quality,
             metric=metric,
+            metric_titles={} if judge is None else judge.titles,
             attempts=attempts,
             latencies=latencies_by_shape(models, tokenizer, chosen),
             sizes={
@@ -304,7 +311,8 @@ class _Judge:
         scored = self._score(original)
         self.before = scored.metrics
         measures = scored.scorer.measures
-        self.metric = next(iter(measures.quality))
+        self.titles = dict(measures.quality)
+        self.metric = next(iter(self.titles))
         self._sign = -1 if self.metric in measures.lower_is_better else 1
 
     def score(self, exported: ExportedModel, settings: str) -> Attempt:

@@ -60,18 +60,21 @@ def in_words(figures: Mapping[str, Any], quality: Mapping[str, str]) -> dict[str
     words = {**_WORDS, "loss": "loss" if compares_layers else "label loss"}
     for name, value in values.items():
         if name not in quality and name != "loss_task" and not name.endswith(TIMINGS):
-            shown[words.get(name, name.replace("_", " "))] = value
+            count = name.endswith("total")
+            shown[words.get(name, name.replace("_", " "))] = int(value) if count else value
     return shown
+
+
+def in_digits(value: object) -> str:
+    """Return a number as tables show it: a float with two decimals, or four digits below 1."""
+    return figure(value) if isinstance(value, float) else str(value)
 
 
 def print_figures(
     title: str, figures: Mapping[str, object], console: Console | None = None
 ) -> None:
-    """Print a table of names and numbers; floats have two decimals, or four digits below 1."""
-    rows = [
-        (name, figure(value) if isinstance(value, float) else str(value))
-        for name, value in figures.items()
-    ]
+    """Print a table of names and numbers."""
+    rows = [(name, in_digits(value)) for name, value in figures.items()]
     print_rows(title, (), rows, console, numbers=True)
 
 

@@ -12,6 +12,12 @@ pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
 
 
+def cells(shown: str) -> set[tuple[str, ...]]:
+    """Return the first two cells of each row of a table."""
+    rows = [line.split("│")[1:3] for line in shown.splitlines() if "│" in line]
+    return {tuple(cell.strip() for cell in row) for row in rows}
+
+
 def test_export_evaluate_and_compare(
     files: Files, tmp_path: Path, program: Callable[..., Result]
 ) -> None:
@@ -21,6 +27,7 @@ def test_export_evaluate_and_compare(
     result = program("export", teacher, "--output_dir", served, *WINDOWS, *data)
     assert result.status == 0, result.stderr
     assert "original" in result.stdout and "times as fast" in result.stdout
+    exported = result.stdout
     report = json.loads((served / "export.json").read_text())
     assert report["quality"]["exported"]["f1"] == report["quality"]["original"]["f1"] > 0
     assert_says_nothing_about_the_machine(served, str(files.folder), str(tmp_path))
@@ -28,6 +35,7 @@ def test_export_evaluate_and_compare(
         options = ("--model", model, *data, *WINDOWS, "--output_dir", tmp_path / Path(model).name)
         result = program("evaluate", "--use_cpu", *options)
         assert result.status == 0, result.stderr
+        assert set() < cells(result.stdout) <= cells(exported)
     scores = [
         json.loads((tmp_path / Path(model).name / "evaluation.json").read_text())["metrics"]
         for model in (teacher, served)

@@ -338,7 +338,7 @@ def copy_as_export(model: str, output_dir: str, **options: Any) -> ExportReport:
     times = {role: Latency(1.0, (1.0, 1.0), 1) for role in ("original", "exported")}
     sizes = {"original": 1, "exported": 1}
     machine = {"processor": "a processor", "threads": "1"}
-    return ExportReport("", "float32", None, 0.0, {}, None, [], {"all": times}, sizes, machine)
+    return ExportReport("", "float32", None, 0.0, {}, None, {}, [], {"all": times}, sizes, machine)
 
 
 def speedup_of(models: dict[str, Any]) -> float:
