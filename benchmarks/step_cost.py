@@ -6,6 +6,11 @@ Four ways to train the same student on equal batches take turns, step by step, i
 a bare loop with a teacher, ``DistillationTrainer`` with the teacher, ``Trainer``, and
 ``DistillationTrainer`` with ``distillation_loss_weight=0``. A step is everything from the end of
 one optimizer step to the end of the next: data loading, callbacks and logging included.
+
+The floor is what the processor cannot do without: the floating-point operations of the products of
+matrices (the student's three times, for its backward pass has twice those of the forward pass) at
+the rate at which it multiplies matrices of a layer's sizes, and the bytes that AdamW reads and
+writes at the rate at which it copies memory. Both rates are measured before the steps.
 """
 
 from __future__ import annotations
@@ -61,6 +66,7 @@ SETTINGS = (
     Setting("float32, tiny: 2 → 1 layers of 32, 4 × 16", 32, 2, 2, 1, 1000, 4, 16, 300, False),
 )
 WARM_UP = 3
+FLOOR_CALLS = 30
 
 
 class Turns:
@@ -225,9 +231,45 @@ def trained(setting: Setting, data: Dataset, turns: Turns, name: str, folder: st
     trainer.train()
 
 
+def operations(setting: Setting, layers: int) -> float:
+    """Floating-point operations of the products of matrices in a forward pass."""
+    width, length = setting.width, setting.length
+    per_token = layers * (2 * 12 * width**2 + 2 * 2 * length * width)
+    return float(setting.batch_size * length * per_token)
+
+
+def floor(setting: Setting) -> dict[str, float]:
+    """The least time of a step with a teacher, by measured rates of arithmetic and memory."""
+    dtype = torch.bfloat16 if setting.bf16 else torch.float32
+    rows, width = setting.batch_size * setting.length, setting.width
+    left, right = torch.randn(rows, width, dtype=dtype), torch.randn(width, 4 * width, dtype=dtype)
+    times = 2 * rows * width * 4 * width / _fastest(lambda: left @ right)
+    source = torch.randn(2**24)
+    target = torch.empty_like(source)
+    speed = 2 * 4 * 2**24 / _fastest(lambda: target.copy_(source))
+    work = operations(setting, setting.teacher_layers)
+    work += 3 * operations(setting, setting.student_layers)
+    parameters = build(setting, setting.student_layers, seed=1).num_parameters()
+    moved = 7 * 4 * parameters  # reads weight, gradient and both moments; writes all but gradients
+    return {
+        "gflop": work / 1e9, "gflop_per_s": times / 1e9, "optimizer_mb": moved / 1e6,
+        "gb_per_s": speed / 1e9, "ms": 1e3 * (work / times + moved / speed),
+    }  # fmt: skip
+
+
+def _fastest(work: Callable[[], Any]) -> float:
+    """Seconds of the fastest of some calls."""
+    times = []
+    for _ in range(FLOOR_CALLS):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
 def compare(setting: Setting) -> dict[str, Any]:
     """Medians of the steps after the first WARM_UP, and quartiles of the ratios of neighbours."""
-    data, turns = make_data(setting), Turns(WAYS)
+    data, turns, least = make_data(setting), Turns(WAYS), floor(setting)
     with tempfile.TemporaryDirectory() as folder:
         ways: dict[str, Callable[[], Any]] = {
             name: lambda name=name: trained(setting, data, turns, name, folder)  # type: ignore[misc]
@@ -235,7 +277,7 @@ def compare(setting: Setting) -> dict[str, Any]:
         }
         ways["bare loop"] = lambda: bare_loop(setting, data, turns)
         turns.run(ways)
-    result: dict[str, Any] = {"setting": setting.name, "steps": setting.steps}
+    result: dict[str, Any] = {"setting": setting.name, "steps": setting.steps, "floor": least}
     for clock, seconds in (("cpu", turns.cpu), ("wall", turns.wall)):
         # Without the first steps, and without the last turn, which only ends the training.
         kept = {name: times[WARM_UP : WARM_UP + setting.steps] for name, times in seconds.items()}
@@ -252,16 +294,17 @@ def compare(setting: Setting) -> dict[str, Any]:
 
 def render(results: list[dict[str, Any]]) -> str:
     lines = [
-        "| setting | clock | "
+        "| setting | clock | floor, ms | "
         + " | ".join(f"{way}, ms" for way in WAYS)
         + " | "
         + " | ".join(f"{ours} / {base} (aim: {aim})" for ours, base, aim in COMPARED)
         + " |",
-        "|---|---|" + "---|" * (len(WAYS) + len(COMPARED)),
+        "|---|---|---|" + "---|" * (len(WAYS) + len(COMPARED)),
     ]
     for result in results:
         for clock in ("cpu", "wall"):
-            cells = [f"{result[f'{clock}_ms'][way]:.1f}" for way in WAYS]
+            cells = [f"{result['floor']['ms']:.1f}"]
+            cells += [f"{result[f'{clock}_ms'][way]:.1f}" for way in WAYS]
             cells += [
                 f"{middle:.3f} ({low:.3f}–{high:.3f})"
                 for low, middle, high in result[f"{clock}_ratio"].values()
