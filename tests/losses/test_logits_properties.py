@@ -77,7 +77,8 @@ def test_zero_with_zero_gradient_at_equality(
 
 @pytest.mark.parametrize("name", ALL)
 @quick
-@given(pair=logit_pairs(largest=5.0, min_classes=2), temperature=temperatures)
+# At lower temperatures a probability may be 1 in float64, and the loss nothing but rounding.
+@given(pair=logit_pairs(largest=5.0, min_classes=2), temperature=st.floats(1.0, 20.0))
 def test_positive_away_from_equality(
     name: str, pair: tuple[Tensor, Tensor], temperature: float
 ) -> None:
