@@ -95,11 +95,15 @@ class Created(Material):
                 shutil.copytree(self.options.squad_teacher, teacher, dirs_exist_ok=True)
             elif not (teacher / "metrics.json").exists():
                 execute(job, "teacher", 0, self)
-            kept = self.data(job)
-            at = kept.index("--validation_file")
-            run_command("cache", "--task", job.task, *kept[:at], *kept[at + 2 :], "--use_cpu",
-                        "--mixed_precision", "bf16", "--dtype", "float32", "--teacher_model",
-                        str(teacher), "--output_dir", self.outputs(job))  # fmt: skip
+            self.cache(job, [str(teacher)], self.outputs(job))
+
+    def cache(self, job: Job, teachers: Sequence[str], folder: str) -> None:
+        """Store what teachers predict for a job's training data, unless that is done."""
+        kept = self.data(job)
+        at = kept.index("--validation_file")
+        run_command("cache", "--task", job.task, *kept[:at], *kept[at + 2 :], "--use_cpu",
+                    "--mixed_precision", "bf16", "--dtype", "float32", "--teacher_model",
+                    *teachers, "--output_dir", folder)  # fmt: skip
 
     def run_once(self, result: str, job: Job, measure: Callable[[], dict[str, Any]]) -> None:
         """Measure and write a result that is not there, and that no other process is making."""

@@ -27,11 +27,11 @@ import study_report
 import torch
 import transformers
 from created_students import OTHERS, SQUAD, Created, add_options
+from other_tokenizer import cut
 from report import circumstances
 from squad_distillation import claim
 from squad_stages import write_sample
 from task_distillation import COMMON, JOBS, Job, execute, run_command
-from torch import nn
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from hf_distill.tasks import create_task
@@ -46,7 +46,6 @@ CREATED_RATES = {"squad": "3e-4", "sst2": "5e-5", "wnut17": "5e-5"}
 
 ENCODERS = ("squad", "sst2", "wnut17")
 CLASSIFIERS = ("sst2", "wnut17")
-KEPT_LAYERS = (0, 2, 4)
 COPIES = 20
 
 
@@ -148,12 +147,8 @@ class StudyMaterial(Created):
         """Where the stored outputs of the teachers for a job's training data are."""
         several = f"-{len(teachers)}" if len(teachers) > 1 else ""
         folder = f"{self.outputs(job)}{several}"
-        kept = self.data(job)
-        at = kept.index("--validation_file")
         with claim(Path(f"{folder}.lock"), wait=True):
-            run_command("cache", "--task", job.task, *kept[:at], *kept[at + 2 :], "--use_cpu",
-                        "--mixed_precision", "bf16", "--dtype", "float32", "--teacher_model",
-                        *teachers, "--output_dir", folder)  # fmt: skip
+            self.cache(job, teachers, folder)
         return folder
 
     def student_of(self, job: Job, kind: str, seed: int) -> str:
@@ -176,14 +171,12 @@ class StudyMaterial(Created):
         """Some layers of the encoder that the teacher was fine-tuned from, and a new head."""
         auto: Any = getattr(transformers, create_task(job.task, TaskArguments()).head.auto_model)
         names = AutoConfig.from_pretrained(self.teacher(job))
-        model = auto.from_pretrained(
-            self.options.large_encoder, dtype=torch.float32, hidden_dropout_prob=0,
-            attention_probs_dropout_prob=0, id2label=names.id2label, label2id=names.label2id,
+        with claim(self.work / "cut.lock", wait=True):
+            encoder = cut(self.options.large_encoder, self.work / "cut")
+        return auto.from_pretrained(
+            encoder, dtype=torch.float32, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
+            id2label=names.id2label, label2id=names.label2id,
         )  # fmt: skip
-        layers = model.base_model.encoder.layer
-        model.base_model.encoder.layer = nn.ModuleList(layers[i] for i in KEPT_LAYERS)
-        model.config.num_hidden_layers = len(KEPT_LAYERS)
-        return model
 
     def _subset(self, job: Job, rows: int) -> Path:
         """So many rows of the training data, evenly spaced; of SQuAD in whole paragraphs."""

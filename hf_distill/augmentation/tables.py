@@ -58,9 +58,8 @@ def check_rows(table: Dataset, path: str | Path) -> None:
     Raises:
         TaskDataError: it cannot; names the column or the row.
     """
-    if ending(Path(path)) == ".parquet":
-        check_columns(table)
-    else:
+    check_columns(table)
+    if ending(Path(path)) != ".parquet":
         deque(_lines(table, Path(path)), maxlen=0)
 
 
@@ -92,7 +91,6 @@ def write_table(table: Dataset, path: str | Path) -> None:
 
 
 def _lines(table: Dataset, path: Path) -> Iterator[str]:
-    check_columns(table)
     writers: dict[str, Callable[[Dataset], Iterator[str]]] = {
         ".jsonl": _jsonl,
         ".csv": partial(_delimited, delimiter=","),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 TOKEN_IDS = "prompt_token_ids"
 _ROUNDING = 1e-3
-"""How far above 0 a log-probability, or above 1 a sum of probabilities, may be by rounding."""
+"""The most by which rounding takes a log-probability above 0, or a sum of probabilities above 1."""
 _TEXT = (TOKEN_IDS, "input_ids", "token_ids")
 _DIGITS = re.compile("-?[0-9]{1,18}")
 _TOP_IDS = ("target_token_ids", "top_token_ids")
@@ -29,7 +29,7 @@ Entries = list[tuple[NDArray[np.int64], NDArray[np.float64]]]
 
 
 class LoggedText(NamedTuple):
-    """What a file has about one text."""
+    """Log-probabilities of one text, as a file has them."""
 
     place: str
     """For messages: file and row."""
@@ -54,7 +54,7 @@ def read_log_probs(path: Path, vocabulary: int) -> list[LoggedText]:
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Read the rows of a file, with what each is called in messages."""
     if not path.is_file():
-        raise ValueError(f"There is no file {path.name} with log-probabilities.")
+        raise ValueError(f"The file {path.name} with log-probabilities does not exist.")
     if path.suffix == ".parquet":
         try:
             table = pyarrow.parquet.ParquetFile(path)
