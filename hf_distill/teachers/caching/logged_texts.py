@@ -54,7 +54,7 @@ def read_log_probs(path: Path, vocabulary: int) -> list[LoggedText]:
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Read the rows of a file, with what each is called in messages."""
     if not path.is_file():
-        raise ValueError(f"The file {path.name} with log-probabilities does not exist.")
+        raise ValueError(f"There is no file {path.name} with log-probabilities.")
     if path.suffix == ".parquet":
         try:
             table = pyarrow.parquet.ParquetFile(path)
