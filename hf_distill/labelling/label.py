@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,18 +20,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_distill._version import versions
-from hf_distill.augmentation.tables import check_rows, write_table
+from hf_distill.augmentation.tables import check_rows
 from hf_distill.compatibility import input_limit
 from hf_distill.compatibility.tokenizers import tokenizer_hash, tokenizer_of
 from hf_distill.console import log_rank_0
-from hf_distill.files import file_hash, json_hash, write_json
+from hf_distill.files import json_hash
 from hf_distill.heads import head_of_class, unwrapped
 from hf_distill.labelling.output import (
     check_output_path,
     date_of,
     finished,
-    manifest_path,
     parts_path,
+    write_labelled,
 )
 from hf_distill.labelling.prompts import EncodedRow, Prompt, default_prompt
 from hf_distill.labelling.scoring import WordScorer, calibrated, label_probabilities
@@ -186,7 +185,7 @@ def label_dataset(
             log_rank_0(f"Other columns have changed, and {target.name} is written again.")
             before["table_sha256"] = manifest["table_sha256"]
             if state.is_main_process:
-                _write(labelled, target)
+                write_labelled(target, *labelled)
             state.wait_for_everyone()
         return labelled
     with ExitStack() as stack:
@@ -212,8 +211,7 @@ def label_dataset(
             manifest["calibration"] = {"texts": CONTENT_FREE, "probabilities": named}
         labelled = Labelled(_with_column(dataset, output_column, list(words), found), manifest)
         if target is not None and state.is_main_process:
-            _write(labelled, target)
-            shutil.rmtree(folder)
+            write_labelled(target, *labelled)
         state.wait_for_everyone()
     return labelled
 
@@ -331,13 +329,6 @@ def _describe(
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "tokenizer_sha256": tokenizer_hash(tokenizer),
     }
-
-
-def _write(labelled: Labelled, target: Path) -> None:
-    """Write the data, and next to it the manifest."""
-    write_table(labelled.dataset, target)
-    labelled.manifest["output_sha256"] = file_hash(target)
-    write_json(manifest_path(target), labelled.manifest)
 
 
 def _with_column(

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hf_distill.files import file_hash, read_json
+from datasets import Dataset
+
+from hf_distill.augmentation.tables import write_table
+from hf_distill.files import file_hash, read_json, write_json
 from hf_distill.labelling.work import changes, stored_manifest
+from hf_distill.tasks.tables import load_table
 from hf_distill.tasks.text_files import ending
+from hf_distill.teachers.caching.fingerprints import data_hash
 
 _REMEDY = "Name another output_path, or delete the file."
-_RESULTS = ("cut", "calibration", "table_sha256", "output_sha256")
+_WRITTEN = ("table_sha256", "output_sha256")
+"""Recorded when the file is whole."""
+_RESULTS = ("cut", "calibration", "probabilities_sha256", *_WRITTEN)
 
 
 def check_output_path(path: Path) -> None:
@@ -74,10 +82,40 @@ def finished(target: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None
         return None
     runs = ({k: v for k, v in one.items() if k not in _RESULTS} for one in (before, manifest))
     changed = changes(*runs)
-    if before.get("output_sha256") != file_hash(target):
+    if _altered(target, before):
         changed = ["it was altered after it was written"]
     if changed:
         raise ValueError(
             f"output_path {target.name} holds other probabilities: {'; '.join(changed)}. {_REMEDY}"
         )
     return before
+
+
+def _altered(target: Path, manifest: Mapping[str, Any]) -> bool:
+    if "output_sha256" in manifest:
+        return bool(manifest["output_sha256"] != file_hash(target))
+    # A run was killed while it wrote: other columns are of that run, or of the one before.
+    probabilities = load_table(target).select_columns([manifest["column"]])
+    return data_hash(probabilities) != manifest["probabilities_sha256"]
+
+
+def write_labelled(target: Path, dataset: Dataset, manifest: dict[str, Any]) -> None:
+    """Write data with its probabilities and the manifest, and remove the parts.
+
+    Killed at any moment, the next run finds the parts, or a file whose probabilities it knows.
+
+    Args:
+        target: the file.
+        dataset: the data.
+        manifest: of the run; the hashes of what is written are added.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    manifest["probabilities_sha256"] = data_hash(dataset.select_columns([manifest["column"]]))
+    begun = {name: value for name, value in manifest.items() if name not in _WRITTEN}
+    write_json(manifest_path(target), begun)
+    write_table(dataset, target)
+    shutil.rmtree(parts_path(target), ignore_errors=True)
+    manifest["output_sha256"] = file_hash(target)
+    write_json(manifest_path(target), manifest)

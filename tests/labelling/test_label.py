@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tiny import bert_config, model_for
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertForMaskedLM, PreTrainedTokenizerFast
 
+import hf_distill.labelling.output as output
 import hf_distill.labelling.work as work
 from hf_distill.files import folder_hash
 from hf_distill.labelling import Labelled, label_dataset
@@ -287,6 +289,60 @@ def test_other_columns_of_a_finished_file_are_written_again(
         label(data, output_path=target)
         assert target.stat().st_mtime_ns == written
     assert sizes == []
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+@pytest.mark.parametrize("name", ["out.jsonl.gz", "out.parquet"])
+def test_a_kill_while_a_file_is_written_loses_no_probability(
+    name: str, rewritten: bool, label: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Dataset.from_dict({"text": TEXTS, "gold": ["yes"] * 7})
+    whole = label(data, output_path=tmp_path / "whole" / name, calibrate=True).dataset
+    steps = ["write_json", "write_table", "rmtree", "write_json"]
+    for last in range(2 * len(steps)):
+        folder = tmp_path / str(last)
+        if rewritten:
+            label(output_path=folder / name, calibrate=True)
+        done = []
+
+        def step(name: str, original: Any, done: Any = done, last: int = last) -> Any:
+            def call(*arguments: Any, **options: Any) -> None:
+                done.append(name)
+                if len(done) > last // 2 + last % 2:
+                    raise StoppedError
+                original(*arguments, **options)
+                if len(done) > last // 2:
+                    raise StoppedError
+
+            return call
+
+        with monkeypatch.context() as patch, pytest.raises(StoppedError):
+            for one in ("write_json", "write_table"):
+                patch.setattr(output, one, step(one, getattr(output, one)))
+            patch.setattr(output.shutil, "rmtree", step("rmtree", shutil.rmtree))
+            label(data, output_path=folder / name, calibrate=True)
+        with monkeypatch.context() as patch:
+            sizes = stop_after(patch, 1000)
+            labelled = label(data, output_path=folder / name, calibrate=True)
+        # At most the check, and the prompts without a text, are computed again.
+        assert sum(sizes) <= 3 + 3
+        assert labelled.dataset[:] == whole[:] == load_table(folder / name)[:]
+        assert {one.name for one in folder.iterdir()} == {name, f"{name}.manifest.json"}
+
+
+def test_probabilities_that_were_altered_after_a_kill_are_refused(
+    label: Any, tmp_path: Path
+) -> None:
+    target, record = tmp_path / "out.jsonl", tmp_path / "out.jsonl.manifest.json"
+    label(output_path=target)
+    manifest = json.loads(record.read_text())
+    del manifest["output_sha256"], manifest["table_sha256"]
+    record.write_text(json.dumps(manifest))
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    rows[3]["probabilities"]["yes"] += 1e-9
+    target.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=r"out\.jsonl .* altered"):
+        label(output_path=target)
 
 
 def test_files_with_one_name_and_other_endings_do_not_meet(label: Any, tmp_path: Path) -> None:
