@@ -1,0 +1,209 @@
+r"""CPU minutes until a student is nearly as good as its teacher, with other tools and with ours.
+
+Each tool trains a student for some epochs, by its own documented settings, on 2,000 questions of
+SQuAD; each epoch's student is scored by the same command. All get the same two students: some
+layers of the teacher's encoder with a new head, and one that `create-student` made; `shrink` makes
+its own. CPU seconds are those of the whole process: imports, data, the teacher's outputs, training;
+of `shrink` also the choice of a shape and the scores that decide when to stop. What has a result is
+not run again:
+
+    OMP_NUM_THREADS=1 python benchmarks/time_to_quality.py --data_dir DIR --squad_teacher DIR \
+        --large_encoder DIR --small_encoder DIR --peer_dir DIR
+    python benchmarks/time_to_quality.py --table
+
+Peers are installed into environments in ``--peer_dir``, as those of ``peers.py``. ``--quick`` tries
+everything on some questions, and records nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench import ONE_THREAD
+from created_students import SQUAD, Created, add_options
+from other_tokenizer import cut
+from peer_environments import PEERS, ROOT, python_of
+from peer_workers import environment_of
+from report import FOLDER, RESULTS, circumstances, read_json, replace_section
+from squad_stages import write_sample
+from task_distillation import Job
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, set_seed
+
+from hf_distill.cli.precision import bfloat16_pays
+
+SHARES = (90, 95, 98)
+"""Percent of the teacher's F1."""
+QUICK_QUESTIONS = 60
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Who trains, and how it is told to in its documentation."""
+
+    title: str
+    script: str
+    settings: str
+
+
+TOOLS = {
+    "shrink": Tool("hf_distill, `shrink`", "ours", "its defaults"),
+    "ours": Tool(
+        "hf_distill, `cache` and `train`", "ours", "temperature 4, weight 1, 3e-4, batches of 24"
+    ),
+    "haystack": Tool(
+        PEERS["haystack"].title, "haystack", "temperature 5, weight 1, 3e-5, batches of 10"
+    ),
+    "textbrewer": Tool(
+        PEERS["textbrewer"].title,
+        "textbrewer",
+        "hidden states and logits, temperature 8, 1e-4, batches of 32",
+    ),
+    "snippet": Tool(
+        PEERS["snippet"].title, "snippet", "temperature 5, half the labels, 5e-5, batches of 8"
+    ),
+}
+STUDENTS = {"cut": "given: 3 of 6 layers", "created": "given: created, half as wide"}
+OUR_OPTIONS = ("--temperature", "4", "--distillation_loss_weight", "1", *SQUAD.student.split())
+
+
+class Race(Created):
+    """The students, and a process per training."""
+
+    @property
+    def scored(self) -> Job:
+        """The job with the rows to score on."""
+        few = f"{SQUAD.data} --max_eval_samples {QUICK_QUESTIONS}"
+        return replace(SQUAD, data=few) if self.options.quick else SQUAD
+
+    def student_of(self, kind: str) -> str:
+        """The folder of the student that all tools are given."""
+        if kind == "created":
+            return str(self.create(SQUAD, "6x192", 0)[0])
+        folder = self.work / "cut-student"
+        if not (folder / "config.json").exists():
+            set_seed(0)
+            encoder = cut(self.options.large_encoder, self.work / "cut-encoder")
+            made: Any = AutoModelForQuestionAnswering.from_pretrained(encoder, dtype=torch.float32)
+            made.save_pretrained(folder)
+            AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+        return str(folder)
+
+    def measure(self, name: str, kind: str) -> dict[str, Any]:
+        """Train in a process of its own, then score each point."""
+        tool, output = TOOLS[name], self.work / f"race-{name}-{kind}"
+        shutil.rmtree(output, ignore_errors=True)
+        data = self.pairs(SQUAD)
+        setting = {
+            "teacher": str(Path(self.teacher(SQUAD)).resolve()),
+            "student": "" if name == "shrink" else str(Path(self.student_of(kind)).resolve()),
+            "train_file": str(self.train_file().resolve()),
+            "validation_file": data["--validation_file"],
+            "output": str(output.resolve()),
+            "epochs": self.options.epochs, "seed": self.options.seeds[0],
+            "max_length": int(data["--max_length"]), "doc_stride": int(data["--doc_stride"]),
+            "bf16": bfloat16_pays(),
+            "more": OUR_OPTIONS if name == "ours" else (),
+        }  # fmt: skip
+        mine = tool.script == "ours"
+        python = python_of("snippet" if mine else name, self.options.peer_dir / "envs")
+        environment = environment_of(self.options.peer_dir, ours=mine, even_times=True)
+        with (self.work / f"{output.name}.log").open("w", encoding="utf-8") as log:
+            subprocess.run(
+                [str(python), str(FOLDER / "peers" / f"complete_{tool.script}.py"),
+                 json.dumps(setting)],
+                stdout=log, stderr=subprocess.STDOUT, check=True, env=environment, cwd=self.work,
+            )  # fmt: skip
+        done = json.loads((output / "points.json").read_text(encoding="utf-8"))
+        points = [
+            {"cpu_seconds": round(point["cpu_seconds"], 1),
+             "f1": self.score(self.scored, output / point["folder"])["f1"]}
+            for point in done["points"]
+        ]  # fmt: skip
+        return {
+            "tool": name, "student": kind, "points": points, "epochs": self.options.epochs,
+            "bf16": setting["bf16"],
+            "teacher": self.score(self.scored, Path(self.teacher(SQUAD)))["f1"],
+            **circumstances(),
+        }  # fmt: skip
+
+    def train_file(self) -> Path:
+        """The questions; a few of them to try everything."""
+        if not self.options.quick:
+            return Path(self.pairs(SQUAD)["--train_file"])
+        path = self.work / "train-quick.json"
+        if not path.exists():
+            write_sample(Path(self.options.data_dir) / "squad", path, QUICK_QUESTIONS)
+        return path
+
+
+def render() -> str:
+    """Return one row per tool and student."""
+    shares = " | ".join(f"{share} %" for share in SHARES)
+    lines = [
+        f"| student | tool | its settings | {shares} | best | CPU minutes in all |",
+        f"|---|---|---|{'---:|' * (len(SHARES) + 2)}",
+    ]
+    for kind, title in {"own": "its own", **STUDENTS}.items():
+        for name, tool in TOOLS.items():
+            path = RESULTS / f"time_to_quality-{name}-{kind}.json"
+            if path.exists():
+                cells = [title, tool.title, tool.settings, *_cells(read_json(path))]
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(run: dict[str, Any]) -> list[str]:
+    points, teacher = run["points"], run["teacher"]
+    found = []
+    for share in SHARES:
+        reached = [p["cpu_seconds"] for p in points if 100 * p["f1"] >= share * teacher]
+        found.append(f"{min(reached) / 60:.1f}" if reached else "–")
+    best = max(point["f1"] for point in points)
+    return [*found, f"{100 * best / teacher:.1f} %", f"{points[-1]['cpu_seconds'] / 60:.1f}"]
+
+
+def work(options: argparse.Namespace) -> None:
+    """Do every run that has no result yet."""
+    os.environ.update(ONE_THREAD, PYTHONPATH=str(ROOT))
+    race = Race(options)
+    for name in options.tools:
+        for kind in ["own"] if name == "shrink" else STUDENTS:
+            if options.quick:
+                race.prepare(SQUAD)
+                print(json.dumps(race.measure(name, kind)), flush=True)
+            else:
+                run = partial(race.measure, name, kind)
+                race.run_once(f"time_to_quality-{name}-{kind}", SQUAD, run)
+
+
+def main() -> None:
+    """Run what has no result yet, then write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser, [SQUAD.name])
+    parser.set_defaults(work_dir="build/time_to_quality", seeds=[0])
+    parser.add_argument("--peer_dir", type=Path, help="environments of the peers")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
+    parser.add_argument("--quick", action="store_true", help="two epochs on some questions")
+    options = parser.parse_args()
+    if options.quick:
+        options.work_dir, options.epochs = f"{options.work_dir}-quick", 2
+    if not options.table:
+        work(options)
+    if not options.quick:
+        replace_section("time_to_quality", render())
+
+
+if __name__ == "__main__":
+    main()
