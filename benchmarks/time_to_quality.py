@@ -97,7 +97,7 @@ class Race(Created):
             AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
         return str(folder)
 
-    def measure(self, name: str, kind: str) -> dict[str, Any]:
+    def train_and_score(self, name: str, kind: str) -> dict[str, Any]:
         """Train in a process of its own, then score each point."""
         tool, output = TOOLS[name], self.work / f"race-{name}-{kind}"
         shutil.rmtree(output, ignore_errors=True)
@@ -179,9 +179,9 @@ def work(options: argparse.Namespace) -> None:
         for kind in ["own"] if name == "shrink" else STUDENTS:
             if options.quick:
                 race.prepare(SQUAD)
-                print(json.dumps(race.measure(name, kind)), flush=True)
+                print(json.dumps(race.train_and_score(name, kind)), flush=True)
             else:
-                run = partial(race.measure, name, kind)
+                run = partial(race.train_and_score, name, kind)
                 race.run_once(f"time_to_quality-{name}-{kind}", SQUAD, run)
 
 
