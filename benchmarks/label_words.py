@@ -155,7 +155,7 @@ def render() -> str:
     lines = [
         f"The language model's own labels of the {label['rows']:,} training texts: accuracy "
         f"{accuracy['as it is']:.1f}, calibrated {accuracy['calibrated']:.1f}; "
-        f"{label['cpu_seconds'] / 60:.0f} minutes of one core.\n",
+        f"{label['cpu_seconds'] / 60:.1f} minutes of one core.\n",
         "| gold labels | on these alone | from the language model, then on these |",
         "|---|---|---|",
         f"| 0 | – | {scores('taught')} |",
