@@ -38,7 +38,7 @@ from hf_distill.tasks import create_task
 from hf_distill.tasks.options import TaskArguments
 
 TASKS = {job.name: job for job in (SQUAD, *OTHERS, *(j for j in JOBS if j.name == "wikitext"))}
-STEPS = {"squad": 300, "sst2": 300, "wnut17": 300, "wikitext": 76}
+STEPS = {"squad": 200, "sst2": 200, "wnut17": 200, "wikitext": 76}
 """Of all stages of an arm."""
 
 CREATED_RATES = {"squad": "3e-4", "sst2": "5e-5", "wnut17": "5e-5"}
@@ -158,7 +158,8 @@ class StudyMaterial(Created):
         if kind == "new":
             return str(self.create(job, "6x192-random", seed)[0])
         if job.name == "wikitext":
-            return self.student(job)
+            with claim(self.work / "wikitext-student.lock", wait=True):
+                return self.student(job)
         folder = self.work / f"{job.name}-cut-{seed}"
         with claim(folder.with_suffix(".lock"), wait=True):
             if not (folder / "config.json").exists():

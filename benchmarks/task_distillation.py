@@ -27,6 +27,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_distill.cli.main import main as hf_distill
+from hf_distill.files import write_text
 
 SEEDS = (0, 1, 2)
 WAYS = ("alone", "distilled")
@@ -120,7 +121,7 @@ class Material:
             lines = file.readlines()
         for name, (begin, end) in parts.items():
             text = "".join(lines[int(begin * len(lines)) : int(end * len(lines))])
-            (self.work / f"wikitext-{name}.txt").write_text(text, encoding="utf-8")
+            write_text(self.work / f"wikitext-{name}.txt", text)  # others may be reading it
 
     def _cut_language_model(self) -> Path:
         """The language model with every third of its layers, the last one among them."""
