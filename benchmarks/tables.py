@@ -42,6 +42,7 @@ import student_dropout
 import study
 import study_report
 import task_distillation
+import tested_lines
 import time_to_quality
 from report import DOCUMENT, RESULTS, replace_section
 
@@ -111,6 +112,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "step_cost": lambda: step_cost.render(_load("step_cost")["results"]),
     "study": lambda: study_report.render(study.TASKS, study.TITLES),
     "task_distillation": task_distillation.render,
+    "tested_lines": lambda: tested_lines.render(_load("tested_lines")),
     "time_to_quality": time_to_quality.render,
     "wider_teacher": _wider_teacher,
 }
