@@ -1,6 +1,7 @@
 """``hf-distill shrink`` by its defaults, on three tasks at several speed-ups.
 
-Each run is the command as a user types it, with ``--speedup``, ``--seed`` and ``--baseline`` alone.
+Each run is the command as a user types it, with ``--speedup``, ``--seed`` and ``--baseline`` alone;
+with ``--augment --masked_lm DIR`` also with ``--augment``, in rows of their own.
 The predicted time is that of as many steps as were trained: a training may end early. It times
 models, so let it have the machine to itself, one run at a time. What has a result is not run again,
 and a run that was stopped continues:
@@ -26,6 +27,14 @@ from task_distillation import Job, run_command
 SPEEDUPS = ("2", "3", "4")
 AIMS = {"2": 98, "3": 95, "4": 92}
 """Percent of the teacher's metric."""
+VERSIONS = 10
+COLUMNS = {
+    "wnut17": "--text_column tokens --label_column tags",
+    "sst2": "--text_column sentence",
+    "squad": "",
+    "squad-all": "",
+}
+"""Those that are augmented."""
 MODELS = {
     "teacher": "teacher",
     "student": "student_distilled",
@@ -36,11 +45,15 @@ MODELS = {
 
 def measure(material: Created, job: Job, speedup: str, seed: int) -> dict[str, Any]:
     """Shrink the teacher by one command; what it predicted and what came of it."""
-    folder = material.work / f"shrink-{job.name}-{speedup}-{seed}"
+    folder = material.work / result_name(job, speedup, seed, augment=material.options.augment)
+    more = []
+    if material.options.augment:
+        more = ["--augment", str(VERSIONS), "--augment_model", material.options.masked_lm,
+                *COLUMNS[job.name].split()]  # fmt: skip
     before = sum(os.times()[:4])
     run_command("shrink", "--task", job.task, "--teacher_model", material.teacher(job),
                 *material.data(job), "--speedup", speedup, "--seed", str(seed), "--baseline",
-                "--use_cpu", "--output_dir", str(folder))  # fmt: skip
+                "--use_cpu", "--output_dir", str(folder), *more)  # fmt: skip
     content = read_json(folder / "shrink.json")
     plan, models = content["plan"], read_json(folder / "comparison" / "comparison.json")["models"]
     by_role = {**models, **{one["name"]: one for one in models.values()}}
@@ -61,6 +74,11 @@ def measure(material: Created, job: Job, speedup: str, seed: int) -> dict[str, A
     }  # fmt: skip
 
 
+def result_name(job: Job, speedup: str, seed: int | str, *, augment: bool) -> str:
+    """Return the name of the result of a run."""
+    return f"shrink-{job.name}-{speedup}{'-augmented' if augment else ''}-{seed}"
+
+
 def render(jobs: list[Job]) -> str:
     """Return one row per task and speed-up."""
     lines = [
@@ -69,10 +87,12 @@ def render(jobs: list[Job]) -> str:
         f"|{'---|' * 14}",
     ]
     for job in jobs:
-        for speedup in SPEEDUPS:
-            paths = sorted(RESULTS.glob(f"shrink-{job.name}-{speedup}-[0-9].json"))
-            if paths:
-                lines.append(_row(job.title, speedup, [read_json(path) for path in paths]))
+        for augment in (False, True):
+            title = f"{job.title}, {VERSIONS} versions of each text" if augment else job.title
+            for speedup in SPEEDUPS:
+                name = result_name(job, speedup, "[0-9]", augment=augment)
+                if paths := sorted(RESULTS.glob(f"{name}.json")):
+                    lines.append(_row(title, speedup, [read_json(path) for path in paths]))
     return "\n".join(lines) + "\n"
 
 
@@ -117,13 +137,15 @@ def main() -> None:
     add_options(parser)
     parser.set_defaults(jobs=["squad", "sst2", "wnut17"])
     parser.add_argument("--speedups", nargs="+", default=SPEEDUPS, choices=SPEEDUPS)
+    parser.add_argument("--augment", action="store_true", help=f"{VERSIONS} versions of each text")
+    parser.add_argument("--masked_lm", help="a masked language model, for --augment")
     options = parser.parse_args()
     jobs = [job for job in ALL_JOBS if job.name in options.jobs]
     for seed in () if options.table else options.seeds:
         material = Created(options)
         for speedup in options.speedups:
             for job in jobs:
-                result = f"shrink-{job.name}-{speedup}-{seed}"
+                result = result_name(job, speedup, seed, augment=options.augment)
                 material.run_once(result, job, partial(measure, material, job, speedup, seed))
     replace_section("shrink_tasks", render(jobs))
 
