@@ -39,10 +39,12 @@ from task_distillation import Job
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, set_seed
 
 from hf_distill.cli.precision import bfloat16_pays
+from hf_distill.plotting import declutter, new_figure
 
 SHARES = (90, 95, 98)
 """Percent of the teacher's F1."""
 QUICK_QUESTIONS = 60
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,36 @@ def _cells(run: dict[str, Any]) -> list[str]:
     return [*found, f"{100 * best / teacher:.1f} %", f"{points[-1]['cpu_seconds'] / 60:.1f}"]
 
 
+def draw() -> None:
+    """Draw F1 by CPU minutes, a panel per student; `shrink` is in both."""
+    runs = [read_json(path) for path in sorted(RESULTS.glob("time_to_quality-*.json"))]
+    if not runs:
+        return
+    figure = new_figure(9.6, 3.6)
+    panels = figure.subplots(1, len(STUDENTS), sharey=True)
+    for panel, (kind, title) in zip(panels, STUDENTS.items(), strict=True):
+        for (name, tool), colour in zip(TOOLS.items(), COLOURS, strict=True):
+            for run in runs:
+                if run["tool"] == name and run["student"] in (kind, "own"):
+                    minutes = [point["cpu_seconds"] / 60 for point in run["points"]]
+                    scores = [point["f1"] for point in run["points"]]
+                    label = tool.title.replace("`", "")
+                    panel.plot(minutes, scores, color=colour, marker="o", markersize=3, label=label)
+        for share in (100, *SHARES):
+            panel.axhline(runs[0]["teacher"] * share / 100, color="#999999", linewidth=0.7)
+            panel.annotate(f"{share} %", (1, runs[0]["teacher"] * share / 100), fontsize=6,
+                           xycoords=("axes fraction", "data"), va="bottom", ha="right")  # fmt: skip
+        panel.set_xscale("log")
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.set_xlabel("CPU minutes", fontsize=8)
+        panel.set_title(title.removeprefix("given: "), fontsize=9)
+        panel.tick_params(labelsize=7)
+        declutter(panel)
+    panels[0].set_ylabel("F1 on SQuAD", fontsize=8)
+    panels[0].legend(fontsize=6, frameon=False)
+    figure.savefig(FOLDER.parent / "docs" / "images" / "time-to-quality.png")
+
+
 def work(options: argparse.Namespace) -> None:
     """Do every run that has no result yet."""
     os.environ.update(ONE_THREAD, PYTHONPATH=str(ROOT))
@@ -203,6 +235,7 @@ def main() -> None:
         work(options)
     if not options.quick:
         replace_section("time_to_quality", render())
+        draw()
 
 
 if __name__ == "__main__":
