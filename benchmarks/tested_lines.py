@@ -1,6 +1,6 @@
 r"""Which lines and branches of the package the tests run: per room, in RESULTS.md.
 
-    pip install --target COVERAGE pytest-cov==7.1.0 coverage==7.15.0
+    pip install --target COVERAGE pytest-cov==7.1.0 coverage==7.17.5
     PYTHONPATH=COVERAGE python benchmarks/tested_lines.py --record
 
 The tests are those of ``make test``, in two processes; what commands in processes of their own run

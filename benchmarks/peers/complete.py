@@ -35,8 +35,8 @@ class Setting:
     """Further options of a command."""
 
 
-def told() -> Setting:
-    """Return what the command line tells."""
+def read_setting() -> Setting:
+    """Return the setting on the command line."""
     return Setting(**json.loads(sys.argv[1]))
 
 
@@ -70,7 +70,7 @@ class Checkpoints:
 
     def write(self) -> None:
         """Write the list of all points, when the training has ended."""
-        text = json.dumps({"points": self._points, "cpu_seconds": time.process_time()})
+        text = json.dumps({"points": self._points})
         (self._folder / "points.json").write_text(text, encoding="utf-8")
 
 
@@ -107,9 +107,7 @@ def features(setting: Setting) -> dict[str, list[list[int]]]:
             )
             if part == 1
         ]
-        inside = [
-            place for place, (first, last) in of_context if first < end and last > begin
-        ]  # fmt: skip
+        inside = [place for place, (first, last) in of_context if first < end and last > begin]
         whole = of_context[0][1][0] <= begin and of_context[-1][1][1] >= end
         columns["start_positions"].append(inside[0] if whole else 0)
         columns["end_positions"].append(inside[-1] if whole else 0)

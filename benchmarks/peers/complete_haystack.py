@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from complete import Checkpoints, told
+from complete import Checkpoints, read_setting
 from haystack.modeling.training.base import DistillationTrainer
 from haystack.nodes import FARMReader
 
@@ -14,7 +14,7 @@ LEARNING_RATE, WEIGHT, TEMPERATURE = 3e-5, 1.0, 5
 
 def main() -> None:
     """Train."""
-    setting = told()
+    setting = read_setting()
     checkpoints = Checkpoints(setting)
     options: dict[str, Any] = {
         "use_gpu": False,

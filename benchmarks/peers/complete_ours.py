@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from complete import Checkpoints, Setting, told
+from complete import Checkpoints, Setting, read_setting
 
 from hf_distill.cli.main import main as hf_distill
 
@@ -41,7 +41,7 @@ def commands(setting: Setting) -> tuple[list[list[str]], Path]:
         shrink = ["shrink", *data, "--teacher_model", setting.teacher, "--validation_file",
                   setting.validation_file, "--use_cpu", "--seed", str(setting.seed), "--no_export",
                   "--num_train_epochs", str(setting.epochs), "--output_dir",
-                  str(output / "shrink"), *setting.more]  # fmt: skip
+                  str(output / "shrink")]  # fmt: skip
         return [shrink], output / "shrink" / "student"
     stored, student = str(output / "outputs"), output / "student"
     precision = ["--bf16"] if setting.bf16 else []
@@ -56,7 +56,7 @@ def commands(setting: Setting) -> tuple[list[list[str]], Path]:
 
 def main() -> None:
     """Run the commands."""
-    setting = told()
+    setting = read_setting()
     checkpoints, end = Checkpoints(setting), threading.Event()
     typed, folder = commands(setting)
     watcher = threading.Thread(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from complete import Checkpoints, features, told
+from complete import Checkpoints, features, read_setting
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,7 +62,7 @@ class Saving(TrainerCallback):
 
 def main() -> None:
     """Train."""
-    setting = told()
+    setting = read_setting()
     checkpoints = Checkpoints(setting)
     load = AutoModelForQuestionAnswering.from_pretrained
     trainer = DistillingTrainer(

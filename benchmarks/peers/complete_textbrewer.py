@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from complete import Checkpoints, features, told
+from complete import Checkpoints, features, read_setting
 from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 from torch.utils.data import DataLoader
 from transformers import AutoModelForQuestionAnswering
@@ -43,7 +43,7 @@ def matches(teacher: Any, student: Any) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Train."""
-    setting = told()
+    setting = read_setting()
     checkpoints = Checkpoints(setting)
     torch.manual_seed(setting.seed)
     load = AutoModelForQuestionAnswering.from_pretrained

@@ -201,7 +201,7 @@ def _gold(
     try:
         rows = task.rows(table)
     except MissingLabelsError as error:
-        log_rank_0(f"The answers are not scored, as there are no gold labels. {error}")
+        log_rank_0(f"Without gold labels the answers are not scored: {error}")
         return None
     if data_problem_type(rows) != SINGLE:
         log_rank_0("The answers are not scored: the data has no single label per text.")

@@ -116,6 +116,7 @@ def write_labelled(target: Path, dataset: Dataset, manifest: dict[str, Any]) -> 
     begun = {name: value for name, value in manifest.items() if name not in _WRITTEN}
     write_json(manifest_path(target), begun)
     write_table(dataset, target)
-    shutil.rmtree(parts_path(target), ignore_errors=True)
+    with suppress(FileNotFoundError):  # other columns of a finished file: all parts are gone
+        shutil.rmtree(parts_path(target))
     manifest["output_sha256"] = file_hash(target)
     write_json(manifest_path(target), manifest)
