@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -86,8 +85,9 @@ def draw(
 
     Each word is replaced with the probability ``replace_probability``, independently, by one of
     its candidates, all equally likely (Jiao et al. 2020, algorithm 1). The draw depends on the
-    seed, the text and the number of the copy and on nothing else: not on the order of the texts,
-    nor on which process it happens in. Keeping a word changes no other word.
+    seed, the text, the place of the word and the number of the copy and on nothing else: not on the
+    order of the texts, nor on which process it happens in. A word that is kept, or that has no
+    candidates (without word vectors, say), changes no other word.
 
     Args:
         text: the text.
@@ -99,15 +99,19 @@ def draw(
     """
     content = text.encode("utf-8", errors="surrogatepass")
     key = blake2b(b"%d|%d|" % (seed, copy) + content, digest_size=16).digest()
-    generator = random.Random(int.from_bytes(key, "big"))
     replacements = []
     for start, end, words in candidates:
-        # Both are drawn for every word, so that the next word's are the same in any case.
-        replaced, choice = generator.random(), generator.random()
+        drawn = blake2b(b"%d" % start, key=key, digest_size=16).digest()
+        replaced, choice = _uniform(drawn[:8]), _uniform(drawn[8:])
         kept = any(start < last and first < end for first, last in keep)
         if replaced < replace_probability and words and not kept:
             replacements.append(Replacement(start, end, words[int(choice * len(words))]))
     return replacements
+
+
+def _uniform(number: bytes) -> float:
+    """8 random bytes as a number in [0, 1)."""
+    return (int.from_bytes(number, "big") >> 11) / 2**53
 
 
 def apply(text: str, replacements: Iterable[Replacement]) -> str:
