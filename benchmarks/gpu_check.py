@@ -15,6 +15,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,7 @@ from gpu_paths import (
     scores_against_float64,
     train,
 )
-from report import circumstances, replace_section, write_json
+from report import RESULTS, circumstances, read_json, replace_section, write_json
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Check = Callable[[], dict[str, Any]]
@@ -280,7 +281,11 @@ def main() -> int:
     )
     parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
     parser.add_argument("--dry_run", action="store_true", help="tiny models, a few steps")
-    parser.add_argument("--only", help="only paths whose name has this in it")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="a regular expression: only such paths; what is recorded of others stays",
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.getLogger("hf_distill").setLevel(logging.ERROR)  # of teachers that know nothing
@@ -293,14 +298,18 @@ def main() -> int:
         print("There is no GPU here. A tiny dry run on the CPU tries this script, nothing else.")
     rows = []
     for name, check in all_checks(sizes):
-        if not options.only or options.only in name:
+        if re.search(options.only, name):
             rows.append(try_out(name, check))
             print(f"{rows[-1]['result']:>9}  {name}  {in_numbers(rows[-1])}", flush=True)
     print(table(rows))
     if options.record and not dry:
-        machine = {"gpus": found, "cuda": torch.version.cuda, **circumstances()}
-        write_json("gpu_check", {"rows": rows, **machine})
-        replace_section("gpu_check", render({"rows": rows, **machine}))
+        result = {"rows": rows, "gpus": found, "cuda": torch.version.cuda, **circumstances()}
+        if options.only:
+            new = {row["path"]: row for row in rows}
+            before = read_json(RESULTS / "gpu_check.json")["rows"]
+            result["rows"] = [new.get(row["path"], row) for row in before]
+        write_json("gpu_check", result)
+        replace_section("gpu_check", render(result))
     elif options.record:
         print("Nothing is recorded of a dry run.")
     return int(any(row["result"] == "FAILED" for row in rows))

@@ -133,7 +133,7 @@ def all_maps_in_loop(data: Dataset, length: int, bf16: bool, dropout: float, tur
         optimizer.zero_grad()
         turns.done(IN_LOOP)
         turns.wait(IN_LOOP)
-    turns.done(IN_LOOP)
+    turns.done(IN_LOOP, last=True)
 
 
 class AllMapsTrainer(Trainer):

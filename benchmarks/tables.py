@@ -24,6 +24,7 @@ import created_students_table
 import export_int8
 import export_zoo
 import gpu_check
+import gpu_kernels
 import gradual_shrinking
 import intermediate_cost
 import label_words
@@ -44,6 +45,7 @@ import study_report
 import task_distillation
 import tested_lines
 import time_to_quality
+import two_machines
 from report import DOCUMENT, RESULTS, replace_section
 
 
@@ -94,6 +96,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "export_int8": lambda: export_int8.render(_load("export_int8")),
     "export_zoo": export_zoo.render,
     "gpu_check": lambda: gpu_check.render(_load("gpu_check")),
+    "gpu_kernels": lambda: gpu_kernels.render(_load("gpu_kernels")),
     "gradual_shrinking": gradual_shrinking.render,
     "hub_faults": lambda: cache_faults.render(_load("hub_faults")["push"]["rows"]),
     "intermediate_cost": lambda: intermediate_cost.render(_load("intermediate_cost")),
@@ -110,10 +113,12 @@ RENDER: dict[str, Callable[[], str]] = {
     "squad_stages": squad_stages_table.render_stages,
     "start_up": lambda: start_up.table(_load("start_up")["results"]),
     "step_cost": lambda: step_cost.render(_load("step_cost")["results"]),
+    "step_cost_gpu": lambda: step_cost.render(_load("step_cost_gpu")["results"]),
     "study": lambda: study_report.render(study.TASKS, study.TITLES),
     "task_distillation": task_distillation.render,
     "tested_lines": lambda: tested_lines.render(_load("tested_lines")),
     "time_to_quality": time_to_quality.render,
+    "two_machines": lambda: two_machines.render(_load("two_machines")),
     "wider_teacher": _wider_teacher,
 }
 """Sections of RESULTS.md by the name of their marks."""

@@ -10,7 +10,9 @@ from typing import Any
 
 import forked
 import pytest
+import torch
 
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 

@@ -78,6 +78,7 @@ def without_compiling() -> Iterator[None]:
 
 @pytest.mark.usefixtures("without_compiling")
 @pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="nn.DataParallel would take the GPUs")
 def test_a_wrapped_teacher_teaches_what_it_says(wrapper: str, tmp_path: Path) -> None:
     data = zoo_dataset("text-classification")
     types = [[int(i >= 4) for i in range(len(ids))] for ids in data["input_ids"]]
