@@ -28,7 +28,7 @@ import torch
 import transformers
 from created_students import OTHERS, SQUAD, Created, add_options
 from other_tokenizer import cut
-from report import circumstances
+from report import RESULTS, circumstances, read_json, write_json
 from squad_distillation import claim
 from squad_stages import write_sample
 from task_distillation import COMMON, JOBS, Job, execute, run_command
@@ -62,8 +62,9 @@ class Arm:
     """From the labels alone."""
     first: str | None = None
     """Options of a first stage on layers, which has half of the steps."""
-    temperature: str = "4"
-    weight: str = "1.0"
+    temperature: str | None = None
+    weight: str | None = None
+    """``None``, like the temperature's: the job's own, as in ``task_distillation.py``."""
     rows: int | None = None
     """So many training rows, of those that there are."""
     augmented: bool = False
@@ -87,11 +88,13 @@ ARMS = {
     "alone-500": Arm("labels of 500 rows", labels=True, rows=500),
     "prediction-500": Arm("teacher on 500 rows", rows=500),
     "augmented-500": Arm("teacher on 500 rows and their copies", rows=500, augmented=True),
-    "t1": Arm("temperature 1, weight 1", temperature="1"),
-    "t2": Arm("temperature 2, weight 1", temperature="2"),
-    "t8": Arm("temperature 8, weight 1", temperature="8"),
-    "w0.5": Arm("temperature 4, weight 0.5", weight="0.5"),
+    "t1-w1.0": Arm("temperature 1, weight 1.0", temperature="1", weight="1.0"),
+    "t2-w1.0": Arm("temperature 2, weight 1.0", temperature="2", weight="1.0"),
+    "t4-w1.0": Arm("temperature 4, weight 1.0", temperature="4", weight="1.0"),
+    "t8-w1.0": Arm("temperature 8, weight 1.0", temperature="8", weight="1.0"),
     "t1-w0.5": Arm("temperature 1, weight 0.5", temperature="1", weight="0.5"),
+    "t2-w0.5": Arm("temperature 2, weight 0.5", temperature="2", weight="0.5"),
+    "t4-w0.5": Arm("temperature 4, weight 0.5", temperature="4", weight="0.5"),
     "alone-third": Arm("labels alone", labels=True, steps=1 / 3),
     "prediction-third": Arm("prediction layer", steps=1 / 3),
     "stages-third": Arm("hidden states, then prediction layer", first=HIDDEN_STATES, steps=1 / 3),
@@ -109,6 +112,12 @@ ARMS = {
 }
 """The most telling ones first."""
 TITLES = {name: arm.title for name, arm in ARMS.items()}
+
+
+def is_its_own(job: Job, arm: Arm) -> bool:
+    """Whether an arm names the temperature and the weight that the job has anyway."""
+    named = f"--temperature {arm.temperature} --distillation_loss_weight {arm.weight}"
+    return named == job.distillation
 
 
 class StudyMaterial(Created):
@@ -234,7 +243,10 @@ class StudyMaterial(Created):
             student = str(first)
         options = ["--baseline"]
         if not arm.labels:
-            options = ["--temperature", arm.temperature, "--distillation_loss_weight", arm.weight]
+            options = [*job.distillation.split()]
+            if arm.temperature is not None and arm.weight is not None:
+                options = ["--temperature", arm.temperature]
+                options += ["--distillation_loss_weight", arm.weight]
             if job.name == "wikitext":  # its logits are too many to store
                 options += ["--teacher_model", self.teacher(job)]
             else:
@@ -284,8 +296,12 @@ def main() -> None:
                     if seed == options.seeds[0] and name == options.arms[0]:
                         reference = partial(material.run_reference, job)
                         material.run_once(f"study-{job.name}-teacher", job, reference)
+                    result = f"study-{job.name}-{name}-{seed}"
                     arm = partial(material.run_arm, job, name, seed)
-                    material.run_once(f"study-{job.name}-{name}-{seed}", job, arm)
+                    if not is_its_own(job, ARMS[name]):
+                        material.run_once(result, job, arm)
+                    elif (path := RESULTS / f"study-{job.name}-prediction-{seed}.json").exists():
+                        write_json(result, {**read_json(path), "arm": name})
     study_report.write(TASKS, TITLES, STEPS)
 
 

@@ -37,7 +37,10 @@ QUESTIONS = (
         "Few labels, and texts without",
         ("prediction", "alone-500", "prediction-500", "alone-100", "prediction-100"),
     ),
-    Question("Temperature and weight", ("prediction", "t1", "t2", "t8", "w0.5", "t1-w0.5")),
+    Question(
+        "Temperature and weight",
+        ("t1-w1.0", "t2-w1.0", "t4-w1.0", "t8-w1.0", "t1-w0.5", "t2-w0.5", "t4-w0.5"),
+    ),
     Question("Augmentation", ("prediction-500", "augmented-500")),
     Question("A third of the steps", ("alone-third", "prediction-third", "stages-third")),
     Question("Three times the steps", ("alone-triple", "prediction-triple", "stages-triple")),

@@ -118,7 +118,7 @@ def run(argv: Sequence[str]) -> None:
     print_rows(title, ["", "original", "exported"], report.rows(), numbers=True)
     sys.stdout.write(
         f"{report.speed_up():.2f} times as fast on {report.machine['processor']}, "
-        f"{report.machine['threads']} threads. Written to {arguments.output_dir}.\n"
+        f"{report.machine['threads']} threads, written to {arguments.output_dir}\n"
     )
 
 
