@@ -9,8 +9,6 @@ bfloat16, 12 → 6 layers of 768, 32 rows of 384 tokens.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from statistics import median
@@ -18,7 +16,7 @@ from typing import Any
 
 import torch
 from gpu_paths import synchronize
-from report import circumstances, replace_section, write_json
+from report import measure_and_record
 from step_cost import ON_GPU, Setting, bare_loop, make_data, trained
 from torch.profiler import ProfilerActivity, profile
 
@@ -72,7 +70,7 @@ def render(found: dict[str, Any]) -> str:
     """Return the table."""
     rows = found["rows"]
     lines = [
-        f"{found['gpu']}, {found['versions']}; {SETTING.name}.",
+        f"{found['gpu']}; {SETTING.name}.",
         "",
         "| | time of kernels, ms | beside the bare loop's or Trainer's | launches |",
         "|---|---|---|---|",
@@ -84,25 +82,12 @@ def render(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Measure, print, and record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--record", action="store_true", help="write results/ and RESULTS.md")
-    options = parser.parse_args()
+def measure_all() -> dict[str, Any]:
+    """Measure each way; it needs a GPU."""
     if not torch.cuda.is_available():
         raise SystemExit("There is no GPU here.")
-    found = {
-        "rows": {name: measure(name) for name in WAYS},
-        "gpu": torch.cuda.get_device_name(),
-        **circumstances(),
-    }
-    print(json.dumps(found, indent=1))
-    if options.record:
-        write_json("gpu_kernels", found)
-        replace_section("gpu_kernels", render(found))
+    return {"gpu": torch.cuda.get_device_name(), "rows": {name: measure(name) for name in WAYS}}
 
 
 if __name__ == "__main__":
-    main()
+    measure_and_record("gpu_kernels", str(__doc__), measure_all, render)

@@ -62,9 +62,8 @@ class Arm:
     """From the labels alone."""
     first: str | None = None
     """Options of a first stage on layers, which has half of the steps."""
-    temperature: str | None = None
-    weight: str | None = None
-    """``None``, like the temperature's: the job's own, as in ``task_distillation.py``."""
+    distillation: str | None = None
+    """Options of temperature and weight; ``None``: the job's, as in ``task_distillation.py``."""
     rows: int | None = None
     """So many training rows, of those that there are."""
     augmented: bool = False
@@ -75,6 +74,13 @@ class Arm:
 
 
 HIDDEN_STATES = "--attention_loss_weight 0"
+
+
+def weighed(temperature: int, weight: float) -> str:
+    """Return the options of a temperature and a weight."""
+    return f"--temperature {temperature} --distillation_loss_weight {weight}"
+
+
 ARMS = {
     "alone": Arm("labels alone", labels=True, jobs=tuple(TASKS)),
     "prediction": Arm("prediction layer", jobs=tuple(TASKS)),
@@ -88,13 +94,13 @@ ARMS = {
     "alone-500": Arm("labels of 500 rows", labels=True, rows=500),
     "prediction-500": Arm("teacher on 500 rows", rows=500),
     "augmented-500": Arm("teacher on 500 rows and their copies", rows=500, augmented=True),
-    "t1-w1.0": Arm("temperature 1, weight 1.0", temperature="1", weight="1.0"),
-    "t2-w1.0": Arm("temperature 2, weight 1.0", temperature="2", weight="1.0"),
-    "t4-w1.0": Arm("temperature 4, weight 1.0", temperature="4", weight="1.0"),
-    "t8-w1.0": Arm("temperature 8, weight 1.0", temperature="8", weight="1.0"),
-    "t1-w0.5": Arm("temperature 1, weight 0.5", temperature="1", weight="0.5"),
-    "t2-w0.5": Arm("temperature 2, weight 0.5", temperature="2", weight="0.5"),
-    "t4-w0.5": Arm("temperature 4, weight 0.5", temperature="4", weight="0.5"),
+    "t1-w1.0": Arm("temperature 1, weight 1.0", distillation=weighed(1, 1.0)),
+    "t2-w1.0": Arm("temperature 2, weight 1.0", distillation=weighed(2, 1.0)),
+    "t4-w1.0": Arm("temperature 4, weight 1.0", distillation=weighed(4, 1.0)),
+    "t8-w1.0": Arm("temperature 8, weight 1.0", distillation=weighed(8, 1.0)),
+    "t1-w0.5": Arm("temperature 1, weight 0.5", distillation=weighed(1, 0.5)),
+    "t2-w0.5": Arm("temperature 2, weight 0.5", distillation=weighed(2, 0.5)),
+    "t4-w0.5": Arm("temperature 4, weight 0.5", distillation=weighed(4, 0.5)),
     "alone-third": Arm("labels alone", labels=True, steps=1 / 3),
     "prediction-third": Arm("prediction layer", steps=1 / 3),
     "stages-third": Arm("hidden states, then prediction layer", first=HIDDEN_STATES, steps=1 / 3),
@@ -112,12 +118,6 @@ ARMS = {
 }
 """The most telling ones first."""
 TITLES = {name: arm.title for name, arm in ARMS.items()}
-
-
-def is_its_own(job: Job, arm: Arm) -> bool:
-    """Whether an arm names the temperature and the weight that the job has anyway."""
-    named = f"--temperature {arm.temperature} --distillation_loss_weight {arm.weight}"
-    return named == job.distillation
 
 
 class StudyMaterial(Created):
@@ -243,10 +243,7 @@ class StudyMaterial(Created):
             student = str(first)
         options = ["--baseline"]
         if not arm.labels:
-            options = [*job.distillation.split()]
-            if arm.temperature is not None and arm.weight is not None:
-                options = ["--temperature", arm.temperature]
-                options += ["--distillation_loss_weight", arm.weight]
+            options = (arm.distillation or job.distillation).split()
             if job.name == "wikitext":  # its logits are too many to store
                 options += ["--teacher_model", self.teacher(job)]
             else:
@@ -298,7 +295,7 @@ def main() -> None:
                         material.run_once(f"study-{job.name}-teacher", job, reference)
                     result = f"study-{job.name}-{name}-{seed}"
                     arm = partial(material.run_arm, job, name, seed)
-                    if not is_its_own(job, ARMS[name]):
+                    if ARMS[name].distillation != job.distillation:
                         material.run_once(result, job, arm)
                     elif (path := RESULTS / f"study-{job.name}-prediction-{seed}.json").exists():
                         write_json(result, {**read_json(path), "arm": name})

@@ -96,7 +96,7 @@ RENDER: dict[str, Callable[[], str]] = {
     "export_int8": lambda: export_int8.render(_load("export_int8")),
     "export_zoo": export_zoo.render,
     "gpu_check": lambda: gpu_check.render(_load("gpu_check")),
-    "gpu_kernels": lambda: gpu_kernels.render(_load("gpu_kernels")),
+    "gpu_kernels": lambda: gpu_kernels.render(_load("gpu_kernels")["results"]),
     "gradual_shrinking": gradual_shrinking.render,
     "hub_faults": lambda: cache_faults.render(_load("hub_faults")["push"]["rows"]),
     "intermediate_cost": lambda: intermediate_cost.render(_load("intermediate_cost")),
