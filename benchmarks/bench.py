@@ -46,6 +46,7 @@ BENCHMARKS = (
         ("--lengths", "128", "--precisions", "float32", "--dropouts", "0", "--memory"),
     ),
     Benchmark("cached_outputs-step", ("step",), ("step", "--record")),
+    Benchmark("processes", ()),
     Benchmark("start_up", ()),
     Benchmark("cpu_attention", ()),
     Benchmark("student_dropout", ()),

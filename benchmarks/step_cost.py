@@ -90,6 +90,8 @@ class Setting:
 ON_CPU = (
     Setting("float32, 6 → 3 layers of 384, 8 × 256", 384, 12, 6, 3, 30522, 8, 256, 14, False),
     Setting("bf16, 6 → 3 layers of 384, 8 × 256", 384, 12, 6, 3, 30522, 8, 256, 20, True),
+    Setting("float32, 12 → 6 layers of 384, 16 × 128", 384, 12, 12, 6, 30522, 16, 128, 14, False),
+    Setting("bf16, 6 → 3 layers of 384, 1 × 2,048", 384, 12, 6, 3, 30522, 1, 2048, 20, True),
     Setting("float32, tiny: 2 → 1 layers of 32, 4 × 16", 32, 2, 2, 1, 1000, 4, 16, 300, False),
 )
 ON_GPU = (

@@ -33,8 +33,10 @@ import other_tokenizer
 import other_tokenizer_lm
 import peers
 import peers_correctness
+import processes
 import shrink_settings
 import shrink_tasks
+import squad_features
 import squad_stages_table
 import squad_table
 import start_up
@@ -106,10 +108,12 @@ RENDER: dict[str, Callable[[], str]] = {
     "other_tokenizer_lm": other_tokenizer_lm.render,
     "peers": lambda: peers.render(peers.recorded()),
     "peers_correctness": lambda: peers_correctness.render(_load("peers_correctness")),
+    "processes": lambda: processes.render(_load("processes")["results"]),
     "shrink_settings": lambda: shrink_settings.render(_jobs("shrink-settings")),
     "shrink_tasks": lambda: shrink_tasks.render(_jobs("shrink")),
     "soak": lambda: _load("soak")["soak"]["verdict"] + "\n",
     "squad_distillation": squad_table.render,
+    "squad_features": lambda: squad_features.render(_load("squad_features")["results"]),
     "squad_stages": squad_stages_table.render_stages,
     "start_up": lambda: start_up.table(_load("start_up")["results"]),
     "step_cost": lambda: step_cost.render(_load("step_cost")["results"]),
