@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
@@ -203,20 +204,18 @@ class WindowCutter:
         ]
         if "answers" in examples:
             _check_first_answers(examples)
-            tokens = [
-                [(index, *offset) for index, offset in enumerate(offsets) if keep[index]]
-                for offsets, keep in zip(offset_mapping, inside, strict=True)
-            ]
+            tokens = [list(compress(range(len(keep)), keep)) for keep in inside]
             starts, ends = [], []
             for row, source in enumerate(sources):
                 # The tokens of the context on either side of the window: a window may begin or end
                 # within a character of several tokens.
                 before = after = None
                 if row > 0 and sources[row - 1] == source:
-                    before = tokens[row - 1][-1 - self.doc_stride]
+                    before = offset_mapping[row - 1][tokens[row - 1][-1 - self.doc_stride]]
                 if row < count - 1 and sources[row + 1] == source:
-                    after = tokens[row + 1][self.doc_stride]
-                span = _token_span(examples["answers"][source], tokens[row], before, after)
+                    after = offset_mapping[row + 1][tokens[row + 1][self.doc_stride]]
+                answers = examples["answers"][source]
+                span = _token_span(answers, tokens[row], offset_mapping[row], before, after)
                 starts.append(no_answer[row] if span is None else span[0])
                 ends.append(no_answer[row] if span is None else span[1])
             features["start_positions"] = starts
@@ -262,19 +261,22 @@ class WindowCutter:
     def cut_questions(self, questions: list[str]) -> list[str]:
         """Drop leading white space, and the end of questions that leave a window no room."""
         stripped = [question.lstrip() for question in questions]
-        encodings = self.tokenizer(
-            stripped, add_special_tokens=False, return_offsets_mapping=True, truncation=False
-        )
-        for index, offsets in enumerate(encodings["offset_mapping"]):
-            while len(offsets) > self.max_question_length:
-                end = max(last for _, last in offsets[: self.max_question_length])
-                # a part of a question may cut into more tokens than it had in the whole
-                end = min(end, len(stripped[index]) - 1)
-                stripped[index] = stripped[index][:end]
-                offsets = self.tokenizer(
-                    stripped[index], add_special_tokens=False, return_offsets_mapping=True
-                )["offset_mapping"]
-        return stripped
+        encodings = self.tokenizer(stripped, add_special_tokens=False, truncation=False)
+        return [
+            question if len(ids) <= self.max_question_length else self._cut_question(question)
+            for question, ids in zip(stripped, encodings["input_ids"], strict=True)
+        ]
+
+    def _cut_question(self, question: str) -> str:
+        while True:
+            offsets = self.tokenizer(
+                question, add_special_tokens=False, return_offsets_mapping=True, truncation=False
+            )["offset_mapping"]
+            if len(offsets) <= self.max_question_length:
+                return question
+            end = max(last for _, last in offsets[: self.max_question_length])
+            # a part of a question may cut into more tokens than it had in the whole
+            question = question[: min(end, len(question) - 1)]
 
     def encode(self, questions: list[str], contexts: list[str]) -> BatchEncoding:
         first, second = (contexts, questions) if self.pad_on_left else (questions, contexts)
@@ -314,9 +316,12 @@ class WindowCutter:
         )
 
     def in_context(self, encodings: BatchEncoding, row: int) -> list[bool]:
-        """Return which tokens of a window are those of the context."""
-        side = 0 if self.pad_on_left else 1
-        return [found == side for found in encodings.sequence_ids(row)]
+        """Return which tokens of a window are those of the context; they stand side by side."""
+        side, sides = 0 if self.pad_on_left else 1, encodings.sequence_ids(row)
+        count = sides.count(side)
+        before = sides.index(side) if count else 0
+        after = len(sides) - before - count
+        return [False] * before + [True] * count + [False] * after
 
     def no_answer_position(
         self, input_ids: list[int], attention_mask: list[int], inside: list[bool]
@@ -326,12 +331,14 @@ class WindowCutter:
         The classification token, else the one that begins a text, else the first token that
         is left (of the question, where the tokenizer adds no special tokens).
         """
-        able = [i for i, attended in enumerate(attention_mask) if attended and not inside[i]]
         for special in (self.tokenizer.cls_token_id, self.tokenizer.bos_token_id):
-            for position in able:
-                if input_ids[position] == special:
+            for position, token in enumerate(input_ids):
+                if token == special and attention_mask[position] and not inside[position]:
                     return position
-        return able[0] if able else 0
+        places = zip(attention_mask, inside, strict=True)
+        return next(
+            (i for i, (attended, of_text) in enumerate(places) if attended and not of_text), 0
+        )
 
 
 def _check_texts(examples: dict[str, list[Any]]) -> None:
@@ -369,14 +376,15 @@ def _context_offsets(
 
 def _token_span(
     answers: dict[str, list[Any]],
-    tokens: list[tuple[int, int, int]],
-    before: tuple[int, int, int] | None,
-    after: tuple[int, int, int] | None,
+    tokens: list[int],
+    offsets: Sequence[Span],
+    before: Span | None,
+    after: Span | None,
 ) -> tuple[int, int] | None:
     """Return the first and last token of the first answer, or None if it is not in the window.
 
-    Tokens are (position in the window, first character, character after the last): those of the
-    context in the window, and next to it where the window is not at the context's start or end.
+    Tokens are the positions of the context in the window, offsets the characters of all positions;
+    before and after those of the tokens next to it where it is not at the context's start or end.
     """
     if not answers["text"] or not tokens:
         return None
@@ -385,9 +393,9 @@ def _token_span(
     start += len(text) - len(text.lstrip())
     # Tokens do not cover every character (white space, what the tokenizer drops), so that the
     # window reaches to the ends of the context even where its tokens do not.
-    if before and start < max(tokens[0][1], before[2]):
+    if before and start < max(offsets[tokens[0]][0], before[1]):
         return None
-    if after and end > min(tokens[-1][2], after[1]):
+    if after and end > min(offsets[tokens[-1]][1], after[0]):
         return None
-    covering = [index for index, first, last in tokens if first < end and last > start]
+    covering = [token for token in tokens if offsets[token][0] < end and offsets[token][1] > start]
     return (covering[0], covering[-1]) if covering else None
