@@ -118,10 +118,8 @@ def _stage_facts(run: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, 
         "data": run["train_data"],
         "steps": f"{run['steps']:,} of {rows} rows ({training['epochs'] or 0:.2f} epochs)",
     }
-    kept = run.get("kept_step")
-    if kept is not None:
-        when = f"after step {kept:,}" if kept else "before the first step, which none bettered"
-        shown["kept"] = f"the student as it was {when}"
+    if kept := kept_student(run):
+        shown["kept"] = kept
     known = {**training, **facts["settings"]}
     for name, label in _FACTS.items():
         if known.get(name) is not None:
@@ -129,6 +127,15 @@ def _stage_facts(run: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, 
     if pairs := run.get("layer_pairs"):
         shown["layers, student:teacher"] = str(pairs)
     return shown
+
+
+def kept_student(run: Mapping[str, Any]) -> str | None:
+    """Say which of a run's checkpoints its student is; ``None``: the last one, unscored."""
+    kept = run.get("kept_step")
+    if kept is None:
+        return None
+    when = f"after step {kept:,}" if kept else "before the first step, which none bettered"
+    return f"the student as it was {when}"
 
 
 def _cost(runs: Sequence[_Run]) -> dict[str, str]:

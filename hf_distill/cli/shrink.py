@@ -80,7 +80,9 @@ class ShrinkArguments:
         "option follows it.",
     )
     overwrite_output_dir: bool = option(
-        False, help="Make a new plan, and delete what an earlier one has left in --output_dir."
+        False,
+        help="Make a new plan, and then delete what an earlier one has left in --output_dir. To "
+        "continue after an interruption, leave it out.",
     )
     config: str | None = config_option()
 
@@ -96,7 +98,9 @@ class ShrinkArguments:
 class ShrinkTrainingArguments:
     """Options of the trainings, which the plan decides unless they are given."""
 
-    budget: str | None = option(help="How long to train, such as 2h, 90m or 1h 30m.")
+    budget: str | None = option(
+        help="How long all of it may take, as it is predicted, such as 2h, 90m or 1h 30m."
+    )
     num_train_epochs: float | None = option(
         help="Passes over the training data instead, of all stages together. By default 6."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,17 +33,23 @@ DISTANCES = {None: "KL", "kl_div": "KL", "mse": "squared error"}
 """By the loss: of an untrained student from its teacher."""
 
 
-def read_or_make_plan(request: ShrinkRequest, *, fresh: bool = False) -> Plan:
-    """Return the plan in the folder, or make it and write it there; ``fresh``: there is none.
+def read_or_make_plan(request: ShrinkRequest, clear: Callable[[Path], None] | None = None) -> Plan:
+    """Return the plan in the folder, or make it and write it there.
+
+    Args:
+        request: what was asked for.
+        clear: deletes what an earlier plan has left in the folder, which is kept if no new plan can
+            be made; ``None`` continues with the earlier plan.
 
     Raises:
         ValueError: the folder holds a plan with other settings that was begun, or no plan can be
             made.
     """
-    file = request.folder / PLAN_FILE
-    plan = None if fresh else _read(request, file)
+    plan = _read(request, request.folder / PLAN_FILE) if clear is None else None
     if plan is None:
         plan = make_plan(request)
+        if clear is not None:
+            clear(request.folder)
         write_plan(request, plan)
     return plan
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from hf_distill.cli.progress import duration
-from hf_distill.cli.run_folder import INTERMEDIATE, read_log
+from hf_distill.cli.run_folder import INTERMEDIATE, METRICS, read_log
+from hf_distill.cli.run_report import kept_student
 from hf_distill.cli.shrink_plan import DISTANCES, PLAN_FILE
 from hf_distill.cli.shrink_request import ShrinkRequest
-from hf_distill.files import display_name
+from hf_distill.files import display_name, read_json
 from hf_distill.reports.report import Grid, Report, Stage, write_report
 from hf_distill.reports.terminal import print_rows
 from hf_distill.shrinking.commands import ALONE, STUDENT
@@ -88,7 +90,11 @@ def write_shrink_report(
     stages = [
         Stage(
             name,
-            {"steps, at most": str(steps), "learning rate": f"{plan['learning_rate']:g}"},
+            {
+                "steps, at most": str(steps),
+                "learning rate": f"{plan['learning_rate']:g}",
+                **({} if (kept := kept_in(place)) is None else {"kept": kept}),
+            },
             log,
         )
         for name, (place, steps) in trainings.items()
@@ -98,7 +104,7 @@ def write_shrink_report(
     if failures:
         rows = [(step, reason) for step, reason in failures.items()]
         grids.append(Grid("What failed; the student stays as it is", ("step", "why"), rows))
-    grids.append(_predicted_and_measured(plan, seconds, speedup))
+    grids.append(_predicted_and_measured(plan, seconds, speedup, request.target.speedup))
     report = replace(
         compared or Report(""),
         title=f"{display_name(request.teacher)}, made smaller: {plan.shape}",
@@ -110,8 +116,14 @@ def write_shrink_report(
     write_report(report, folder)
 
 
+def kept_in(run: Path) -> str | None:
+    """Say which checkpoint of a finished run its student is; ``None`` if that is not known."""
+    file = run / METRICS
+    return kept_student(read_json(file, "delete that folder")) if file.exists() else None
+
+
 def _predicted_and_measured(
-    plan: Plan, seconds: Mapping[str, float], speedup: float | None
+    plan: Plan, seconds: Mapping[str, float], speedup: float | None, asked: float | None
 ) -> Grid:
     """Put what the plan promised beside what came of it."""
     rows = [
@@ -123,11 +135,12 @@ def _predicted_and_measured(
     ]
     totals = (duration(sum(times.values())) for times in (plan.seconds, seconds))
     measured = "" if speedup is None else f"{speedup:.2f}"
+    target = "" if asked is None else f" ({asked:g} were asked for)"
     return Grid(
         "Predicted and measured",
         ("", "predicted", "measured"),
         [
-            ("times as fast as the teacher", f"{plan.speedup:.2f}", measured),
+            (f"times as fast as the teacher{target}", f"{plan.speedup:.2f}", measured),
             ("all steps", *totals),
             *rows,
         ],

@@ -183,7 +183,8 @@ class ShrinkRequest:
                         f"--{name} {source} is in --output_dir {self.folder}, where everything "
                         "is written; name another folder."
                     )
-        if self.arguments.overwrite_output_dir and self.arguments.dry_run:
+        begun = self.folder.is_dir() and any(path.is_dir() for path in self.folder.iterdir())
+        if self.arguments.overwrite_output_dir and self.arguments.dry_run and begun:
             raise ValueError(
                 "--dry_run with --overwrite_output_dir would delete a student and make none: name "
                 "another --output_dir."

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hf_distill.cli.main import command_module
 from hf_distill.cli.progress import duration
 from hf_distill.cli.shrink import build_parser
 from hf_distill.cli.shrink_plan import PLAN_FILE, read_or_make_plan, write_plan
-from hf_distill.cli.shrink_report import print_plan, write_shrink_report
+from hf_distill.cli.shrink_report import kept_in, print_plan, write_shrink_report
 from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.console import log_rank_0
 from hf_distill.files import in_use, read_json, without_paths
@@ -37,6 +38,7 @@ from hf_distill.shrinking.steps import Steps
 
 _STEPS = "steps.json"
 _LOCK = ".shrink.lock"
+_REPORTS = ("report.html", "report.md")
 _FOLDERS = (CREATED, AUGMENTED, OUTPUTS, SEARCH, STUDENT, ALONE, ONNX, INT8, COMPARISON)
 
 
@@ -133,9 +135,8 @@ def run_shrink(request: ShrinkRequest) -> ShrinkResult:
     busy = f"--output_dir {request.folder} is in use by another hf-distill shrink."
     with in_use(request.folder / _LOCK, busy):
         fresh = request.arguments.overwrite_output_dir and (request.folder / PLAN_FILE).exists()
-        if fresh:  # else what is in the folder is somebody else's
-            _clear(request.folder)
-        plan = read_or_make_plan(request, fresh=fresh)
+        # Without a plan, what is in the folder is somebody else's.
+        plan = read_or_make_plan(request, _clear if fresh else None)
         print_plan(plan, request)
         result = ShrinkResult(plan, request.folder / STUDENT)
         if not request.arguments.dry_run:
@@ -151,24 +152,20 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
     failures: dict[str, str] = {}
     failed_before: dict[str, str] = earlier.get("failures", {})
     listed = _commands(request, plan)
-    typed = [command.shown(folder) for command in listed]
     for number in range(1, len(listed) + 1):
         command = listed[number - 1]
-        if steps.is_finished(command.folder, command.result):
+        if steps.is_finished(command.folder, command.result) and _is_reported(command, folder):
             continue
         left = sum(plan.seconds.get(one.folder, 0) for one in listed[number - 1 :])
         log_rank_0(
             f"Step {number} of {len(listed)}, {command.folder}; {duration(left)} left in all."
         )
-        steps.start(command.folder, resumes=command.resumes)
+        steps.start(command.folder, command.result, resumes=command.resumes)
         began = time.monotonic()
-        if command.name == "compare":
-            command = _of_what_there_is(command)
-            typed[number - 1] = command.shown(folder)
         try:
             if command.needs in failures:
                 raise RuntimeError(f"it was not tried, because {command.needs} failed")
-            made = _run(command)
+            made = _run(_without(failures, command))
         except OSError:
             raise
         except Exception as error:
@@ -179,27 +176,29 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
         seconds[command.folder] = time.monotonic() - began
         if command.folder == COMPARISON:
             found = _speedup(_read_comparison(folder))
+            typed = _typed(listed, folder, failures)
             write_shrink_report(request, plan, made, typed, seconds, failures, found)
         elif command.may_fail and failures.get(command.folder) != failed_before.get(
             command.folder, ""
         ):
-            steps.start(COMPARISON)  # an earlier one is of what there was then
+            steps.start(COMPARISON, "comparison.json")  # an earlier one is of what there was then
         if command.folder == SEARCH:
             sweep = read_json(folder / SEARCH / command.result, "delete that folder")
             plan = plan.with_found(sweep)
             listed = _commands(request, plan)
-            typed = [one.shown(folder) for one in listed]
             write_plan(request, plan, seconds=seconds)
         if command.folder not in failures:
             steps.finish(command.folder)
+        typed = _typed(listed, folder, failures)
         write_plan(request, plan, commands=typed, seconds=seconds, failures=failures)
     comparison = {}
     if request.validation_options is None:
+        typed = _typed(listed, folder, failures)
         write_shrink_report(request, plan, None, typed, seconds, failures)
     else:
         comparison = _read_comparison(folder)
     result = ShrinkResult(plan, folder / STUDENT, seconds, failures, comparison)
-    _show(result)
+    _show(result, request.target.speedup)
     if arguments.push_to_hub:
         _push(request)
     return result
@@ -238,21 +237,39 @@ def _run(command: Command) -> Any:
     return made
 
 
-def _of_what_there_is(comparison: Command) -> Command:
-    """Leave out the exports that failed."""
-    exported = [one for one in comparison.options["models"] if Path(one).is_dir()]
-    return replace(comparison, options={**comparison.options, "models": exported or None})
+def _is_reported(command: Command, folder: Path) -> bool:
+    """Whether the report that comes with a comparison is there."""
+    return command.folder != COMPARISON or all((folder / one).is_file() for one in _REPORTS)
 
 
-def _show(result: ShrinkResult) -> None:
+def _typed(commands: Sequence[Command], folder: Path, failures: Mapping[str, str]) -> list[str]:
+    """Return the commands as a user would type them."""
+    return [_without(failures, command).shown(folder) for command in commands]
+
+
+def _without(failures: Mapping[str, str], command: Command) -> Command:
+    """Leave the exports that failed out of a comparison."""
+    if command.name != "compare":
+        return command
+    exported = [one for one in command.options["models"] or () if Path(one).name not in failures]
+    return replace(command, options={**command.options, "models": exported or None})
+
+
+def _show(result: ShrinkResult, asked: float | None) -> None:
     plan, speedup = result.plan, result.speedup
     took = sum(result.seconds.values())
-    fast = "" if speedup is None else (
-        f" It is {speedup:.2f} times as fast as the teacher; predicted were {plan.speedup:.2f}."
-    )  # fmt: skip
+    fast = ""
+    if speedup is not None:
+        missed = asked is not None and speedup < asked
+        less = f", less than the {asked:g} times that were asked for" if missed else ""
+        fast = (
+            f" It is {speedup:.2f} times as fast as the teacher{less}; predicted were "
+            f"{plan.speedup:.2f}."
+        )
+    kept = kept_in(result.student)
     sys.stdout.write(
-        f"The student is in {result.student}.{fast} All steps took {duration(took)}; predicted "
-        f"were {duration(sum(plan.seconds.values()))}.\n"
+        f"The student is in {result.student}{'' if kept is None else f': {kept}'}.{fast} "
+        f"All steps took {duration(took)}; predicted were {duration(sum(plan.seconds.values()))}.\n"
     )
     for step, reason in result.failures.items():
         sys.stdout.write(f"Without {step}: {reason}\n")
@@ -282,5 +299,5 @@ def _push(request: ShrinkRequest) -> None:
 def _clear(folder: Path) -> None:
     for name in _FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (_STEPS, "report.html", "report.md", PLAN_FILE):
+    for name in (_STEPS, *_REPORTS, PLAN_FILE):
         (folder / name).unlink(missing_ok=True)

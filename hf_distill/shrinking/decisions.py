@@ -36,7 +36,7 @@ _PATIENCE = 6
 """Of the scorings. Before, the learning rate is high, and a score may be below that of the start;
 most of what a training gains it gains at its end."""
 _RESERVE = 0.1
-"""Of a budget, for what is not a training step: creating, scoring, comparing."""
+"""Of a budget, for what takes longer than predicted."""
 _CACHE_FROM = 1.5
 """Passes over the data from which on stored outputs are worth their computation and their place."""
 _FORWARD = 1 / 3
@@ -54,7 +54,7 @@ _SEARCHED: dict[str, list[float]] = {
     "distillation_loss_weight": [0.5, 1.0],
 }
 _SEARCH_SHARE = 0.5
-"""Of a budget, the most that a search may take."""
+"""Of the time for training, the most that a search may take."""
 _STORED = ("question-answering", "text-classification", "token-classification")
 """Tasks with few logits per input, which do not change from pass to pass."""
 
@@ -92,7 +92,8 @@ def decide(
     """
     settings, further = settings_of(task, asked), further or Further()
     made = _settings(task, asked, data, settings)
-    made += _length(task, asked, data, measured, settings, can_search=further.can_search)
+    others = sum(_untrained(data, measured, best, further).values())
+    made += _length(task, asked, data, measured, settings, further, others)
     values = {one.name: one.value for one in made}
     first, second = values["hidden_states_steps"], values["prediction_steps"]
     every = max(1, (first + second) // SCORINGS)
@@ -118,7 +119,7 @@ def _seconds(
     first, second = values["hidden_states_steps"], values["prediction_steps"]
     batch = values["per_device_train_batch_size"]
     scoring = _scoring(data, measured, batch)
-    seconds = {"created": measured.creation}
+    seconds: dict[str, float] = {}
     step = measured.prediction_step
     if values["cache_teacher_outputs"]:
         seconds["teacher_outputs"] = data.train / batch * measured.teacher_batch
@@ -132,6 +133,13 @@ def _seconds(
         steps = first + second
         scored = 0 if not data.validation else steps // values["save_steps"] + 2
         seconds["student_alone"] = steps * measured.own_step + scored * scoring
+    others = _untrained(data, measured, best, further)
+    return {"created": others["created"], **seconds, **others}
+
+
+def _untrained(data: Data, measured: Measured, best: Timed, further: Further) -> dict[str, float]:
+    """Predict the time of the steps in which nothing is trained or stored."""
+    seconds = {"created": measured.creation}
     # What is served is scored as it is timed: in float32.
     scored = min(data.validation, EXPORT_ROWS) if further.exports > 1 else 0
     for name in ("onnx", "int8")[: further.exports]:
@@ -190,8 +198,8 @@ def _length(
     data: Data,
     measured: Measured,
     settings: Defaults,
-    *,
-    can_search: bool,
+    further: Further,
+    others: float,
 ) -> list[Decision]:
     """Share the steps between the stages, and decide whether the teacher's outputs are stored."""
     searched: list[Decision] = []
@@ -208,34 +216,36 @@ def _length(
         cached, cache_reason = _cache(task, asked, second / per_epoch)
     else:
         scorings = (SCORINGS + 2) * _scoring(data, measured, batch)
-        seconds = (1 - _RESERVE) * asked.budget - scorings
-        first = int(share * seconds / measured.hidden_states_step) if share else 0
-        left = seconds - first * measured.hidden_states_step
-        second = int(left / measured.prediction_step)
+        alone = measured.own_step if further.baseline else 0.0
+        seconds = (1 - _RESERVE) * asked.budget - others - scorings * (1 + further.baseline)
+        first = int(share * seconds / (measured.hidden_states_step + alone)) if share else 0
+        left = seconds - first * (measured.hidden_states_step + alone)
+        second = int(left / (measured.prediction_step + alone))
         cached, cache_reason = _cache(task, asked, second / per_epoch)
         if cached:
             left -= per_epoch * measured.teacher_batch
             steps = round(settings.num_train_epochs * per_epoch)
             trial = steps * measured.own_step + scorings
-            hindrance = None if can_search else 'it needs pip install "hf-distill[sweep]"'
+            hindrance = None if further.can_search else 'it needs pip install "hf-distill[sweep]"'
             if first:
                 hindrance = "hidden states need the teacher, and not its stored outputs"
-            searched = _search(asked, data, steps, trial / asked.budget, hindrance)
+            searched = _search(asked, data, steps, trial / max(left, 1e-9), hindrance)
             if len(searched) > 1:
                 left -= combinations(searched[0].value) * trial
-            second = int(left / measured.own_step)
+            second = int(left / (measured.own_step + alone))
         if second < 1:
             raise ValueError(
                 f"budget: in {asked.budget:.0f} s not one step fits: a step takes "
-                f"{measured.prediction_step:.2f} s here, and scoring the student on the way "
-                f"{scorings:.0f} s. Raise the budget, or set "
-                "num_train_epochs."
+                f"{measured.prediction_step:.2f} s here, scoring the student on the way "
+                f"{scorings:.0f} s, and creating, exporting and comparing it {others:.0f} s. Raise "
+                "the budget, or set num_train_epochs."
             )
         hidden = f"{measured.hidden_states_step:.2f} s on hidden states and " if share else ""
         why = (
-            f"a budget of {asked.budget:.0f} s, less {_RESERVE:.0%} for all that is not training "
-            f"and {scorings:.0f} s of scoring; a step takes {hidden}"
-            f"{measured.prediction_step:.2f} s on the prediction layer, teacher included"
+            f"a budget of {asked.budget:.0f} s, less {_RESERVE:.0%} in reserve, {scorings:.0f} s "
+            f"of scoring and {others:.0f} s of creating, exporting and comparing; a step takes "
+            f"{hidden}{measured.prediction_step:.2f} s on the prediction layer, teacher included"
+            + (f", and {alone:.2f} s for the student alone" if alone else "")
         )
     by_tables = "the default: students that begin in their teacher's states ended no higher by it"
     source = "set by hand" if asked.hidden_states_share is not None else by_tables
@@ -256,7 +266,7 @@ def combinations(space: Mapping[str, list[float]]) -> int:
 def _search(
     asked: Asked, data: Data, steps: int, share: float, hindrance: str | None
 ) -> list[Decision]:
-    """Decide what is searched before the training; ``share``: of the budget, one training's."""
+    """Decide what is searched before the training; ``share``: of its time, one trial's."""
     space = {
         name: values
         for name, values in _SEARCHED.items()
@@ -267,10 +277,15 @@ def _search(
         return []
     part = combinations(space) * share
     if part > _SEARCH_SHARE:
-        hindrance = f"{combinations(space)} trainings would take {part:.0%} of the budget"
+        hindrance = (
+            f"{combinations(space)} trainings would take {part:.0%} of the time for training"
+        )
     if hindrance is not None:
         return [Decision("search", None, hindrance)]
-    why = f"{combinations(space)} trainings on the stored outputs take {part:.0%} of the budget"
+    why = (
+        f"{combinations(space)} trainings on the stored outputs take {part:.0%} of the time for "
+        "training"
+    )
     return [Decision("search", space, why), Decision("search_steps", steps, "the default length")]
 
 

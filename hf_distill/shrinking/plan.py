@@ -22,7 +22,7 @@ class Asked:
     """What the user set by hand; ``None`` is left to the plan.
 
     Attributes:
-        budget: seconds of training.
+        budget: seconds of the whole plan.
         num_train_epochs: passes over the training data, of both stages together.
         learning_rate: of both stages.
         temperature: of the prediction stage.

@@ -8,12 +8,14 @@ from pathlib import Path
 from hf_distill._version import __version__
 from hf_distill.files import read_json, write_json
 
+_WEIGHTS = {".safetensors", ".onnx", ".onnx_data", ".data", ".arrow"}
+
 
 class Steps:
     """Knows which steps of a folder are finished.
 
     A step is finished if the manifest of the same version of the package lists it, and its folder
-    holds its result.
+    holds its result, and its weights and tables in the sizes that they had then.
 
     Args:
         folder: where the steps leave their results; made if needed.
@@ -28,10 +30,10 @@ class Steps:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._path = folder / manifest
-        self._finished: list[str] = []
+        self._finished: dict[str, dict[str, int]] = {}
         if self._path.exists():
             content = read_json(self._path, f"start again with {again}")
-            if not isinstance(content.get("finished"), list):
+            if not isinstance(content.get("finished"), dict):
                 raise ValueError(
                     f"{self._path} does not list the finished steps; start again with {again}."
                 )
@@ -40,20 +42,40 @@ class Steps:
 
     def is_finished(self, name: str, result: str) -> bool:
         """Return whether an earlier run finished the step ``name``, which leaves ``result``."""
-        return name in self._finished and (self._folder / name / result).is_file()
+        place = self._folder / name
+        return (
+            name in self._finished
+            and (place / result).is_file()
+            and self._finished[name].items() <= _sizes(place).items()
+        )
 
-    def start(self, name: str, *, resumes: bool = False) -> None:
-        """Forget an earlier result of the step ``name``, unless the step itself resumes from it."""
+    def start(self, name: str, result: str, *, resumes: bool = False) -> None:
+        """Forget an earlier result of the step ``name``, unless the step itself resumes from it.
+
+        Files that are not what they were when the step was finished are deleted, and ``result``
+        with them, by which the step knows that it was finished.
+        """
+        place = self._folder / name
         if name in self._finished:
-            self._finished.remove(name)
+            if damaged := dict(self._finished[name].items() - _sizes(place).items()):
+                for file in (*damaged, result):
+                    (place / file).unlink(missing_ok=True)
+            del self._finished[name]
             self._write()
         if not resumes:
-            shutil.rmtree(self._folder / name, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
 
     def finish(self, name: str) -> None:
         """Note that the step ``name`` is finished."""
-        self._finished.append(name)
+        self._finished[name] = _sizes(self._folder / name)
         self._write()
 
     def _write(self) -> None:
         write_json(self._path, {"hf_distill_version": __version__, "finished": self._finished})
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of the weights and tables in a folder; checkpoints may be deleted."""
+    files = (path for path in folder.rglob("*") if path.suffix in _WEIGHTS and path.is_file())
+    named = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    return {name: size for name, size in sorted(named.items()) if "checkpoint-" not in name}

@@ -26,9 +26,11 @@ from two_stage_runs import same, weights
 import hf_distill
 from hf_distill.cli import sweep_trials
 from hf_distill.cli.main import command_module
+from hf_distill.cli.shrink_run import ShrinkResult, _show
 from hf_distill.exporting import ExportReport
 from hf_distill.reports.comparison import Latency
 from hf_distill.reports.sweep_report import SweepReport
+from hf_distill.shrinking.plan import Plan
 from hf_distill.shrinking.shapes import Shape
 from hf_distill.shrinking.steps import Steps
 from hf_distill.shrinking.workbench import StepTimes, Workbench
@@ -123,6 +125,34 @@ def test_a_dry_run_prints_the_plan_which_is_then_followed(
     assert (folder / "student" / "model.safetensors").stat().st_mtime_ns == made
     other = program(*options, "--seed", "7")
     assert other.status == 2 and "seed was 42 and is now 7" in other.stderr
+    # It makes again what was damaged or deleted since.
+    page = (folder / "report.md").read_text()
+    assert "1.3 were asked for" in page and "the student as it was" in page
+    before = {
+        name: {key: one.clone() for key, one in weights(folder / name).items()}
+        for name in ("created", "student")
+    }
+    damaged = [folder / name / "model.safetensors" for name in before]
+    damaged += sorted((folder / "teacher_outputs").rglob("*.arrow"))[:1]
+    for file in damaged:
+        file.write_bytes(file.read_bytes()[:-8])
+    (folder / "report.html").unlink()
+    again = program(*options)
+    assert again.status == 0, again.stderr
+    assert all(same(weights(folder / name), tensors) for name, tensors in before.items())
+    assert (folder / "report.html").is_file()
+
+
+def test_a_target_that_was_missed_is_said(tmp_path: Path, capsys: Any) -> None:
+    plan = Plan("text-classification", Shape(4, 8, 32, 2), Shape(2, 8, 32, 2), 1.8, {})
+    models = {"teacher": {"latency": {"median": 6.0}}}
+    models["student_distilled"] = {"latency": {"median": 5.0}}
+    result = ShrinkResult(plan, tmp_path, comparison={"models": models})
+    for asked, missed in ((1.5, True), (1.2, False), (None, False)):
+        _show(result, asked)
+        shown = capsys.readouterr().out
+        assert "It is 1.20 times as fast" in shown and "predicted were 1.80" in shown
+        assert ("less than the 1.5 times that were asked for" in shown) == missed
 
 
 def test_a_plan_that_was_not_begun_is_made_again(
@@ -135,6 +165,9 @@ def test_a_plan_that_was_not_begun_is_made_again(
     again = program(*options, "--dry_run", "--temperature", "7")
     assert again.status == 0, again.stderr
     assert "load 9876.5" in again.stderr and "--num_hidden_layers" in again.stderr
+    same_settings = [*options, "--dry_run", "--temperature", "7"]
+    assert "is busy" not in program(*same_settings).stderr
+    assert "is busy" in program(*same_settings, "--overwrite_output_dir").stderr
     decisions = plan_of(tmp_path / "small")["plan"]["decisions"]
     assert decisions["temperature"] == {
         "name": "temperature", "value": 7.0, "reason": "set by hand"
@@ -286,7 +319,11 @@ def test_a_missing_package_of_the_export_is_named_before_anything_is_timed(
 
 
 def test_only_what_a_plan_has_left_is_deleted(
-    program: Program, options: list[str], files: Files, tmp_path: Path
+    program: Program,
+    options: list[str],
+    files: Files,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "small"
     mine = folder / "student" / "model.safetensors"
@@ -304,8 +341,18 @@ def test_only_what_a_plan_has_left_is_deleted(
         refused = program(*options, "--overwrite_output_dir", *words)
         assert refused.status == 2 and named in refused.stderr, refused.stderr
         assert mine.exists() and (folder / "shrink.json").exists()
-    program(*options, "--overwrite_output_dir", "--num_hidden_layers", "99")
-    assert not mine.exists() and not (folder / "shrink.json").exists()
+    # Nor before it is known that there is a new plan.
+    refused = program(*options, "--overwrite_output_dir", "--num_hidden_layers", "99")
+    assert refused.status == 2 and "num_hidden_layers" in refused.stderr
+    assert mine.exists() and (folder / "shrink.json").read_text() == "{}"
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("stop here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_distill.students.create_student", fail)
+        assert "stop here" in program(*options, "--overwrite_output_dir").stderr
+    assert not mine.exists() and plan_of(folder)["plan"]["shape"]["num_hidden_layers"] == 2
 
 
 def test_the_time_that_is_left_is_that_of_all_steps_to_come(
@@ -377,6 +424,8 @@ def test_the_student_alone_and_a_failing_export(
     content = plan_of(folder)
     assert {"onnx", "int8"} < set(content["seconds"])
     assert "--models" not in content["commands"][-1]
+    assert program(*without(options, "--no_export"), "--baseline").status == 0
+    assert plan_of(folder)["commands"] == content["commands"]
     for line in content["commands"]:
         _, name, *words = shlex.split(line)
         command_module(name).build_parser().parse(words)
@@ -405,7 +454,9 @@ def test_a_search_where_a_budget_has_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Workbench, "step_times", lambda *args: StepTimes(0.02, 0.01))
-    options = [*without(options, "--num_train_epochs", "--hidden_states_share"), "--budget", "2s"]
+    quick = (0.1, 0.2)
+    monkeypatch.setattr(Workbench, "time_shapes", lambda _, shapes: dict.fromkeys(shapes, quick))
+    options = [*without(options, "--num_train_epochs", "--hidden_states_share"), "--budget", "8s"]
     options.append("--baseline")
     folder, trials = tmp_path / "small", tmp_path / "small" / "search"
     # The disk is full where the third of four trainings begins; then there is space again.
