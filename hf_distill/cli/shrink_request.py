@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hf_distill.augmentation.options import AugmentationOptions
 from hf_distill.cli.arguments import HubDataArguments
 from hf_distill.cli.loading import check_model_source, check_paths, choose_task
 from hf_distill.cli.run_folder import make_output_folder
@@ -211,6 +212,8 @@ class ShrinkRequest:
         for name in needed:
             if getattr(options, name) is None:
                 raise ValueError(f"--augment {versions} needs --{name}.")
+        model = self.arguments.augment_model or AugmentationOptions().model
+        read_config(check_model_source("augment_model", model), "--augment_model")
 
 
 def _given(arguments: Any, of: type) -> dict[str, Any]:

@@ -614,6 +614,8 @@ def test_options_that_contradict(program: Program, options: list[str]) -> None:
         (["--augment", "1"], "--augment 1"),
         (["--augment_model", "mlm"], "--augment_model"),
         (["--augment", "3", "--max_train_samples", "5"], "--max_train_samples"),
+        (["--augment", "3"], "--augment_model='bert-base-uncased' cannot be loaded"),
+        (["--augment", "3", "--augment_model", "no/such/model"], "--augment_model no/such/model"),
         (["--tolerance", "-1"], "--tolerance -1"),
         (["--train_file", "missing.json"], "missing.json"),
         (["--distillation_loss_weight", "0"], "distillation_loss_weight=0"),
