@@ -93,6 +93,7 @@ class Candidates:
         costs: multiplications per token.
         parameters: of a model of each shape.
         megabytes: of its weights.
+        given: sizes that all of them share, because they were asked for.
     """
 
     teacher: Shape
@@ -100,6 +101,17 @@ class Candidates:
     costs: dict[Shape, float]
     parameters: dict[Shape, int]
     megabytes: dict[Shape, float] = field(default_factory=dict)
+    given: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def restriction(self) -> str:
+        """Return the sizes that were asked for, as they go on in a sentence."""
+        return f" with {_shown(self.given)}" if self.given else ""
+
+    @property
+    def remedy(self) -> str:
+        """Return what lifts the restriction, as a part of a list."""
+        return f"leave {' and '.join(self.given)} out, " if self.given else ""
 
     def estimate(self, shape: Shape) -> float:
         """Return the speed-up that the number of multiplications promises."""
@@ -123,9 +135,10 @@ class Candidates:
             too_many = most is not None and self.parameters[least] > most
             bounds = f"max_parameters={most}" if too_many else f"max_size_mb={megabytes}"
             raise ValueError(
-                f"{bounds}: no student of this teacher is so small. The smallest has {least}: "
-                f"{self.parameters[least]:,} parameters, {self.megabytes[least]:.1f} MB. Raise the "
-                "bound, or trim the vocabulary (hf-distill create-student --trim_vocabulary)."
+                f"{bounds}: no student of this teacher{self.restriction} is so small. The smallest "
+                f"has {least}: {self.parameters[least]:,} parameters, {self.megabytes[least]:.1f} "
+                f"MB. Raise the bound, {self.remedy}or trim the vocabulary (hf-distill "
+                "create-student --trim_vocabulary)."
             )
         return fit
 
@@ -196,8 +209,9 @@ def candidate_shapes(
     if errors and not found:
         raise errors[0]
     if given and set(found) == {whole}:
-        shown = ", ".join(f"{name}={size}" for name, size in given.items())
-        raise ValueError(f"{shown}: these are the sizes of the teacher; choose smaller ones.")
+        raise ValueError(
+            f"{_shown(given)}: these are the sizes of the teacher; choose smaller ones."
+        )
     found.pop(whole, None)
     configs = {whole: config, **found}
     counts = {shape: _parameters(teacher, one) for shape, one in configs.items()}
@@ -209,6 +223,7 @@ def candidate_shapes(
         costs=costs,
         parameters=counts,
         megabytes={shape: count * size / 1e6 for shape, count in counts.items()},
+        given=given,
     )
 
 
@@ -322,22 +337,24 @@ def choose_shape(
                 timed[one.shape] = replace(one, left_out=str(error))
         order = [shape for shape in order[TIMED_AT_ONCE:] if not has_its_students(shape)]
     if not made:
-        raise ValueError(_why_not(list(timed.values()), target))
+        raise ValueError(_why_not(candidates, list(timed.values()), target))
     best = min(made, key=lambda one: (one.divergence, [-size for size in astuple(one.shape)]))
     return best, sorted(timed.values(), key=lambda one: (-candidates.costs[one.shape], one.shape))
 
 
-def _why_not(table: Sequence[Timed], target: Target) -> str:
+def _why_not(candidates: Candidates, table: Sequence[Timed], target: Target) -> str:
     """Explain that nothing can be chosen of the shapes that were timed."""
     for one in table:
         if one.left_out is not None:
-            return f"No student can be made of a shape that reaches the target: {one.left_out}"
+            reaching = "" if target == Target() else " of a shape that reaches the target"
+            return f"No student{candidates.restriction}{reaching} can be made: {one.left_out}"
     fastest = max(table, key=lambda one: (one.speedup, one.shape))
     return (
-        f"speedup={target.speedup:g}: no shape of a student of this teacher reaches it here with "
-        f"{_TO_SPARE - 1:.0%} to spare. The fastest has {fastest.shape}: {fastest.speedup:.2f} "
-        f"times as fast as the teacher ({fastest.milliseconds:.1f} against "
-        f"{fastest.teacher_milliseconds:.1f} ms). Ask for less, or export with 8-bit weights too."
+        f"speedup={target.speedup:g}: no student of this teacher{candidates.restriction} reaches "
+        f"it here with {_TO_SPARE - 1:.0%} to spare. The fastest has {fastest.shape}: "
+        f"{fastest.speedup:.2f} times as fast as the teacher ({fastest.milliseconds:.1f} against "
+        f"{fastest.teacher_milliseconds:.1f} ms). Ask for less, {candidates.remedy}or export with "
+        "8-bit weights too."
     )
 
 
@@ -350,6 +367,10 @@ def _timed(
         Timed(shape, own, teacher, candidates.parameters[shape])
         for shape, (own, teacher) in time_shapes(shapes).items()
     ]
+
+
+def _shown(given: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in given.items())
 
 
 def _grid(most: int) -> list[int]:

@@ -248,6 +248,23 @@ def test_a_target_that_no_shape_reaches_names_the_fastest(candidates: Candidates
         choose_shape(candidates, Target(1000.0), clock, by_size)
 
 
+def test_a_refusal_names_the_sizes_that_were_given(teacher: Any) -> None:
+    """Without them there might be a student."""
+    found = candidate_shapes(teacher, 16, {"num_hidden_layers": 3, "hidden_size": 64})
+    given = "with num_hidden_layers=3, hidden_size=64"
+    for target in (Target(99.0), Target(max_parameters=10)):
+        with pytest.raises(ValueError, match=f"teacher {given}") as raised:
+            choose_shape(found, target, honest(found), by_size)
+        assert "leave num_hidden_layers and hidden_size out, or" in str(raised.value)
+
+    def never(shape: Shape) -> float:
+        raise ValueError("too few tokens")
+
+    for target, reaching in ((Target(), ""), (Target(1.2), " of a shape that reaches the target")):
+        with pytest.raises(ValueError, match=f"^No student {given}{reaching} can be made: too few"):
+            choose_shape(found, target, honest(found), never)
+
+
 def test_equal_divergences_have_an_order(candidates: Candidates) -> None:
     best, table = choose_shape(candidates, Target(2.0), honest(candidates), lambda _: 0.5)
     made = [one.shape for one in table if one.divergence is not None]
