@@ -23,6 +23,8 @@ from transformers import (
 from hf_distill.reports.measurements import measure_fastest
 from hf_distill.shrinking.shapes import Shape, random_model
 from hf_distill.students import create_student
+from hf_distill.students.calibration import TooFewTokensError
+from hf_distill.students.create import CALIBRATION_TOKENS
 from hf_distill.tasks.base import Task
 from hf_distill.tasks.tables import evenly_spaced
 from hf_distill.trainer import DistillationTrainer
@@ -154,13 +156,21 @@ class Workbench:
         data: dict[str, Any] = {}
         if options.keys() - {"num_hidden_layers"}:
             data = {"calibration_data": self.features, "data_collator": self._collator}
-        student = create_student(
-            self.teacher,
-            **options,
-            **data,
-            processing_class=self.tokenizer,
-            seed=self._seed,
-        )
+        try:
+            student = create_student(
+                self.teacher,
+                **options,
+                **data,
+                processing_class=self.tokenizer,
+                seed=self._seed,
+            )
+        except TooFewTokensError as error:
+            more = "" if error.seen >= CALIBRATION_TOKENS else "pass more training rows, or "
+            raise ValueError(
+                f"narrower layers are fitted on at least {error.needed:,} tokens of training data, "
+                f"and here are {error.seen:,}; {more}choose fewer layers (num_hidden_layers) "
+                "alone, which are copies and need no data."
+            ) from error
         self.seconds_to_create[shape] = time.perf_counter() - began
         with tempfile.TemporaryDirectory() as folder:
             trainer = self._trainer(student, folder, distillation_loss_weight=1.0, temperature=1.0)

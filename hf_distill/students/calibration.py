@@ -27,6 +27,19 @@ from hf_distill.restoring import preserve_rng_state
 ROWS_PER_BATCH = 8
 
 
+class TooFewTokensError(ValueError):
+    """The data is too little to fit a student.
+
+    Attributes:
+        seen: its tokens.
+        needed: the fewest that are enough.
+    """
+
+    def __init__(self, message: str, *, seen: int, needed: int) -> None:
+        super().__init__(message)
+        self.seen, self.needed = seen, needed
+
+
 class Calibration:
     """Batches of calibration data, in an order that depends on the seed alone.
 

@@ -21,7 +21,7 @@ from hf_distill.files import display_name
 from hf_distill.heads import unwrap_peft
 from hf_distill.loading import load_fine_tuned, read_config
 from hf_distill.restoring import evaluating, preserve_rng_state
-from hf_distill.students.calibration import Calibration, read_texts
+from hf_distill.students.calibration import Calibration, TooFewTokensError, read_texts
 from hf_distill.students.depth import by_stack, choose_layers, least_missed
 from hf_distill.students.families import Family, Stack, family_of
 from hf_distill.students.fitting import StackFit
@@ -418,10 +418,12 @@ def _fit(
     needed = 2 * inputs
     if seen < needed:
         of = " of input or of target" if len(found) > 1 else ""
-        raise ValueError(
+        raise TooFewTokensError(
             f"calibration_data has {seen} tokens{of} (of calibration_tokens={tokens}), "
             f"but a student with {inputs} units in a layer needs at least {needed}: pass more rows "
-            "and raise calibration_tokens."
+            "and raise calibration_tokens.",
+            seen=seen,
+            needed=needed,
         )
     basis = basis_of(wide, found, sizes.hidden_size)
     fit: StackFit | None = None

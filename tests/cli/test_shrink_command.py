@@ -300,6 +300,25 @@ def test_labels_that_are_needed_and_not_there(program: Program, tmp_path: Path) 
         assert failed.status == 2 and named in failed.stderr, failed.stderr
 
 
+@pytest.mark.parametrize("more", [[], ["--max_parameters", "9000"]])
+def test_too_few_rows_for_a_narrower_student(
+    more: list[str], program: Program, tmp_path: Path
+) -> None:
+    teacher = save_model(
+        tmp_path / "teacher", "text-classification", layers=2, **LABELS["text-classification"]
+    )
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"text": "a"}\n' * 8)
+    failed = program(
+        "shrink", "--teacher_model", teacher, "--train_file", bare, "--hidden_size", "8",
+        "--output_dir", tmp_path / "small", "--use_cpu", "--dry_run", *more,
+    )  # fmt: skip
+    assert failed.status == 2, failed.stderr
+    assert "at least 32 tokens of training data, and here are 12; pass more" in failed.stderr
+    assert "num_hidden_layers" in failed.stderr and "calibration" not in failed.stderr
+    assert ("target" in failed.stderr) == bool(more)
+
+
 def test_a_missing_package_of_the_export_is_named_before_anything_is_timed(
     program: Program, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
