@@ -196,5 +196,5 @@ def test_too_few_tokens_for_a_narrow_student_are_an_error(tmp_path: Path) -> Non
     bench = bench_of("text-classification", tmp_path)
     bench.features = bench.features.select(range(2))
     whole = candidate_shapes(bench.teacher, 8).teacher
-    with pytest.raises(ValueError, match="calibration_data"):
+    with pytest.raises(ValueError, match="tokens of training data, and here are"):
         bench.divergence(Shape(2, 8, 32, 1), whole)
