@@ -30,7 +30,10 @@ FORMATS = (
 
 
 class DataSource(NamedTuple):
-    """One split of data: a file or folder, or a data set on the Hub."""
+    """One split of data: a file or folder, or a data set on the Hub.
+
+    ``option`` is the one that names the file.
+    """
 
     file: str | None = None
     dataset_name: str | None = None
@@ -38,6 +41,12 @@ class DataSource(NamedTuple):
     revision: str | None = None
     split: str = "train"
     max_samples: int | None = None
+    option: str = "file"
+
+    @property
+    def shown_option(self) -> str:
+        """The data in messages: the option that names it."""
+        return f"--{self.option}" if self.file is not None else f"--dataset_name {self.name}"
 
     @property
     def name(self) -> str:
@@ -103,7 +112,9 @@ class HubDataArguments:
         help="Processes that prepare the data; by default the main process does."
     )
 
-    def source_of(self, file: str | None, split: str, max_samples: int | None = None) -> DataSource:
+    def source_of(
+        self, file: str | None, split: str, max_samples: int | None = None, *, option: str = "file"
+    ) -> DataSource:
         return DataSource(
             file,
             self.dataset_name,
@@ -111,6 +122,7 @@ class HubDataArguments:
             self.dataset_revision,
             split,
             max_samples,
+            option,
         )
 
 

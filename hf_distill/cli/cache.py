@@ -139,6 +139,7 @@ def run(argv: Sequence[str]) -> None:
         load_meta_model,
         load_teacher_reader,
         load_tokenizer,
+        naming,
         show_data,
     )
     from hf_distill.loading import load_teacher
@@ -163,9 +164,8 @@ def run(argv: Sequence[str]) -> None:
             check_prompts_file(arguments.write_prompts)
         except ValueError as error:
             raise ValueError(f"--write_prompts: {error}") from error
-    examples, labelled = load_examples(
-        task, data.training._replace(max_samples=data.max_train_samples), or_unlabelled=True
-    )
+    place = data.training._replace(max_samples=data.max_train_samples)
+    examples, labelled = load_examples(task, place, or_unlabelled=True)
     if not labelled and task.reads_targets:
         raise ValueError(
             "--train_file: outputs are stored for targets, and the data has none; `hf-distill "
@@ -188,15 +188,16 @@ def run(argv: Sequence[str]) -> None:
             dtype=averaging.teacher_dtype,
             device=state.device,
         )
-    encoded = task.features(
-        examples,
-        tokenizer,
-        teacher if reader is None else _as_student(arguments.tokenizer, task, teacher),
-        training=True,
-        labelled=labelled,
-        num_proc=data.preprocessing_num_workers,
-        teacher=reader,
-    )
+    with naming(place):
+        encoded = task.features(
+            examples,
+            tokenizer,
+            teacher if reader is None else _as_student(arguments.tokenizer, task, teacher),
+            training=True,
+            labelled=labelled,
+            num_proc=data.preprocessing_num_workers,
+            teacher=reader,
+        )
     show_data(task, {"train": (examples, encoded, labelled)}, teacher)
     if arguments.write_prompts is not None:
         if state.is_main_process:

@@ -132,6 +132,7 @@ def _batches(
         load_examples,
         load_teacher_reader,
         load_tokenizer,
+        naming,
     )
     from hf_distill.compatibility import input_names
 
@@ -143,9 +144,10 @@ def _batches(
         tokenizer = load_tokenizer("STUDENT", student)
         workers = arguments.preprocessing_num_workers
         reader = load_teacher_reader([teacher], task, tokenizer)
-        features, _ = task.features(
-            examples, tokenizer, model, training=True, num_proc=workers, teacher=reader
-        )
+        with naming(arguments.source):
+            features, _ = task.features(
+                examples, tokenizer, model, training=True, num_proc=workers, teacher=reader
+            )
         known = {*input_names(model), "token_type_ids", *LABELS}
         collator = task.data_collator(tokenizer, model)
         if reader is not None:

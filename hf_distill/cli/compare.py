@@ -149,6 +149,7 @@ def run(argv: Sequence[str]) -> Report:
         load_examples,
         load_tokenizer,
         load_trained_model,
+        naming,
     )
     from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.cli.teacher_column import ColumnSource, check_column_task, score_column
@@ -198,7 +199,9 @@ def run(argv: Sequence[str]) -> Report:
 
     if column is not None:
         sys.stderr.write(f"Scoring the teacher, the column {column.name!r} …\n")
-        keep("teacher", *score_column(task, examples, column, batch_size=runtime.batch_size))
+        with naming(data.source):
+            scored_column = score_column(task, examples, column, batch_size=runtime.batch_size)
+        keep("teacher", *scored_column)
         examples = examples.remove_columns([TEACHER_CELL, TEACHER_ROW])
     for role, pairs in loaded.items():
         for source, (model, tokenizer) in zip(models[role], pairs, strict=True):
@@ -208,16 +211,17 @@ def run(argv: Sequence[str]) -> Report:
             recorder = OutputRecorder(
                 task.head(model.config), teacher, keeps_logits=role == "teacher"
             )
-            scored = score_model(
-                task,
-                model,
-                tokenizer,
-                examples,
-                batch_size=runtime.batch_size,
-                use_cpu=runtime.use_cpu,
-                num_proc=data.preprocessing_num_workers,
-                recorder=recorder,
-            )
+            with naming(data.source):
+                scored = score_model(
+                    task,
+                    model,
+                    tokenizer,
+                    examples,
+                    batch_size=runtime.batch_size,
+                    use_cpu=runtime.use_cpu,
+                    num_proc=data.preprocessing_num_workers,
+                    recorder=recorder,
+                )
             keep(role, scored, recorder)
     names = _names(models)
     if column is not None:

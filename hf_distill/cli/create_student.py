@@ -175,22 +175,23 @@ def _calibration(
     file = arguments.calibration_file
     if file is not None and Path(file).suffix == ".txt":
         return {"calibration_data": file}
-    from hf_distill.cli.loading import choose_task, load_examples
+    from hf_distill.cli.loading import choose_task, load_examples, naming
 
     task = choose_task(arguments.task, task_options, {"TEACHER": source})
-    place = arguments.source_of(file, arguments.split, None)
+    place = arguments.source_of(file, arguments.split, option="calibration_file")
     examples, labelled = load_examples(task, place, or_unlabelled=True)
     # Rows are drawn again by tokens; a row has at least one.
     most = min(len(examples), arguments.calibration_tokens)
     examples = examples.shuffle(seed=arguments.seed).select(range(most))
-    encoded = task.features(
-        examples,
-        tokenizer,
-        teacher,
-        training=True,
-        labelled=labelled,
-        num_proc=arguments.preprocessing_num_workers,
-    )
+    with naming(place):
+        encoded = task.features(
+            examples,
+            tokenizer,
+            teacher,
+            training=True,
+            labelled=labelled,
+            num_proc=arguments.preprocessing_num_workers,
+        )
     return {
         "calibration_data": encoded.features,
         "data_collator": task.data_collator(tokenizer, teacher),

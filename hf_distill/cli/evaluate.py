@@ -62,6 +62,7 @@ def run(argv: Sequence[str]) -> None:
         load_examples,
         load_tokenizer,
         load_trained_model,
+        naming,
     )
     from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.cli.teacher_column import ColumnSource, check_column_task, score_column
@@ -78,18 +79,19 @@ def run(argv: Sequence[str]) -> None:
     examples, _ = load_examples(task, data.source, teacher_column=column and column.name)
     if arguments.output_dir is not None:
         make_output_folder(arguments.output_dir)
-    if column is not None:
-        scores, _ = score_column(task, examples, column)
-    else:
-        scores = score_model(
-            task,
-            load_trained_model("model", source, task, runtime.dtype),
-            load_tokenizer("model", source),
-            examples,
-            batch_size=runtime.batch_size,
-            use_cpu=runtime.use_cpu,
-            num_proc=data.preprocessing_num_workers,
-        )
+    with naming(data.source):
+        if column is not None:
+            scores, _ = score_column(task, examples, column)
+        else:
+            scores = score_model(
+                task,
+                load_trained_model("model", source, task, runtime.dtype),
+                load_tokenizer("model", source),
+                examples,
+                batch_size=runtime.batch_size,
+                use_cpu=runtime.use_cpu,
+                num_proc=data.preprocessing_num_workers,
+            )
     if not scores.is_main_process:
         return
     name_of_model = source if column else display_name(source)

@@ -83,6 +83,7 @@ def run(argv: Sequence[str]) -> None:
         check_paths,
         choose_task,
         load_examples,
+        naming,
     )
     from hf_distill.exporting import export
     from hf_distill.files import display_name
@@ -94,24 +95,25 @@ def run(argv: Sequence[str]) -> None:
     of_task = (arguments.task, arguments.file, options.max_length, options.block_size)
     if any(one is not None for one in of_task):
         task = choose_task(arguments.task, options, {"MODEL": source})
+    most = arguments.max_eval_samples
+    place = DataSource(arguments.file, split=arguments.split, max_samples=most)
     if task is not None and arguments.file is not None:
-        most = arguments.max_eval_samples
-        place = DataSource(arguments.file, split=arguments.split, max_samples=most)
         data, _ = load_examples(task, place)
     if task is not None and arguments.calibration_file is not None:
-        place = DataSource(arguments.calibration_file)
-        calibration, _ = load_examples(task, place, labelled=False)
-    report = export(
-        source,
-        arguments.output_dir,
-        format=arguments.format,
-        int8=arguments.int8,
-        task=task,
-        data=data,
-        calibration_data=calibration,
-        tolerance=arguments.tolerance,
-        batch_size=arguments.batch_size,
-    )
+        other = DataSource(arguments.calibration_file, option="calibration_file")
+        calibration, _ = load_examples(task, other, labelled=False)
+    with naming(place):
+        report = export(
+            source,
+            arguments.output_dir,
+            format=arguments.format,
+            int8=arguments.int8,
+            task=task,
+            data=data,
+            calibration_data=calibration,
+            tolerance=arguments.tolerance,
+            batch_size=arguments.batch_size,
+        )
     runtime = {"onnx": "ONNX", "openvino": "OpenVINO"}[arguments.format]
     title = f"{display_name(source)} as {report.weights} {runtime}"
     title += f" ({report.settings})" if report.settings else ""

@@ -130,7 +130,7 @@ def run(argv: Sequence[str]) -> None:
     """Label texts."""
     arguments, averaging, data = build_parser().parse(argv)
 
-    from hf_distill.cli.loading import check_model_source, check_paths, place_of
+    from hf_distill.cli.loading import check_model_source, check_paths, naming, place_of
     from hf_distill.console import log_rank_0
     from hf_distill.labelling import label_dataset
     from hf_distill.labelling.words import check_label_words, read_label_words
@@ -141,7 +141,8 @@ def run(argv: Sequence[str]) -> None:
     check_paths({"train_file": data.train_file})
     words = check_label_words(read_label_words(arguments.label_words))
     place, options = place_of(data.training)
-    table = load_table(place, **options)
+    with naming(data.training):
+        table = load_table(place, **options)
     if data.max_train_samples is not None:
         table = evenly_spaced(table, data.max_train_samples)
     task = TextClassificationTask(
@@ -152,8 +153,9 @@ def run(argv: Sequence[str]) -> None:
             class_names=data.class_names,
         )
     )
-    columns = task.columns(table, labelled=False)
-    gold = _gold(task, table, list(words))
+    with naming(data.training):
+        columns = task.columns(table, labelled=False)
+        gold = _gold(task, table, list(words))
     labelled = label_dataset(
         table,
         source,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from hf_distill.files import display_name
 from hf_distill.loading import fewest_tokens
 from hf_distill.tasks import TASKS, create_task, task_of_class
 from hf_distill.tasks.base import Encoded
-from hf_distill.tasks.errors import MissingLabelsError
+from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 from hf_distill.tasks.overview import look_at, overview_table
 from hf_distill.tasks.tables import evenly_spaced
 from hf_distill.teachers.caching import cached_teacher
@@ -215,6 +216,15 @@ def place_of(source: DataSource) -> tuple[str, dict[str, Any]]:
     return str(path), {"split": source.split if has_splits else None}
 
 
+@contextmanager
+def naming(source: DataSource) -> Iterator[None]:
+    """Begin what is said of data that a task cannot use with the option that it is from."""
+    try:
+        yield
+    except TaskDataError as error:
+        raise type(error)(f"{source.shown_option}: {error}") from error
+
+
 def load_examples(
     task: Task,
     source: DataSource,
@@ -234,20 +244,24 @@ def load_examples(
 
     Returns:
         The examples, and whether they have labels.
+
+    Raises:
+        TaskDataError: it is not data of the task; names the option.
     """
     place, options = place_of(source)
     if teacher_column is not None:
         options["teacher_column"] = teacher_column
-    try:
-        examples = task.load_data(place, labelled=labelled, **options)
-    except MissingLabelsError as error:
-        if not or_unlabelled:
-            raise
-        labelled = False
-        examples = task.load_data(place, labelled=False, **options)
-        log_rank_0(
-            f"The data is used without labels, which the teacher's outputs do not need. {error}"
-        )
+    with naming(source):
+        try:
+            examples = task.load_data(place, labelled=labelled, **options)
+        except MissingLabelsError as error:
+            if not or_unlabelled:
+                raise
+            labelled = False
+            examples = task.load_data(place, labelled=False, **options)
+            log_rank_0(
+                f"The data is used without labels, which the teacher's outputs do not need. {error}"
+            )
     if source.max_samples is not None:
         examples = evenly_spaced(examples, source.max_samples)
     return examples, labelled

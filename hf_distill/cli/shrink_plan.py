@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from hf_distill._version import __version__
-from hf_distill.cli.loading import load_examples, load_tokenizer, load_trained_model
+from hf_distill.cli.arguments import DataSource
+from hf_distill.cli.loading import load_examples, load_tokenizer, load_trained_model, naming
 from hf_distill.cli.precision import bfloat16_pays
 from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.cli.sweep_arguments import SWEEP_PACKAGES
@@ -99,9 +100,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
     tokenizer = load_tokenizer("teacher_model", request.teacher)
     teacher: Any = load_trained_model("teacher_model", request.teacher, task, exported=False)
     precision = "bf16" if _uses_bfloat16(request) else None
-    examples, labelled = load_examples(
-        task, data.training._replace(max_samples=data.max_train_samples), or_unlabelled=True
-    )
+    examples, labelled = load_examples(task, data.training, or_unlabelled=True)
     if not labelled and task.reads_targets:
         raise ValueError(
             "--train_file: the data has no targets; `hf-distill train --distillation_loss_weight 1 "
@@ -112,17 +111,25 @@ def make_plan(request: ShrinkRequest) -> Plan:
             "--baseline trains a student on labels alone, and the training data has none: leave it "
             "out, or pass labelled data."
         )
-    validation = None if data.validation is None else _validation_rows(request)
+    if labelled:  # as `train` will: it needs all rows for that
+        with naming(data.training):
+            task.model_options(teacher.config, teacher.config, examples)
+            task.label_counts(examples, teacher)
+    if data.max_train_samples is not None:
+        examples = evenly_spaced(examples, data.max_train_samples)
+    validation = None if data.validation is None else _validation_rows(request, teacher)
+    held_out_source = data.validation or data.training
 
-    def encode(rows: Any, *, training: bool, labelled: bool) -> Any:
-        return task.features(
-            rows,
-            tokenizer,
-            teacher,
-            training=training,
-            labelled=labelled,
-            num_proc=data.preprocessing_num_workers,
-        ).features
+    def encode(rows: Any, source: DataSource, *, training: bool, labelled: bool) -> Any:
+        with naming(source):
+            return task.features(
+                rows,
+                tokenizer,
+                teacher,
+                training=training,
+                labelled=labelled,
+                num_proc=data.preprocessing_num_workers,
+            ).features
 
     # What a student is made on is not what it is compared on.
     most = len(examples) - (_HELD_OUT if validation is None else 0)
@@ -137,8 +144,10 @@ def make_plan(request: ShrinkRequest) -> Plan:
         teacher.to(torch.accelerator.current_accelerator() if request.on_accelerator else "cpu"),
         tokenizer,
         held_out,
-        encode(few, training=True, labelled=targets),
-        encode(evenly_spaced(held_out, _HELD_OUT), training=True, labelled=targets),
+        encode(few, data.training, training=True, labelled=targets),
+        encode(
+            evenly_spaced(held_out, _HELD_OUT), held_out_source, training=True, labelled=targets
+        ),
         seed=training.seed,
         batch_size=settings.batch_size,
         dropout=settings.dropout,
@@ -150,7 +159,8 @@ def make_plan(request: ShrinkRequest) -> Plan:
     )
     samples = training.teacher_check_samples
     if (validation is not None or labelled) and samples and candidates.shapes:
-        tried = encode(evenly_spaced(held_out, samples), training=True, labelled=True)
+        rows = evenly_spaced(held_out, samples)
+        tried = encode(rows, held_out_source, training=True, labelled=True)
         bench.check_teacher(candidates.shapes[-1], tried, samples)
     sys.stderr.write("Timing shapes of a student …\n")
     _warn_of_other_work()
@@ -179,7 +189,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
     )
     if validation is not None:
         few = evenly_spaced(validation, _HELD_OUT)
-        scored = encode(few, training=False, labelled=True)
+        scored = encode(few, held_out_source, training=False, labelled=True)
         measures = task.scorer(few, scored, tokenizer, teacher).measures
         metric = next(iter(measures.quality))
         lower = metric in measures.lower_is_better
@@ -220,15 +230,19 @@ def _warn_of_other_work() -> None:
         )
 
 
-def _validation_rows(request: ShrinkRequest) -> Any:
-    assert request.data.validation is not None
+def _validation_rows(request: ShrinkRequest, teacher: Any) -> Any:
+    source = request.data.validation
+    assert source is not None
     try:
-        return load_examples(request.task, request.data.validation)[0]
+        rows, _ = load_examples(request.task, source)
     except MissingLabelsError as error:
         raise ValueError(
             f"The validation data has no labels to score by. {error} Or leave it out (without "
             "--validation_file; --validation_split none)."
         ) from error
+    with naming(source):
+        request.task.label_counts(rows, teacher)
+    return rows
 
 
 def _uses_bfloat16(request: ShrinkRequest) -> bool:

@@ -98,7 +98,7 @@ class TrainingFileArguments(HubDataArguments):
     @property
     def training(self) -> DataSource:
         """The data to train on, all of it."""
-        return self.source_of(self.train_file, self.train_split)
+        return self.source_of(self.train_file, self.train_split, option="train_file")
 
 
 @dataclass
@@ -122,7 +122,12 @@ class TrainDataArguments(TrainingFileArguments):
         on_hub = self.dataset_name is not None and self.validation_split != "none"
         if self.validation_file is None and not on_hub:
             return None
-        return self.source_of(self.validation_file, self.validation_split, self.max_eval_samples)
+        return self.source_of(
+            self.validation_file,
+            self.validation_split,
+            self.max_eval_samples,
+            option="validation_file",
+        )
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import integrations
 from transformers.trainer_utils import IntervalStrategy
 
+from hf_distill.cli.arguments import DataSource
 from hf_distill.cli.loading import check_model_source, check_paths, choose_task
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.run_folder import Start, check_unused, find_start
@@ -51,6 +52,13 @@ class Request:
             {"teacher_model": self.run.teacher_model},
             teacher_outputs=self.run.teacher_outputs,
         )
+
+    @property
+    def training_data(self) -> DataSource:
+        """The data to train on, which in the first stage may be other data."""
+        source, other = self.data.training, self.first_stage.intermediate_train_file
+        is_other = self.args.stage == "intermediate" and other is not None
+        return source._replace(option="intermediate_train_file") if is_other else source
 
     @property
     def has_two_stages(self) -> bool:

@@ -29,6 +29,7 @@ from hf_distill.cli.loading import (
     load_teacher_reader,
     load_tokenizer,
     load_trained_model,
+    naming,
     show_data,
 )
 from hf_distill.cli.progress import ChosenLayers, StageProgress
@@ -70,7 +71,7 @@ def prepare(
         check_column_task(task, run.teacher_column)
     train, labelled = load_examples(
         task,
-        data.training,
+        request.training_data,
         labelled=reads_labels,
         or_unlabelled=not needs_labels,
         teacher_column=run.teacher_column,
@@ -80,7 +81,8 @@ def prepare(
         validation, _ = load_examples(task, data.validation, labelled=reads_labels)
     if tokenizer is None:
         tokenizer = load_tokenizer("student_model", run.student_model)
-    options = _model_options(request, train, labelled) if has_scores else {}
+    with naming(request.training_data):
+        options = _model_options(request, train, labelled) if has_scores else {}
     if data.max_train_samples is not None:
         train = evenly_spaced(train, data.max_train_samples)
     if not labelled and task.reads_targets:
@@ -105,7 +107,8 @@ def prepare(
         num_proc=data.preprocessing_num_workers,
         teacher=reader,
     )
-    encoded = encode(train, training=True, labelled=labelled)
+    with naming(request.training_data):
+        encoded = encode(train, training=True, labelled=labelled)
     splits = {"train": (train, encoded, has_gold)}
     train_features, features, scorer = encoded.features, None, None
     if run.teacher_outputs is not None and not run.baseline:
@@ -115,11 +118,12 @@ def prepare(
     collator = task.data_collator(tokenizer, student)
     if column is not None and not run.baseline:
         train_features = column.join(train_features, student, collator)
-    if validation is not None:
-        encoded = encode(validation, training=not has_scores, labelled=reads_labels)
-        splits["validation"], features = (validation, encoded, reads_labels), encoded.features
-        if has_scores:
-            scorer = task.scorer(validation, features, tokenizer, student)
+    if data.validation is not None and validation is not None:
+        with naming(data.validation):
+            encoded = encode(validation, training=not has_scores, labelled=reads_labels)
+            splits["validation"], features = (validation, encoded, reads_labels), encoded.features
+            if has_scores:
+                scorer = task.scorer(validation, features, tokenizer, student)
     if request.shows_data:
         show_data(task, splits, student)
     callbacks: list[Any] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from cli_runs import WINDOWS, Files, Result, assert_says_nothing_about_the_machine
 from datasets import Dataset, DatasetDict
+from task_runs import LABELS, save_model, write_data
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
@@ -79,6 +80,27 @@ def test_few_rows_are_scored(
     words = ("export", files.models["teacher"], "--output_dir", tmp_path / "a", *WINDOWS)
     program(*words, "--file", files.validation, "--max_eval_samples", "2")
     assert given == [["paris-country?", "london-country?"]]
+
+
+def test_data_that_does_not_fit_is_named(
+    files: Files, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    model = save_model(tmp_path / "model", "text-classification", **LABELS["text-classification"])
+    other = tmp_path / "other.csv"
+    other.write_text("text,label\na,odd\nb,pos\n")
+    unclear = tmp_path / "unclear.csv"
+    unclear.write_text("body,title\na,b\n")
+    words = ("export", model, "--output_dir", tmp_path / "a", "--int8")
+    for data, message in (
+        (("--file", files.validation), "--file: Which column"),
+        (("--file", other), "--file: Row 0 has the label 'odd'"),
+        (
+            ("--file", write_data(tmp_path, "text-classification"), "--calibration_file", unclear),
+            "--calibration_file: Which column",
+        ),
+    ):  # fmt: skip
+        result = program(*words, *data)
+        assert result.status == 2 and message in result.stderr, result.stderr
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,33 @@ def test_labels_that_are_needed_and_not_there(program: Program, tmp_path: Path) 
         assert failed.status == 2 and named in failed.stderr, failed.stderr
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        ("odd", "pos", "--train_file: Row 0 has the label 'odd'"),
+        ("pos", "odd", "--validation_file: Row 0 has the label 'odd'"),
+        ("neg", "pos", "--train_file: The column 'label' has no labels to tell apart, only 'neg'"),
+    ],
+)
+def test_labels_that_no_step_can_use_are_refused_by_the_plan(
+    train: str, validation: str, message: str, program: Program, tmp_path: Path
+) -> None:
+    teacher = save_model(
+        tmp_path / "teacher", "text-classification", layers=2, **LABELS["text-classification"]
+    )
+    files: dict[str, Path] = {}
+    for option, label in (("--train_file", train), ("--validation_file", validation)):
+        files[option] = tmp_path / f"{option[2:]}.csv"
+        files[option].write_text(f"text,label\na,{label}\n" + "b,neg\n" * 9)
+    failed = program(
+        "shrink", "--teacher_model", teacher, *(w for pair in files.items() for w in pair),
+        "--num_hidden_layers", "1", "--output_dir", tmp_path / "small", "--use_cpu",
+        "--teacher_check_samples", "0",
+    )  # fmt: skip
+    assert failed.status == 2 and message in failed.stderr, failed.stderr
+    assert "Timing" not in failed.stderr and not list((tmp_path / "small").glob("[!.]*"))
+
+
 @pytest.mark.parametrize("more", [[], ["--max_parameters", "9000"]])
 def test_too_few_rows_for_a_narrower_student(
     more: list[str], program: Program, tmp_path: Path

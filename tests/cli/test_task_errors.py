@@ -108,7 +108,7 @@ BAD = [
     Bad("one label for several", CLASSES, "d.csv", GOOD,
         ("multi_label", "a list of labels"), ("--problem_type", "multi_label_classification")),
     Bad("label in no row", CLASSES, "d.csv", csv("text,label", "a,pos", "b,pos"),
-        ("no labels to tell apart", "'pos'")),
+        ("--train_file: The column 'label' has no labels to tell apart", "'pos'")),
     Bad("no label in a row", CLASSES, "d.jsonl",
         jsonl({"text": "a", "label": "b"}, {"text": "c", "label": None}),
         ("Row 1", "'label'", "label the row")),
@@ -235,7 +235,7 @@ def test_data_that_does_not_fit_the_model(
     path = write(tmp_path, "d.csv", content)
     result = program("evaluate", "--task", CLASSES, "--model", model, "--file", path, "--use_cpu")
     assert result.status == 2
-    for fragment in fragments:
+    for fragment in ("--file: ", *fragments):
         assert fragment in result.stderr
 
 
@@ -257,7 +257,8 @@ def test_unknown_label_of_the_validation_data_fails_before_training(
         "train", "--task", CLASSES, "--student_model", models[CLASSES], "--baseline",
         "--train_file", train, "--validation_file", dev, "--output_dir", tmp_path / "out",
     )  # fmt: skip
-    assert result.status == 2 and "Row 1" in result.stderr and "'odd'" in result.stderr
+    assert result.status == 2
+    assert "--validation_file: Row 1" in result.stderr and "'odd'" in result.stderr
 
 
 def test_model_without_a_mask_token(
