@@ -5,7 +5,9 @@ The help text of a field is its documentation. Nothing here imports PyTorch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hf_distill.cli.parsing import CommandParser, Section
@@ -42,6 +44,13 @@ class DataSource(NamedTuple):
     split: str = "train"
     max_samples: int | None = None
     option: str = "file"
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether the data is one of several splits, which must be named."""
+        if self.file is None:
+            return self.dataset_name is not None
+        return (Path(self.file).expanduser() / "dataset_dict.json").is_file()
 
     @property
     def shown_option(self) -> str:
@@ -97,6 +106,15 @@ def use_cpu_option() -> Any:
     return option(False, help="Leave an accelerator unused.")
 
 
+def check_split(option: str, split: str, usual: str, source: DataSource | None) -> None:
+    """Check that a split is named only of data that has several."""
+    if split != usual and not (source is not None and source.has_splits):
+        raise ValueError(
+            f"--{option} {split} is for data of several splits (a folder of them, or a data set on "
+            "the Hub); leave it out."
+        )
+
+
 @dataclass
 class HubDataArguments:
     """A data set on the Hub instead of files, and how many processes prepare it."""
@@ -111,6 +129,22 @@ class HubDataArguments:
     preprocessing_num_workers: int | None = option(
         help="Processes that prepare the data; by default the main process does."
     )
+
+    def check_use(self, sources: Mapping[str, DataSource | None]) -> None:
+        """Check that no option is given that nothing would read.
+
+        Args:
+            sources: the data, by the option that names its split.
+        """
+        workers = self.preprocessing_num_workers
+        if workers is not None and workers < 1:
+            raise ValueError(f"--preprocessing_num_workers {workers} must be at least 1.")
+        for name in ("dataset_config_name", "dataset_revision"):
+            if getattr(self, name) is not None and self.dataset_name is None:
+                raise ValueError(f"--{name} is for --dataset_name; add it, or leave --{name} out.")
+        usual = {field.name: field.default for field in fields(self)}
+        for name, source in sources.items():
+            check_split(name, getattr(self, name), str(usual[name]), source)
 
     def source_of(
         self, file: str | None, split: str, max_samples: int | None = None, *, option: str = "file"
@@ -140,6 +174,7 @@ class EvaluationDataArguments(HubDataArguments):
         """Check that there is data."""
         if (self.file is None) == (self.dataset_name is None):
             raise ValueError("name the data: either --file or --dataset_name.")
+        self.check_use({"split": self.source})
 
     @property
     def source(self) -> DataSource:

@@ -128,6 +128,7 @@ def run(argv: Sequence[str]) -> None:
     arguments, averaging, data, options = parser.parse(argv)
     if (data.train_file is None) == (data.dataset_name is None):
         parser.error("name the data: either --train_file or --dataset_name.")
+    data.check_use({"train_split": data.training})
 
     from accelerate import PartialState
 

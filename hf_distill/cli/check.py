@@ -45,6 +45,7 @@ class CheckArguments(EvaluationDataArguments):
         """Check that there is one kind of data."""
         if self.file is not None and self.dataset_name is not None:
             raise ValueError("pass either --file or --dataset_name, not both.")
+        self.check_use({"split": self.source})
 
 
 def build_parser() -> CommandParser:

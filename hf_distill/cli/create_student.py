@@ -76,6 +76,7 @@ class CreateStudentArguments(HubDataArguments):
         """Check that there is one source of data."""
         if self.calibration_file is not None and self.dataset_name is not None:
             raise ValueError("pass either --calibration_file or --dataset_name, not both.")
+        self.check_use({"split": self.source_of(self.calibration_file, self.split)})
         if self.trim_vocabulary is not None and Path(self.trim_vocabulary).suffix != ".txt":
             raise ValueError(
                 f"--trim_vocabulary {self.trim_vocabulary} is not a .txt file with a text per line."

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any
 
-from hf_distill.cli.arguments import DataSource
+from hf_distill.cli.arguments import DataSource, check_split
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.tasks import TASKS
 from hf_distill.tasks.options import TaskArguments, names, option
@@ -97,6 +97,7 @@ def run(argv: Sequence[str]) -> None:
         task = choose_task(arguments.task, options, {"MODEL": source})
     most = arguments.max_eval_samples
     place = DataSource(arguments.file, split=arguments.split, max_samples=most)
+    check_split("split", arguments.split, ExportArguments.split, place)
     if task is not None and arguments.file is not None:
         data, _ = load_examples(task, place)
     if task is not None and arguments.calibration_file is not None:

@@ -98,6 +98,7 @@ class LabelDataArguments(TrainingFileArguments):
         """Check that there is data."""
         if (self.train_file is None) == (self.dataset_name is None):
             raise ValueError("name the data: either --train_file or --dataset_name.")
+        self.check_use({"train_split": self.training})
         if self.preprocessing_num_workers is not None:
             raise ValueError("--preprocessing_num_workers has no effect here; leave it out.")
 

@@ -212,8 +212,7 @@ def place_of(source: DataSource) -> tuple[str, dict[str, Any]]:
         more = {"config_name": source.config_name, "revision": source.revision}
         return str(source.dataset_name), {"split": source.split, **more}
     path = Path(source.file).expanduser()
-    has_splits = (path / "dataset_dict.json").is_file()
-    return str(path), {"split": source.split if has_splits else None}
+    return str(path), {"split": source.split if source.has_splits else None}
 
 
 @contextmanager

@@ -23,6 +23,12 @@ from hf_distill.cli.config_files import read_yaml, resolved
 _TEXTS = ("--question", "--context")
 
 
+_SOURCE = re.compile(
+    r"(.+_)?(file|dir|path|model)|teacher|student|models|teacher_outputs|student_(alone|distilled)"
+)
+"""Names of options that name a file, a folder or a model."""
+
+
 class Section(NamedTuple):
     """A part of the help text."""
 
@@ -98,9 +104,22 @@ class CommandParser(HfArgumentParser):
         words = self._with_config(argv)
         self._check_names(words)
         try:
-            return self.parse_args_into_dataclasses(words, look_for_args_file=False)
+            parsed = self.parse_args_into_dataclasses(words, look_for_args_file=False)
         except ValueError as error:
             self.error(str(error))
+        self._check_sources(parsed)
+        return parsed
+
+    def _check_sources(self, parsed: Iterable[Any]) -> None:
+        """Refuse an empty text for a file, a folder or a model: as a path it is this folder."""
+        for part in parsed:
+            for name, value in vars(part).items():
+                if _SOURCE.fullmatch(name) and "" in (
+                    value if isinstance(value, list) else [value]
+                ):
+                    positional = isinstance(part, argparse.Namespace)
+                    shown = name.upper() if positional else f"--{name}"
+                    self.error(f"{shown} is empty; name a file, folder or model, or leave it out.")
 
     def given(self, argv: Iterable[str]) -> dict[str, Any]:
         """Return the options that are given, by name, as ``parse`` reads them; no defaults."""

@@ -25,6 +25,9 @@ examples:
 """
 
 
+USUAL_TOLERANCE = 1.0
+
+
 @dataclass
 class ShrinkArguments:
     """The teacher, and what its student is to reach."""
@@ -69,7 +72,7 @@ class ShrinkArguments:
         "--validation_file. What cannot be exported is reported, and the student stays.",
     )
     tolerance: float = option(
-        1.0, help="Points of the task's first metric that the 8-bit export may lose."
+        USUAL_TOLERANCE, help="Points of the task's first metric that the 8-bit export may lose."
     )
     push_to_hub: bool = option(False, help="Push the student at the end, with its card.")
     hub_model_id: str | None = option(help="Where to, such as me/small-reader.")
@@ -90,6 +93,8 @@ class ShrinkArguments:
         """Check where the student is pushed to, and the tolerance."""
         if self.push_to_hub != (self.hub_model_id is not None):
             raise ValueError("--push_to_hub and --hub_model_id go together: pass both.")
+        if self.private and not self.push_to_hub:
+            raise ValueError("--private is for --push_to_hub; add it, or leave --private out.")
         if not self.tolerance >= 0:
             raise ValueError(f"--tolerance {self.tolerance} must be at least 0.")
 

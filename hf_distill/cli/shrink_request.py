@@ -14,7 +14,7 @@ from hf_distill.augmentation.options import AugmentationOptions
 from hf_distill.cli.arguments import HubDataArguments
 from hf_distill.cli.loading import check_model_source, check_paths, choose_task
 from hf_distill.cli.run_folder import make_output_folder
-from hf_distill.cli.shrink import ShrinkArguments, ShrinkTrainingArguments
+from hf_distill.cli.shrink import USUAL_TOLERANCE, ShrinkArguments, ShrinkTrainingArguments
 from hf_distill.cli.train_arguments import TrainDataArguments, TrainingFileArguments
 from hf_distill.exporting.onnx import require_packages
 from hf_distill.extras import MissingExtraError
@@ -156,6 +156,7 @@ class ShrinkRequest:
                 "--validation_file goes with --train_file; with --dataset_name choose a split of "
                 "it (--validation_split)."
             )
+        data.check()
         for name in ("speedup", "max_parameters", "max_size_mb"):
             value = getattr(self.arguments, name)
             if value is not None and not value > (1 if name == "speedup" else 0):
@@ -165,6 +166,14 @@ class ShrinkRequest:
         self._check_augmentation()
         check_paths({n: getattr(data, n) for n in ("train_file", "validation_file")})
         self._check_folder()
+        tolerance = self.arguments.tolerance
+        is_quantized = self.can_be_exported and data.validation_file is not None
+        if tolerance != USUAL_TOLERANCE and not is_quantized:
+            raise ValueError(
+                f"--tolerance {tolerance:g} is for the export with 8-bit weights, and there will "
+                "be none: it needs a --validation_file, a model that can be exported, and no "
+                "--no_export. Leave --tolerance out."
+            )
         if self.can_be_exported:
             try:
                 require_packages()

@@ -116,6 +116,19 @@ class TrainDataArguments(TrainingFileArguments):
         help="Use only this many validation examples, taken evenly from all over the data."
     )
 
+    def check(self) -> None:
+        """Check that no option is given that nothing would read."""
+        scored = self.validation
+        if self.max_eval_samples is not None and scored is None:
+            raise ValueError(
+                f"--max_eval_samples {self.max_eval_samples} needs data to score on: pass "
+                "--validation_file, or leave it out."
+            )
+        splits = {"train_split": self.training, "validation_split": scored}
+        if scored is None and self.validation_split == "none":
+            del splits["validation_split"]
+        self.check_use(splits)
+
     @property
     def validation(self) -> DataSource | None:
         """The data to score on, if there is any."""

@@ -134,6 +134,7 @@ def _check_options(request: Request) -> None:
         raise ValueError(
             "pass either --dataset_name or --train_file and --validation_file, not both."
         )
+    data.check()
     if args.eval_strategy != "no" and data.validation is None:
         raise ValueError(
             f"--eval_strategy {IntervalStrategy(args.eval_strategy).value} needs data to score "

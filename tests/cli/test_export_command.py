@@ -120,6 +120,14 @@ def test_an_option_that_nothing_reads_is_refused(
     assert result.status == 2 and f"--{option} is for --{needed}" in result.stderr
 
 
+def test_a_split_of_a_file_is_refused(files: Files, program: Callable[..., Result]) -> None:
+    words = ("export", files.models["teacher"], "--output_dir", files.folder / "refused")
+    result = program(*words, "--file", files.validation, "--split", "test")
+    assert result.status == 2 and "--split test is for data of several splits" in result.stderr
+    result = program(*words, "--file", "")
+    assert result.status == 2 and "--file is empty" in result.stderr
+
+
 def test_speed_is_measured_at_the_length_that_is_asked_for(
     files: Files, tmp_path: Path, program: Callable[..., Result]
 ) -> None:

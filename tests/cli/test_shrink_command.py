@@ -662,9 +662,22 @@ def test_options_that_contradict(program: Program, options: list[str]) -> None:
         (["--augment", "3", "--max_train_samples", "5"], "--max_train_samples"),
         (["--augment", "3"], "--augment_model='bert-base-uncased' cannot be loaded"),
         (["--augment", "3", "--augment_model", "no/such/model"], "--augment_model no/such/model"),
+        (["--private"], "--private is for --push_to_hub"),
+        (["--tolerance", "3"], "--tolerance 3 is for the export"),
+        (["--validation_split", "foo"], "--validation_split foo is for"),
+        (["--train_split", "foo"], "--train_split foo is for"),
+        (["--dataset_revision", "main"], "--dataset_revision is for --dataset_name"),
+        (["--preprocessing_num_workers", "0"], "--preprocessing_num_workers 0 must"),
+        (["--validation_file", ""], "--validation_file is empty"),
+        (["--output_dir", ""], "--output_dir is empty"),
+        (["--teacher_model", ""], "--teacher_model is empty"),
         (["--tolerance", "-1"], "--tolerance -1"),
         (["--train_file", "missing.json"], "missing.json"),
         (["--distillation_loss_weight", "0"], "distillation_loss_weight=0"),
     ):
         failed = program(*options, *words)
         assert failed.status == 2 and named in failed.stderr, failed.stderr
+    unscored = without(options, "--validation_file")
+    for words in (["--max_eval_samples", "5"], ["--validation_split", "foo"]):
+        failed = program(*unscored, *words)
+        assert failed.status == 2 and " ".join(words) in failed.stderr, failed.stderr
