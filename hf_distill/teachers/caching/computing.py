@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import Tensor
 from transformers.utils import logging
 
 from hf_distill.compatibility import check_inputs
+from hf_distill.compatibility.inputs import weight_dtype
 from hf_distill.heads import TaskHead
 from hf_distill.heads.base import PositionHead, attention_mask
 from hf_distill.restoring import preserve_rng_state
-from hf_distill.teachers.base import OneProcess, Teacher
+from hf_distill.teachers.base import MIXED_PRECISIONS, OneProcess, Teacher
 from hf_distill.teachers.caching.fingerprints import row_lengths
 from hf_distill.teachers.caching.parts import Part, PartFiles
 from hf_distill.teachers.columns import (
@@ -40,8 +42,10 @@ STORED_IDS = "stored_ids"
 """The output of a model that says which classes to store, ``(batch, length, top_k)``."""
 
 _PROBED_ROWS = 8
-_SAME = 0.01
-"""How much of the largest logit may be rounding, in half precision."""
+_ROUNDINGS = 4
+"""How many units of rounding of the largest logit of all rows a row's may differ by."""
+_COARSEST_FLOAT32 = 2**-10
+"""A unit of TF32, in which GPUs may multiply."""
 
 
 class PartComputer:
@@ -111,8 +115,12 @@ class PartComputer:
             return
         place = int(mask.flatten(1).sum(-1).argmin())
         alone = self._on_device(self._batch([rows[place]]))
-        found, wanted = self._logits(batch)[place].float(), self._logits(alone)[0].float()
-        if not torch.allclose(found, wanted, rtol=0.0, atol=_SAME * float(wanted.abs().max())):
+        runtime, unit = self._most_exact()
+        together = self._logits(batch, runtime)
+        found, wanted = together[place].float(), self._logits(alone, runtime)[0].float()
+        # A row's own logits may be small where large numbers cancel, and its rounding is not.
+        most = _ROUNDINGS * unit * max(map(_largest, together))
+        if not torch.allclose(found, wanted, rtol=0.0, atol=most, equal_nan=True):
             raise ValueError(
                 f"The teacher's outputs for row {rows[place]} depend on how far the data collator "
                 "pads it, so stored ones would not fit its batch. Set padding_side='right' in the "
@@ -121,9 +129,24 @@ class PartComputer:
                 "(padding='max_length'), or train with a live teacher (teacher_model)."
             )
 
-    def _logits(self, batch: Mapping[str, Any]) -> Sequence[Tensor]:
+    def _most_exact(self) -> tuple[OneProcess, float]:
+        """Return how to compute with the least rounding, and the unit of it."""
+        models = [one.model for one in self._teacher.members]
+        dtypes = [
+            torch.bfloat16 if getattr(model, "is_quantized", False) else weight_dtype(model)
+            for model in models
+        ]
+        runtime = self._runtime
+        kernels = [getattr(getattr(m, "config", None), "_attn_implementation", "") for m in models]
+        if any("flash" in str(kernel) for kernel in kernels):  # these take no float32
+            dtypes.append(MIXED_PRECISIONS[runtime.mixed_precision] or torch.float32)
+        else:
+            runtime = replace(runtime, mixed_precision="no")
+        return runtime, max(_COARSEST_FLOAT32, *(torch.finfo(dtype).eps for dtype in dtypes))
+
+    def _logits(self, batch: Mapping[str, Any], runtime: OneProcess) -> Sequence[Tensor]:
         """Return the logits of each row that the loss looks at."""
-        logits = take_logits(self._head, self._run(batch), batch)
+        logits = take_logits(self._head, self._teacher(batch, runtime, self._asks), batch)
         positions = self._head.compared_positions(batch)
         return logits.split(1 if positions is None else positions.sum(dim=1).tolist())
 
@@ -286,6 +309,11 @@ def _columns(
             values = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), values, type=kind)
         columns[name] = values
     return columns
+
+
+def _largest(logits: Tensor) -> float:
+    finite = logits[logits.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
 
 
 def _same(first: Tensor, second: Any) -> bool:

@@ -10,7 +10,15 @@ import torch
 from datasets import Dataset
 from runs import distil
 from tiny import tokenizer
-from transformers import DataCollatorForLanguageModeling, default_data_collator
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    DataCollatorForLanguageModeling,
+    DataCollatorWithPadding,
+    default_data_collator,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from zoo import zoo_dataset, zoo_model
 
 from hf_distill import TeacherRecorderCallback, cache_teacher_outputs, load_teacher_outputs
@@ -103,6 +111,42 @@ def test_a_transform_that_changes_each_time(tmp_path: Path) -> None:
     data = zoo_dataset(QA[0]).with_transform(shuffled)
     with pytest.raises(ValueError, match="or a transform of the data. makes other input_ids"):
         cached(data, zoo_model(*QA, seed=1), tmp_path)
+
+
+def cancelling() -> tuple[Any, Dataset]:
+    """A teacher whose logits of the shortest row are what is left of large numbers."""
+    random = torch.Generator().manual_seed(0)
+    ids = [torch.randint(5, 90, (n,), generator=random).tolist() for n in (9, 4, 7, 40, 8)]
+    teacher = zoo_model("text-classification", "bert", seed=1, layers=2, pad_token_id=0).eval()
+    with torch.no_grad():
+        teacher.classifier.weight.mul_(100)
+        teacher.classifier.bias.sub_(teacher(input_ids=torch.tensor(ids[1:2])).logits[0] - 1e-3)
+    masks = [[1] * len(row) for row in ids]
+    return teacher, Dataset.from_dict({"input_ids": ids, "attention_mask": masks})
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_padding_is_told_from_rounding(precision: str, tmp_path: Path) -> None:
+    teacher, data = cancelling()
+    words = tokenizer()
+    options: Any = {"mixed_precision": precision, "data_collator": DataCollatorWithPadding(words)}
+    assert len(cached(data, teacher, tmp_path / "right", **options)) == len(data)
+    words.padding_side = "left"
+    with pytest.raises(ValueError, match="outputs for row 1 depend on how far .* padding_side"):
+        cached(data, teacher, tmp_path / "left", **options)
+
+
+def test_the_check_of_padding_spares_kernels_without_float32(tmp_path: Path) -> None:
+    def flash(module: Any, query: Any, *others: Any, **options: Any) -> Any:
+        assert query.dtype != torch.float32, "FlashAttention only supports fp16 and bf16"
+        return sdpa_attention_forward(module, query, *others, **options)
+
+    AttentionInterface.register("flash_of_tests", flash)
+    AttentionMaskInterface.register("flash_of_tests", sdpa_mask)
+    teacher, data = cancelling()
+    teacher.config._attn_implementation = "flash_of_tests"
+    collator = DataCollatorWithPadding(tokenizer())
+    cached(data, teacher, tmp_path, mixed_precision="bf16", data_collator=collator)
 
 
 def test_nan_names_the_row(tmp_path: Path) -> None:
