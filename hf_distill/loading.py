@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -41,6 +41,18 @@ from hf_distill.restoring import temporarily_set
 
 TRANSPORT_ERROR: Any = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
 """The Hub client's error without an answer; its class depends on the version of the client."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "tekken.json",
+)
+"""Files of vocabularies. Without any, transformers makes up an empty one instead of raising."""
 
 _SECONDS_BEFORE_ASKING_AGAIN = 60.0
 _asked: dict[str, tuple[float, bool]] = {}
@@ -84,18 +96,47 @@ def read_config(source: str, who: str) -> PreTrainedConfig:
         raise ValueError(not_found(f"{who}={source!r} cannot be loaded", error)) from error
 
 
-def load_tokenizer(source: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str, *, revision: str | None = None, name: str | None = None
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer that is saved with a model.
 
+    Args:
+        source: a folder or a Hub id.
+        revision: a branch, tag or commit on the Hub.
+        name: what the error calls it; by default ``source``.
+
     Raises:
-        OSError: there is none.
-        ValueError: there is none of a known kind.
+        OSError: the source does not exist.
+        ValueError: it has no tokenizer, or none of a known kind.
     """
-    with hub_tried_once(source), _code_refused(source):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=False
-        )
+    name = name or repr(source)
+    try:
+        with hub_tried_once(source), _code_refused(source):
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                source, revision=revision, trust_remote_code=False
+            )
+    except UnsafeSourceError:
+        raise
+    except (TypeError, ValueError):
+        _check_vocabulary(source, None, name, revision)
+        raise
+    _check_vocabulary(source, tokenizer, name, revision)
     return tokenizer
+
+
+def _check_vocabulary(source: str, tokenizer: Any, name: str, revision: str | None) -> None:
+    """Check that ``tokenizer`` (``None``: it failed) was read, and not made up by transformers."""
+    own: Mapping[str, str] = getattr(tokenizer, "vocab_files_names", {})
+    if tokenizer is not None and not own:
+        return  # its tokens are bytes or characters
+    # What there is on the Hub has been downloaded by now.
+    where = {"revision": revision, "local_files_only": True}
+    if not any(find_file(source, one, **where) for one in (*TOKENIZER_FILES, *own.values())):
+        raise ValueError(
+            f"{name} has no tokenizer (no tokenizer.json); save it there with "
+            "tokenizer.save_pretrained."
+        )
 
 
 def fewest_tokens(*limits: int | None) -> int | None:
@@ -286,8 +327,14 @@ def adapter_base(source: str) -> str | None:
     return base
 
 
-def find_file(source: str, name: str) -> str | None:
-    """Return where a file of a folder or repository is on this machine; ``None`` without it."""
+def find_file(source: str, name: str, **options: Any) -> str | None:
+    """Return where a file of a folder or repository is on this machine; ``None`` without it.
+
+    Args:
+        source: a folder or a Hub id.
+        name: the name of the file.
+        **options: for ``cached_file``.
+    """
     try:
         with hub_tried_once(source):
             path: str | None = cached_file(
@@ -295,6 +342,7 @@ def find_file(source: str, name: str) -> str | None:
                 name,
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
+                **options,
             )
     except OSError:  # neither a folder nor a repository
         return None

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from hf_distill import loading
 from hf_distill.alignment import TeacherReader
-from hf_distill.compatibility import TOKENIZER_FILES, input_limit
+from hf_distill.compatibility import input_limit
 from hf_distill.compatibility.tokenizers import saved_tokenizer
 from hf_distill.compatibility.two_tokenizers import are_equal, choose_alignment
 from hf_distill.console import log_rank_0
@@ -124,14 +124,8 @@ def task_of(models: Mapping[str, str | Sequence[str] | None], teacher_outputs: s
 
 def load_tokenizer(option: str, source: str) -> PreTrainedTokenizerBase:
     """Load a fast tokenizer; a ``ValueError`` tells why there is none."""
-    folder = Path(source)
-    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ValueError(
-            f"{_flag(option)} {source}: the folder has no tokenizer (no tokenizer.json); save it "
-            "there with tokenizer.save_pretrained."
-        )
     try:
-        tokenizer = loading.load_tokenizer(source)
+        tokenizer = loading.load_tokenizer(source, name=f"{_flag(option)} {source}")
     except OSError as error:
         raise ValueError(loading.not_found(f"{_flag(option)} {source}", error)) from error
     if not getattr(tokenizer, "is_fast", False):

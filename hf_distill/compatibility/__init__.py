@@ -6,10 +6,9 @@ from hf_distill.compatibility.inputs import check_inputs, input_names
 from hf_distill.compatibility.models import check_models, input_limit, longest_input
 from hf_distill.compatibility.processors import check_preparation
 from hf_distill.compatibility.teacher_check import check_teacher
-from hf_distill.compatibility.tokenizers import TOKENIZER_FILES, vocabulary_size
+from hf_distill.compatibility.tokenizers import vocabulary_size
 
 __all__ = [
-    "TOKENIZER_FILES",
     "Finding",
     "PairReport",
     "check_inputs",

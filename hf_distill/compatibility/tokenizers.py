@@ -13,22 +13,13 @@ from hf_distill.compatibility.findings import Finding, error, info, warning
 from hf_distill.compatibility.vocabulary_map import VocabularyMap, mark_of
 from hf_distill.files import json_hash
 from hf_distill.heads import CausalLMHead, TaskHead, unwrapped
-from hf_distill.loading import find_file, load_tokenizer
+from hf_distill.loading import TOKENIZER_FILES, find_file, load_tokenizer
 
 PROBES = (
     "The quick brown fox jumps over 13 lazy dogs.",
     "Überraschung! Wo liegt Łódź? C'est où, ça?",
     "tokenisation, e-mail@example.org, 3.14 % (unbelievable)",
     "東京は日本の首都です。 Москва",
-)
-# Without one of them, transformers makes up an empty tokenizer instead of raising.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.bpe.model",
 )
 SPECIAL_IDS = tuple(
     f"{name}_token_id" for name in ("bos", "eos", "cls", "sep", "pad", "mask", "unk")

@@ -48,7 +48,7 @@ def load_source(
     name = f"model={source!r}"
     loaded = load_fine_tuned(head.auto_model, source, task=head.task, name=name, exported=False)
     if processing_class is None and "input_ids" in inspect.signature(loaded.forward).parameters:
-        processing_class = load_tokenizer(source)
+        processing_class = load_tokenizer(source, name=name)
     return loaded, processing_class
 
 

@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 import torch
 from tiny import bert_config, tokenizer
-from transformers import AutoTokenizer, BertForSequenceClassification, BertModel
+from transformers import (
+    AutoTokenizer,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertModel,
+    ByT5Tokenizer,
+)
 
+from hf_distill.augmentation.masked_lm import MaskedLanguageModel
 from hf_distill.exporting import export
 from hf_distill.exporting.sources import SentenceEncoder, load_source
+from hf_distill.loading import load_tokenizer
+from hf_distill.tasks.question_answering import QuestionAnswerer
 
 TEXTS = ["a b c", "dogs and cats run through paris ?", "?"]
 
@@ -69,6 +79,30 @@ class TestAdapters:
         config = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
         with pytest.raises(ValueError, match="model is a PeftModel.*LoRA"):
             load_source(peft.get_peft_model(base, config), None)
+
+
+class TestTokenizers:
+    @pytest.mark.parametrize("settings", [False, True])
+    @pytest.mark.parametrize(
+        ("kind", "load"),
+        [
+            (BertForSequenceClassification, lambda folder: load_source(folder, None)),
+            (BertForQuestionAnswering, QuestionAnswerer.from_pretrained),
+            (BertForMaskedLM, MaskedLanguageModel.from_pretrained),
+        ],
+        ids=["export", "answer", "augment"],
+    )
+    def test_none_is_made_up(self, kind: Any, load: Any, settings: bool, tmp_path: Path) -> None:
+        kind(bert_config()).save_pretrained(tmp_path)
+        if settings:
+            tokenizer().save_pretrained(tmp_path)
+            (tmp_path / "tokenizer.json").unlink()
+        with pytest.raises(ValueError, match=f"'{tmp_path}' has no tokenizer .*save_pretrained"):
+            load(str(tmp_path))
+
+    def test_of_bytes_need_no_vocabulary(self, tmp_path: Path) -> None:
+        ByT5Tokenizer().save_pretrained(tmp_path)
+        assert isinstance(load_tokenizer(str(tmp_path)), ByT5Tokenizer)
 
 
 class TestSentenceEncoders:

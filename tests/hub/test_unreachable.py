@@ -26,6 +26,11 @@ with hub(pathlib.Path.cwd()) as (url, _):
         return load_model("AutoModelForQuestionAnswering", "acme/small").model.num_parameters()
 
     print(load_small())
+    try:
+        load_tokenizer("student_model", "acme/bare")
+        sys.exit("made up")
+    except ValueError as error:
+        print(error)
 loading._asked.clear()
 print(load_small())
 for load in (
@@ -48,6 +53,7 @@ def test_it_is_asked_once(tmp_path: Path) -> None:
     model = model_for("question-answering", seed=0, layers=1)
     model.save_pretrained(tmp_path / "models/acme/small")
     tokenizer().save_pretrained(tmp_path / "models/acme/small")
+    model.save_pretrained(tmp_path / "models/acme/bare")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
@@ -61,8 +67,9 @@ def test_it_is_asked_once(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Retrying" not in done.stderr
-    there, without_the_hub, *errors, data = done.stdout.splitlines()
+    there, bare, without_the_hub, *errors, data = done.stdout.splitlines()
     assert there == without_the_hub == str(model.num_parameters())
+    assert bare.startswith("--student_model acme/bare has no tokenizer (no tokenizer.json)")
     neither = "it is neither a local model directory nor a Hub model that you can access."
     for error, beginning in zip(
         errors,
