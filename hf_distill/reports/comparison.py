@@ -90,6 +90,11 @@ class ModelReport:
         """Return what tables and pictures call the model: its role, or its name if it has none."""
         return ROLES.get(self.role, self.name)
 
+    def size(self) -> str:
+        """Return the size on disk, with the number format unless that is float32."""
+        kind = "" if self.stored_as in (None, "float32") else f" ({self.stored_as})"
+        return _cell(self.size_on_disk and self.size_on_disk / 1e6, f"{{:.1f}} MB{kind}")
+
     def intervals(self) -> dict[str, Interval]:
         """Return the 95 % intervals of the metrics that have one."""
         bounds = {metric: interval(values) for metric, values in self.replicates.items()}
@@ -240,14 +245,13 @@ class Comparison:
         return [row for row in rows if set(row[1]) != {ABSENT}]
 
     def _sizes(self) -> tuple[str, list[str]]:
-        """Return the row of sizes, all in one number format, so that they can be compared."""
+        """Return the row of sizes, with the number format of each where they differ."""
         formats = {model.stored_as for model in self.models if model.size_on_disk is not None}
-        if len(formats) > 1:
-            counts = [model.parameters for model in self.models]
-            return "size as float32", [_cell(n and 4 * n / 1e6, "{:.1f} MB") for n in counts]
-        label = f"size ({formats.pop()})" if formats - {None} else "size on disk"
-        stored = [model.size_on_disk for model in self.models]
-        return label, [_cell(size and size / 1e6, "{:.1f} MB") for size in stored]
+        if len(formats) == 1 and None not in formats:
+            stored = [model.size_on_disk for model in self.models]
+            cells = [_cell(size and size / 1e6, "{:.1f} MB") for size in stored]
+            return f"size ({formats.pop()})", cells
+        return "size on disk", [model.size() for model in self.models]
 
     def headline(self) -> str:
         """Return the gap closed in one sentence, or why there is none; empty without any role."""
@@ -294,11 +298,14 @@ class Comparison:
         teacher, student = self.model("teacher"), self.subject
         if teacher is None or student is None:
             return None
-        if teacher.parameters is None or student.parameters is None:
+        if student.size_on_disk and teacher.size_on_disk:
+            size = f"{student.size_on_disk / teacher.size_on_disk:.2f} × the size on disk"
+        elif student.parameters and teacher.parameters:
+            size = f"{student.parameters / teacher.parameters:.2f} × the parameters"
+        else:
             return None
-        size = f"{student.parameters / teacher.parameters:.2f} × the size"
         if student.latency is None or teacher.latency is None:
-            return f"The {student.label} is {size} of the teacher."
+            return f"The {student.label} has {size} of the teacher."
         ratio = teacher.latency.median / student.latency.median
         speed = f"{ratio:.1f} × faster" if ratio >= 1 else f"{1 / ratio:.1f} × slower"
         return f"The {student.label} is {speed} than the teacher, at {size}."

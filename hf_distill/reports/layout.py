@@ -175,7 +175,12 @@ def _tiles(comparison: Comparison | None) -> Iterator[Tile]:
     if student.latency is not None and teacher.latency is not None:
         times = (teacher.latency.median, student.latency.median)
         yield Tile(f"{times[0] / times[1]:.1f} ×", f"as fast: {times[0]:.1f} → {times[1]:.1f} ms")
-    if teacher.parameters is not None and student.parameters is not None:
+    if teacher.size_on_disk and student.size_on_disk:
+        yield Tile(
+            f"{student.size_on_disk / teacher.size_on_disk:.0%}",
+            f"of the size on disk: {teacher.size()} → {student.size()}",
+        )
+    elif teacher.parameters and student.parameters:
         sizes = (teacher.parameters, student.parameters)
         yield Tile(
             f"{sizes[1] / sizes[0]:.0%}",

@@ -14,7 +14,9 @@ from hf_distill.reports.comparison import (
     Latency,
     ModelReport,
 )
+from hf_distill.reports.layout import lay_out
 from hf_distill.reports.pages import write_comparison
+from hf_distill.reports.report import Report
 
 LABELS = {"f1": "F1", "exact_match": "exact match"}
 PERCENT = st.floats(0, 100).map(lambda x: round(x, 3))
@@ -130,12 +132,30 @@ def test_a_teacher_without_weights_has_no_size() -> None:
     assert dict(found.rows())["parameters"] == ["–", "2.00 M"]
     assert found.speed_up() is None
     assert "parameters" not in found.to_dict()["models"]["teacher"]
-    formats = [{"stored_as": kind, "size_on_disk": 9} for kind in ("float16", "float32")]
+    formats = [{"stored_as": kind, "size_on_disk": 9_000_000} for kind in ("float16", "float32")]
     students = [report(f"student_{role}", parameters=2_000_000, **stored)
                 for role, stored in zip(("alone", "distilled"), formats, strict=True)]  # fmt: skip
-    assert dict(comparison(column, *students).rows())["size as float32"] == [
-        "–", "8.0 MB", "8.0 MB"
+    assert dict(comparison(column, *students).rows())["size on disk"] == [
+        "–", "9.0 MB (float16)", "9.0 MB"
     ]  # fmt: skip
+
+
+def test_an_8_bit_export_is_as_large_as_its_file() -> None:
+    """It has as many parameters as what it was made of."""
+    teacher, export = (
+        report(role, parameters=22_600_000, size_on_disk=size, stored_as=kind,
+               latency=Latency(ms, (ms, ms), 1))
+        for role, size, kind, ms in (
+            ("teacher", 90_300_000, "float32", 9.8), ("model_1", 23_500_000, "int8", 2.0),
+        )
+    )  # fmt: skip
+    found = comparison(teacher, export)
+    assert dict(found.rows())["size on disk"] == ["90.3 MB", "23.5 MB (int8)"]
+    assert str(found.speed_up()).endswith(
+        "is 4.9 × faster than the teacher, at 0.26 × the size on disk."
+    )
+    tiles = [(tile.value, tile.label) for tile in lay_out(Report("a", comparison=found)).tiles]
+    assert tiles[-1] == ("26%", "of the size on disk: 90.3 MB → 23.5 MB (int8)")
 
 
 def test_markdown_is_one_table() -> None:

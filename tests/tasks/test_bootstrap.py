@@ -79,8 +79,8 @@ def model(role: str, scores: np.ndarray, **options: Any) -> ModelReport:
 
 def three(teacher: int, alone: int, distilled: int) -> Comparison:
     models = [
-        model("teacher", answers(teacher), size_on_disk=45, stored_as="float16"),
-        model("student_alone", answers(alone), parameters=5_200_000, size_on_disk=20,
+        model("teacher", answers(teacher), size_on_disk=45_000_000, stored_as="float16"),
+        model("student_alone", answers(alone), parameters=5_200_000, size_on_disk=20_800_000,
               stored_as="float32"),
         model("student_distilled", answers(distilled), parameters=5_200_000),
     ]  # fmt: skip
@@ -113,9 +113,8 @@ def test_a_real_gap_has_its_interval() -> None:
     rows = dict(many.rows())
     bounds = many.models[0].intervals()["accuracy"]
     assert rows["  95% interval"][0] == f"{bounds[0]:.2f}–{bounds[1]:.2f}"
-    # Files in different formats cannot be compared: all as float32.
-    assert rows["size as float32"] == ["40.0 MB", "20.8 MB", "20.8 MB"]
-    assert many.speed_up() == "The student distilled is 0.52 × the size of the teacher."
+    assert rows["size on disk"] == ["45.0 MB (float16)", "20.8 MB", "–"]
+    assert many.speed_up() == "The student distilled has 0.52 × the parameters of the teacher."
 
 
 def test_the_table_fits_80_columns() -> None:
