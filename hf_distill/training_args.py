@@ -207,7 +207,7 @@ class DistillationTrainingArguments(TrainingArguments):
             if value is None and name.endswith("_end"):
                 continue
             if not _is_number(value) or value <= 0:
-                raise ValueError(f"{name} must be a number above 0, but it is {value!r}.")
+                raise ValueError(f"{name} must be a finite number above 0, but it is {value!r}.")
         for name in ("distillation_loss_weight", "distillation_loss_weight_end"):
             value = getattr(self, name)
             if value is None and name.endswith("_end"):

@@ -25,15 +25,15 @@ CLASSIFICATION = "text-classification"
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": 0.0}, r"temperature must be a number above 0, but it is 0\.0"),
-        ({"temperature": -2.0}, r"temperature must be a number above 0, but it is -2\.0"),
-        ({"temperature": math.nan}, "temperature must be a number above 0, but it is nan"),
-        ({"temperature": math.inf}, "temperature must be a number above 0, but it is inf"),
-        ({"temperature": "hot"}, "temperature must be a number above 0, but it is 'hot'"),
-        ({"temperature": True}, "temperature must be a number above 0, but it is True"),
+        ({"temperature": 0.0}, r"temperature must be a finite number above 0, but it is 0\.0"),
+        ({"temperature": -2.0}, r"temperature must be a finite number above 0, but it is -2\.0"),
+        ({"temperature": math.nan}, "temperature must be a finite number above 0, but it is nan"),
+        ({"temperature": math.inf}, "temperature must be a finite number above 0, but it is inf"),
+        ({"temperature": "hot"}, "temperature must be a finite number above 0, but it is 'hot'"),
+        ({"temperature": True}, "temperature must be a finite number above 0, but it is True"),
         (
             {"temperature_schedule": "linear", "temperature_end": 0.0},
-            "temperature_end must be a number above 0",
+            "temperature_end must be a finite number above 0",
         ),
         ({"temperature_schedule": "linear"}, "needs temperature_end"),
         ({"temperature_end": 1.0}, "temperature_end=1.0 has no effect"),

@@ -44,6 +44,8 @@ class DataSource(NamedTuple):
     split: str = "train"
     max_samples: int | None = None
     option: str = "file"
+    limited_by: str = "max_eval_samples"
+    """The option that ``max_samples`` is from."""
 
     @property
     def has_splits(self) -> bool:

@@ -145,7 +145,7 @@ def run(argv: Sequence[str]) -> None:
     with naming(data.training):
         table = load_table(place, **options)
     if data.max_train_samples is not None:
-        table = evenly_spaced(table, data.max_train_samples)
+        table = evenly_spaced(table, data.max_train_samples, "max_train_samples")
     task = TextClassificationTask(
         TaskArguments(
             text_column=data.text_column,

@@ -256,7 +256,7 @@ def load_examples(
                 f"The data is used without labels, which the teacher's outputs do not need. {error}"
             )
     if source.max_samples is not None:
-        examples = evenly_spaced(examples, source.max_samples)
+        examples = evenly_spaced(examples, source.max_samples, source.limited_by)
     return examples, labelled
 
 

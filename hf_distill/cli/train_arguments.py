@@ -5,6 +5,7 @@ The help text of a field is its documentation. Nothing here imports PyTorch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, dataclass
 
 from hf_distill.cli.arguments import (
@@ -98,7 +99,8 @@ class TrainingFileArguments(HubDataArguments):
     @property
     def training(self) -> DataSource:
         """The data to train on, all of it."""
-        return self.source_of(self.train_file, self.train_split, option="train_file")
+        source = self.source_of(self.train_file, self.train_split, option="train_file")
+        return source._replace(limited_by="max_train_samples")
 
 
 @dataclass
@@ -168,8 +170,8 @@ class IntermediateStageArguments:
     def __post_init__(self) -> None:
         """Check that the values are in range, and that none is without effect."""
         for name, value in vars(self).items():
-            if isinstance(value, int | float) and not value > 0:
-                raise ValueError(f"--{name} {value} must be above 0.")
+            if isinstance(value, int | float) and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"--{name} {value} must be a finite number above 0.")
         for name in ("intermediate_train_file", "intermediate_learning_rate"):
             if getattr(self, name) is not None and not self.wanted:
                 raise ValueError(f"--{name} needs --intermediate_epochs.")

@@ -84,7 +84,7 @@ def prepare(
     with naming(request.training_data):
         options = _model_options(request, train, labelled) if has_scores else {}
     if data.max_train_samples is not None:
-        train = evenly_spaced(train, data.max_train_samples)
+        train = evenly_spaced(train, data.max_train_samples, "max_train_samples")
     if not labelled and task.reads_targets:
         train, labelled = _with_targets(request, train), True
     if student is None:

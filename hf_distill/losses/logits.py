@@ -227,7 +227,7 @@ def _check(
 ) -> torch.dtype:
     """Raise if the arguments do not fit together; return the type to compute in."""
     if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be a number above 0, but it is {temperature!r}.")
+        raise ValueError(f"temperature must be a finite number above 0, but it is {temperature!r}.")
     shape = student_logits.shape
     if not shape or shape != teacher_logits.shape:
         raise ValueError(

@@ -213,7 +213,7 @@ def check_asked(asked: Asked) -> None:
     for name in ("num_train_epochs", "learning_rate", "temperature"):
         value = getattr(asked, name)
         if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value} must be above 0.")
+            raise ValueError(f"{name}={value} must be a finite number above 0.")
     weight, share = asked.distillation_loss_weight, asked.hidden_states_share
     if weight is not None and not 0 < weight <= 1:
         raise ValueError(

@@ -97,13 +97,14 @@ def load_table(
     return table.with_format(None)
 
 
-def evenly_spaced(examples: Dataset, most: int) -> Dataset:
+def evenly_spaced(examples: Dataset, most: int, name: str = "most") -> Dataset:
     """Select at most ``most`` examples at even distances: no seed, and no topic is left out.
 
-    Data sets are often ordered by article; their first rows would all be about one thing.
+    Data sets are often ordered by article; their first rows would all be about one thing. ``name``
+    is what the error calls ``most``.
     """
     if most < 1:
-        raise ValueError(f"max_…_samples={most} must be at least 1; leave it out to use all.")
+        raise ValueError(f"{name}={most} must be at least 1; leave it out to use all.")
     total = len(examples)
     return examples if most >= total else examples.select([i * total // most for i in range(most)])
 

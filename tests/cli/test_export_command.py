@@ -80,6 +80,8 @@ def test_few_rows_are_scored(
     words = ("export", files.models["teacher"], "--output_dir", tmp_path / "a", *WINDOWS)
     program(*words, "--file", files.validation, "--max_eval_samples", "2")
     assert given == [["paris-country?", "london-country?"]]
+    result = program(*words, "--file", files.validation, "--max_eval_samples", "0")
+    assert "max_eval_samples=0 must be at least 1" in result.stderr
 
 
 def test_data_that_does_not_fit_is_named(

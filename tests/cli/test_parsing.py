@@ -156,7 +156,7 @@ def test_required_options_may_come_from_the_file(tmp_path: Path) -> None:
         ("zzz: 5", ["'zzz'"]),
         ("config: other.yaml", ["'config'"]),
         ("temperature: hot", ["--temperature", "'hot'"]),
-        ("temperature: -1", ["temperature must be a number above 0", "-1.0"]),
+        ("temperature: -1", ["temperature must be a finite number above 0", "-1.0"]),
         ("temperature: [1, 2]", ["temperature takes one value", "[1, 2]"]),
         ("task: {a: 1}", ["task takes one value"]),
         ("distillation_loss: cosine", ["--distillation_loss", "cosine", "kl_div"]),

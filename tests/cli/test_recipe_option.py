@@ -97,7 +97,7 @@ def test_a_part_of_the_data_set_can_be_changed() -> None:
         (["--recipe", "bert-medum"], ["--recipe", "did you mean 'bert-medium-squad2'?"]),
         (["--recipe"], ["--recipe", "expected one argument"]),
         (["--recipe", NAME, "--validation_file", "VALIDATION"], ["either --dataset_name or"]),
-        (["--recipe", NAME, "--temperature", "0"], ["temperature must be a number above 0"]),
+        (["--recipe", NAME, "--temperature", "0"], ["temperature must be a finite number above 0"]),
         (["--recipe", NAME, "--train_file", "nowhere.json"], ["nowhere.json", "no such file"]),
     ],
 )

@@ -143,6 +143,7 @@ def test_options_from_a_file_and_epochs(
         (["--stage", "intermediate"], ["--stage intermediate", "--num_train_epochs"]),
         (["--intermediate_max_steps", "0"], ["--intermediate_max_steps 0", "above 0"]),
         (["--intermediate_epochs", "nan"], ["--intermediate_epochs nan", "above 0"]),
+        (["--intermediate_epochs", "inf"], ["--intermediate_epochs inf", "finite"]),
         (["--intermediate_learning_rate", "-1"], ["--intermediate_learning_rate -1"]),
         (["--intermediate_train_file", "none.json"], ["--intermediate_train_file none.json"]),
         (["--attention_loss_weight", "0", "--hidden_states_loss_weight", "0"],

@@ -296,6 +296,7 @@ def test_what_is_not_a_budget(text: str) -> None:
         (Asked(num_train_epochs=0.0), "num_train_epochs=0.0"),
         (Asked(learning_rate=float("nan")), "learning_rate=nan"),
         (Asked(temperature=-1.0), "temperature=-1.0"),
+        (Asked(temperature=float("inf")), "temperature=inf must be a finite number above 0"),
         (Asked(distillation_loss_weight=0.0), "distillation_loss_weight=0.0"),
         (Asked(hidden_states_share=1.0), "hidden_states_share=1.0"),
         (Asked(dropout=1.0), "dropout=1.0"),
