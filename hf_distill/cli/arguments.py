@@ -49,7 +49,7 @@ class DataSource(NamedTuple):
 
     @property
     def has_splits(self) -> bool:
-        """Whether the data is one of several splits, which must be named."""
+        """Return whether there are several splits to choose from."""
         if self.file is None:
             return self.dataset_name is not None
         return (Path(self.file).expanduser() / "dataset_dict.json").is_file()

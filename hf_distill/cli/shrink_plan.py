@@ -86,7 +86,7 @@ def _read(request: ShrinkRequest, file: Path) -> Plan | None:
             return Plan.from_json(content["plan"])
         except ValueError as error:
             raise ValueError(f"{file}: {error}; {remedy}.") from error
-    if [path for path in request.folder.iterdir() if path.is_dir()]:
+    if request.is_begun:
         raise ValueError(
             f"--output_dir {request.folder} was begun with other settings: {'; '.join(changed)}. "
             f"Give the same ones to continue, or {remedy}."

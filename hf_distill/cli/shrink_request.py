@@ -53,6 +53,11 @@ class ShrinkRequest:
     def folder(self) -> Path:
         return Path(self.arguments.output_dir).expanduser()
 
+    @property
+    def is_begun(self) -> bool:
+        """Return whether a step has left something in the folder; a plan alone has not."""
+        return self.folder.is_dir() and any(path.is_dir() for path in self.folder.iterdir())
+
     @cached_property
     def teacher(self) -> str:
         return check_model_source("teacher_model", self.arguments.teacher_model)
@@ -193,8 +198,7 @@ class ShrinkRequest:
                         f"--{name} {source} is in --output_dir {self.folder}, where everything "
                         "is written; name another folder."
                     )
-        begun = self.folder.is_dir() and any(path.is_dir() for path in self.folder.iterdir())
-        if self.arguments.overwrite_output_dir and self.arguments.dry_run and begun:
+        if self.arguments.overwrite_output_dir and self.arguments.dry_run and self.is_begun:
             raise ValueError(
                 "--dry_run with --overwrite_output_dir would delete a student and make none: name "
                 "another --output_dir."

@@ -174,22 +174,21 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
             failures[command.folder] = without_paths(str(error))
             log_rank_0(f"{command.folder} failed, and the student stays as it is: {error}")
         seconds[command.folder] = time.monotonic() - began
-        if command.folder == COMPARISON:
-            found = _speedup(_read_comparison(folder))
-            typed = _typed(listed, folder, failures)
-            write_shrink_report(request, plan, made, typed, seconds, failures, found)
-        elif command.may_fail and failures.get(command.folder) != failed_before.get(
-            command.folder, ""
-        ):
-            steps.start(COMPARISON, "comparison.json")  # an earlier one is of what there was then
         if command.folder == SEARCH:
             sweep = read_json(folder / SEARCH / command.result, "delete that folder")
             plan = plan.with_found(sweep)
             listed = _commands(request, plan)
             write_plan(request, plan, seconds=seconds)
+        typed = _typed(listed, folder, failures)
+        if command.folder == COMPARISON:
+            found = _speedup(_read_comparison(folder))
+            write_shrink_report(request, plan, made, typed, seconds, failures, found)
+        elif command.may_fail and failures.get(command.folder) != failed_before.get(
+            command.folder, ""
+        ):
+            steps.start(COMPARISON, "comparison.json")  # an earlier one is of what there was then
         if command.folder not in failures:
             steps.finish(command.folder)
-        typed = _typed(listed, folder, failures)
         write_plan(request, plan, commands=typed, seconds=seconds, failures=failures)
     comparison = {}
     if request.validation_options is None:
@@ -238,7 +237,7 @@ def _run(command: Command) -> Any:
 
 
 def _is_reported(command: Command, folder: Path) -> bool:
-    """Whether the report that comes with a comparison is there."""
+    """Return whether the files that a comparison's report consists of exist."""
     return command.folder != COMPARISON or all((folder / one).is_file() for one in _REPORTS)
 
 

@@ -92,8 +92,8 @@ def decide(
     """
     settings, further = settings_of(task, asked), further or Further()
     made = _settings(task, asked, data, settings)
-    others = sum(_untrained(data, measured, best, further).values())
-    made += _length(task, asked, data, measured, settings, further, others)
+    others = _untrained(data, measured, best, further)
+    made += _length(task, asked, data, measured, settings, further, sum(others.values()))
     values = {one.name: one.value for one in made}
     first, second = values["hidden_states_steps"], values["prediction_steps"]
     every = max(1, (first + second) // SCORINGS)
@@ -109,13 +109,17 @@ def decide(
         ends = f"training ends once {data.metric} has not improved {_PATIENCE} times in a row"
         made.append(Decision("early_stopping_patience", _PATIENCE, ends))
     values = {one.name: one.value for one in made}
-    return made, _seconds(values, data, measured, best, further)
+    return made, _seconds(values, data, measured, further, others)
 
 
 def _seconds(
-    values: Mapping[str, Any], data: Data, measured: Measured, best: Timed, further: Further
+    values: Mapping[str, Any],
+    data: Data,
+    measured: Measured,
+    further: Further,
+    others: Mapping[str, float],
 ) -> dict[str, float]:
-    """Predict the time of each step, by its folder."""
+    """Predict the time of each step, by its folder; ``others``: of those without training."""
     first, second = values["hidden_states_steps"], values["prediction_steps"]
     batch = values["per_device_train_batch_size"]
     scoring = _scoring(data, measured, batch)
@@ -133,7 +137,6 @@ def _seconds(
         steps = first + second
         scored = 0 if not data.validation else steps // values["save_steps"] + 2
         seconds["student_alone"] = steps * measured.own_step + scored * scoring
-    others = _untrained(data, measured, best, further)
     return {"created": others["created"], **seconds, **others}
 
 

@@ -105,7 +105,7 @@ class Candidates:
 
     @property
     def restriction(self) -> str:
-        """Return the sizes that were asked for, as they go on in a sentence."""
+        """Return the requested sizes, to be inserted into a sentence."""
         return f" with {_shown(self.given)}" if self.given else ""
 
     @property

@@ -43,7 +43,7 @@ STORED_IDS = "stored_ids"
 
 _PROBED_ROWS = 8
 _ROUNDINGS = 4
-"""How many units of rounding of the largest logit of all rows a row's may differ by."""
+"""Allowed difference of a logit, in rounding units of the largest logit of all rows."""
 _COARSEST_FLOAT32 = 2**-10
 """A unit of TF32, in which GPUs may multiply."""
 
