@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_distill.compatibility.inputs import rounding_of, rounding_unit
 from hf_distill.labelling.prompts import EncodedRow
-
-_ROUNDING = 0.05
-"""How much of a log-probability may be rounding, in half precision."""
 
 
 class WordScorer:
@@ -43,18 +41,20 @@ class WordScorer:
             ValueError: it is not a causal language model, its batches cannot be padded, or it
                 gives NaN.
         """
-        longest = max(rows, key=lambda row: len(row.prefix))
+        shortest, *_, longest = sorted(rows, key=lambda row: len(row.prefix))
+        together, alone = self.scores([shortest, longest])[0], self.scores([shortest])[0]
         ids = [*longest.prefix[:8], 0][:8]
         other = [*ids[:-1], (ids[-1] + 1) % self._vocabulary]
-        first, second = self._log_probabilities([ids, other], len(ids))[:, 0]
-        if not torch.allclose(first, second, rtol=0.0, atol=_ROUNDING):
+        logits = self._logits([ids, other], len(ids))
+        rounding = rounding_of(logits, rounding_unit(self._model))
+        first, second = logits.log_softmax(dim=-1)[:, :-1]
+        if not torch.allclose(first, second, rtol=0.0, atol=rounding):
             raise ValueError(
                 f"teacher_model is a {type(self._model).__name__}, and what it predicts depends on "
                 "later tokens, as in an encoder; take a causal language model."
             )
-        shortest = min(rows, key=lambda row: len(row.prefix))
-        together, alone = self.scores([shortest, longest])[0], self.scores([shortest])[0]
-        if self.batch_size > 1 and not torch.allclose(together, alone, rtol=0.02, atol=_ROUNDING):
+        most = rounding * max(map(len, shortest.endings))
+        if self.batch_size > 1 and not torch.allclose(together, alone, rtol=0.0, atol=most):
             raise ValueError(
                 f"The scores of a {type(self._model).__name__} depend on how far a batch is "
                 "padded; set batch_size=1."
@@ -75,7 +75,7 @@ class WordScorer:
             places.append({ending: len(inputs) + n for n, ending in enumerate(needed)})
             inputs += [row.prefix + ending for ending in needed]
         keep = 1 + max(len(ending) for one in places for ending in one)
-        found = self._log_probabilities(inputs, keep)
+        found = self._logits(inputs, keep).log_softmax(dim=-1).cpu()
         scores = torch.zeros(len(rows), len(rows[0].endings), dtype=torch.float64)
         for number, (row, place) in enumerate(zip(rows, places, strict=True)):
             for word, ending in enumerate(row.endings):
@@ -92,8 +92,8 @@ class WordScorer:
         return scores
 
     @torch.inference_mode()
-    def _log_probabilities(self, inputs: Sequence[Sequence[int]], keep: int) -> Tensor:
-        """Return log-probabilities at the last positions: ``(sequences, keep, vocabulary)``."""
+    def _logits(self, inputs: Sequence[Sequence[int]], keep: int) -> Tensor:
+        """Return the logits at the last positions: ``(sequences, keep, vocabulary)``."""
         width = max(map(len, inputs))
         # What stands in the padding does not matter, so no pad token is needed.
         ids = torch.tensor([[0] * (width - len(one)) + list(one) for one in inputs])
@@ -114,7 +114,7 @@ class WordScorer:
             }
         )
         logits: Tensor = outputs.logits[:, -keep:].float()
-        return logits.log_softmax(dim=-1).cpu()
+        return logits
 
 
 def label_probabilities(scores: Tensor, words_of: Sequence[Sequence[int]]) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -54,8 +55,9 @@ def test_few_sequences_are_computed() -> None:
 def test_an_encoder_is_refused() -> None:
     torch.manual_seed(0)
     for model in (BertForMaskedLM(bert_config()), BertLMHeadModel(bert_config())):
-        with pytest.raises(ValueError, match="teacher_model is a Bert"):
-            WordScorer(model.eval(), 4).check(ROWS)
+        for dtype in (torch.float32, torch.bfloat16):
+            with pytest.raises(ValueError, match="teacher_model is a Bert"):
+                WordScorer(model.eval().to(dtype), 4).check(ROWS)
     WordScorer(BertLMHeadModel(bert_config(is_decoder=True)).eval(), 4).check(ROWS)
 
 
@@ -72,12 +74,30 @@ def test_a_model_that_minds_padding_is_refused() -> None:
     WordScorer(model, 1).check(ROWS)
 
 
+def test_rounding_of_padded_rows_is_that_of_the_number_format() -> None:
+    def rounded(**inputs: Any) -> Any:
+        outputs = forward(**inputs)
+        padded = not bool(inputs["attention_mask"].all())
+        outputs.logits = outputs.logits.float() * (1 + padded * 2**-6)
+        return outputs
+
+    model = language_model()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(100)
+    forward = model.forward
+    rounded.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    model.forward = rounded
+    with pytest.raises(ValueError, match="batch_size=1"):
+        WordScorer(model, 8).check(ROWS)
+    WordScorer(model.to(torch.bfloat16), 8).check(ROWS)
+
+
 def test_nan_is_refused() -> None:
     model = language_model()
     with torch.no_grad():
         model.lm_head.weight.fill_(math.nan)
     with pytest.raises(ValueError, match="teacher_dtype"):
-        WordScorer(model, 8).scores(ROWS)
+        WordScorer(model, 8).check(ROWS)
 
 
 def test_probabilities_are_a_softmax_of_sums_over_words() -> None:

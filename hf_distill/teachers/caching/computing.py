@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from hf_distill.compatibility import check_inputs
-from hf_distill.compatibility.inputs import weight_dtype
+from hf_distill.compatibility.inputs import rounding_of, rounding_unit
 from hf_distill.heads import TaskHead
 from hf_distill.heads.base import PositionHead, attention_mask
 from hf_distill.restoring import preserve_rng_state
@@ -42,10 +42,6 @@ STORED_IDS = "stored_ids"
 """The output of a model that says which classes to store, ``(batch, length, top_k)``."""
 
 _PROBED_ROWS = 8
-_ROUNDINGS = 4
-"""Allowed difference of a logit, in rounding units of the largest logit of all rows."""
-_COARSEST_FLOAT32 = 2**-10
-"""A unit of TF32, in which GPUs may multiply."""
 
 
 class PartComputer:
@@ -118,8 +114,7 @@ class PartComputer:
         runtime, unit = self._most_exact()
         together = self._logits(batch, runtime)
         found, wanted = together[place].float(), self._logits(alone, runtime)[0].float()
-        # A row's own logits may be small where large numbers cancel, and its rounding is not.
-        most = _ROUNDINGS * unit * max(map(_largest, together))
+        most = rounding_of(together, unit)
         if not torch.allclose(found, wanted, rtol=0.0, atol=most, equal_nan=True):
             raise ValueError(
                 f"The teacher's outputs for row {rows[place]} depend on how far the data collator "
@@ -132,17 +127,14 @@ class PartComputer:
     def _most_exact(self) -> tuple[OneProcess, float]:
         """Return how to compute with the least rounding, and the unit of it."""
         models = [one.model for one in self._teacher.members]
-        dtypes = [
-            torch.bfloat16 if getattr(model, "is_quantized", False) else weight_dtype(model)
-            for model in models
-        ]
-        runtime = self._runtime
+        units, runtime = [rounding_unit(model) for model in models], self._runtime
         kernels = [getattr(getattr(m, "config", None), "_attn_implementation", "") for m in models]
         if any("flash" in str(kernel) for kernel in kernels):  # these take no float32
-            dtypes.append(MIXED_PRECISIONS[runtime.mixed_precision] or torch.float32)
+            mixed = MIXED_PRECISIONS[runtime.mixed_precision]
+            units.append(torch.finfo(mixed or torch.float32).eps)
         else:
             runtime = replace(runtime, mixed_precision="no")
-        return runtime, max(_COARSEST_FLOAT32, *(torch.finfo(dtype).eps for dtype in dtypes))
+        return runtime, max(units)
 
     def _logits(self, batch: Mapping[str, Any], runtime: OneProcess) -> Sequence[Tensor]:
         """Return the logits of each row that the loss looks at."""
@@ -309,11 +301,6 @@ def _columns(
             values = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), values, type=kind)
         columns[name] = values
     return columns
-
-
-def _largest(logits: Tensor) -> float:
-    finite = logits[logits.isfinite()]
-    return float(finite.abs().max()) if finite.numel() else 0.0
 
 
 def _same(first: Tensor, second: Any) -> bool:
