@@ -22,7 +22,13 @@ examples:
 """
 
 _OF_INT8 = ("calibration_file", "tolerance")
-_OF_DATA = ("split", "max_eval_samples", "batch_size")
+_OF_INPUTS = ("max_length", "block_size")
+_OF_DATA = (
+    "split",
+    "max_eval_samples",
+    "batch_size",
+    *(name for name in names(TaskArguments) if name not in _OF_INPUTS),
+)
 
 
 @dataclass
@@ -92,7 +98,7 @@ def run(argv: Sequence[str]) -> None:
     source = check_model_source("MODEL", positional.model)
     check_paths({"file": arguments.file, "calibration_file": arguments.calibration_file})
     task = data = calibration = None
-    of_task = (arguments.task, arguments.file, options.max_length, options.block_size)
+    of_task = (arguments.task, arguments.file, *(getattr(options, name) for name in _OF_INPUTS))
     if any(one is not None for one in of_task):
         task = choose_task(arguments.task, options, {"MODEL": source})
     most = arguments.max_eval_samples

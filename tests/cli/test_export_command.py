@@ -111,6 +111,8 @@ def test_data_that_does_not_fit_is_named(
         ("max_eval_samples", "2", "file"),
         ("split", "test", "file"),
         ("batch_size", "3", "file"),
+        ("label_column", "mood", "file"),
+        ("doc_stride", "64", "file"),
         ("tolerance", "5", "int8"),
     ],
 )
