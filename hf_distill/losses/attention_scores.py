@@ -324,15 +324,6 @@ class _Factors:
             right.copy_(other).neg_()
         return fill_padding(factor, group, rows).flatten(0, 1)
 
-    def student_query(self, x: Tensor) -> Tensor:
-        """Q_s, padding replaced by zeros, from X (or from its Gram matrix, what it becomes)."""
-        left, right = x[..., : self.head_dim], x[..., self.head_dim :]
-        return left + right if self.comparable else left
-
-    def student_key(self, y: Tensor) -> Tensor:
-        """K_s, padding replaced by zeros, from Y (or from its Gram matrix, what it becomes)."""
-        return y[..., : self.head_dim]
-
     def _empty(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         factor = like.new_empty((*like.shape[:-1], self.width), dtype=self.dtype)
         return factor[..., : self.head_dim], factor[..., self.head_dim :], factor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hf_distill.losses import AttentionInputs, probabilities_loss, relations_loss
+from hf_distill.losses import (
+    AttentionInputs,
+    attention_maps_loss,
+    probabilities_loss,
+    relations_loss,
+)
 
 DIVERGENCES = ("kl_div", "mse")
 PARTS = ("query", "key", "value")
@@ -220,3 +226,49 @@ def test_every_kind_of_relation_counts(part: str) -> None:
 def test_relation_heads_that_do_not_divide(heads: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         relations_loss(inputs(), inputs(4, 3), relation_heads=heads)
+
+
+# ---- maps that models computed -----------------------------------------------------------------
+
+
+def maps(seed: int) -> Tensor:
+    """Probabilities of 3 rows, 2 heads and 5 positions, with zeros as dropout leaves them."""
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.randn(3, 2, 5, 5, generator=generator).softmax(dim=-1)
+    return found.masked_fill(torch.rand(found.shape, generator=generator) < 0.2, 0.0)
+
+
+def one_map(student: float, teacher: float, divergence: str) -> float:
+    tiny = float(torch.finfo(torch.float32).tiny)
+    if divergence == "mse":
+        return (student - teacher) ** 2
+    return teacher * (math.log(max(teacher, tiny)) - math.log(max(student, tiny)))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_maps_are_summed_over_valid_pairs(divergence: str, mask: str) -> None:
+    student, teacher = maps(0), maps(1)
+    valid = token_mask(mask, 5)
+    found = attention_maps_loss(student, teacher, token_mask=valid, divergence=divergence)
+    counted = torch.ones(3, 5, dtype=torch.bool) if valid is None else valid
+    wanted = sum(
+        one_map(float(student[row, head, q, k]), float(teacher[row, head, q, k]), divergence) / 2
+        for row in range(3)
+        for head in range(2)
+        for q in range(5)
+        for k in range(5)
+        if counted[row, q] and counted[row, k]
+    )
+    assert found.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_only_the_student_learns_from_maps() -> None:
+    student, teacher = maps(0).requires_grad_(), maps(1).requires_grad_()
+    attention_maps_loss(student, teacher, divergence="mse").backward()
+    assert student.grad is not None and teacher.grad is None
+
+
+def test_maps_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match="attention_loss_weight=0"):
+        attention_maps_loss(maps(0), maps(0)[:, :1], divergence="mse")
