@@ -189,6 +189,18 @@ def test_relations_equal_minilm(relation_heads: int, causal: bool, mask: str) ->
     )
 
 
+def test_tokens_are_related_that_any_head_relates() -> None:
+    student, teacher, allowed = inputs(), inputs(head_dim=3, seed=1), pair_mask("random")
+    assert allowed is not None
+    seen = visible(student, None, False, allowed.any(dim=1)[:, None])
+    agree(
+        with_gradients(
+            lambda s: relations_loss(s, teacher, relation_heads=4, pair_mask=allowed), student, 3
+        ),
+        with_gradients(lambda s: relations_reference(s, teacher, 4, seen), student, 3),
+    )
+
+
 def test_gradient_of_relations_by_finite_differences() -> None:
     student, teacher = trained(inputs(2, 2, length=5)), inputs(1, 6, length=5, seed=1)
 
