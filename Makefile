@@ -19,6 +19,7 @@ PIP := pip --disable-pip-version-check
 demo: $(VENV)/.installed
 	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 \
 		MALLOC_TOP_PAD_=268435456 $(VENV)/bin/hf-distill demo
+	@echo "\`make shell\` opens a shell with hf-distill on the path."
 
 shell: $(VENV)/.installed
 	@echo "hf-distill is on the path of this shell; \`exit\` leaves it."

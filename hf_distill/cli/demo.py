@@ -107,6 +107,9 @@ def run(argv: Sequence[str]) -> None:
         f"  hf-distill answer --model {small / 'student'} \\\n"
         f'      --question "{QUESTION}" \\\n'
         f'      --context "{CONTEXT}"\n'
+        "A model of your own:\n"
+        "  hf-distill shrink --teacher_model FOLDER --train_file FILE --validation_file FILE \\\n"
+        "      --output_dir FOLDER\n"
     )
 
 

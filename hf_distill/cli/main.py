@@ -35,7 +35,7 @@ COMMANDS = {
     "export": "a model for ONNX Runtime, also with 8-bit weights: scored and timed",
     "plot": "losses and attentions of a training run as images",
     "push": "the student of a finished run to the Hub, with a model card",
-    "recipes": "pairs of models that are known to work, with their settings and results",
+    "recipes": "pairs of models with published settings and results",
     "demo": "see a model made smaller, in a few minutes on a small example",
 }
 

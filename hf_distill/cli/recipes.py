@@ -1,4 +1,4 @@
-"""``hf-distill recipes``: pairs of models that are known to work."""
+"""``hf-distill recipes``: pairs of models with published settings."""
 
 from __future__ import annotations
 

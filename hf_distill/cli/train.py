@@ -34,7 +34,7 @@ examples:
     hf-distill compare --teacher teacher --student_alone alone \\
         --student_distilled distilled --file dev.json
 
-  a pair that is known to work (`hf-distill recipes` lists them), then with other data
+  a pair with published settings (`hf-distill recipes` lists them), then with other data
     hf-distill train --recipe bert-medium-squad2 --output_dir distilled
     hf-distill train --recipe bert-medium-squad2 --train_file train.json \\
         --validation_file dev.json --output_dir distilled

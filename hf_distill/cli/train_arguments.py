@@ -68,9 +68,9 @@ class TrainArguments:
         "their attentions. By default nothing is recorded."
     )
     recipe: str | None = option(
-        help="A pair of models with data and settings that are known to work; `hf-distill recipes` "
-        "lists them. It sets --task and the options that it is made of; those of --config and of "
-        "the command line override it, and --train_file or --dataset_name replaces its data."
+        help="A pair of models with published data and settings; `hf-distill recipes` lists them. "
+        "It sets --task and the options that it is made of; those of --config and of the command "
+        "line override it, and --train_file or --dataset_name replaces its data."
     )
     config: str | None = config_option()
 

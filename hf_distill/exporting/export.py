@@ -97,7 +97,7 @@ class ExportReport:
     machine: dict[str, str]
 
     def speed_up(self) -> float:
-        """Return how many times faster the export is: the geometric mean over the inputs."""
+        """Return how many times as fast the export is: the geometric mean over the inputs."""
         ratios = [
             math.log(times["original"].median / times["exported"].median)
             for times in self.latencies.values()

@@ -1,4 +1,4 @@
-"""Pairs of models and settings that are known to work, and which models go together.
+"""Pairs of models with published settings, and which models go together.
 
 A recipe is data: one YAML file in this folder. Nothing here imports PyTorch.
 """

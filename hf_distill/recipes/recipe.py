@@ -90,7 +90,7 @@ CONVENTIONS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A pair that is known to work.
+    """A pair with published settings and results.
 
     Args:
         name: its name.

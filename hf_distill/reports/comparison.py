@@ -307,8 +307,7 @@ class Comparison:
         if student.latency is None or teacher.latency is None:
             return f"The {student.label} has {size} of the teacher."
         ratio = teacher.latency.median / student.latency.median
-        speed = f"{ratio:.1f} × faster" if ratio >= 1 else f"{1 / ratio:.1f} × slower"
-        return f"The {student.label} is {speed} than the teacher, at {size}."
+        return f"The {student.label} is {ratio:.1f} times as fast as the teacher, at {size}."
 
     def footnotes(self) -> list[str]:
         """Return what the figures were measured with, one line each."""

@@ -52,7 +52,6 @@ ALLOWED = {
     "security.md": ("more than 1 MB",),
     "serving.md": ("points (1.0 by default)",),
     "shrink.md": (
-        "a share of 0.5",
         "4 and 1.0; for classification",
         "weight 0.5;",
         "weight 0.5 or 1.0,",

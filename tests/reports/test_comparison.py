@@ -152,7 +152,7 @@ def test_an_8_bit_export_is_as_large_as_its_file() -> None:
     found = comparison(teacher, export)
     assert dict(found.rows())["size on disk"] == ["90.3 MB", "23.5 MB (int8)"]
     assert str(found.speed_up()).endswith(
-        "is 4.9 × faster than the teacher, at 0.26 × the size on disk."
+        "is 4.9 times as fast as the teacher, at 0.26 × the size on disk."
     )
     tiles = [(tile.value, tile.label) for tile in lay_out(Report("a", comparison=found)).tiles]
     assert tiles[-1] == ("26%", "of the size on disk: 90.3 MB → 23.5 MB (int8)")
@@ -195,7 +195,7 @@ def test_of_several_models_one_is_the_subject() -> None:
         for role, ms in (("teacher", 10.0), ("model_1", 5.0), ("model_2", 1.0))
     ]
     several = comparison(*models)
-    assert several.subject == models[1] and "2.0 × faster" in str(several.speed_up())
+    assert several.subject == models[1] and "2.0 times as fast" in str(several.speed_up())
     student = dataclasses.replace(models[1], role="student_distilled")
     assert comparison(*models, student).subject == student
 
