@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +65,28 @@ def test_classes_of_rows(head: TaskHead, labels: Any, gold: Any) -> None:
             len(labels) if head.config and head.problem_type == MULTI  # type: ignore[attr-defined]
             else sum(one != -100 for one in found.flatten().tolist())
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "wrong"),
+    [
+        (classifier(None), [2, 0], None),
+        (classifier(None), [[2], [0], [1]], None),
+        (classifier(None), [[1, 0]], "vectors of whole numbers"),
+        (classifier(None), [2.0, 0.0], "floating-point numbers"),
+        (classifier(MULTI), [[1.0, 0.0, 1.0]], None),
+        (classifier(MULTI), [1.0, 0.0, 1.0], "vectors of 3 floating-point"),
+        (classifier(MULTI), [[1.0], [0.0]], "vectors of 3 floating-point"),
+        (classifier(MULTI), [[1, 0, 1]], "vectors of 3 floating-point"),
+        (classifier(MULTI, num_labels=1), [[1.0], [0.0]], None),
+        (classifier("regression"), [[1, 0], [2, 3]], None),
+    ],
+)
+def test_labels_of_another_kind_are_refused(
+    head: SequenceClassificationHead, labels: Any, wrong: str | None
+) -> None:
+    with nullcontext() if wrong is None else pytest.raises(ValueError, match=wrong):
+        head.check_labels({"labels": torch.tensor(labels)})
 
 
 def test_answers_outside_the_window_do_not_count() -> None:
@@ -219,6 +242,10 @@ def test_the_start_token_becomes_the_teachers_own() -> None:
     assert found.tolist() == [[4, 6, 7, 2], [4, 6, 2, 0]]
     shifted = head.target_inputs({"labels": LABELS}, _model(4))["decoder_input_ids"]
     assert shifted.tolist() == [[4, 9, 6, 7], [4, 9, 6, 9]]
+    rotating = _model(4)
+    rotating.prepare_decoder_input_ids_from_labels = lambda labels: labels.fill_(3)
+    own = head.target_inputs({"labels": LABELS}, rotating)["decoder_input_ids"]
+    assert own.tolist() == [[3] * 4] * 2 and LABELS[0, 0] == -100
     assert head.target_inputs({"labels": LABELS, "decoder_inputs_embeds": 1}, _model(4)) == {}
     assert head.target_inputs({"input_ids": IDS}, _model(4)) == {}
 
