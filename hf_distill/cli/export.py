@@ -10,7 +10,12 @@ from typing import Any
 from hf_distill.cli.arguments import DataSource, check_split
 from hf_distill.cli.parsing import CommandParser, Section
 from hf_distill.tasks import TASKS
-from hf_distill.tasks.options import TaskArguments, names, option
+from hf_distill.tasks.options import (
+    SequenceToSequenceArguments,
+    TaskArguments,
+    names,
+    option,
+)
 
 EXAMPLES = """\
 examples:
@@ -72,6 +77,7 @@ def build_parser() -> CommandParser:
         "and time it next to the original.",
         sections=[Section("export", ["model", *names(ExportArguments)])],
         rest="task",
+        hidden=names(SequenceToSequenceArguments),  # such models cannot be exported
         epilog=EXAMPLES,
     )
     parser.add_argument("model", metavar="MODEL", help="The model: a folder or a Hub id.")

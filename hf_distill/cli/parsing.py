@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -298,6 +299,17 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n " in text:  # examples keep their lines
+            return super()._fill_text(text, width, indent)
+        parts = text.strip().split("\n\n")
+        paragraphs = [self._split_lines(part, width - len(indent)) for part in parts]
+        return "\n\n".join(indent + f"\n{indent}".join(lines) for lines in paragraphs)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        # Names of options and tasks have hyphens, and are to be copied.
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:

@@ -13,7 +13,7 @@ import pytest
 from cli_runs import Result
 
 import hf_distill
-from hf_distill.cli.main import COMMANDS
+from hf_distill.cli.main import COMMANDS, command_module
 from hf_distill.extras import MissingExtraError
 
 ROOT = Path(__file__).parents[2]
@@ -232,3 +232,16 @@ def test_an_error_message_of_another_encoding(encoding: str) -> None:
     done = speak(encoding, "recipes", "東京")
     assert done.returncode == 2
     assert ("東京" if encoding == "utf-8" else "\\u6771\\u4eac") in done.stderr.decode(encoding)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_terminal_and_breaks_no_name(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = command_module(command).build_parser().format_help()
+    usage, rest = text.split("\n\n", 1)
+    prose, *_ = rest.split("\nexample")
+    assert [line for line in prose.splitlines() if len(line) > 80] == []
+    assert not re.search(r"\w-\n", prose)
+    assert f"hf-distill {command}" in usage
