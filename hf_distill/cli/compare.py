@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +152,12 @@ def run(argv: Sequence[str]) -> Report:
         load_trained_model,
         naming,
     )
-    from hf_distill.cli.run_folder import make_output_folder
+    from hf_distill.cli.run_folder import (
+        COMPARED,
+        check_kind,
+        check_strangers,
+        make_output_folder,
+    )
     from hf_distill.cli.teacher_column import ColumnSource, check_column_task, score_column
     from hf_distill.plotting import why_no_pictures
     from hf_distill.reports.measurements import describe_devices
@@ -173,7 +179,9 @@ def run(argv: Sequence[str]) -> Report:
     task = choose_task(runtime.task, options, models)
     if column is not None:
         check_column_task(task, column.name)
-    folder = arguments.output_dir
+    folder = Path(arguments.output_dir)
+    check_kind(folder, COMPARED)
+    check_strangers(folder, COMPARED)
     make_output_folder(folder)
     examples, _ = load_examples(task, data.source, teacher_column=column and column.name)
     loaded = {

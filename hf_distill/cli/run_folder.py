@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hf_distill.files import read_json
+from hf_distill.files import is_temporary, read_json
 
 INTERMEDIATE = "intermediate"
 """The folder of the first of two stages, in that of the run."""
@@ -27,6 +28,17 @@ _RUN_FILES = (
 _STATE = "trainer_state.json"
 METRICS = "metrics.json"
 """The report of a run, which it writes last."""
+COMPARED = "comparison.json"
+"""The figures of a comparison."""
+
+_RESULTS = {
+    METRICS: "train", COMPARED: "compare", "shrink.json": "shrink", "sweep.json": "sweep",
+}  # fmt: skip
+"""By which results of a command are known, each of which has a report of the same name."""
+# What a run that was stopped early leaves behind, and what its user may have begun it with.
+_OF_A_BEGINNING = (
+    ".*", "checkpoint-*", INTERMEDIATE, SAMPLES, PICTURES, "runs", "*.log", "*.out", "*.err",
+)  # fmt: skip
 
 
 class Start(NamedTuple):
@@ -47,6 +59,43 @@ def check_unused(folder: Path, names: Sequence[str] = _RUN_FILES) -> None:
             f"--output_dir {folder} holds an earlier run ({shown}). Choose another folder, "
             "resume that run (--resume), or replace it (--overwrite_output_dir)."
         )
+
+
+def check_kind(folder: Path, own: str) -> None:
+    """Refuse a folder with results of another command than that which leaves the file ``own``."""
+    for name, command in _RESULTS.items():
+        if name != own and (folder / name).is_file():
+            raise ValueError(
+                f"--output_dir {folder} holds the results of `hf-distill {command}` ({name}), "
+                "whose report would be replaced; name another folder."
+            )
+
+
+def check_strangers(
+    folder: Path, mark: str, is_own: Callable[[Path], bool] | None = None, remedy: str = ""
+) -> None:
+    """Refuse a folder with files that are nobody's, as it has no file ``mark``.
+
+    Args:
+        folder: it need not exist.
+        mark: what an earlier run of the same command has left.
+        is_own: whether such a run may leave this before; by default what is hidden.
+        remedy: what can be done instead of naming a new folder.
+    """
+    if not folder.is_dir() or (folder / mark).exists():
+        return
+    is_own = is_own or (lambda path: path.name.startswith("."))
+    strangers = sorted(path.name for path in folder.iterdir() if not is_own(path))
+    if strangers:
+        raise ValueError(
+            f"--output_dir {folder} holds other files ({', '.join(strangers[:3])}) and no {mark}; "
+            f"name a new folder{remedy}."
+        )
+
+
+def is_of_a_beginning(path: Path) -> bool:
+    """Return whether a run may leave this before its first checkpoint."""
+    return is_temporary(path) or any(fnmatch(path.name, name) for name in _OF_A_BEGINNING)
 
 
 def make_output_folder(folder: str | os.PathLike[str]) -> None:
@@ -93,6 +142,7 @@ def find_start(folder: Path, wanted: str | None, *, two_stages: bool) -> Start:
                 return Start(first_stage_done=done, first_stage_checkpoint=checkpoint)
             if wanted is None:
                 check_unused(folder, ("config.json", "*.safetensors"))
+                check_strangers(folder, METRICS, is_of_a_beginning)
                 return start
             raise ValueError(
                 f"--resume_from_checkpoint {wanted}: there is no complete checkpoint in "

@@ -16,6 +16,7 @@ from hf_distill._version import __version__
 from hf_distill.cli.arguments import DataSource
 from hf_distill.cli.loading import load_examples, load_tokenizer, load_trained_model, naming
 from hf_distill.cli.precision import bfloat16_pays
+from hf_distill.cli.run_folder import check_strangers
 from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.cli.sweep_arguments import SWEEP_PACKAGES
 from hf_distill.files import differences, read_json, write_json
@@ -68,14 +69,8 @@ def write_plan(request: ShrinkRequest, plan: Plan, **results: Any) -> None:
 
 def _read(request: ShrinkRequest, file: Path) -> Plan | None:
     remedy = "choose another --output_dir, or begin again with --overwrite_output_dir"
+    check_strangers(request.folder, PLAN_FILE)
     if not file.exists():
-        paths = request.folder.iterdir()
-        strangers = sorted(path.name for path in paths if not path.name.startswith("."))
-        if strangers:
-            raise ValueError(
-                f"--output_dir {request.folder} holds other files ({', '.join(strangers[:3])}) and "
-                f"no {PLAN_FILE}; name a new folder."
-            )
         return None
     content = read_json(file, remedy)
     if "settings" not in content or "plan" not in content:

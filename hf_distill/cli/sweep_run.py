@@ -10,6 +10,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_distill.cli import cache
+from hf_distill.cli.run_folder import check_strangers
 from hf_distill.cli.sweep_plan import TEACHER_OUTPUTS, SweepPlan
 from hf_distill.cli.sweep_trials import (
     Judge,
@@ -43,7 +44,7 @@ def run_sweep(plan: SweepPlan) -> SweepReport:
         OSError: a file or a download failed, or the disk is full.
         RuntimeError: several trials in a row failed.
     """
-    if plan.overwrite:
+    if plan.overwrite and any((plan.output_dir / name).exists() for name in (_SUMMARY, _STUDY)):
         for path in plan.output_dir.glob("trial-*"):
             shutil.rmtree(path)
         pages = ("sweep.md", "sweep.png", "report.html", "report.md")
@@ -72,12 +73,7 @@ def _read_judge(plan: SweepPlan) -> Judge | None:
     try:
         manifest = read_json(folder / _SUMMARY, _DAMAGED)
     except FileNotFoundError:
-        there = sorted(path.name for path in folder.iterdir() if not _is_of_a_beginning(path))
-        if there:
-            raise ValueError(
-                f"--output_dir {folder} holds other files ({', '.join(there[:3])}) and no "
-                f"{_SUMMARY}; name a new folder for the sweep."
-            ) from None
+        check_strangers(folder, _SUMMARY, _is_of_a_beginning)
         return None
     changed = differences(manifest["settings"], plan.described)
     judge = Judge(manifest["metric"], manifest["lower_is_better"])

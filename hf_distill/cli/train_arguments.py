@@ -50,7 +50,8 @@ class TrainArguments:
     )
     overwrite_output_dir: bool = option(
         False,
-        help="Allow an --output_dir that holds an earlier run, and delete that run's checkpoints.",
+        help="Allow an --output_dir that holds an earlier run or other files; that run's "
+        "checkpoints are deleted.",
     )
     resume: bool = option(
         False,

@@ -13,7 +13,15 @@ from transformers.trainer_utils import IntervalStrategy
 from hf_distill.cli.arguments import DataSource
 from hf_distill.cli.loading import check_model_source, check_paths, choose_task
 from hf_distill.cli.parsing import CommandParser
-from hf_distill.cli.run_folder import Start, check_unused, find_start
+from hf_distill.cli.run_folder import (
+    METRICS,
+    Start,
+    check_kind,
+    check_strangers,
+    check_unused,
+    find_start,
+    is_of_a_beginning,
+)
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
     TrainArguments,
@@ -239,10 +247,13 @@ def _start(request: Request) -> Start:
         raise ValueError(f"--resume and {other} contradict each other; leave one of them out.")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file; name a folder.")
+    check_kind(folder, METRICS)
     if wanted is not None or run.resume:
         return find_start(folder, wanted, two_stages=request.has_two_stages)
     if not run.overwrite_output_dir:
         check_unused(folder)
+        remedy = ", or replace what has the names of a run's files (--overwrite_output_dir)"
+        check_strangers(folder, METRICS, is_of_a_beginning, remedy)
     return Start()
 
 

@@ -254,6 +254,39 @@ def test_a_folder_that_cannot_be_written_is_found_before_scoring(
     assert "taken" in result.stderr and "Scoring" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [
+        ("metrics.json", "results of `hf-distill train` (metrics.json)"),
+        ("shrink.json", "results of `hf-distill shrink` (shrink.json)"),
+        ("sweep.json", "results of `hf-distill sweep` (sweep.json)"),
+        ("report.md", "holds other files (report.md) and no comparison.json"),
+    ],
+)
+@pytest.mark.parametrize("compared", [False, True], ids=["", "compared"])
+def test_only_a_comparison_is_replaced(
+    there: str,
+    named: str,
+    *,
+    compared: bool,
+    files: Files,
+    tmp_path: Path,
+    program: Callable[..., Result],
+) -> None:
+    argv = [*three_models(files), "--output_dir", str(tmp_path / "out")]
+    (tmp_path / "out").mkdir()
+    if compared:
+        assert program("compare", *argv).status == 0
+        assert program("compare", *argv).status == 0
+    (tmp_path / "out" / there).write_text("mine")
+    result = program("compare", *argv)
+    if compared and there == "report.md":
+        assert result.status == 0
+    else:
+        assert result.status == 2 and named in result.stderr and "Scoring" not in result.stderr
+        assert (tmp_path / "out" / there).read_text() == "mine"
+
+
 def scored_with(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[int, scoring.Scores], scoring.Scores]
 ) -> None:

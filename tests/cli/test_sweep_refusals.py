@@ -83,11 +83,13 @@ def test_a_folder_with_something_else_is_refused(
     program: Program, options: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep" / "model.safetensors").write_text("mine")
+    for name in ("model.safetensors", "report.md"):
+        (tmp_path / "sweep" / name).write_text("mine")
     for flags in ([], ["--overwrite_output_dir"]):
         result = program("sweep", "--config", config_of(options, tmp_path), *flags)
-        assert result.status == 2 and "holds other files (model.safetensors)" in result.stderr
-    assert (tmp_path / "sweep" / "model.safetensors").read_text() == "mine"
+        assert result.status == 2 and "holds other files (model.safetensors" in result.stderr
+    for name in ("model.safetensors", "report.md"):
+        assert (tmp_path / "sweep" / name).read_text() == "mine"
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

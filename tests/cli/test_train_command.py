@@ -171,6 +171,36 @@ def test_earlier_run_is_not_overwritten_unasked(
     assert (out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["shrink.json", "comparison.json", "sweep.json"])
+@pytest.mark.parametrize("flag", [[], ["--resume"], ["--overwrite_output_dir"]])
+def test_results_of_another_command_are_never_replaced(
+    flag: list[str], name: str, train_options: list[str], tmp_path: Path, program: Callable
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for file in (name, "report.html"):
+        (out / file).write_text("mine")
+    result = program(*train_options, *flag)
+    assert result.status == 2
+    assert "holds the results of `hf-distill " in result.stderr and name in result.stderr
+    assert [path.read_text() for path in out.iterdir()] == ["mine", "mine"]
+
+
+def test_files_that_are_of_no_run_are_replaced_only_if_asked(
+    train_options: list[str], tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    out = tmp_path / "out"
+    for of_a_beginning in ("runs", "pictures"):
+        (out / of_a_beginning).mkdir(parents=True)
+    (out / "train.log").write_text("")
+    (out / "notes.txt").write_text("mine")
+    for flag in ([], ["--resume"]):
+        result = program(*train_options, *flag)
+        assert result.status == 2 and "holds other files (notes.txt) and no" in result.stderr
+    assert program(*train_options, "--overwrite_output_dir").status == 0
+    assert (out / "notes.txt").read_text() == "mine"
+
+
 def test_failed_overwrite_deletes_nothing(
     train_options: list[str], files: Files, tmp_path: Path, program: Callable[..., Result]
 ) -> None:
@@ -178,14 +208,6 @@ def test_failed_overwrite_deletes_nothing(
     result = program(*train_options, "--overwrite_output_dir", "--max_length", "500")
     assert result.status == 2
     assert (tmp_path / "out" / "checkpoint-2").is_dir()
-
-
-def test_folder_with_other_files_is_fine(
-    train_options: list[str], tmp_path: Path, program: Callable[..., Result]
-) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    assert program(*train_options, "--max_steps", "1").status == 0
 
 
 @pytest.mark.parametrize(
