@@ -82,6 +82,11 @@ class CheckpointKeeper(TrainerCallback):
     All processes agree on the moment, as each gets the signal at its own time.
     """
 
+    advice = "; resume with resume_from_checkpoint=True"
+    """How to go on after a SIGTERM; empty in a command, which says it itself."""
+    keeps = True
+    """Whether a SIGTERM saves a checkpoint; not in a trial whose folder is deleted."""
+
     def __init__(self) -> None:
         self._accelerator: Accelerator | None = None
         self._settings: Mapping[str, Any] = {}
@@ -206,13 +211,16 @@ class CheckpointKeeper(TrainerCallback):
             SystemExit: then, with 143.
         """
         with noting_sigterm(self._note):
-            if step and (step > self._saved_step or self._left_out_evaluation):
+            due = step > self._saved_step or self._left_out_evaluation
+            if self.keeps and step and due:
                 if self._left_out_evaluation and self._states is not None:
                     restore_rng_states(self._states)  # the run that resumes draws them again
                 save()
         saved = "before the first step, so nothing was saved."
-        if step:
-            saved = f"saved at step {step}; resume with resume_from_checkpoint=True."
+        if not self.keeps:
+            saved = "nothing was to be saved yet."
+        elif step:
+            saved = f"saved at step {step}{self.advice}."
         logger.warning(f"SIGTERM: {saved}")
         raise SystemExit(TERMINATED)
 

@@ -82,6 +82,7 @@ def run(argv: Sequence[str]) -> None:
     """Prepare teacher and data, and make the teacher smaller."""
     arguments, size = build_parser().parse(argv)
     from hf_distill.cli import shrink
+    from hf_distill.cli.going_on import continued_by
 
     began = time.monotonic()
     folder = Path(arguments.output_dir).expanduser()
@@ -100,7 +101,8 @@ def run(argv: Sequence[str]) -> None:
         "overwrite_output_dir": arguments.overwrite_output_dir,
         "output_dir": str(small),
     }
-    shrink.run(list(shrink.build_parser().words_of(options, "the demo")))
+    with continued_by("repeat the command", overwrites=arguments.overwrite_output_dir):
+        shrink.run(list(shrink.build_parser().words_of(options, "the demo")))
     sys.stdout.write(
         f"\nThat took {time.monotonic() - began:.0f} seconds. All about it is on one page: "
         f"{small / 'report.html'}\nAsk the student a question of your own:\n"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hf_distill.cli.going_on import continued_by
 from hf_distill.cli.main import command_module
 from hf_distill.cli.progress import duration
 from hf_distill.cli.shrink import build_parser
@@ -124,7 +125,9 @@ def shrink(
     given = {name: None if path is None else os.fspath(path) for name, path in paths.items()}
     parser = build_parser(raises=True)
     words = parser.words_of({**given, "speedup": speedup, **options}, "options")
-    return run_shrink(ShrinkRequest(*parser.parse(list(words))))
+    request = ShrinkRequest(*parser.parse(list(words)))
+    with continued_by("make the same call", overwrites=request.arguments.overwrite_output_dir):
+        return run_shrink(request)
 
 
 def run_shrink(request: ShrinkRequest) -> ShrinkResult:

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_distill.checkpoints import deferring_sigterm, last_complete_checkpoint
+from hf_distill.cli.going_on import is_said_outside
 from hf_distill.cli.precision import warn_if_bfloat16_is_slow
 from hf_distill.cli.progress import WholeRun, whole_run
 from hf_distill.cli.run_folder import (
@@ -189,13 +190,18 @@ def _finishing(request: Request) -> Iterator[None]:
 
 
 def _how_to_resume(request: Request) -> str:
-    again = "repeat the command with --resume"
+    """Say what is kept, and for ``train`` itself how to go on."""
+
+    def advice(purpose: str) -> str:
+        return "" if is_said_outside() else f" {purpose}, repeat the command with --resume"
+
     if is_finished(request.output_dir):
-        return f"The training is done and its student saved. To resume after it, {again}"
+        return f"The training is done and its student saved.{advice('To resume after it')}"
     last = last_complete_checkpoint(request.output_dir)
     if last is not None:
-        return f"The last checkpoint is {last}. To resume from it, {again}"
-    message = "No checkpoint had been saved yet (see --save_strategy and --save_steps)."
+        return f"The last checkpoint is {last}.{advice('To resume from it')}"
+    options = "" if is_said_outside() else " (see --save_strategy and --save_steps)"
+    message = f"No checkpoint had been saved yet{options}."
     if request.begins_with is None:
         return message
-    return f"{message} The intermediate stage is done: to resume after it, {again}"
+    return f"{message} The intermediate stage is done.{advice('To resume after it')}"

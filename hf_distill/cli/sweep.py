@@ -10,7 +10,6 @@ from hf_distill.cli.output import shown_command
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.sweep_arguments import SWEEP_PACKAGES, SweepArguments
 from hf_distill.cli.train import training_parser
-from hf_distill.console import log_rank_0
 from hf_distill.extras import require
 from hf_distill.files import in_use
 
@@ -74,6 +73,7 @@ def run(argv: Sequence[str]) -> None:
     for package in SWEEP_PACKAGES:
         require(package, "sweep")
 
+    from hf_distill.cli.going_on import continued_by
     from hf_distill.cli.sweep_plan import read_plan
     from hf_distill.cli.sweep_run import run_sweep
     from hf_distill.reports.pages import sweep_page, write_sweep
@@ -86,11 +86,8 @@ def run(argv: Sequence[str]) -> None:
         "choose another folder."
     )
     with in_use(plan.output_dir / ".sweep.lock", busy):
-        try:
+        with continued_by("repeat the command", overwrites=plan.overwrite):
             report = run_sweep(plan)
-        except KeyboardInterrupt:
-            log_rank_0("The sweep was stopped; the same command continues it.")
-            raise
         written = write_sweep(report, plan.output_dir)
         page = sweep_page(report, shown_command("sweep", argv))
         written += write_report(page, plan.output_dir)

@@ -145,6 +145,7 @@ def prepare(
         preprocess_logits_for_metrics=None if scorer is None else scorer.preprocess_logits,
         callbacks=callbacks,
     )
+    trainer.checkpoints.advice = ""
     for shown in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(shown)
     quality = {} if scorer is None else scorer.measures.quality

@@ -254,6 +254,7 @@ class Workbench:
             data_collator=self._collator,
             processing_class=self.tokenizer,
         )
+        trainer.checkpoints.keeps = False
         for shown in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(shown)
         return trainer

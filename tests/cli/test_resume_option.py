@@ -93,7 +93,13 @@ def test_another_teacher_is_refused_by_name(
 
 @pytest.mark.parametrize("stage", ["intermediate", "prediction"])
 def test_a_sigterm_ends_the_command_with_its_status(
-    stage: str, two_stages: list[str], whole: Any, program: Any, tmp_path: Path, monkeypatch: Any
+    stage: str,
+    two_stages: list[str],
+    whole: Any,
+    program: Any,
+    tmp_path: Path,
+    monkeypatch: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     unbroken = whole(program, two_stages)
     out = tmp_path / "out"
@@ -102,6 +108,7 @@ def test_a_sigterm_ends_the_command_with_its_status(
         result = program(*two_stages, *RESUME)
     assert result.status == 143
     assert "repeat the command with --resume" in result.stderr
+    assert "resume_from_checkpoint" not in result.stderr + caplog.text
     folder = out / stage if stage == "intermediate" else out
     assert last_complete_checkpoint(folder) == str(folder / "checkpoint-2")
     assert checkpoints(folder) == ["checkpoint-2"]

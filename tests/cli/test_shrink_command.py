@@ -24,6 +24,7 @@ from tiny import model_for, tokenizer
 from two_stage_runs import same, weights
 
 import hf_distill
+from hf_distill import DistillationTrainer
 from hf_distill.cli import sweep_trials
 from hf_distill.cli.main import command_module
 from hf_distill.cli.shrink_run import ShrinkResult, _show
@@ -550,6 +551,37 @@ def test_a_search_where_a_budget_has_room(
     page = (folder / "report.html").read_text()
     assert "hf-distill sweep" in page and "--search_space" in page
     assert_says_nothing_about_the_machine(folder, str(tmp_path), options[2])
+
+
+@pytest.mark.parametrize("moment", ["plan", "training"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, None], ids=["Ctrl-C", "SIGTERM"])
+def test_stopped_it_says_how_to_go_on(
+    moment: str,
+    error: Any,
+    program: Program,
+    options: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if moment == "training":
+        assert program(*options, "--dry_run").status == 0
+    forward = DistillationTrainer.training_step
+
+    def stopped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if error is not None:
+            raise error
+        signal.raise_signal(signal.SIGTERM)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", stopped)
+    again = ["--overwrite_output_dir"] if moment == "plan" else []
+    result = program(*options, *again)
+    assert result.status == (143 if error is None else 130)
+    said = result.stderr + caplog.text
+    assert "--resume" not in said and "resume_from_checkpoint" not in said
+    assert said.count("To continue, repeat the command") == 1
+    assert ("without --overwrite_output_dir" in said) == bool(again)
+    assert ("nothing was to be saved yet" in said) == (moment == "plan" and error is None)
 
 
 @pytest.mark.slow

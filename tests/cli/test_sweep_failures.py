@@ -45,6 +45,18 @@ def test_a_trial_that_fails_does_not_stop_the_others(
     assert content["best"] == 1
 
 
+def test_stopped_it_says_how_to_go_on(
+    program: Program, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", stopped)
+    result = program("sweep", "--config", config_of(options, tmp_path))
+    assert result.status == 130 and "To continue, repeat the command." in result.stderr
+    assert "--resume" not in result.stderr
+
+
 def test_three_failures_in_a_row_stop_it(
     program: Program, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,7 @@ def test_a_run_of_one_stage_forgets_those_of_two(
     [
         ("intermediate", 1, "No checkpoint had been saved yet"),
         ("intermediate", 3, "intermediate/checkpoint-2"),
-        ("prediction", 1, "The intermediate stage is done: to resume after it"),
+        ("prediction", 1, "The intermediate stage is done. To resume after it"),
         ("prediction", 3, "out/checkpoint-2"),
     ],
 )
