@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_distill._version import __version__
-from hf_distill.cli.output import make_output_safe
+from hf_distill.cli.output import make_output_safe, warnings_said_once
 from hf_distill.extras import MissingExtraError
 
 COMMANDS = {
@@ -99,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = command_module(command)
         _hide_noise()
-        module.run(argv[position + 1 :])
+        with warnings_said_once():
+            module.run(argv[position + 1 :])
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read (`… | head`) has seen enough. What Python flushes at exit goes nowhere.

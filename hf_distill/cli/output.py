@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import codecs
 import json
+import logging
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hf_distill.files import HIDDEN, display_name, without_paths
@@ -18,6 +20,25 @@ _PLAIN = {
     "→": "->", "←": "<-", "↑": "^", "↓": "v", "…": "...", "×": "x", "±": "+-", "≥": ">=", "≤": "<=",
     "−": "-", "–": "-", "—": "-", "’": "'", "“": '"', "”": '"', "·": "-", "²": "^2",
 }  # fmt: skip
+
+
+@contextmanager
+def warnings_said_once() -> Iterator[None]:
+    """Say once what each stage, trial or step of a command would say of the same two models."""
+    said: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_repeated = record.levelno >= logging.WARNING and message in said
+        said.add(message)
+        return not is_repeated
+
+    logger = logging.getLogger("hf_distill.teachers.create")
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 def make_output_safe() -> None:

@@ -37,6 +37,7 @@ from hf_distill.cli.run_folder import METRICS, PICTURES, REPLICATES, SAMPLES
 from hf_distill.cli.teacher_column import check_column_task, column_config, read_column
 from hf_distill.cli.train_request import Request
 from hf_distill.compatibility import input_limit
+from hf_distill.compatibility.origin import keep_record, read_record
 from hf_distill.console import log_rank_0
 from hf_distill.files import display_name, write_json
 from hf_distill.heads import TokenClassificationHead
@@ -197,6 +198,7 @@ def _load_student(request: Request, **options: Any) -> PreTrainedModel:
         ignore_mismatched_sizes="num_labels" in options,
         **options,
     )
+    keep_record(student, read_record(request.run.student_model))
     if new:
         learns = request.args.stage == "prediction"
         what = "so trained from scratch" if learns else "random, and this stage leaves it so"

@@ -7,12 +7,15 @@ from typing import Any
 from hf_distill.compatibility.findings import Finding, error, info, warning
 
 
-def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Finding]]:
+def align_labels(
+    student: Any, teacher: Any, *, made_of_it: bool = False
+) -> tuple[list[int] | None, list[Finding]]:
     """Match the labels of two configurations by name.
 
     Args:
         student: the student's configuration.
         teacher: the teacher's.
+        made_of_it: the student was made of this teacher, so labels without names are its own.
 
     Returns:
         For each class of the student the class of the teacher that it is, or ``None`` if they are
@@ -59,13 +62,16 @@ def align_labels(student: Any, teacher: Any) -> tuple[list[int] | None, list[Fin
     unnamed = [who for who, names in (("teacher", theirs), ("student", ours)) if _made_up(names)]
     if ours == theirs and not unnamed:
         return None, [info("labels", f"The same {len(ours)} labels in the same order.")]
+    if unnamed and made_of_it and ours == theirs:
+        return None, [info("labels", f"The {len(ours)} labels of the teacher that it is made of.")]
     if unnamed:
         return None, [
             warning(
                 "labels",
                 f"The labels of the {' and '.join(unnamed)} have no names (LABEL_0, … or "
                 "0, …), so nobody can check that class 0 of the teacher is class 0 of the student. "
-                "Set id2label and label2id in both configurations.",
+                "Set id2label and label2id in both configurations, or name the labels of a "
+                "teacher of texts when it is trained (hf-distill train --class_names).",
             )
         ]
     if len(set(theirs)) == len(theirs) and sorted(ours) == sorted(theirs):

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_distill.compatibility.findings import Finding, error, info, warning
 from hf_distill.compatibility.labels import align_labels
+from hf_distill.compatibility.origin import is_made_of
 from hf_distill.compatibility.vocabulary_map import MARK
 from hf_distill.heads import (
     LabelledHead,
@@ -29,7 +30,12 @@ _POSITION_EMBEDDINGS = ("position_embeddings", "embed_positions", "wpe")
 
 
 def check_models(
-    teacher: nn.Module, student: nn.Module, head: TaskHead, *, compare_logits: bool = True
+    teacher: nn.Module,
+    student: nn.Module,
+    head: TaskHead,
+    *,
+    compare_logits: bool = True,
+    teacher_name: str | None = None,
 ) -> list[Finding]:
     """Check that two models fit together; what the head needs to know of the teacher is set.
 
@@ -38,6 +44,7 @@ def check_models(
         student: the student.
         head: the student's head. It learns the teacher's order of labels.
         compare_logits: otherwise only intermediate layers will be, whatever the task.
+        teacher_name: if the teacher's module does not know it.
     """
     if not compare_logits:
         return [_check_weights(teacher, student), *_check_lengths(teacher, student)]
@@ -50,7 +57,10 @@ def check_models(
     if isinstance(head, LabelledHead):
         if not hasattr(student_config, "num_labels"):
             head.config = teacher_config
-        head.teacher_order, found = align_labels(student_config, teacher_config)
+        made_of_it = is_made_of(student, teacher, teacher_name)
+        head.teacher_order, found = align_labels(
+            student_config, teacher_config, made_of_it=made_of_it
+        )
         findings += found
     if isinstance(head, SequenceClassificationHead):
         findings += _check_problem_types(head.problem_type, teacher_config)

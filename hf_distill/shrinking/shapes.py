@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from hf_distill.compatibility.origin import keep_record
+from hf_distill.files import display_name
 from hf_distill.students.depth import choose_layers
 from hf_distill.students.families import FeedForward, family_of
 from hf_distill.students.sizes import Sizes, set_dropout, student_config, student_sizes
@@ -266,6 +268,7 @@ def random_model(
             if parameter.ndim > 1:
                 parameter.normal_(std=0.02, generator=generator)
     made: PreTrainedModel = model.to(device=teacher.device, dtype=teacher.dtype).eval()
+    keep_record(made, {"teacher": display_name(str(teacher.name_or_path))})
     return made
 
 

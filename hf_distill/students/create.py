@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from hf_distill._version import __version__
+from hf_distill.compatibility.origin import keep_record
 from hf_distill.compatibility.tokenizers import vocabulary_size
 from hf_distill.files import display_name
 from hf_distill.heads import unwrap_peft
@@ -27,7 +28,6 @@ from hf_distill.students.families import Family, Stack, family_of
 from hf_distill.students.fitting import StackFit
 from hf_distill.students.head_fitting import HeadFit
 from hf_distill.students.running import Side, unchunked
-from hf_distill.students.saving import keep_record
 from hf_distill.students.sentence_embeddings import (
     create_sentence_student,
     is_sentence_transformer,

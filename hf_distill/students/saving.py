@@ -7,20 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
+from hf_distill.compatibility.origin import STUDENT_FILE, kept_record
 from hf_distill.compatibility.tokenizers import tokenizer_of
 from hf_distill.compatibility.vocabulary_map import VocabularyMap, mark_of
 from hf_distill.files import display_name, temporary_path, write_json
 from hf_distill.students.sentence_embeddings import is_sentence_transformer
-
-STUDENT_FILE = "student.json"
-_ATTRIBUTE = "distillation_record"
-
-
-def keep_record(student: PreTrainedModel, record: dict[str, Any]) -> None:
-    """Note on a student how it was made, for ``save_student``."""
-    vars(student)[_ATTRIBUTE] = record
 
 
 def save_student(
@@ -45,7 +36,7 @@ def save_student(
         OSError: the folder cannot be written to.
     """
     encoder = student[0].model if is_sentence_transformer(student) else student
-    record: dict[str, Any] | None = vars(encoder).get(_ATTRIBUTE)
+    record = kept_record(encoder)
     if record is None:
         raise ValueError(
             f"student is a {type(student).__name__} that create_student did not make: use "

@@ -225,7 +225,13 @@ def _cached_teacher(
     if description.architecture == COLUMN:
         _check_column_loss(description.config or {}, args)
     teacher = CachedTeacher(description, head, alignment)
-    found = check_models(teacher.model, student, head, compare_logits=args.uses_logits_loss)
+    found = check_models(
+        teacher.model,
+        student,
+        head,
+        compare_logits=args.uses_logits_loss,
+        teacher_name=description.teacher,
+    )
     if alignment.two_encodings:
         found = of_other_tokens(found)
     raise_on_errors([*found, _check_tokenizer(description, processing_class)], logger)

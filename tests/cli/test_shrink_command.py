@@ -240,6 +240,28 @@ def test_every_task_has_a_plan(task: str, program: Program, tmp_path: Path) -> N
     assert plan["shape"] != plan["teacher"] and plan["speedup"] == 2.0
 
 
+def test_labels_without_names_are_doubted_where_the_student_is_another_model(
+    program: Program, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task, data = "text-classification", write_data(tmp_path, "text-classification")
+    data = Path(data)
+    data.write_text(data.read_text().replace(",pos", ",0").replace(",neg", ",1"))
+    teacher = save_model(tmp_path / "teacher", task, seed=1, layers=3)
+    shared = ["--teacher_model", teacher, "--train_file", data, "--use_cpu"]
+    small = ["--num_hidden_layers", "1", "--num_train_epochs", "1", "--no_export"]
+    shrunk = program("shrink", *shared, *small, "--teacher_check_samples", "0", "--output_dir",
+                     tmp_path / "small", "--hidden_states_share", "0.5")  # fmt: skip
+    assert shrunk.status == 0, shrunk.stderr
+    assert "have no names" not in caplog.text + shrunk.stderr
+    other = save_model(tmp_path / "other", task, seed=2, layers=1)
+    stages = ["--intermediate_max_steps", "1", "--max_steps", "1", "--report_to", "none"]
+    trained = program("train", *shared, *stages, "--teacher_check_samples", "0",
+                      "--student_model", other, "--output_dir", tmp_path / "out")  # fmt: skip
+    assert trained.status == 0, trained.stderr
+    assert (caplog.text + trained.stderr).count("have no names") == 1
+    assert "--class_names" in caplog.text + trained.stderr
+
+
 def test_a_teacher_of_numbers(program: Program, tmp_path: Path) -> None:
     one = {"num_labels": 1, "id2label": {0: "stars"}, "label2id": {"stars": 0}}
     teacher = save_model(tmp_path / "teacher", "text-classification", seed=1, layers=3, **one)

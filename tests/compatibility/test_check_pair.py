@@ -34,8 +34,9 @@ from transformers import (
 )
 from zoo import zoo_model
 
-from hf_distill import check_pair
+from hf_distill import check_pair, create_student
 from hf_distill.compatibility import longest_input
+from hf_distill.students import save_student
 
 # ---- good pairs ----------------------------------------------------------------------------------
 
@@ -49,6 +50,26 @@ def test_a_good_pair(tmp_path: Path) -> None:
     assert set(status(report).values()) == {"ok"}
     assert "97 tokens" in message(report, "tokenizer")
     assert "The same 3 labels" in message(report, "labels")  # the student was given the teacher's
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_a_student_has_the_labels_of_the_teacher_that_it_is_made_of(
+    is_saved: bool, tmp_path: Path
+) -> None:
+    unnamed = classifier("LABEL_0", "LABEL_1", "LABEL_2", num_hidden_layers=3)
+    teacher = saved(unnamed, tmp_path / "teacher", words=tokenizer())
+    student = create_student(teacher, num_hidden_layers=1)
+    made: Any = student
+    if is_saved:
+        save_student(student, tmp_path / "student", tokenizer())
+        made = str(tmp_path / "student")
+    report = check_pair(teacher, made)
+    assert status(report)["labels"] == "ok" and "made of" in message(report, "labels")
+    other = saved(copy.deepcopy(unnamed), tmp_path / "other", words=tokenizer())
+    assert status(check_pair(other, made))["labels"] == "warning"
+    student.config.id2label = {0: "0", 1: "1", 2: "2"}
+    if not is_saved:
+        assert status(check_pair(teacher, made))["labels"] == "warning"
 
 
 def test_shared_running_statistics_are_refused() -> None:
