@@ -222,7 +222,7 @@ def test_every_kind_of_label(kind: str, tmp_path: Path, program: Callable[..., R
         assert metrics[key] == 25.0 * right
     result = program("compare", "--task", CLASSES, "--use_cpu", "--file", data,
                      "--teacher", tmp_path / "teacher", "--student_distilled", tmp_path / "out",
-                     "--output_dir", tmp_path, "--latency_samples", "1",
+                     "--output_dir", tmp_path / "compared", "--latency_samples", "1",
                      "--throughput_samples", "1")  # fmt: skip
     assert result.status == 0, result.stderr
 

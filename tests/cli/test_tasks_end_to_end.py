@@ -106,11 +106,11 @@ def test_model_agrees_with_itself(
 ) -> None:
     result = program(
         "compare", *project.options, "--teacher", project.teacher,
-        "--student_distilled", project.teacher, "--file", project.data, "--output_dir", tmp_path,
-        "--latency_samples", "0", "--throughput_samples", "0",
+        "--student_distilled", project.teacher, "--file", project.data,
+        "--output_dir", tmp_path / "out", "--latency_samples", "0", "--throughput_samples", "0",
     )  # fmt: skip
     assert result.status == 0, result.stderr
-    content = json.loads((tmp_path / "comparison.json").read_text())
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
     for share in content["models"]["student_distilled"]["agreement"].values():
         # A random summarizer may write no word at all.
         assert share == pytest.approx(1.0) or project.task in ("summarization", "translation")
