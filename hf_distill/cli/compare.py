@@ -398,7 +398,12 @@ def _with_speed(
     arguments: CompareArguments,
 ) -> Comparison:
     """Add the latency and the throughput of the first model of each role."""
-    from hf_distill.reports.measurements import WARM_UP, measure_latencies, measure_throughputs
+    from hf_distill.reports.measurements import (
+        WARM_UP,
+        measure_latencies,
+        measure_throughputs,
+        other_work,
+    )
     from hf_distill.tasks.tables import evenly_spaced
 
     predictors = {
@@ -408,6 +413,9 @@ def _with_speed(
     latencies: dict[str, Any] = {}
     throughputs: dict[str, float] = {}
     settings = dict(comparison.settings)
+    busy = other_work()
+    if busy is not None:
+        settings["timed on a busy machine"] = busy
     if arguments.latency_samples > 0:
         rows = list(evenly_spaced(examples, arguments.latency_samples))
         latencies = measure_latencies(predictors, rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,9 +16,10 @@ from hf_distill.cli.arguments import DataSource
 from hf_distill.cli.loading import load_examples, load_tokenizer, load_trained_model, naming
 from hf_distill.cli.precision import bfloat16_pays
 from hf_distill.cli.run_folder import check_strangers
-from hf_distill.cli.shrink_request import ShrinkRequest
+from hf_distill.cli.shrink_request import SIZES, ShrinkRequest
 from hf_distill.cli.sweep_arguments import SWEEP_PACKAGES
 from hf_distill.files import differences, read_json, write_json
+from hf_distill.reports.measurements import other_work
 from hf_distill.reports.report import Decision
 from hf_distill.shrinking.decisions import decide, settings_of
 from hf_distill.shrinking.plan import Data, Further, Measured, Plan
@@ -158,7 +158,9 @@ def make_plan(request: ShrinkRequest) -> Plan:
         tried = encode(rows, held_out_source, training=True, labelled=True)
         bench.check_teacher(candidates.shapes[-1], tried, samples)
     sys.stderr.write("Timing shapes of a student …\n")
-    _warn_of_other_work()
+    busy = other_work()
+    if busy is not None:
+        _warn_of_other_work(request, busy)
     best, table = choose_shape(
         candidates,
         request.target,
@@ -211,18 +213,21 @@ def make_plan(request: ShrinkRequest) -> Plan:
         decisions={one.name: one for one in decisions},
         table=table,
         seconds=seconds,
+        busy=busy,
     )
 
 
-def _warn_of_other_work() -> None:
-    """Warn where what is timed would be timed beside other work."""
-    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
-    if load > cores + 1:
-        sys.stderr.write(
-            f"This machine is busy (load {load:.1f} on {cores} cores), so the times that a shape "
-            "is chosen by are not those of an idle one. Stop other work and make the plan again "
-            "(--overwrite_output_dir), or name the shape (--num_hidden_layers, --hidden_size).\n"
-        )
+def _warn_of_other_work(request: ShrinkRequest, load: str) -> None:
+    """Warn that what is timed is timed next to other work, and what can be done about it."""
+    again = "Stop other work and make the plan again (--overwrite_output_dir)"
+    what, remedy = "times that are predicted", again
+    open_sizes = [f"--{name}" for name in SIZES if name not in request.sizes]
+    if request.target.speedup is not None and open_sizes:
+        what = "times that a shape is chosen by"
+        remedy = f"{again}, or name the shape as well ({', '.join(open_sizes)})"
+    sys.stderr.write(
+        f"This machine is busy ({load}), so the {what} are not those of an idle one. {remedy}.\n"
+    )
 
 
 def _validation_rows(request: ShrinkRequest, teacher: Any) -> Any:

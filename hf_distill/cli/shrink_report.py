@@ -100,7 +100,10 @@ def write_shrink_report(
         for name, (place, steps) in trainings.items()
         if (log := read_log(place))
     ]
-    grids = [Grid("Shapes of a student", _columns(plan), _shape_rows(plan))]
+    notes = []
+    if plan.busy is not None:
+        notes = [f"They were timed on a busy machine ({plan.busy}); an idle one has other times."]
+    grids = [Grid("Shapes of a student", _columns(plan), _shape_rows(plan), notes)]
     if failures:
         rows = [(step, reason) for step, reason in failures.items()]
         grids.append(Grid("What failed; the student stays as it is", ("step", "why"), rows))

@@ -36,7 +36,7 @@ _AUGMENTED: dict[str, tuple[str, ...]] = {
     "token-classification": ("text_column", "label_column"),
 }
 """Tasks whose texts can be augmented, and the options that name the columns."""
-_SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
 _USUAL_SPEEDUP = 2.0
 
 
@@ -79,7 +79,7 @@ class ShrinkRequest:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Return the sizes that are set by hand."""
-        given = {name: getattr(self.arguments, name) for name in _SIZES}
+        given = {name: getattr(self.arguments, name) for name in SIZES}
         return {name: size for name, size in given.items() if size is not None}
 
     @cached_property

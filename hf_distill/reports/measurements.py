@@ -107,6 +107,12 @@ def measure_throughputs(
     return {name: len(examples) / statistics.median(seconds[1:]) for name, seconds in times.items()}
 
 
+def other_work() -> str | None:
+    """Return the load of a machine that is too busy to time anything; ``None`` of an idle one."""
+    load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
+    return f"load {load:.1f} on {cores} cores" if load > cores + 1 else None
+
+
 def describe_machine(device: torch.device) -> dict[str, str]:
     """Return what timings depend on: processor, accelerator, versions; no host or user name."""
     return {

@@ -118,6 +118,7 @@ class Plan:
         decisions: what was decided and why, by the name of the option.
         table: the shapes that were timed, the slowest first.
         seconds: predicted, by step.
+        busy: the load of the machine, if other work made the timings longer.
     """
 
     task: str
@@ -127,6 +128,7 @@ class Plan:
     decisions: dict[str, Decision]
     table: list[Timed] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    busy: str | None = None
 
     def __getitem__(self, name: str) -> Any:
         """Return the value of a decision."""

@@ -165,7 +165,12 @@ def test_a_plan_that_was_not_begun_is_made_again(
     monkeypatch.setattr(os, "getloadavg", lambda: (9876.5, 0.0, 0.0), raising=False)
     again = program(*options, "--dry_run", "--temperature", "7")
     assert again.status == 0, again.stderr
-    assert "load 9876.5" in again.stderr and "--num_hidden_layers" in again.stderr
+    assert "load 9876.5" in again.stderr and "times that are predicted" in again.stderr
+    assert "--num_hidden_layers" not in again.stderr  # which is given
+    assert "load 9876.5" in plan_of(tmp_path / "small")["plan"]["busy"]
+    by_time = program(*without(options, "--output_dir"), "--speedup", "1.2", "--dry_run",
+                      "--output_dir", tmp_path / "fast")  # fmt: skip
+    assert "name the shape as well (--hidden_size, " in by_time.stderr
     same_settings = [*options, "--dry_run", "--temperature", "7"]
     assert "is busy" not in program(*same_settings).stderr
     assert "is busy" in program(*same_settings, "--overwrite_output_dir").stderr
@@ -173,6 +178,10 @@ def test_a_plan_that_was_not_begun_is_made_again(
     assert decisions["temperature"] == {
         "name": "temperature", "value": 7.0, "reason": "set by hand"
     }  # fmt: skip
+    assert program(*options, "--temperature", "7").status == 0
+    pages = [(tmp_path / "small" / name).read_text() for name in ("report.md", "report.html")]
+    assert all("timed on a busy machine (load 9876.5 on" in page for page in pages)
+    assert all("timed on a busy machine: load 9876.5 on" in page for page in pages)
 
 
 @pytest.mark.parametrize("content", ["{", "{}"])
