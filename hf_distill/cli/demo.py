@@ -92,6 +92,13 @@ def run(argv: Sequence[str]) -> None:
         f"Making {material['teacher_model']} smaller. First shapes of a student are timed; then "
         "comes the plan, with the time that every step will take.\n"
     )
+    chosen = [name for name in ("temperature", "distillation_loss_weight") if name in material]
+    if chosen:
+        sys.stdout.write(
+            "The labels are generated, so they are always right, and the demo lets them count: "
+            + ", ".join(f"--{name} {material[name]}" for name in chosen)
+            + ".\n"
+        )
     options = {
         "task": "question-answering",
         **material,
@@ -104,8 +111,8 @@ def run(argv: Sequence[str]) -> None:
     with continued_by("repeat the command", overwrites=arguments.overwrite_output_dir):
         shrink.run(list(shrink.build_parser().words_of(options, "the demo")))
     sys.stdout.write(
-        f"\nThat took {time.monotonic() - began:.0f} seconds. All about it is on one page: "
-        f"{small / 'report.html'}\nAsk the student a question of your own:\n"
+        f"\nThat took {time.monotonic() - began:.0f} seconds. Ask the student a question of your "
+        "own:\n"
         f"  hf-distill answer --model {small / 'student'} \\\n"
         f'      --question "{QUESTION}" \\\n'
         f'      --context "{CONTEXT}"\n'

@@ -132,8 +132,9 @@ def run(argv: Sequence[str]) -> None:
     title += f" ({report.settings})" if report.settings else ""
     print_rows(title, ["", "original", "exported"], report.rows(), numbers=True)
     sys.stdout.write(
-        f"{report.speed_up():.2f} times as fast on {report.machine['processor']}, "
-        f"{report.machine['threads']} threads, written to {arguments.output_dir}\n"
+        f"The export is {report.speed_up():.2f} times as fast as {display_name(source)}, which it "
+        f"is made of, on {report.machine['processor']}, {report.machine['threads']} threads; "
+        f"written to {arguments.output_dir}\n"
     )
 
 

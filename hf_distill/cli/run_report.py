@@ -21,6 +21,10 @@ from hf_distill.reports.report import Picture, Report, Stage, Tile
 from hf_distill.reports.sweep_report import figure
 from hf_distill.reports.terminal import in_words
 
+CHOSE_THE_CHECKPOINT = (
+    "The validation data chose the student among its checkpoints, so judge it in the end on other "
+    "data."
+)
 _REMEDY = "train again"
 _FACTS = {
     "learning_rate": "learning rate",
@@ -65,6 +69,7 @@ def run_report(folder: Path, command: str, machine: Mapping[str, str]) -> Report
         + (f" that learned from {teacher}" if teacher else ""),
         subtitle=f"{metrics['task']}: trained on {metrics['train_data']}"
         + (f", scored on {metrics['validation_data']}" if metrics["validation_data"] else ""),
+        remarks=[] if metrics.get("kept_step") is None else [CHOSE_THE_CHECKPOINT],
         tiles=list(_tiles(metrics, facts, runs)),
         scores=_scores(metrics),
         stages=stages,

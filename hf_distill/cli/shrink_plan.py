@@ -195,7 +195,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
     searches = all(find_spec(package) for package in SWEEP_PACKAGES)
     further = Further(request.arguments.baseline, exports, can_search=searches)
     decisions, seconds = decide(task.name, request.asked, sizes, measured, best, further)
-    by = "set by hand" if training.bf16 is not None else "by a timed product of matrices"
+    by = "set by --bf16" if training.bf16 is not None else "by a timed product of matrices"
     decisions = [
         Decision("shape", str(best.shape), _why(request, best, table, bench.loss)),
         *decisions,
@@ -256,7 +256,7 @@ def _uses_bfloat16(request: ShrinkRequest) -> bool:
 def _why(request: ShrinkRequest, best: Timed, table: Sequence[Timed], loss: str) -> str:
     """Explain the choice of a shape."""
     made = [one for one in table if one.divergence is not None]
-    parts = [f"{name} {value} set by hand" for name, value in request.sizes.items()]
+    parts = [f"{name} {value} set by --{name}" for name, value in request.sizes.items()]
     if request.target.speedup is not None:
         parts.append(
             f"{best.speedup:.2f} times as fast as the teacher ({best.milliseconds:.1f} against "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hf_distill.cli.progress import duration
 from hf_distill.cli.run_folder import INTERMEDIATE, METRICS, read_log
-from hf_distill.cli.run_report import kept_student
+from hf_distill.cli.run_report import CHOSE_THE_CHECKPOINT, kept_student
 from hf_distill.cli.shrink_plan import DISTANCES, PLAN_FILE
 from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.files import display_name, read_json
@@ -33,8 +33,10 @@ def print_plan(plan: Plan, request: ShrinkRequest) -> None:
     sys.stdout.write(
         f"Predicted: {plan.speedup:.2f} times as fast as the teacher, in about "
         f"{duration(sum(plan.seconds.values()))} ({parts}).\n"
-        f"The plan is in {request.folder / PLAN_FILE}.\n"
+        f"The plan is in {request.folder / PLAN_FILE}."
     )
+    follows = " The same command without --dry_run follows it."
+    sys.stdout.write(f"{follows if request.arguments.dry_run else ''}\n")
 
 
 def _columns(plan: Plan) -> tuple[str, ...]:
@@ -111,6 +113,7 @@ def write_shrink_report(
     report = replace(
         compared or Report(""),
         title=f"{display_name(request.teacher)}, made smaller: {plan.shape}",
+        remarks=[] if compared is None else [CHOSE_THE_CHECKPOINT],
         decisions=list(plan.decisions.values()),
         stages=stages,
         grids=grids,

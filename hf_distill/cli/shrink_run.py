@@ -275,6 +275,11 @@ def _show(result: ShrinkResult, asked: float | None) -> None:
     )
     for step, reason in result.failures.items():
         sys.stdout.write(f"Without {step}: {reason}\n")
+    sys.stdout.write(
+        f"All about it is on one page: {result.student.parent / 'report.html'}\nScore it on data "
+        "that had no part in choosing it:\n"
+        f"  hf-distill evaluate --model {result.student} --task {plan.task} --file FILE\n"
+    )
 
 
 def _make_repository(request: ShrinkRequest) -> None:

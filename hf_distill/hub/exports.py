@@ -61,7 +61,7 @@ def exports_table(exports: Mapping[str, Export]) -> str:
         )
     header = [
         "file", "weights", "measure", "student", "exported", "student, MB", "exported, MB",
-        "times as fast",
+        "times as fast as the student",
     ]  # fmt: skip
     machines = {
         f"{one.report['machine']['processor']}, {one.report['machine']['threads']} threads"

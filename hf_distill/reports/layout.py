@@ -120,7 +120,7 @@ def lay_out(report: Report) -> Page:
     return Page(
         title=report.title,
         subtitle=subtitle,
-        headline=headline,
+        headline=[*headline, *report.remarks],
         tiles=report.tiles or list(_tiles(comparison)),
         sections=[section for section in sections if section.blocks],
         footer=f"Written by hf-distill {__version__}. {missing or ''}".strip(),

@@ -79,6 +79,7 @@ class Report:
         title: what was made or compared.
         subtitle: task, data, in one line.
         headline: sentences that say what came of it; by default those of the comparison.
+        remarks: sentences after the headline, on how far it can be trusted.
         tiles: the first numbers; by default those of the comparison.
         comparison: the models, each with what was measured.
         scores: of a model that is compared with none: metric -> value.
@@ -96,6 +97,7 @@ class Report:
     title: str
     subtitle: str = ""
     headline: Sequence[str] = ()
+    remarks: Sequence[str] = ()
     tiles: Sequence[Tile] = ()
     comparison: Comparison | None = None
     scores: Mapping[str, str] = field(default_factory=dict)

@@ -162,7 +162,6 @@ def _scoring(data: Data, measured: Measured, batch: int) -> float:
 
 
 def _settings(task: str, asked: Asked, data: Data, settings: Defaults) -> list[Decision]:
-    by_hand = "set by hand"
     weight = asked.distillation_loss_weight
     if not data.labelled:
         if weight is not None and weight < 1:
@@ -175,7 +174,7 @@ def _settings(task: str, asked: Asked, data: Data, settings: Defaults) -> list[D
         reason = f"the default for {task}, by the tables of benchmarks/RESULTS.md"
         chosen = Decision("distillation_loss_weight", settings.distillation_loss_weight, reason)
     else:
-        chosen = Decision("distillation_loss_weight", weight, by_hand)
+        chosen = Decision("distillation_loss_weight", weight, _by("distillation_loss_weight"))
     decisions = [chosen]
     names = {
         "learning_rate": "learning_rate",
@@ -190,7 +189,7 @@ def _settings(task: str, asked: Asked, data: Data, settings: Defaults) -> list[D
             raise ValueError(f"temperature={asked.temperature}: {reason}; leave it out.")
         del names["temperature"]
     for option, name in names.items():
-        reason = f"the default for {task}" if getattr(asked, name) is None else by_hand
+        reason = f"the default for {task}" if getattr(asked, name) is None else _by(option)
         decisions.append(Decision(option, getattr(settings, name), reason))
     return decisions
 
@@ -251,7 +250,7 @@ def _length(
             + (f", and {alone:.2f} s for the student alone" if alone else "")
         )
     by_tables = "the default: students that begin in their teacher's states ended no higher by it"
-    source = "set by hand" if asked.hidden_states_share is not None else by_tables
+    source = by_tables if asked.hidden_states_share is None else _by("hidden_states_share")
     return [
         Decision("hidden_states_share", share, source),
         Decision("hidden_states_steps", first, f"{share:.0%} of {why}"),
@@ -259,6 +258,11 @@ def _length(
         Decision("cache_teacher_outputs", cached, cache_reason),
         *searched,
     ]
+
+
+def _by(option: str) -> str:
+    """Return the reason of a value that is not the plan's."""
+    return f"set by --{option}"
 
 
 def combinations(space: Mapping[str, list[float]]) -> int:
@@ -294,7 +298,7 @@ def _search(
 
 def _cache(task: str, asked: Asked, epochs: float) -> tuple[bool, str]:
     if asked.cache is not None:
-        return asked.cache, "set by hand"
+        return asked.cache, _by("cache_teacher_outputs")
     if task not in _STORED:
         return False, f"outputs for {task} are large, or other ones in each pass"
     if epochs < _CACHE_FROM:

@@ -69,6 +69,8 @@ def test_a_training_ends_early(
     assert done.status == 0, done.stderr
     assert (tmp_path / "out" / "checkpoint-6").is_dir()
     assert not (tmp_path / "out" / "checkpoint-8").exists()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "chose the student among its checkpoints" in report
 
 
 @pytest.mark.parametrize(("rate", "kept"), [("10", True), ("1e-3", False)])

@@ -51,6 +51,7 @@ def test_without_teacher_and_matplotlib(
     assert result.status == 0 and "hf-distill[plots]" in result.stderr
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<svg" not in page and "learned from" not in page
+    assert "chose the student" not in page
     assert "weight of the teacher" not in page and "F1" in page
 
 

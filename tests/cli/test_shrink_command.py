@@ -99,6 +99,7 @@ def test_a_dry_run_prints_the_plan_which_is_then_followed(
     shown = program(*options, "--dry_run")
     assert shown.status == 0, shown.stderr
     assert "hidden_states_steps" in shown.stdout and "1.50" in shown.stdout
+    assert "same command without --dry_run follows it" in shown.stdout
     assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == [
         "shrink.json"
     ]
@@ -115,8 +116,11 @@ def test_a_dry_run_prints_the_plan_which_is_then_followed(
     assert_says_nothing_about_the_machine(folder, str(tmp_path), options[2])
     metrics = json.loads((folder / "student" / "metrics.json").read_text())
     assert metrics["intermediate_stage"]["steps"] == 4
-    assert "times as fast" in done.stdout
+    assert "times as fast" in done.stdout and "without --dry_run" not in done.stdout
+    assert f"on one page: {folder / 'report.html'}" in done.stdout
+    assert f"hf-distill evaluate --model {folder / 'student'} --task" in done.stdout
     page = (folder / "report.html").read_text()
+    assert "chose the student among its checkpoints" in page
     for shown in ("hidden_states_steps", "hf-distill create-student", "nearest to the teacher"):
         assert shown in page
     assert_says_nothing_about_the_machine(folder / "comparison", str(tmp_path))
@@ -176,7 +180,7 @@ def test_a_plan_that_was_not_begun_is_made_again(
     assert "is busy" in program(*same_settings, "--overwrite_output_dir").stderr
     decisions = plan_of(tmp_path / "small")["plan"]["decisions"]
     assert decisions["temperature"] == {
-        "name": "temperature", "value": 7.0, "reason": "set by hand"
+        "name": "temperature", "value": 7.0, "reason": "set by --temperature"
     }  # fmt: skip
     assert program(*options, "--temperature", "7").status == 0
     pages = [(tmp_path / "small" / name).read_text() for name in ("report.md", "report.html")]

@@ -75,6 +75,7 @@ def test_the_whole_demo_on_a_tiny_model(
     with pytest.raises(KeyboardInterrupt):
         demo.run(options(tmp_path, teacher))
     said = capsys.readouterr()
+    assert "--temperature 2.0, --distillation_loss_weight 0.5" in said.out
     assert "Predicted" in said.out and "left in all" in said.err
     small = tmp_path / "small"
     trained = [small / "student" / "model.safetensors"]

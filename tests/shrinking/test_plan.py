@@ -263,7 +263,7 @@ def test_options_by_hand_say_so() -> None:
         ("per_device_train_batch_size", 8),
         ("distillation_loss_weight", 0.5),
     ):
-        assert by_name[name].value == value and by_name[name].reason == "set by hand"
+        assert by_name[name].value == value and by_name[name].reason == f"set by --{name}"
     assert by_name["prediction_steps"].value == 6 * 200
     assert all(one.reason for one in decisions)
 
