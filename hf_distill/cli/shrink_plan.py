@@ -19,11 +19,12 @@ from hf_distill.cli.run_folder import check_strangers
 from hf_distill.cli.shrink_request import SIZES, ShrinkRequest
 from hf_distill.cli.sweep_arguments import SWEEP_PACKAGES
 from hf_distill.files import differences, read_json, write_json
+from hf_distill.loading import read_config
 from hf_distill.reports.measurements import other_work
 from hf_distill.reports.report import Decision
 from hf_distill.shrinking.decisions import decide, settings_of
 from hf_distill.shrinking.plan import Data, Further, Measured, Plan
-from hf_distill.shrinking.shapes import Target, Timed, candidate_shapes, choose_shape
+from hf_distill.shrinking.shapes import Shape, Target, Timed, candidate_shapes, choose_shape
 from hf_distill.shrinking.workbench import Workbench
 from hf_distill.tasks.errors import MissingLabelsError
 from hf_distill.tasks.tables import evenly_spaced
@@ -92,6 +93,7 @@ def _read(request: ShrinkRequest, file: Path) -> Plan | None:
 def make_plan(request: ShrinkRequest) -> Plan:
     """Look at teacher, data and machine, and decide."""
     task, training, data = request.task, request.training, request.data
+    sys.stderr.write(f"Task: {task.name}, {_source_of_task(request)}.\n")
     tokenizer = load_tokenizer("teacher_model", request.teacher)
     teacher: Any = load_trained_model("teacher_model", request.teacher, task, exported=False)
     precision = "bf16" if _uses_bfloat16(request) else None
@@ -155,19 +157,23 @@ def make_plan(request: ShrinkRequest) -> Plan:
     samples = training.teacher_check_samples
     if (validation is not None or labelled) and samples and candidates.shapes:
         rows = evenly_spaced(held_out, samples)
+        sys.stderr.write("Trying the teacher …\n")
         tried = encode(rows, held_out_source, training=True, labelled=True)
         bench.check_teacher(candidates.shapes[-1], tried, samples)
-    sys.stderr.write("Timing shapes of a student …\n")
     busy = other_work()
     if busy is not None:
         _warn_of_other_work(request, busy)
-    best, table = choose_shape(
-        candidates,
-        request.target,
-        bench.time_shapes,
-        lambda shape: bench.divergence(shape, candidates.teacher),
-    )
-    sys.stderr.write("Timing steps …\n")
+
+    def time_shapes(shapes: Sequence[Shape]) -> dict[Shape, tuple[float, float]]:
+        what = "a shape" if len(shapes) == 1 else f"{len(shapes)} shapes"
+        sys.stderr.write(f"Timing {what} of a student …\n")
+        return bench.time_shapes(shapes)
+
+    def divergence(shape: Shape) -> float:
+        sys.stderr.write(f"Making a student of {shape} to compare it with the teacher …\n")
+        return bench.divergence(shape, candidates.teacher)
+
+    best, table = choose_shape(candidates, request.target, time_shapes, divergence)
     shows_hidden_states = settings.hidden_states_share > 0
     times = bench.step_times(best.shape, "prediction")
     measured = Measured(
@@ -215,6 +221,13 @@ def make_plan(request: ShrinkRequest) -> Plan:
         seconds=seconds,
         busy=busy,
     )
+
+
+def _source_of_task(request: ShrinkRequest) -> str:
+    if request.arguments.task is not None:
+        return "by --task"
+    config = read_config(request.teacher, "--teacher_model")
+    return f"as the teacher is a {(config.architectures or [''])[0]} (--task names another)"
 
 
 def _warn_of_other_work(request: ShrinkRequest, load: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
+from tqdm.auto import tqdm
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -185,14 +186,16 @@ class Workbench:
         kernels and memory, which a training does once for many.
         """
         student = random_model(self.teacher, shape, self._dropout).float()
-        clock = _Clock()
+        steps = 2 * _TIMED_LENGTHS
+        bar = tqdm(total=steps, desc="Timing steps", unit="step", dynamic_ncols=True)
+        clock = _Clock(bar)
         options: dict[str, Any] = {
-            "stage": stage, "max_steps": 2 * _TIMED_LENGTHS, "save_strategy": "no",
+            "stage": stage, "max_steps": steps, "save_strategy": "no",
             "train_sampling_strategy": "sequential",
         }  # fmt: skip
         if stage == "prediction":
             options["distillation_loss_weight"] = 1.0
-        with tempfile.TemporaryDirectory() as folder, clock.watching(self.teacher):
+        with bar, tempfile.TemporaryDirectory() as folder, clock.watching(self.teacher):
             trainer = self._trainer(student, folder, train=self._timed_batches(), **options)
             if trainer.args.faster_attention is not None:
                 student.set_attn_implementation(trainer.args.faster_attention)
@@ -261,9 +264,10 @@ class Workbench:
 
 
 class _Clock(TrainerCallback):
-    """Times steps, and the teacher in them."""
+    """Times steps, and the teacher in them, and shows on a bar how many there were."""
 
-    def __init__(self) -> None:
+    def __init__(self, bar: tqdm[Any]) -> None:
+        self._bar = bar
         self._ends: list[float] = []
         self._began = 0.0
         self._teacher: list[float] = []
@@ -286,6 +290,7 @@ class _Clock(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._ends.append(time.perf_counter())
+        self._bar.update()
 
     def times(self) -> StepTimes:
         """Return means over every second step."""

@@ -253,6 +253,20 @@ def test_every_task_has_a_plan(task: str, program: Program, tmp_path: Path) -> N
     assert plan["shape"] != plan["teacher"] and plan["speedup"] == 2.0
 
 
+def test_the_task_is_said_first_and_then_how_far_it_is(program: Program, tmp_path: Path) -> None:
+    teacher = save_model(tmp_path / "teacher", "fill-mask", seed=1, layers=2)
+    architecture = type(tiny_model("fill-mask")).__name__
+    shown = program(
+        "shrink", "--teacher_model", teacher, "--train_file", write_data(tmp_path, "fill-mask"),
+        "--speedup", "1.5", "--output_dir", tmp_path / "small", "--use_cpu", "--dry_run",
+        *OPTIONS["fill-mask"],
+    )  # fmt: skip
+    assert shown.status == 0, shown.stderr
+    assert shown.stderr.startswith(f"Task: fill-mask, as the teacher is a {architecture} (--task")
+    for words in (" of a student …", "Making a student of 1 layer", "12/12"):
+        assert words in shown.stderr
+
+
 def test_labels_without_names_are_doubted_where_the_student_is_another_model(
     program: Program, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
