@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hf_distill.files import is_temporary, read_json
+from hf_distill.files import read_json
 
 INTERMEDIATE = "intermediate"
 """The folder of the first of two stages, in that of the run."""
@@ -95,7 +95,7 @@ def check_strangers(
 
 def is_of_a_beginning(path: Path) -> bool:
     """Return whether a run may leave this before its first checkpoint."""
-    return is_temporary(path) or any(fnmatch(path.name, name) for name in _OF_A_BEGINNING)
+    return any(fnmatch(path.name, name) for name in _OF_A_BEGINNING)
 
 
 def make_output_folder(folder: str | os.PathLike[str]) -> None:
