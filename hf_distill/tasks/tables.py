@@ -163,12 +163,6 @@ def _delimited(path: Path, delimiter: str) -> Dataset:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise TaskDataError(f"{path} has two columns {twice[0]!r}; rename one in the first line.")
-    other = next((one for one in ";\t,|" if len(names) == 1 and one in names[0]), None)
-    if other not in (None, delimiter):
-        raise TaskDataError(
-            f"{path} has the single column {names[0]!r}, in which {other!r} seems to separate "
-            "cells; .csv files need commas, and .tsv files tabs."
-        )
     # The reader of datasets guesses types, and fills short lines with nothing.
     return Dataset(pa.table({name: pa.array(table.column(name), pa.string()) for name in names}))
 

@@ -7,7 +7,6 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -29,6 +28,16 @@ _CELLS = {
     )
     for delimiter in ",\t"
 }
+# What ends at a separator if \" does not end a cell, and holds at least one.
+_ESCAPED = {
+    delimiter: re.compile(
+        rf'(?<![^{delimiter}\r\n])"[^"\\]*(?:\\[^"][^"\\]*)*\\"[^"\\]*(?:\\.[^"\\]*)*"'
+        rf"(?=[ ]*(?:[{delimiter}\r\n]|\Z))",
+        re.DOTALL,
+    )
+    for delimiter in ",\t"
+}
+_NAMES = {",": "comma", "\t": "tab"}
 _DOCUMENT_START = "-DOCSTART-"
 
 
@@ -122,7 +131,7 @@ class Delimited(NamedTuple):
 
 
 def read_delimited(text: str, delimiter: str) -> Delimited:
-    """Divide a table into cells.
+    r"""Divide a table into cells.
 
     In files with commas quotes enclose cells (RFC 4180). Files with tabs are written with such
     quotes (by pandas, ``csv`` and spreadsheets) or without (GLUE). Quotes enclose cells there if
@@ -131,26 +140,31 @@ def read_delimited(text: str, delimiter: str) -> Delimited:
     line are quoted, or where no cell is quoted without need.
 
     Raises:
-        TaskDataError: it has no rows of equal length, a quote is not closed, or quotes can be
-            read in both ways; names the line.
+        TaskDataError: it has no rows of equal length, a quote is not closed or written as
+            ``\"``, or quotes can be read in both ways; names the line.
     """
-    if delimiter == "," or '"' not in text:
+    if '"' not in text:
         return _divided(text, delimiter, quoted=delimiter == ",")
     letters = quoted = problem = None
     try:
-        letters = _divided(text, delimiter, quoted=False)
+        quoted = _divided(text, delimiter, quoted=True)
     except TaskDataError as error:
         problem = error
-    with suppress(TaskDataError):
-        quoted = _divided(text, delimiter, quoted=True)
+    if delimiter != ",":
+        try:
+            letters = _divided(text, delimiter, quoted=False)
+        except TaskDataError as error:
+            problem = error
+    table = quoted if delimiter == "," else letters
     rows = enumerate(quoted.rows if quoted else ())
     cells = [(row, cell) for row, line in rows for cell in line if '"' in cell]
-    names = [name for name in (letters.names if letters else ()) if '"' in name]
+    names = [name for name in (table.names if table else ()) if '"' in name]
     well_formed = all(map(_ENCLOSED.fullmatch, [*names, *(cell for _, cell in cells)]))
     if quoted is None or not well_formed:
-        if letters is None:
+        _check_escapes(text, delimiter, anywhere=letters is None)
+        if table is None:
             raise problem or AssertionError
-        return letters
+        return table
     if letters is None or len(names) == len(letters.names):
         return quoted
     inner = slice(None) if len(quoted.names) == 1 else slice(1, -1)  # csv writes a lone "" so
@@ -171,13 +185,34 @@ def _divided(text: str, delimiter: str, *, quoted: bool) -> Delimited:
         if len(lines) == 1:
             head = text[:start]
         if lines and len(cells) != len(lines[0]):
+            remedy = f"put double quotes around each cell that holds a {_NAMES[delimiter]}"
+            if len(cells) < len(lines[0]):
+                remedy = "write a separator for each cell that is empty"
             raise TaskDataError(
-                f"line {line_number(text, start)} has {len(cells)} cells, and the first line has "
-                f"{len(lines[0])}: {text[start : start + 60]!r}"
+                f"line {line_number(text, start)} does not have the {len(lines[0])} cells of the "
+                f"first line but {len(cells)}: {text[start : start + 60]!r}; {remedy}."
             )
         lines.append(cells)
+        other = next((one for one in ";\t,|" if len(lines[0]) == 1 and one in lines[0][0]), None)
+        if other not in (None, delimiter):
+            raise TaskDataError(
+                f"line 1 has the single column {lines[0][0]!r}, in which {other!r} seems to "
+                "separate cells; .csv files need commas, and .tsv files tabs."
+            )
     table = Delimited(head, [], lines[1:], quoted, delimiter)
     return table._replace(names=[table.decode(cell) for cell in lines[0]])
+
+
+def _check_escapes(text: str, delimiter: str, *, anywhere: bool) -> None:
+    """Refuse quotes that a backslash escapes; if not ``anywhere``, in a line and a cell alone."""
+    for found in _ESCAPED[delimiter].finditer(text):
+        if anywhere or not {"\n", "\r", delimiter} & {*found[0]}:
+            cell = " ".join(found[0].splitlines())[:60]
+            raise TaskDataError(
+                f"line {line_number(text, found.start())}: the quotes inside {cell} are "
+                'written as \\"; write each of them twice, "" instead of \\", or save the data as '
+                ".jsonl."
+            )
 
 
 def _plain_lines(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:

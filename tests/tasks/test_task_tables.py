@@ -110,7 +110,7 @@ def test_what_pandas_writes_with_tabs(quoting: int, tmp_path: Path) -> None:
     [
         ('text,label\n"open,pos\nb,neg\n"c" d,pos\n', "line 2: the quote before 'open,pos"),
         ('text,label\na,"pos\nb,neg\n', "line 2: the quote before 'pos"),
-        ('text,label\n"a\nb",pos\r"c\\" d",pos\ne,"n\n"x', "line 5: the quote before 'n"),
+        ('text,label\n"a\nb",pos\r"c" d",pos\ne,"n\n"x', "line 5: the quote before 'n"),
     ],
 )
 def test_a_stray_quote_never_swallows_rows(content: str, message: str, tmp_path: Path) -> None:
@@ -118,6 +118,60 @@ def test_a_stray_quote_never_swallows_rows(content: str, message: str, tmp_path:
     path.write_text(content, newline="")
     with pytest.raises(TaskDataError, match=message):
         load_table(path)
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        r'"hip \"quoted\" "',
+        r'"say \"hi\""',
+        r'"\"hi\", he said"',
+        r'"5\" disk"',
+        r'"ends with \""',
+        '"one \\", two, \\"\tthree\\" "',
+        '"one\n \\"two\\"\nthree"',
+        '"one \\"\n \\"two"',
+    ],
+)
+def test_quotes_after_backslashes_are_refused(
+    cell: str, compressed: bool, separator: str, tmp_path: Path
+) -> None:
+    """The line and the remedy are named."""
+    rows = [("text", "label"), ("plain", "1"), (cell, "0"), ('"other"', "1")]
+    content = "".join(f"{separator.join(row)}\n" for row in rows).encode()
+    path = tmp_path / (("d.csv" if separator == "," else "d.tsv") + ".gz" * compressed)
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    with pytest.raises(TaskDataError, match=r'line 3: the quotes .* as \\"; .* twice, ""'):
+        load_table(path)
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_backslashes_at_the_end_of_cells_are_letters(separator: str, tmp_path: Path) -> None:
+    path = tmp_path / ("d.csv" if separator == "," else "d.tsv")
+    rows = [
+        (r'"C:\dir\"', "0"),
+        ('"C:\\\\"', "1"),
+        ('"a\\"', f'"{separator}b"'),
+        (r'"say \""hi\"" "', "1"),
+        ('""', "2"),
+        (r'"D:\"', "3"),
+    ]
+    content = "".join(f"{separator.join(row)}\n" for row in [('"text"', '"label"'), *rows])
+    path.write_text(content)
+    table = load_table(path)
+    assert table["text"][:] == ["C:\\dir\\", "C:\\\\", "a\\", r"say \"hi\" ", "", "D:\\"]
+    assert table["label"][2] == f"{separator}b"
+
+
+def test_backslashes_before_quotes_that_are_letters(tmp_path: Path) -> None:
+    loose = [r"5\" disk", r'"open\" quote', r'say "C:\" or "D:\"']
+    for separator, ending in ((",", "csv"), ("\t", "tsv")):
+        path = tmp_path / f"d.{ending}"
+        texts = loose if ending == "tsv" else loose[::2]
+        path.write_text("".join(f"{text}{separator}1\n" for text in ["text", *texts]))
+        assert load_table(path)["text"][:] == texts
 
 
 def test_quotes_that_leave_the_rows_apart_are_taken(tmp_path: Path) -> None:
@@ -133,6 +187,8 @@ def test_quotes_that_leave_the_rows_apart_are_taken(tmp_path: Path) -> None:
         ("d.csv", "text;label\na;pos\n"),
         ("d.csv", "text\tlabel\na\tb\n"),
         ("d.tsv", "text,label\na,b\n"),
+        ("d.csv", "text;label\na, b;pos\n"),
+        ("d.csv", 'text;label\n"a, b";pos\n'),
     ],
 )
 def test_another_separator_is_named(name: str, content: str, tmp_path: Path) -> None:
@@ -142,6 +198,23 @@ def test_another_separator_is_named(name: str, content: str, tmp_path: Path) -> 
     with pytest.raises(TaskDataError, match="single column 'text") as raised:
         load_table(path)
     assert f"in which {separator} seems" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("d.csv", "text,label\na,1\n'b, c',0\n", "double quotes around each cell .* a comma"),
+        ("d.tsv", "text\tlabel\na\t1\nb\tc\t0\n", "double quotes around each cell .* a tab"),
+        ("d.csv", "text,label\na,1\nb\n", "write a separator for each cell that is empty"),
+    ],
+)
+def test_rows_of_unequal_length_name_a_remedy(
+    name: str, content: str, remedy: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(TaskDataError, match=f"line 3 does not have the 2 cells.*; .*{remedy}"):
+        load_table(path)
 
 
 @pytest.mark.parametrize("name", ["d.csv", "d.tsv", "d.json", "d.jsonl"])
