@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import TrainerState
+from transformers import PreTrainedTokenizerBase, TrainerState
 
 from hf_distill.alignment import Alignment, BothEncodings, SameEncoding
 from hf_distill.checks import TeacherGuard, check_datasets, check_late_inputs, named_datasets
 from hf_distill.compatibility import check_inputs, check_teacher, input_names, raise_on_errors
+from hf_distill.compatibility.tokenizers import check_vocabulary
 from hf_distill.compatibility.two_tokenizers import choose_alignment
 from hf_distill.heads import TaskHead, find_head, unwrap_peft
 from hf_distill.labels import Labels
@@ -160,6 +161,8 @@ class Distiller:
                 "the student; use one of transformers' models for a task (AutoModelFor…), or name "
                 "yours after theirs (…ForSequenceClassification)."
             )
+        if isinstance(self._processing_class, PreTrainedTokenizerBase):
+            check_vocabulary(self._processing_class, self.student, "student")
         theirs = self._teacher_processing_class
         alignment = choose_alignment(self.student, head, self._processing_class, theirs)
         if args.uses_logits_loss and self.custom_loss is None:

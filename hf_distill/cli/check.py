@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hf_distill.cli.arguments import EvaluationDataArguments, task_option, task_sections
@@ -15,6 +15,7 @@ from hf_distill.tasks.options import TaskArguments, names, option
 if TYPE_CHECKING:
     from hf_distill.cli.teacher_column import ColumnSource
     from hf_distill.compatibility import PairReport
+    from hf_distill.compatibility.findings import Finding
 
 EXAMPLES = """\
 examples:
@@ -91,9 +92,11 @@ def run(argv: Sequence[str]) -> None:
         report = _check_column(arguments, task_options, column, student)
     else:
         batches: Any = ()
-        if has_data:
+        too_long = _check_length(arguments, task_options, teacher, student)
+        if has_data and not too_long:
             batches = _batches(arguments, task_options, teacher, student)
         report = check_pair(teacher, student, task=arguments.task, batches=batches)
+        report = replace(report, findings=(*report.findings, *too_long))
     if arguments.json:
         content = {
             "task": report.task,
@@ -118,6 +121,25 @@ def _check_column(
     every = arguments.source._replace(max_samples=None)
     examples, labelled = load_examples(task, every, or_unlabelled=True, teacher_column=column.name)
     return check_column(task, examples, column, student, labelled=labelled)
+
+
+def _check_length(
+    arguments: CheckArguments, task_options: TaskArguments, teacher: str, student: str
+) -> list[Finding]:
+    """Check that the student takes inputs of the length that it would be trained with."""
+    from hf_distill.cli.loading import choose_task, load_meta_model, load_tokenizer
+    from hf_distill.compatibility.findings import error
+
+    try:
+        task = choose_task(arguments.task, task_options, {"TEACHER": teacher})
+        model, tokenizer = load_meta_model("STUDENT", student, task), load_tokenizer("", student)
+    except (OSError, ValueError):  # the check of the pair tells
+        return []
+    try:
+        task.length(tokenizer, model)
+    except ValueError as problem:
+        return [error("student's length", str(problem))]
+    return []
 
 
 def _batches(

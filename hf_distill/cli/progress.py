@@ -153,6 +153,12 @@ class StageProgress(ProgressCallback):
         if self.training_bar is not None:
             super().on_train_end(args, state, control, **kwargs)
 
+    def close(self) -> None:
+        """End the lines of bars that an error has interrupted."""
+        for bar in (self.prediction_bar, self.training_bar):
+            if bar is not None:
+                bar.close()
+
 
 class ChosenLayers(TrainerCallback):
     """When training begins, show which layers ``layer_mapping="auto"`` chose, and why.

@@ -14,7 +14,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from hf_distill.checkpoints import deferring_sigterm, last_complete_checkpoint
 from hf_distill.cli.going_on import is_said_outside
 from hf_distill.cli.precision import warn_if_bfloat16_is_slow
-from hf_distill.cli.progress import WholeRun, whole_run
+from hf_distill.cli.progress import StageProgress, WholeRun, whole_run
 from hf_distill.cli.run_folder import (
     INTERMEDIATE,
     Start,
@@ -170,7 +170,12 @@ def _train(
     if checkpoint is None and trainer.is_world_process_zero():
         delete_steps(request.output_dir)
     trainer.accelerator.wait_for_everyone()
-    output = trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        output = trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, StageProgress):
+                callback.close()
     trainer.save_model(_internal_call=True)  # which pushes nothing: the report is to come first
     trainer.save_state()
     metrics: dict[str, Any] = output.metrics

@@ -38,6 +38,7 @@ from hf_distill.cli.teacher_column import check_column_task, column_config, read
 from hf_distill.cli.train_request import Request
 from hf_distill.compatibility import input_limit
 from hf_distill.compatibility.origin import keep_record, read_record
+from hf_distill.compatibility.tokenizers import check_vocabulary
 from hf_distill.console import log_rank_0
 from hf_distill.files import display_name, write_json
 from hf_distill.heads import TokenClassificationHead
@@ -90,6 +91,7 @@ def prepare(
         train, labelled = _with_targets(request, train), True
     if student is None:
         student = _load_student(request, **options)
+    check_vocabulary(tokenizer, student, "student")
     reader = _teacher_reader(request, tokenizer)
     column, has_gold = None, labelled
     if run.teacher_column is not None:

@@ -101,7 +101,9 @@ def check_pair(
         alignment = choose_alignment(student_model, head, processing_class, theirs)
     if alignment.two_encodings:
         findings = of_other_tokens(findings)
-        findings.append(check_reader(teacher_model, theirs, alignment))
+        findings.append(
+            check_reader(teacher_model, theirs, alignment, student_model, processing_class)
+        )
     else:
         findings.append(check_preparation(teacher_model, student_model, head, processing_class))
     if all(finding.status != "error" for finding in findings):

@@ -134,10 +134,18 @@ def check_inputs(
             continue
         vocabulary, largest = vocabulary_size(model), int(ids.max())
         if vocabulary is not None and largest >= vocabulary:
+            remedy = (
+                "it was trained with another tokenizer. Choose a teacher and a student that share "
+                "one"
+            )
+            if who == "student":
+                remedy = (
+                    "the tokenizer that the data was prepared with has more tokens. Prepare it "
+                    "with the one that the student was trained with"
+                )
             raise ValueError(
                 f"The first batch has the input id {largest}, but the {who}'s vocabulary has only "
-                f"{vocabulary} entries: it was trained with another tokenizer. Choose a teacher "
-                "and a student that share one, or resize the embeddings "
+                f"{vocabulary} entries: {remedy}, or resize the embeddings "
                 f"({who}.resize_token_embeddings)."
             )
         longest = longest_input(model)

@@ -198,8 +198,8 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module, who: 
     size = vocabulary_size(model)
     if len(tokenizer) > (size or math.inf):
         raise ValueError(
-            f"The tokenizer (processing_class) has {len(tokenizer)} tokens and the {who} knows "
-            f"only {size}. Use the tokenizer that it was trained with, or add what it lacks: "
+            f"The tokenizer has {len(tokenizer)} tokens and the {who} knows only {size} of them. "
+            f"Use the tokenizer that the {who} was trained with, or add what it lacks: "
             f"model.resize_token_embeddings({len(tokenizer)})."
         )
 

@@ -92,8 +92,14 @@ def of_other_tokens(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.about not in ("length", "vocabulary")]
 
 
-def check_reader(teacher: nn.Module, teacher_processing_class: Any, found: Alignment) -> Finding:
-    """Check that a tokenizer is the teacher's, and report what is aligned."""
+def check_reader(
+    teacher: nn.Module,
+    teacher_processing_class: Any,
+    found: Alignment,
+    student: nn.Module | None = None,
+    processing_class: Any = None,
+) -> Finding:
+    """Check that tokenizers are the teacher's and the student's, and report what is aligned."""
     own = tokenizer_of(teacher)
     if own is not None and not are_equal(own, teacher_processing_class, found.head):
         return error(
@@ -105,6 +111,9 @@ def check_reader(teacher: nn.Module, teacher_processing_class: Any, found: Align
         )
     try:
         check_vocabulary(teacher_processing_class, teacher, "teacher")
+        ours = None if student is None else tokenizer_of_data(student, processing_class)
+        if student is not None and ours is not None:
+            check_vocabulary(ours, student, "student")
     except ValueError as problem:
         return error("tokenizer", str(problem))
     how = "each reads its own encoding" if found.unit is None else f"aligned by {found.unit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
@@ -91,6 +93,34 @@ def test_a_new_head_solves_the_teachers_problem(
     assert main(["check", str(big), str(encoder), "--json"]) == 0
     found = findings(capsys.readouterr().out)
     assert all(status != "error" for status, _ in found.values()), found
+
+
+@pytest.mark.parametrize("has_data", [False, True])
+def test_a_student_that_takes_fewer_tokens_than_the_task_gives(
+    has_data: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a training refuses it: 384 tokens by default, or as many as are wanted."""
+    model = BertForQuestionAnswering(bert_config(max_position_embeddings=512))
+    model.qa_outputs.bias.data += 1
+    model.save_pretrained(tmp_path / "t")
+    tokenizer().save_pretrained(tmp_path / "t")
+    squad = [
+        {"question": "a?", "context": "a b c", "answers": {"text": ["b"], "answer_start": [2]}}
+    ]
+    rows = tmp_path / "dev.jsonl"
+    rows.write_text("".join(json.dumps({"id": "1", **row}) + "\n" for row in squad))
+    pair = [str(tmp_path / "t"), student(tmp_path / "s"), "--json"]
+    pair += ["--file", str(rows)] * has_data
+    with pytest.raises(SystemExit) as ended:
+        main(["check", *pair])
+    assert ended.value.code == 1
+    status, message = findings(capsys.readouterr().out)["student's length"]
+    assert status == "error"
+    assert message.startswith("--max_length 384 is more than the 64 tokens")
+    short = ["--max_length", "32", "--doc_stride", "8"]
+    with suppress(SystemExit):  # the teacher is worse than none
+        main(["check", *pair, *short])
+    assert "student's length" not in findings(capsys.readouterr().out)
 
 
 def test_a_teacher_is_tried_on_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -415,3 +415,29 @@ def test_a_run_is_finished_only_with_its_predictions(
     again = program(*train_options, "--save_steps", "2", "--resume")
     assert again.status == 0, again.stderr
     assert (out / "nbest_predictions.json").exists() and (out / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--baseline"]])
+def test_a_student_with_fewer_embeddings_than_its_tokenizer_has_tokens(
+    options: list[str], train_options: list[str], tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    small = model_for("question-answering", seed=1, layers=1, vocab_size=90)
+    small.save_pretrained(tmp_path / "small")
+    tokenizer().save_pretrained(tmp_path / "small")
+    result = program(*train_options, "--student_model", tmp_path / "small", *options)
+    assert result.status == 2
+    assert "97 tokens and the student knows only 90 of them. Use the tokenizer" in result.stderr
+
+
+def test_an_error_does_not_share_the_line_of_the_progress_bar(
+    train_options: list[str], program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise ValueError("the first batch is wrong.")
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", failing)
+    result = program(*train_options, "--disable_tqdm", "false")
+    *_, bar, message = result.stderr.splitlines()
+    assert "?step/s" in bar
+    assert "the first batch is wrong." in message
+    assert message.startswith("hf-distill train: ")

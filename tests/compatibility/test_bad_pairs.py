@@ -285,6 +285,15 @@ BAD_PAIRS: dict[str, tuple[str, Pair, str]] = {
         ),
         "has 97 tokens and the student knows only 50",
     ),
+    "a student that is too small for a tokenizer of its own": (
+        "tokenizer",
+        lambda path: (
+            saved(question_answering(), path / "t", words=other_words()),
+            saved(question_answering(vocab_size=95), path / "s", words=tokenizer()),
+            {},
+        ),
+        "has 97 tokens and the student knows only 95.*resize_token_embeddings.97",
+    ),
     "a teacher that is worse than none": (
         "quality",
         lambda path: (always(0), classifier(), {"batches": labelled([1] * 90 + [0] * 10)}),

@@ -59,7 +59,17 @@ class QuestionAnsweringTask(Task):
         return DEFAULT_LENGTH if length is None else length
 
     def length(self, tokenizer: Any, model: Any, *, pair: bool = True) -> int:
-        """Return the most tokens of a window."""
+        """Return the most tokens of a window.
+
+        Raises:
+            ValueError: the model takes fewer.
+        """
+        most = input_limit(model)
+        if most is not None and self.max_length > most:
+            raise ValueError(
+                f"--max_length {self.max_length} is more than the {most} tokens that "
+                f"{type(model).__name__} takes; lower it."
+            )
         return self.max_length
 
     def load_data(self, source: str, *, labelled: bool = True, **places: str | None) -> Dataset:
@@ -82,17 +92,12 @@ class QuestionAnsweringTask(Task):
         teacher: TeacherReader | None = None,
     ) -> Encoded:
         """Cut contexts into windows, one per row; nothing is cut off."""
-        most = input_limit(model)
-        if most is not None and self.max_length > most:
-            raise ValueError(
-                f"--max_length {self.max_length} is more than the {most} tokens that "
-                f"{type(model).__name__} takes; lower it."
-            )
+        length = self.length(tokenizer, model)
         prepare = prepare_train_features if training else prepare_eval_features
         features = prepare(
             examples,
             tokenizer,
-            max_length=self.max_length,
+            max_length=length,
             doc_stride=self.options.doc_stride,
             num_proc=num_proc,
             teacher=teacher,
