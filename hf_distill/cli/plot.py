@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_distill.cli.parsing import CommandParser, Section
-from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, read_log, recorded_samples
+from hf_distill.cli.run_folder import INTERMEDIATE, PICTURES, read_state, recorded_samples
 from hf_distill.tasks.options import names, option
 
 if TYPE_CHECKING:
@@ -70,6 +70,12 @@ def run(argv: Sequence[str]) -> None:
     stages = [stage for stage in (folder / INTERMEDIATE, folder) if stage.is_dir()]
     rows = [row for stage in stages for row in _draw(folder, stage, options)]
     if not rows:
+        steps = [state.get("global_step", 0) for state in map(_state, stages) if state]
+        if steps:
+            raise ValueError(
+                f"{folder} holds nothing to draw: no loss was logged in {max(steps):,} steps. "
+                "Train with --logging_steps of at most that many."
+            )
         raise ValueError(
             f"{folder} holds nothing to draw: neither a trainer_state.json nor recorded samples. "
             "Name the --output_dir of a run that has logged something."
@@ -99,7 +105,7 @@ def _draw(folder: Path, stage: Path, options: PlotArguments) -> Iterator[tuple[s
     prefix, label = "", ""
     if stage != folder:
         prefix, label = f"{INTERMEDIATE}_", "intermediate stage: "
-    history = _log_history(stage)
+    history = _state(stage).get("log_history", [])
     if any("loss" in entry for entry in history):
         file = plot_losses(history, folder / PICTURES / f"{prefix}losses.png")
         last = max(entry["step"] for entry in history)
@@ -123,12 +129,12 @@ def _draw(folder: Path, stage: Path, options: PlotArguments) -> Iterator[tuple[s
     yield name, content
 
 
-def _log_history(stage: Path) -> list[dict[str, Any]]:
-    """Return the trainer's log, up to the last checkpoint if the run is unfinished."""
+def _state(stage: Path) -> dict[str, Any]:
+    """Return the trainer's state, that of the last checkpoint if the run is unfinished."""
     from hf_distill.checkpoints import last_complete_checkpoint
 
     checkpoint = last_complete_checkpoint(stage)
-    return read_log(stage) or ([] if checkpoint is None else read_log(Path(checkpoint)))
+    return read_state(stage) or ({} if checkpoint is None else read_state(Path(checkpoint)))
 
 
 def _pair(sample: RecordedSample, layers: str | None) -> LayerPair:

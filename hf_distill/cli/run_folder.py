@@ -171,14 +171,20 @@ def first_stage_summary(folder: Path) -> dict[str, Any] | None:
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """Read the trainer's log of a run or a checkpoint; empty without one."""
+    history: list[dict[str, Any]] = read_state(folder).get("log_history", [])
+    return history
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read the trainer's state of a run or a checkpoint; empty without one."""
     file = folder / _STATE
     if not file.is_file():
-        return []
+        return {}
     remedy = "copy it again, or delete it"
-    history: list[dict[str, Any]] | None = read_json(file, remedy).get("log_history")
-    if history is None:
+    state: dict[str, Any] = read_json(file, remedy)
+    if "log_history" not in state:
         raise ValueError(f"{file} is not a state of Trainer; {remedy}.")
-    return history
+    return state
 
 
 def recorded_samples(stage: Path) -> dict[int, Path]:

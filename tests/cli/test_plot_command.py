@@ -160,6 +160,19 @@ def test_a_folder_without_a_run(tmp_path: Path, program: Program) -> None:
     assert result.status == 2 and "trainer_state.json" in result.stderr
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_is_shorter_than_its_logging_steps(
+    finished: bool, train_options: list[str], tmp_path: Path, program: Program
+) -> None:
+    result = program(*train_options, "--logging_steps", "100", "--save_steps", "4")
+    assert result.status == 0, result.stderr
+    if not finished:
+        (tmp_path / "out" / "trainer_state.json").unlink()
+    result = program("plot", tmp_path / "out")
+    assert result.status == 2
+    assert "no loss was logged in 4 steps. Train with --logging_steps" in result.stderr
+
+
 def test_a_damaged_sample_is_named(recorded: Path, program: Program) -> None:
     file = recorded / "samples" / sample(2)
     file.write_bytes(file.read_bytes()[:200])
