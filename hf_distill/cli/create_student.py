@@ -26,6 +26,7 @@ examples:
     hf-distill train --teacher_model TEACHER --student_model student --train_file train.json \\
         --output_dir distilled
 """
+_RENAMED = {"calibration_data": "calibration_file", "vocabulary_from": "trim_vocabulary"}
 
 
 @dataclass(kw_only=True)
@@ -108,7 +109,7 @@ def run(argv: Sequence[str]) -> None:
     """Create a student and write it."""
     arguments, task_options, positional = build_parser().parse(argv)
 
-    from hf_distill.cli.loading import check_model_source, check_paths, load_tokenizer
+    from hf_distill.cli.loading import as_typed, check_model_source, check_paths, load_tokenizer
     from hf_distill.cli.run_folder import make_output_folder
     from hf_distill.loading import copy_processor
     from hf_distill.students import create_student, save_student, tokenizer_of
@@ -139,19 +140,22 @@ def run(argv: Sequence[str]) -> None:
         data["vocabulary_from"] = read_texts(file, "--trim_vocabulary")
         if not data["vocabulary_from"]:
             raise ValueError(f"--trim_vocabulary {file} has no texts.")
-    student = create_student(
-        teacher,
-        num_hidden_layers=arguments.num_hidden_layers,
-        layers=_layers(arguments.layers),
-        hidden_size=arguments.hidden_size,
-        intermediate_size=arguments.intermediate_size,
-        num_attention_heads=arguments.num_attention_heads,
-        calibration_tokens=arguments.calibration_tokens,
-        initialization=arguments.initialization,
-        dropout=arguments.dropout,
-        seed=arguments.seed,
-        **data,
-    )
+    try:
+        student = create_student(
+            teacher,
+            num_hidden_layers=arguments.num_hidden_layers,
+            layers=_layers(arguments.layers),
+            hidden_size=arguments.hidden_size,
+            intermediate_size=arguments.intermediate_size,
+            num_attention_heads=arguments.num_attention_heads,
+            calibration_tokens=arguments.calibration_tokens,
+            initialization=arguments.initialization,
+            dropout=arguments.dropout,
+            seed=arguments.seed,
+            **data,
+        )
+    except ValueError as error:
+        raise ValueError(as_typed(str(error), vars(arguments), _RENAMED)) from error
     copy_processor(source, folder)
     record = save_student(student, arguments.output_dir, tokenizer_of(student) or tokenizer)
     sizes = record["sizes"]

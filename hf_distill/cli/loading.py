@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from hf_distill.loading import fewest_tokens
 from hf_distill.tasks import TASKS, create_task, task_of_class
 from hf_distill.tasks.base import Encoded
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
+from hf_distill.tasks.options import TaskArguments, names
 from hf_distill.tasks.overview import look_at, overview_table
 from hf_distill.tasks.tables import evenly_spaced
 from hf_distill.teachers.caching import cached_teacher
@@ -30,7 +32,6 @@ from hf_distill.teachers.caching import cached_teacher
 if TYPE_CHECKING:
     from hf_distill.cli.arguments import DataSource
     from hf_distill.tasks.base import Task
-    from hf_distill.tasks.options import TaskArguments
 
 
 def _flag(option: str) -> str:
@@ -215,7 +216,27 @@ def naming(source: DataSource) -> Iterator[None]:
     try:
         yield
     except TaskDataError as error:
-        raise type(error)(f"{source.shown_option}: {error}") from error
+        message = as_typed(str(error), names(TaskArguments))
+        raise type(error)(f"{source.shown_option}: {message}") from error
+
+
+def as_typed(
+    message: str, arguments: Iterable[str], renamed: Mapping[str, str] | None = None
+) -> str:
+    """Return a message with arguments of Python written as options.
+
+    Args:
+        message: may have ``layers='auto'``, or a name with an underscore.
+        arguments: those that are options.
+        renamed: options of other names than their arguments.
+    """
+    options = {name: name for name in arguments} | dict(renamed or {})
+    known = "|".join(name if "_" in name else f"{name}(?==)" for name in options)
+    return re.sub(
+        rf"(?<![\w'-])({known})\b(=?)",
+        lambda found: f"--{options[found[1]]}{' ' if found[2] else ''}",
+        message,
+    )
 
 
 def load_examples(
@@ -253,7 +274,8 @@ def load_examples(
             labelled = False
             examples = task.load_data(place, labelled=False, **options)
             log_rank_0(
-                f"The data is used without labels, which the teacher's outputs do not need. {error}"
+                "The data is used without labels, which the teacher's outputs do not need. "
+                f"{as_typed(str(error), names(TaskArguments))}"
             )
     if source.max_samples is not None:
         examples = evenly_spaced(examples, source.max_samples, source.limited_by)

@@ -182,19 +182,26 @@ class CommandParser(HfArgumentParser):
         for action in required:
             action.required = True
         if unknown:
-            self.error(self._describe_unknown(unknown))
+            self.error(self._describe_unknown(unknown, words))
 
-    def _describe_unknown(self, words: Sequence[str]) -> str:
+    def _describe_unknown(self, words: Sequence[str], given: Sequence[str]) -> str:
         first = words[0]
         if not first.startswith("-"):
-            return f"{first!r} is neither an option nor a value of the option before it."
+            named = (one for one in ("model", "models") if one in self._names())
+            meant = next((one for one in named if self._given(given, one) is None), None)
+            hint = f" Did you mean --{meant} {first}?" if meant else ""
+            return f"{first!r} is neither an option nor a value of the option before it.{hint}"
         name = first.lstrip("-").partition("=")[0].replace("-", "_")
         return f"there is no option {first.partition('=')[0]}.{self._suggest(name, prefix='--')}"
 
     def _suggest(self, name: str, prefix: str = "") -> str:
-        names = [action.dest for action in self._actions if action.option_strings]
+        names = self._names()
         near = difflib.get_close_matches(name, names, n=1)
+        near = near or [one for one in names if "".join(w[:1] for w in one.split("_")) == name]
         return f" Did you mean {prefix}{near[0]}?" if near else ""
+
+    def _names(self) -> list[str]:
+        return [action.dest for action in self._actions if action.option_strings]
 
     # ---- config files and presets --------------------------------------------------------------
 

@@ -79,7 +79,7 @@ def column_config(
     if names is not None and not labelled:
         raise ColumnError(
             f"The column {column!r} names one label only, {names[0]!r}; name all labels with "
-            "class_names."
+            "--class_names."
         )
     is_number = all(isinstance(cell, int | float) for cell in cells)
     if is_number and issubclass(task.head, SequenceClassificationHead) and not labelled:

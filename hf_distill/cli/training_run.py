@@ -49,6 +49,7 @@ from hf_distill.layers.mapping import as_lists
 from hf_distill.loading import load_model
 from hf_distill.reports.terminal import in_words, print_figures
 from hf_distill.tasks.bootstrap import interval
+from hf_distill.tasks.errors import MissingLabelsError
 from hf_distill.tasks.tables import evenly_spaced
 from hf_distill.teachers.cached import meta_model
 from hf_distill.teachers.caching import cached_teacher, load_teacher_outputs, teacher_tokenizer
@@ -71,13 +72,21 @@ def prepare(
     needs_labels = args.needs_labels or not args.needs_teacher
     if run.teacher_column is not None:
         check_column_task(task, run.teacher_column)
-    train, labelled = load_examples(
-        task,
-        request.training_data,
-        labelled=reads_labels,
-        or_unlabelled=not needs_labels,
-        teacher_column=run.teacher_column,
-    )
+    try:
+        train, labelled = load_examples(
+            task,
+            request.training_data,
+            labelled=reads_labels,
+            or_unlabelled=not needs_labels,
+            teacher_column=run.teacher_column,
+        )
+    except MissingLabelsError as error:
+        if not args.needs_teacher:
+            raise
+        raise MissingLabelsError(
+            f"{error} To learn from the teacher alone, without labels: --distillation_loss_weight "
+            "1."
+        ) from error
     validation = None
     if data.validation is not None:
         validation, _ = load_examples(task, data.validation, labelled=reads_labels)

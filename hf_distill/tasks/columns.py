@@ -51,6 +51,8 @@ def find_column(
         TaskDataError: the column is missing or taken, or several may be meant; lists the columns.
     """
     has = f"it has the columns {', '.join(table.column_names)}"
+    if any(name.strip().isdecimal() or name.count(" ") > 2 for name in table.column_names):
+        has += " (if these are cells, the first line with the names of the columns is missing)"
     if chosen is not None:
         if chosen not in table.column_names:
             raise TaskDataError(f"{option}={chosen!r}: the data has no such column; {has}.")
@@ -62,7 +64,9 @@ def find_column(
         return chosen
     found = [name for name in usual if name in table.column_names and name not in taken]
     if not found:
-        raise error(f"Which column of the data is {what}? {has}; name it with {option}.")
+        raise error(
+            f"The data has no column with a usual name for {what}: {has}; name it with {option}."
+        )
     if len(found) > 1 and found[0] != usual[0]:
         raise TaskDataError(
             f"The data has several columns that may be {what}: {', '.join(found)}; choose one with "

@@ -163,6 +163,7 @@ def test_model_agrees_with_itself(
 @pytest.mark.parametrize(
     ("argv", "fragments"),
     [
+        (["TEACHER", "TEACHER"], ["is neither an option", "Did you mean --models /"]),
         (["--teacher", "TEACHER"], ["at least two models", "--student_alone"]),
         (["--teacher", "TEACHER", "--student_alone", "/no/where"], ["--student_alone /no/where"]),
         (["--teacher", "TEACHER", "--student_alone", "TEACHER", "--latency_samples", "-1"],

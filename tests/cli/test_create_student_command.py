@@ -136,11 +136,11 @@ def test_a_trimmed_student_learns_from_the_whole_teacher(
     [
         (["--trim_vocabulary", "none.txt"], "--trim_vocabulary none.txt"),
         (["--trim_vocabulary", "train.json"], "--trim_vocabulary train.json"),
-        (["--hidden_size", "8"], "calibration_data"),
+        (["--hidden_size", "8"], "--calibration_file is needed"),
         (["--calibration_file", "none.txt"], "--calibration_file none.txt"),
         (["--calibration_file", "a", "--dataset_name", "b"], "--dataset_name"),
-        (["--num_hidden_layers", "99"], "num_hidden_layers=99"),
-        (["--layers", "0,,1"], "layers='0,,1'"),
+        (["--num_hidden_layers", "99"], "--num_hidden_layers 99"),
+        (["--layers", "0,,1"], "--layers '0,,1'"),
     ],
 )
 def test_wrong_options_are_named(

@@ -118,6 +118,7 @@ def test_without_output_dir_only_the_terminal_has_it(
         (["--model", "TEACHER", "--file", "FILE", "--batch_size", "0"], ["--batch_size 0"]),
         (["--model", "TEACHER", "--file", "FILE", "--task", "poetry"], ["question-answering"]),
         (["--file", "FILE"], ["required", "--model"]),
+        (["TEACHER", "--file", "FILE"], ["is neither", "Did you mean --model /"]),
         (["--model", "TEACHER", "--fiel", "x"], ["Did you mean --file?"]),
     ],
 )  # fmt: skip

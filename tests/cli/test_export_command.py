@@ -94,11 +94,11 @@ def test_data_that_does_not_fit_is_named(
     unclear.write_text("body,title\na,b\n")
     words = ("export", model, "--output_dir", tmp_path / "a", "--int8")
     for data, message in (
-        (("--file", files.validation), "--file: Which column"),
+        (("--file", files.validation), "--file: The data has no column with a usual name"),
         (("--file", other), "--file: Row 0 has the label 'odd'"),
         (
             ("--file", write_data(tmp_path, "text-classification"), "--calibration_file", unclear),
-            "--calibration_file: Which column",
+            "--calibration_file: The data has no column with a usual name",
         ),
     ):  # fmt: skip
         result = program(*words, *data)

@@ -189,6 +189,7 @@ def test_config_file_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixtu
     ("words", "fragments"),
     [
         (["--temprature", "5"], ["no option --temprature", "Did you mean --temperature?"]),
+        (["--lr", "5"], ["no option --lr.", "Did you mean --learning_rate?"]),
         (["--temprature=5"], ["no option --temprature.", "Did you mean --temperature?"]),
         (["--temp", "5"], ["no option --temp"]),
         (["--seed", "1", "stray"], ["'stray'"]),

@@ -36,7 +36,7 @@ def test_columns(
 
 @pytest.mark.parametrize(
     ("columns", "message"),
-    [({"n": [1]}, "which column|Which column"), ({"text": [""]}, "are empty")],
+    [({"n": [1]}, "which column|no column with a usual name"), ({"text": [""]}, "are empty")],
 )
 def test_no_texts(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskDataError, match=message):
