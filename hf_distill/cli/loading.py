@@ -268,6 +268,11 @@ def load_examples(
     with naming(source):
         try:
             examples = task.load_data(place, labelled=labelled, **options)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"--dataset_name {place}: {error}; without the Hub, pass a file with "
+                f"--{source.option}."
+            ) from error
         except MissingLabelsError as error:
             if not or_unlabelled:
                 raise

@@ -6,7 +6,7 @@ import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
@@ -27,7 +27,7 @@ from hf_distill.cli.train_request import Request, check_request
 from hf_distill.cli.training_run import prepare, report, summary
 from hf_distill.console import log_rank_0
 from hf_distill.files import write_json
-from hf_distill.recipes import load_recipe
+from hf_distill.recipes import Recipe, load_recipe
 from hf_distill.trainer import DistillationTrainer
 
 
@@ -42,7 +42,7 @@ def run_request(request: Request) -> None:
     request, start = check_request(request)
     warn_if_bfloat16_is_slow(request.args)
     if request.run.recipe is not None and request.args.process_index == 0:
-        sys.stderr.write(load_recipe(request.run.recipe).in_words())
+        sys.stderr.write(_recipe_in_words(request, load_recipe(request.run.recipe)))
     first_stage: dict[str, Any] | None = None
     with whole_run() as whole:
         if request.has_two_stages:
@@ -152,6 +152,26 @@ def _run_first_stage(
     trainer.accelerator.free_memory()
     log_rank_0(f"Stage 2 of 2: prediction layer. The student of stage 1 is in {first.output_dir}.")
     return content
+
+
+def _recipe_in_words(request: Request, recipe: Recipe) -> str:
+    """Return what a recipe is, and which parts of it options have replaced."""
+    parts = (request.run, request.data, request.first_stage, request.options, request.args)
+    used = {field.name: getattr(part, field.name) for part in parts for field in fields(part)}
+    yours = [n for n, value in recipe.options().items() if used[n] not in (value, [value])]
+    if request.run.baseline:  # which takes out what the teacher is for
+        yours = [name for name in yours if "loss_weight" not in name and name != "teacher_model"]
+    if request.data.train_file is not None:
+        yours = ["train_file", *(name for name in yours if name not in recipe.data)]
+    text = recipe.in_words()
+    if {"student_model", "teacher_model", "train_file"} <= {*yours}:
+        text = (
+            f"Recipe {recipe.name}: its settings, for other models and data than its own "
+            f"(`hf-distill recipes {recipe.name}` explains it).\n"
+        )
+    if not yours:
+        return text
+    return f"{text}Yours instead of the recipe's: {', '.join(f'--{name}' for name in yours)}.\n"
 
 
 def _steps(trainer: DistillationTrainer) -> float:

@@ -15,6 +15,7 @@ from recipes.stand_ins import STAND_INS, save_models, write_data
 
 from hf_distill.cli.train import build_parser
 from hf_distill.recipes import Recipe, list_recipes, load_recipe
+from hf_distill.tasks import tables
 
 NAME = "roberta-base-squad2"
 
@@ -158,8 +159,10 @@ def test_every_recipe_runs_on_stand_ins(
     )
     assert result.status == 0, result.stderr
     said = " ".join(result.stderr.split())
-    for part in (recipe.summary, recipe.translation, recipe.differs):
-        assert part in said
+    assert f"Recipe {name}: its settings, for other models and data" in said
+    assert recipe.differs not in said
+    yours = ["--train_file", "--student_model", "--teacher_model"]
+    assert f"Yours instead of the recipe's: {', '.join(yours)}." in said
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["recipe"] == name
     assert metrics["steps"] == 2
@@ -194,9 +197,32 @@ def test_a_baseline_of_a_recipe_needs_no_teacher(
     result = program(
         *("train", "--recipe", NAME, "--baseline", "--output_dir", tmp_path / "out"),
         *("--student_model", tmp_path / "student", "--train_file", file),
-        *("--max_steps", "1", "--use_cpu", "--disable_tqdm", "true"),
+        *("--max_steps", "1", "--use_cpu", "--disable_tqdm", "true", "--learning_rate", "1e-3"),
     )
     assert result.status == 0, result.stderr
+    said = " ".join(result.stderr.split())
+    for part in (recipe.summary, recipe.translation, recipe.differs):
+        assert part in said
+    yours = "--train_file, --student_model, --learning_rate"
+    assert f"Yours instead of the recipe's: {yours}." in said
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["teacher_model"] is None
     assert metrics["distillation"]["distillation_loss_weight"] == 0.0
+
+
+def test_without_the_hub_a_file_is_asked_for(
+    tmp_path: Path, program: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach it on the Hub (OfflineModeIsEnabled)")
+
+    monkeypatch.setattr(tables, "load_dataset", load)
+    recipe = load_recipe(NAME)
+    save_models(recipe, {role: tmp_path / role for role in ("student", "teacher")})
+    models = [f"--{role}_model={tmp_path / role}" for role in ("student", "teacher")]
+    result = program(
+        "train", "--recipe", NAME, "--output_dir", tmp_path / "o", "--use_cpu", *models
+    )
+    assert result.status == 2
+    assert "--dataset_name rajpurkar/squad_v2: Couldn't reach it" in result.stderr
+    assert "pass a file with --train_file." in result.stderr
