@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from datasets import Dataset
@@ -16,6 +17,8 @@ from hf_distill.hub.facts import TIMINGS
 from hf_distill.launch import check_launch
 from hf_distill.tasks.base import Scorer, Task
 from hf_distill.tasks.fidelity import OutputRecorder
+
+_cut_rows_said: WeakKeyDictionary[Dataset, int] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ def score_model(
     """
     features, cut = task.features(examples, tokenizer, model, training=False, num_proc=num_proc)
     check_vocabulary(tokenizer, model, "model")
-    if cut:
+    said = _cut_rows_said.get(examples)
+    _cut_rows_said[examples] = cut
+    if cut and cut != said:
         log_rank_0(
             f"{cut} of {len(examples)} rows are longer than allowed and cut off ({task.limit})."
         )

@@ -90,5 +90,5 @@ def test_figures_have_names_in_words_and_no_twins() -> None:
         "loss": 5.0, "loss of hidden states": 3.0, "loss of attentions": 2.0,
     }  # fmt: skip
     assert in_words({"loss": 1.0, "HasAns_f1": 7.0, "f1_PER": 9.0}, {}) == {
-        "label loss": 1.0, "F1, answerable": 7.0, "f1 PER": 9.0,
+        "label loss": 1.0, "F1 (answerable)": 7.0, "f1 PER": 9.0,
     }  # fmt: skip

@@ -355,3 +355,15 @@ def test_two_processes_score_as_one(tmp_path: Path, program: Callable[..., Resul
     assert done.ok, done.stderr
     one, two = (scores_of(tmp_path / name)["metrics"] for name in ("one", "two"))
     assert one == pytest.approx(two)
+
+
+def test_rows_that_are_cut_off_are_counted_once_for_all_models(
+    tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    data = write_data(tmp_path, TOKENS)
+    names = labelled("O", "B-per", "B-loc", "I-loc")
+    models = [save_model(tmp_path / f"tagger {i}", TOKENS, seed=i, **names) for i in range(3)]
+    result = program("compare", "--use_cpu", "--file", data, "--models", *models, "--max_length",
+                     "12", "--latency_samples", "1", "--output_dir", tmp_path / "out")  # fmt: skip
+    assert result.status == 0, result.stderr
+    assert result.stderr.count("2 of 4 rows are longer than allowed") == 1
