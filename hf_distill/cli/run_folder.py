@@ -35,7 +35,7 @@ _RESULTS = {
     METRICS: "train", COMPARED: "compare", "shrink.json": "shrink", "sweep.json": "sweep",
 }  # fmt: skip
 """By which results of a command are known, each of which has a report of the same name."""
-# What a run that was stopped early leaves behind, and what its user may have begun it with.
+# A run that was stopped early leaves these behind; some are there before it begins.
 _OF_A_BEGINNING = (
     ".*", "checkpoint-*", INTERMEDIATE, SAMPLES, PICTURES, "runs", "*.log", "*.out", "*.err",
 )  # fmt: skip

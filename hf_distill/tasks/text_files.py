@@ -28,7 +28,7 @@ _CELLS = {
     )
     for delimiter in ",\t"
 }
-# What ends at a separator if \" does not end a cell, and holds at least one.
+# A cell with at least one \" inside, if that does not end it.
 _ESCAPED = {
     delimiter: re.compile(
         rf'(?<![^{delimiter}\r\n])"[^"\\]*(?:\\[^"][^"\\]*)*\\"[^"\\]*(?:\\.[^"\\]*)*"'
