@@ -233,7 +233,7 @@ def as_typed(
     options = {name: name for name in arguments} | dict(renamed or {})
     known = "|".join(name if "_" in name else f"{name}(?==)" for name in options)
     return re.sub(
-        rf"(?<![\w'-])({known})\b(=?)",
+        rf"(?<![\w'/.-])({known})\b(=?)",
         lambda found: f"--{options[found[1]]}{' ' if found[2] else ''}",
         message,
     )

@@ -13,6 +13,8 @@ from cli_runs import Result
 from datasets import Dataset, DatasetDict
 from task_runs import OPTIONS, labelled, save_model
 
+from hf_distill.cli.loading import as_typed
+
 CLASSES, TOKENS, MASKS = "text-classification", "token-classification", "fill-mask"
 WRITING, SUMMARIES, TRANSLATIONS = "text-generation", "summarization", "translation"
 
@@ -302,3 +304,19 @@ def test_compressed_files_are_read(tmp_path: Path, program: Callable[..., Result
         result = program("evaluate", *options)
         assert result.status == 0, result.stderr
         assert f"{name}, 2 examples" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("name it with label_column.", "name it with --label_column."),
+        ("layers='auto' needs calibration_data", "--layers 'auto' needs --calibration_file"),
+        ("--label_column moods", "--label_column moods"),
+        ("the file label_columns.csv", "the file label_columns.csv"),
+        ("data/label_column/a.csv has two layers", "data/label_column/a.csv has two layers"),
+        ("it has the columns 'label_column'", "it has the columns 'label_column'"),
+    ],
+)
+def test_arguments_are_shown_as_options(message: str, shown: str) -> None:
+    renamed = {"calibration_data": "calibration_file"}
+    assert as_typed(message, ["label_column", "layers"], renamed) == shown
