@@ -110,7 +110,7 @@ def test_labels_do_not_count_when_they_are_there(
 @pytest.mark.parametrize(
     ("content", "fragment"),
     [
-        ('{"other": 1}\n', "is the text"),
+        ('{"other": 1}\n', "for the text"),
         ('{"text": 1}\n', "whole numbers"),
         ('{"text": ""}\n', "are empty"),
     ],
