@@ -82,7 +82,7 @@ def run(argv: Sequence[str]) -> None:
     """Prepare teacher and data, and make the teacher smaller."""
     arguments, size = build_parser().parse(argv)
     from hf_distill.cli import shrink
-    from hf_distill.cli.going_on import continued_by
+    from hf_distill.cli.continuing import continued_by
 
     began = time.monotonic()
     folder = Path(arguments.output_dir).expanduser()

@@ -171,7 +171,7 @@ def run(argv: Sequence[str]) -> None:
     """Make the plan, show it and follow it."""
     parsed = build_parser().parse(argv)
 
-    from hf_distill.cli.going_on import continued_by
+    from hf_distill.cli.continuing import continued_by
     from hf_distill.cli.shrink_request import ShrinkRequest
     from hf_distill.cli.shrink_run import run_shrink
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hf_distill.cli.going_on import continued_by
+from hf_distill.cli.continuing import continued_by
 from hf_distill.cli.main import command_module
 from hf_distill.cli.progress import duration
 from hf_distill.cli.shrink import build_parser

@@ -12,7 +12,7 @@ from typing import Any
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_distill.checkpoints import deferring_sigterm, last_complete_checkpoint
-from hf_distill.cli.going_on import is_said_outside
+from hf_distill.cli.continuing import is_said_outside
 from hf_distill.cli.precision import warn_if_bfloat16_is_slow
 from hf_distill.cli.progress import StageProgress, WholeRun, whole_run
 from hf_distill.cli.run_folder import (

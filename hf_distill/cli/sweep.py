@@ -73,7 +73,7 @@ def run(argv: Sequence[str]) -> None:
     for package in SWEEP_PACKAGES:
         require(package, "sweep")
 
-    from hf_distill.cli.going_on import continued_by
+    from hf_distill.cli.continuing import continued_by
     from hf_distill.cli.sweep_plan import read_plan
     from hf_distill.cli.sweep_run import run_sweep
     from hf_distill.reports.pages import sweep_page, write_sweep
