@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_distill.compatibility.inputs import rounding_of, rounding_unit
+from hf_distill.compatibility.precision import rounding_of, rounding_unit
 from hf_distill.labelling.prompts import EncodedRow
 
 

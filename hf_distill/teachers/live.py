@@ -13,7 +13,8 @@ from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from hf_distill.compatibility.inputs import PACKED_ROWS, input_names, inputs_for, weight_dtype
+from hf_distill.compatibility.inputs import PACKED_ROWS, input_names, inputs_for
+from hf_distill.compatibility.precision import weight_dtype
 from hf_distill.compatibility.vocabulary_map import VocabularyMap
 from hf_distill.heads import TaskHead
 from hf_distill.restoring import temporarily_set

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from hf_distill.compatibility import check_inputs
-from hf_distill.compatibility.inputs import rounding_of, rounding_unit
+from hf_distill.compatibility.precision import rounding_of, rounding_unit
 from hf_distill.heads import TaskHead
 from hf_distill.heads.base import PositionHead, attention_mask
 from hf_distill.restoring import preserve_rng_state
