@@ -83,9 +83,9 @@ class CheckpointKeeper(TrainerCallback):
     """
 
     advice = "; resume with resume_from_checkpoint=True"
-    """How to go on after a SIGTERM; empty in a command, which says it itself."""
+    """How to continue after a SIGTERM; empty in a command, which prints that itself."""
     keeps = True
-    """Whether a SIGTERM saves a checkpoint; not in a trial whose folder is deleted."""
+    """A SIGTERM saves a checkpoint; not in a trial, whose folder is deleted."""
 
     def __init__(self) -> None:
         self._accelerator: Accelerator | None = None

@@ -1,4 +1,4 @@
-"""How a command that was stopped is continued, said once by the command that was typed."""
+"""How to continue a stopped command, printed once, by the command that was typed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _said_outside: ContextVar[bool] = ContextVar("said_outside", default=False)
 
 @contextmanager
 def continued_by(command: str, *, overwrites: bool = False) -> Iterator[None]:
-    """Say how to go on when Ctrl-C or SIGTERM stops the block; inside another one, that one does.
+    """Print how to continue after Ctrl-C or SIGTERM, unless a block around this one does.
 
     Args:
         command: what to do, such as ``repeat the command``.
@@ -37,5 +37,5 @@ def continued_by(command: str, *, overwrites: bool = False) -> Iterator[None]:
 
 
 def is_said_outside() -> bool:
-    """Return whether a training is part of a command that says how to go on."""
+    """Return whether a command around this one prints how to continue."""
     return _said_outside.get()

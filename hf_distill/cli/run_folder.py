@@ -30,11 +30,13 @@ METRICS = "metrics.json"
 """The report of a run, which it writes last."""
 COMPARED = "comparison.json"
 """The figures of a comparison."""
+PLAN_FILE = "shrink.json"
+"""The plan of `shrink`, and what came of it."""
+SWEPT = "sweep.json"
+"""The trials of a sweep."""
 
-_RESULTS = {
-    METRICS: "train", COMPARED: "compare", "shrink.json": "shrink", "sweep.json": "sweep",
-}  # fmt: skip
-"""By which results of a command are known, each of which has a report of the same name."""
+_RESULTS = {METRICS: "train", COMPARED: "compare", PLAN_FILE: "shrink", SWEPT: "sweep"}
+"""The file by which the results of each command with a report are known."""
 # A run that was stopped early leaves these behind; some are there before it begins.
 _OF_A_BEGINNING = (
     ".*", "checkpoint-*", INTERMEDIATE, SAMPLES, PICTURES, "runs", "*.log", "*.out", "*.err",
@@ -74,7 +76,7 @@ def check_kind(folder: Path, own: str) -> None:
 def check_strangers(
     folder: Path, mark: str, is_own: Callable[[Path], bool] | None = None, remedy: str = ""
 ) -> None:
-    """Refuse a folder with files that are nobody's, as it has no file ``mark``.
+    """Refuse a folder with files of no run: it has others, and no file ``mark``.
 
     Args:
         folder: it need not exist.

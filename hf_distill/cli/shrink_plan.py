@@ -15,7 +15,7 @@ from hf_distill._version import __version__
 from hf_distill.cli.arguments import DataSource
 from hf_distill.cli.loading import load_examples, load_tokenizer, load_trained_model, naming
 from hf_distill.cli.precision import bfloat16_pays
-from hf_distill.cli.run_folder import check_strangers
+from hf_distill.cli.run_folder import PLAN_FILE, check_strangers
 from hf_distill.cli.shrink_request import SIZES, ShrinkRequest
 from hf_distill.cli.sweep_arguments import SWEEP_PACKAGES
 from hf_distill.files import differences, read_json, write_json
@@ -29,7 +29,6 @@ from hf_distill.shrinking.workbench import Workbench
 from hf_distill.tasks.errors import MissingLabelsError
 from hf_distill.tasks.tables import evenly_spaced
 
-PLAN_FILE = "shrink.json"
 _CALIBRATION_ROWS = 2048
 _HELD_OUT = 64
 DISTANCES = {None: "KL", "kl_div": "KL", "mse": "squared error"}

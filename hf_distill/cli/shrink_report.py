@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hf_distill.cli.progress import duration
-from hf_distill.cli.run_folder import INTERMEDIATE, METRICS, read_log
+from hf_distill.cli.run_folder import INTERMEDIATE, METRICS, PLAN_FILE, read_log
 from hf_distill.cli.run_report import CHOSE_THE_CHECKPOINT, kept_student
-from hf_distill.cli.shrink_plan import DISTANCES, PLAN_FILE
+from hf_distill.cli.shrink_plan import DISTANCES
 from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.files import display_name, read_json
 from hf_distill.reports.report import Grid, Report, Stage, write_report

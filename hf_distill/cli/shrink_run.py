@@ -15,8 +15,9 @@ from typing import Any
 from hf_distill.cli.continuing import continued_by
 from hf_distill.cli.main import command_module
 from hf_distill.cli.progress import duration
+from hf_distill.cli.run_folder import COMPARED, PLAN_FILE
 from hf_distill.cli.shrink import build_parser
-from hf_distill.cli.shrink_plan import PLAN_FILE, read_or_make_plan, write_plan
+from hf_distill.cli.shrink_plan import read_or_make_plan, write_plan
 from hf_distill.cli.shrink_report import kept_in, print_plan, write_shrink_report
 from hf_distill.cli.shrink_request import ShrinkRequest
 from hf_distill.console import log_rank_0
@@ -189,7 +190,7 @@ def _follow(request: ShrinkRequest, plan: Plan) -> ShrinkResult:
         elif command.may_fail and failures.get(command.folder) != failed_before.get(
             command.folder, ""
         ):
-            steps.start(COMPARISON, "comparison.json")  # an earlier one is of what there was then
+            steps.start(COMPARISON, COMPARED)  # an earlier one is of what there was then
         if command.folder not in failures:
             steps.finish(command.folder)
         write_plan(request, plan, commands=typed, seconds=seconds, failures=failures)
@@ -227,7 +228,7 @@ def _commands(request: ShrinkRequest, plan: Plan) -> list[Command]:
 
 
 def _read_comparison(folder: Path) -> dict[str, Any]:
-    return read_json(folder / COMPARISON / "comparison.json", "delete that folder")
+    return read_json(folder / COMPARISON / COMPARED, "delete that folder")
 
 
 def _run(command: Command) -> Any:

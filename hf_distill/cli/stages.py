@@ -17,6 +17,7 @@ from hf_distill.cli.precision import warn_if_bfloat16_is_slow
 from hf_distill.cli.progress import StageProgress, WholeRun, whole_run
 from hf_distill.cli.run_folder import (
     INTERMEDIATE,
+    METRICS,
     Start,
     delete_first_stage,
     delete_steps,
@@ -146,7 +147,7 @@ def _run_first_stage(
             "log": trainer.state.log_history[-2:],
         }
         if trainer.is_world_process_zero():
-            write_json(first.output_dir / "metrics.json", content)
+            write_json(first.output_dir / METRICS, content)
     trainer.accelerator.wait_for_everyone()
     # Both models and the optimizer, before the second stage loads its own.
     trainer.accelerator.free_memory()
@@ -215,7 +216,7 @@ def _finishing(request: Request) -> Iterator[None]:
 
 
 def _how_to_resume(request: Request) -> str:
-    """Say what is kept, and for ``train`` itself how to go on."""
+    """Say what is kept, and for ``train`` itself how to continue."""
 
     def advice(purpose: str) -> str:
         return "" if is_said_outside() else f" {purpose}, repeat the command with --resume"

@@ -10,7 +10,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_distill.cli import cache
-from hf_distill.cli.run_folder import check_strangers
+from hf_distill.cli.run_folder import SWEPT, check_strangers
 from hf_distill.cli.sweep_plan import TEACHER_OUTPUTS, SweepPlan
 from hf_distill.cli.sweep_trials import (
     Judge,
@@ -29,7 +29,6 @@ from hf_distill.reports.sweep_report import SweepReport, TrialReport, shown
 from hf_distill.sweeping import begin_trial, interrupted_trial, open_study
 from hf_distill.tasks.options import TaskArguments, names
 
-_SUMMARY = "sweep.json"
 _STUDY = "study.jsonl"
 _MOST_FAILURES = 3
 _DAMAGED = "choose another --output_dir, or begin again with --overwrite_output_dir"
@@ -44,11 +43,11 @@ def run_sweep(plan: SweepPlan) -> SweepReport:
         OSError: a file or a download failed, or the disk is full.
         RuntimeError: several trials in a row failed.
     """
-    if plan.overwrite and any((plan.output_dir / name).exists() for name in (_SUMMARY, _STUDY)):
+    if plan.overwrite and any((plan.output_dir / name).exists() for name in (SWEPT, _STUDY)):
         for path in plan.output_dir.glob("trial-*"):
             shutil.rmtree(path)
         pages = ("sweep.md", "sweep.png", "report.html", "report.md")
-        for name in (_STUDY, _SUMMARY, *pages):
+        for name in (_STUDY, SWEPT, *pages):
             (plan.output_dir / name).unlink(missing_ok=True)
     judge = _read_judge(plan)
     if judge is not None:
@@ -71,9 +70,9 @@ def _read_judge(plan: SweepPlan) -> Judge | None:
     """Return how the trials in the folder are compared, if there are any of this sweep."""
     folder = plan.output_dir
     try:
-        manifest = read_json(folder / _SUMMARY, _DAMAGED)
+        manifest = read_json(folder / SWEPT, _DAMAGED)
     except FileNotFoundError:
-        check_strangers(folder, _SUMMARY, _is_of_a_beginning)
+        check_strangers(folder, SWEPT, _is_of_a_beginning)
         return None
     changed = differences(manifest["settings"], plan.described)
     judge = Judge(manifest["metric"], manifest["lower_is_better"])

@@ -15,7 +15,7 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from hf_distill.checkpoints import last_complete_checkpoint
-from hf_distill.cli.run_folder import INTERMEDIATE, REPLICATES
+from hf_distill.cli.run_folder import INTERMEDIATE, METRICS, REPLICATES
 from hf_distill.cli.stages import run_request
 from hf_distill.cli.sweep_plan import SweepPlan
 from hf_distill.cli.train_request import check_request
@@ -28,11 +28,10 @@ from hf_distill.tasks.base import Measures
 from hf_distill.tasks.bootstrap import pool_seeds
 
 _RESULT = "result.json"
-_METRICS = "metrics.json"
 _OPTIONS = "options.yaml"
 # What is left of a student that is not the best: figures, and how to train it again.
 _REMEDY = "delete it, and run the sweep again"
-_KEPT = (_RESULT, _METRICS, REPLICATES, _OPTIONS, "trainer_state.json")
+_KEPT = (_RESULT, METRICS, REPLICATES, _OPTIONS, "trainer_state.json")
 # Not of the trial: the next one would end the same way, and this one is worth another try.
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 
@@ -86,7 +85,7 @@ def run_trial(plan: SweepPlan, trial: FrozenTrial, judge: Judge) -> TrialReport:
         run = folder if len(plan.seeds) == 1 else folder / f"seed-{seed}"
         failure = _train(plan, trial, seed, run)
         if failure is None:
-            metrics = read_json(run / _METRICS, _REMEDY)
+            metrics = read_json(run / METRICS, _REMEDY)
             failure = _diverged(metrics, judge.metric)
             seconds += metrics["train"].get("runtime", 0.0)
         if failure is not None:
@@ -138,7 +137,7 @@ def _read_replicates(run: Path) -> dict[str, list[float]]:
 
 def read_baseline(plan: SweepPlan, metric: str) -> tuple[str, float] | None:
     """Return what predicts the same for every row, and the metric of that, from any trial."""
-    for path in sorted(plan.output_dir.glob(f"trial-*/**/{_METRICS}")):
+    for path in sorted(plan.output_dir.glob(f"trial-*/**/{METRICS}")):
         baseline = read_json(path, _REMEDY).get("baseline")
         if baseline is not None and metric in baseline[1]:
             return baseline[0], baseline[1][metric]
@@ -162,7 +161,7 @@ def _train(plan: SweepPlan, trial: FrozenTrial, seed: int, folder: Path) -> str 
     parameters = {name: options.get(name) for name in (*trial.params, "seed")}
     if folder.is_dir() and not _is_of(folder, parameters):
         shutil.rmtree(folder)  # of another trial with this number
-    elif (folder / _METRICS).is_file():
+    elif (folder / METRICS).is_file():
         return None
     write_text(folder / _OPTIONS, yaml.safe_dump(options, sort_keys=True))
     further: dict[str, Any] = {"overwrite_output_dir": True}
