@@ -64,7 +64,7 @@ def run(argv: Sequence[str]) -> None:
         load_trained_model,
         naming,
     )
-    from hf_distill.cli.run_folder import make_output_folder
+    from hf_distill.cli.run_folder import EVALUATED, check_kind, make_output_folder
     from hf_distill.cli.teacher_column import ColumnSource, check_column_task, score_column
     from hf_distill.files import display_name, write_json
     from hf_distill.reports.terminal import in_words, print_figures
@@ -73,6 +73,8 @@ def run(argv: Sequence[str]) -> None:
     column = ColumnSource.of(arguments.model)
     source = arguments.model if column else check_model_source("model", arguments.model)
     check_paths({"file": data.file})
+    if arguments.output_dir is not None:
+        check_kind(Path(arguments.output_dir), EVALUATED)
     task = choose_task(runtime.task, options, {} if column else {"model": source})
     if column is not None:
         check_column_task(task, column.name)
@@ -104,7 +106,7 @@ def run(argv: Sequence[str]) -> None:
             "data": {"name": name, "examples": len(examples)},
             "metrics": scores.metrics,
         }
-        for file, part in {"evaluation.json": content, **scores.scorer.files()}.items():
+        for file, part in {EVALUATED: content, **scores.scorer.files()}.items():
             write_json(Path(arguments.output_dir) / file, part)
     title = f"{name_of_model} on {name}, {len(examples)} examples"
     print_figures(title, in_words(scores.metrics, scores.scorer.measures.quality))

@@ -34,6 +34,8 @@ PLAN_FILE = "shrink.json"
 """The plan of `shrink`, and what came of it."""
 SWEPT = "sweep.json"
 """The trials of a sweep."""
+EVALUATED = "evaluation.json"
+"""The scores of a model."""
 
 _RESULTS = {METRICS: "train", COMPARED: "compare", PLAN_FILE: "shrink", SWEPT: "sweep"}
 """The file by which the results of each command with a report are known."""
@@ -69,7 +71,7 @@ def check_kind(folder: Path, own: str) -> None:
         if name != own and (folder / name).is_file():
             raise ValueError(
                 f"--output_dir {folder} holds the results of `hf-distill {command}` ({name}), "
-                "whose report would be replaced; name another folder."
+                "whose files would be replaced; name another folder."
             )
 
 

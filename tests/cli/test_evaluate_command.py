@@ -160,3 +160,17 @@ def test_scores_are_written_before_they_are_shown(
     scores = json.loads((tmp_path / "evaluation.json").read_text())["metrics"]
     monkeypatch.undo()
     assert evaluate(program, tmp_path / "again", *options)["metrics"] == scores
+
+
+def test_results_of_another_command_stay(
+    files: Files, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    for name in ("metrics.json", "predictions.json"):
+        (tmp_path / name).write_text("{}")
+    options = ["--use_cpu", "--model", files.models["teacher"], "--file", files.validation]
+    result = program("evaluate", "--output_dir", tmp_path, *WINDOWS, *options)
+    assert result.status == 2
+    assert "holds the results of `hf-distill train` (metrics.json)" in result.stderr
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "metrics.json": "{}", "predictions.json": "{}",
+    }  # fmt: skip
