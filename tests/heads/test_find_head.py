@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,13 @@ from transformers import (
 )
 
 from hf_distill import DistillationTrainer
-from hf_distill.heads import QuestionAnsweringHead, SequenceClassificationHead, find_head
+from hf_distill.heads import (
+    QuestionAnsweringHead,
+    SequenceClassificationHead,
+    find_head,
+    head_of_class,
+    unwrapped,
+)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +60,47 @@ def test_adapters_are_seen_through() -> None:
             return self.base
 
     assert isinstance(find_head(Adapted()), QuestionAnsweringHead)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_encoder_decoder", "task", "auto_model"),
+    [
+        ("WhisperForConditionalGeneration", True, "summarization", "AutoModelForSpeechSeq2Seq"),
+        ("BartForConditionalGeneration", True, "summarization", "AutoModelForSeq2SeqLM"),
+        ("BartForSequenceClassification", True, "text-classification", None),
+        ("AstForAudioClassification", False, "audio-classification", None),
+        ("MyOwnForTokenClassification", False, "token-classification", None),
+        ("MyOwnLMHeadModel", False, "text-generation", None),
+        ("MyOwnModel", False, None, None),
+        ("XLNetLMHeadModel", False, None, None),
+    ],
+)
+def test_heads_by_the_name_of_a_class(
+    name: str, is_encoder_decoder: bool, task: str | None, auto_model: str | None
+) -> None:
+    head = head_of_class(name, SimpleNamespace(is_encoder_decoder=is_encoder_decoder))
+    assert (head and head.task) == task
+    if auto_model is not None:
+        assert head is not None and head.auto_model == auto_model
+
+
+def test_wrappers_without_inputs_of_their_own_are_seen_through() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return self.inner(*args, **kwargs)
+
+    class Named(Wrapper):
+        def forward(self, input_ids: Tensor, **kwargs: Any) -> Any:
+            return self.inner(input_ids, **kwargs)
+
+    model = nn.Linear(1, 1)
+    assert unwrapped(Wrapper(Wrapper(model))) is model
+    named = Named(model)
+    assert unwrapped(named) is named and unwrapped(Wrapper(named)) is named
 
 
 def evaluated(student: nn.Module, teacher: nn.Module, data: Any, path: Path, **options: Any) -> Any:

@@ -22,7 +22,7 @@ from hf_distill.heads import (
     TokenClassificationHead,
     head_of_task,
 )
-from hf_distill.heads.base import not_padding
+from hf_distill.heads.base import HIDING, attention_mask, main_input, not_padding, output
 
 IDS = torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0]])
 MASK = (IDS > 0).long()
@@ -59,6 +59,7 @@ def test_classes_of_rows(head: TaskHead, labels: Any, gold: Any) -> None:
     found = head.gold(batch)
     assert as_list(found) == gold
     assert head.gold({"input_ids": IDS}) is None
+    assert head.count_labelled({"input_ids": IDS}) == 0
     if found is not None:
         assert not found.is_floating_point()
         assert int(head.count_labelled(batch)) == (
@@ -75,6 +76,7 @@ def test_classes_of_rows(head: TaskHead, labels: Any, gold: Any) -> None:
         (classifier(None), [[1, 0]], "vectors of whole numbers"),
         (classifier(None), [2.0, 0.0], "floating-point numbers"),
         (classifier(MULTI), [[1.0, 0.0, 1.0]], None),
+        (classifier(MULTI, num_labels=2), [[1.0, 0.0]], None),
         (classifier(MULTI), [1.0, 0.0, 1.0], "vectors of 3 floating-point"),
         (classifier(MULTI), [[1.0], [0.0]], "vectors of 3 floating-point"),
         (classifier(MULTI), [[1, 0, 1]], "vectors of 3 floating-point"),
@@ -130,6 +132,34 @@ def test_tokens_that_count(more: dict[str, Any], positions: Any, tokens: Any) ->
 
 def test_a_mask_of_another_length_is_not_that_of_the_tokens() -> None:
     assert not_padding({"input_ids": IDS, "attention_mask": PROMPTED}).tolist() == ALL
+
+
+def test_padding_in_a_mask_of_pairs_is_what_no_token_sees() -> None:
+    visible = torch.ones(2, 1, 4, 4).tril().bool()
+    visible[1, :, :, 2:] = False
+    added = torch.zeros(2, 1, 4, 4).masked_fill(~visible, torch.finfo(torch.float32).min)
+    hidden = torch.zeros(2, 1, 4, 4).masked_fill(~visible, HIDING)
+    for mask in (visible, added, hidden):
+        found = attention_mask({"input_ids": IDS, "attention_mask": mask})
+        assert found is not None and found.tolist() == TOKENS
+    weights = MASK.float()  # of two dimensions: 1.0 is visible, and 0.0 is not
+    assert as_list(attention_mask({"attention_mask": weights})) == TOKENS
+    two_heads = torch.stack((visible[:, 0], visible[:, 0].roll(1, 2)), dim=1)
+    assert as_list(attention_mask({"attention_mask": two_heads})) == [
+        [True] * 4, [True, True, True, False],
+    ]  # fmt: skip
+
+
+def test_entries_that_are_missing_are_named_with_those_that_are_there() -> None:
+    with pytest.raises(ValueError, match=r"compares logits, .* only: loss, hidden_states\. Use"):
+        output({"loss": torch.zeros(()), "hidden_states": torch.zeros(1)}, "logits")
+    with pytest.raises(ValueError, match=r"returned only: tuple\. Use"):
+        output((torch.zeros(1),), "logits")  # type: ignore[arg-type]
+    assert main_input({"attention_mask": MASK, "labels": LABELS}) is MASK
+    with pytest.raises(ValueError, match=r"none of input_ids, .*, only: text, label\. Check"):
+        main_input({"text": ["a"], "label": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"decoder_input_ids, only: input_ids, length\. A"):
+        Seq2SeqLMHead().count_rows({"input_ids": IDS, "length": 4})
 
 
 @pytest.mark.parametrize(
