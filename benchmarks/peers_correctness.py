@@ -17,7 +17,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 NAME = "peers_correctness"
+TOOLS = {
+    "ours": OURS,
+    **PEERS,
+    "snippet_scaled": replace(
+        PEERS["snippet"],
+        title=f"{PEERS['snippet'].title} and `loss_is_scaled_for_ga = False`",
+        way="scaled",
+    ),
+}
 SAME = 1e-4
 """Updates whose difference is a smaller share of their size are the same: float32 rounds."""
 TASKS = {
@@ -131,6 +140,7 @@ def compared_attentions(expected: Tensor, tried: Tensor, without: Tensor | None 
 ALL_TASKS = {
     "ours": ("qa", "classification", "lm", "scores_cached"),
     "snippet": ("qa", "classification", "lm"),
+    "snippet_scaled": ("qa", "classification", "lm"),
     "haystack": ("qa_cached",),
     "textbrewer": ("qa", "classification", "lm"),
     "modelopt": ("qa", "classification", "lm"),
@@ -150,7 +160,7 @@ def tasks(*names: str, **other: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 EVERY = ("qa", "qa_cached", "classification", "lm", "scores_cached")
 CASES = {
     "accumulation": Case("accumulation", "whole", "accumulated", compared, tasks(*EVERY)),
-    "padding": Case("padding", "whole", "padded", compared, tasks("qa", "qa_cached", "lm")),
+    "padding": Case("padding", "whole", "padded", compared, tasks("qa", "lm")),
     "processes": Case(
         "two processes", "whole", "processes", compared_ranks, tasks(*EVERY, haystack=())
     ),
@@ -164,7 +174,15 @@ CASES = {
         compared_attentions,
         {
             tool: ("attention",)
-            for tool in ("ours", "snippet", "haystack", "textbrewer", "modelopt", "silverspoon")
+            for tool in (
+                "ours",
+                "snippet",
+                "snippet_scaled",
+                "haystack",
+                "textbrewer",
+                "modelopt",
+                "silverspoon",
+            )
         },
         "without",
     ),
@@ -185,7 +203,7 @@ class Bench:
         place.mkdir(parents=True, exist_ok=True)
         return {
             "task": task,
-            "way": "",
+            "way": TOOLS[tool].way,
             "models": str(models(task, run, self.work_dir / "models")),
             "rows": str(rows(task, run, RUNS[run]["steps"], self.work_dir / "rows")),
             "output": str(place),
@@ -210,7 +228,7 @@ class Bench:
 
         A process trains for all that need one; two more for what needs two.
         """
-        peer = OURS if tool == "ours" else PEERS[tool]
+        peer = TOOLS[tool]
         ours = peer.script == OURS.script
         environment = environment_of(self.work_dir, ours=ours, even_times=False)
         several = [one for one in asked if one[1] == "processes"]
@@ -228,7 +246,7 @@ class Bench:
         ]
         answers: dict[str, Any] = {}
         with Worker(
-            Path(sys.executable) if ours else python_of(tool, self.work_dir / "envs"),
+            python_of(tool, self.work_dir / "envs") if peer.packages else Path(sys.executable),
             peer.script,
             {"groups": groups},
             environment={**environment, "ACCELERATE_USE_CPU": "true"},
@@ -332,7 +350,7 @@ def render(results: Mapping[str, Any]) -> str:
             continue
         if "reason" in results[tool]:
             lines.append(
-                f"| {PEERS[tool].title} | {results[tool]['reason']} |" + " |" * (len(CASES) - 1)
+                f"| {TOOLS[tool].title} | {results[tool]['reason']} |" + " |" * (len(CASES) - 1)
             )
         else:
             cells = [_cell(tool, name, results[tool]["verdicts"].get(name)) for name in CASES]
@@ -342,7 +360,7 @@ def render(results: Mapping[str, Any]) -> str:
 
 def _title(tool: str, result: Mapping[str, Any]) -> str:
     versions = result["peer_versions"]
-    title = "hf_distill" if tool == "ours" else PEERS[tool].title
+    title = TOOLS[tool].title
     platform = ", ".join(f"{name} {versions[name]}" for name in ("transformers", "torch"))
     return f"{title}; {platform}"
 

@@ -6,7 +6,7 @@ One and two processes with one thread each train the same student, the same numb
 process. Whole trainings take turns; a step is the time between the ends of two optimizer steps of
 the main process, and what is shown are medians over all turns. The efficiency is the rows a second
 of two processes over twice those of one. A process that works at the same time slows the other down
-by what they share (caches, memory, clock rate), so two trainings that know nothing of each other
+by what they share (caches, memory, clock rate), so two independent trainings
 are measured, too: what DDP costs is the rest.
 """
 
@@ -33,7 +33,7 @@ from hf_distill import DistillationTrainer, DistillationTrainingArguments
 SETTING = Setting("float32, 6 → 3 layers of 384, 8 × 256", 384, 12, 6, 3, 30522, 16, 256, 12, False)
 """Its rows are enough for two processes of eight."""
 WAYS = ("Trainer", "DistillationTrainer")
-MODES = {"one process": (1, 1), "two that know nothing of each other": (1, 2), "DDP": (2, 1)}
+MODES = {"one process": (1, 1), "two independent runs": (1, 2), "DDP": (2, 1)}
 """How many processes work together, and how many such groups there are."""
 ROUNDS = 3
 
@@ -110,7 +110,12 @@ def measure() -> dict[str, dict[str, float]]:
 
 def render(results: dict[str, dict[str, float]]) -> str:
     """Markdown."""
-    head = ["", *(f"{mode}, s a step" for mode in MODES), "efficiency", "without what they share"]
+    head = [
+        "",
+        *(f"{mode}, s a step" for mode in MODES),
+        "efficiency",
+        "against two independent runs",
+    ]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for way, modes in results.items():
         alone, apart, together = (modes[mode] for mode in MODES)

@@ -44,7 +44,7 @@ from hf_distill.plotting import declutter, new_figure
 SHARES = (90, 95, 98)
 """Percent of the teacher's F1."""
 QUICK_QUESTIONS = 60
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7")
+COLOURS = ("#000000", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,25 @@ class Tool:
     title: str
     script: str
     settings: str
+    options: tuple[str, ...] = ()
+    """In the place of its defaults."""
 
+
+CHOSEN = ("--temperature", "4", "--distillation_loss_weight", "1", *SQUAD.student.split())
+"""The settings of the other benchmarks on SQuAD."""
 
 TOOLS = {
     "shrink": Tool("hf_distill, `shrink`", "ours", "its defaults"),
     "ours": Tool(
-        "hf_distill, `cache` and `train`", "ours", "temperature 4, weight 1, 3e-4, batches of 24"
+        "hf_distill, `cache` and `train`",
+        "ours",
+        "temperature 4, weight 1, 3e-4, batches of 24",
+        CHOSEN,
+    ),
+    "defaults": Tool(
+        "hf_distill, `cache` and `train`, by default",
+        "ours",
+        "temperature 2, weight 0.5, 5e-5, batches of 8",
     ),
     "haystack": Tool(
         PEERS["haystack"].title, "haystack", "temperature 5, weight 1, 3e-5, batches of 10"
@@ -67,14 +80,19 @@ TOOLS = {
     "textbrewer": Tool(
         PEERS["textbrewer"].title,
         "textbrewer",
-        "hidden states and logits, temperature 8, 1e-4, batches of 32",
+        "hidden states and logits, temperature 8, 1e-4 with warm-up, batches of 32",
     ),
     "snippet": Tool(
         PEERS["snippet"].title, "snippet", "temperature 5, half the labels, 5e-5, batches of 8"
     ),
+    "chosen": Tool(
+        f"{PEERS['snippet'].title}, settings chosen",
+        "snippet",
+        "temperature 4, weight 1, 3e-4, batches of 24",
+        CHOSEN,
+    ),
 }
 STUDENTS = {"cut": "given: 3 of 6 layers", "created": "given: created, half as wide"}
-OUR_OPTIONS = ("--temperature", "4", "--distillation_loss_weight", "1", *SQUAD.student.split())
 
 
 class Race(Created):
@@ -113,10 +131,11 @@ class Race(Created):
             "epochs": self.options.epochs, "seed": self.options.seeds[0],
             "max_length": int(data["--max_length"]), "doc_stride": int(data["--doc_stride"]),
             "bf16": bfloat16_pays(),
-            "more": OUR_OPTIONS if name == "ours" else (),
+            "more": tool.options,
         }  # fmt: skip
         mine = tool.script == "ours"
-        python = python_of("snippet" if mine else name, self.options.peer_dir / "envs")
+        peer = "snippet" if tool.script in ("ours", "snippet") else name
+        python = python_of(peer, self.options.peer_dir / "envs")
         environment = environment_of(self.options.peer_dir, ours=mine, even_times=True)
         with (self.work / f"{output.name}.log").open("w", encoding="utf-8") as log:
             subprocess.run(

@@ -32,7 +32,7 @@ class Setting:
     bf16: bool
     """Whether bfloat16 is fast on this machine."""
     more: tuple[str, ...] = ()
-    """Further options of a command."""
+    """Further options of a training."""
 
 
 def read_setting() -> Setting:
@@ -75,7 +75,7 @@ class Checkpoints:
 
 
 def features(setting: Setting) -> dict[str, list[list[int]]]:
-    """Return windows of SQuAD with the places of answers, made as one does by hand."""
+    """Return windows of SQuAD, not padded, with the places of answers, made as one does by hand."""
     tokenizer = AutoTokenizer.from_pretrained(setting.student)
     questions, contexts, answers = [], [], []
     for paragraph in _paragraphs(setting.train_file):
@@ -91,7 +91,6 @@ def features(setting: Setting) -> dict[str, list[list[int]]]:
         stride=setting.doc_stride,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
-        padding="max_length",
     )
     columns: dict[str, list[Any]] = {
         name: encoding[name] for name in ("input_ids", "token_type_ids", "attention_mask")

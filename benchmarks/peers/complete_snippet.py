@@ -1,7 +1,11 @@
-"""What a tutorial has: ``Trainer``, its defaults, and a ``compute_loss`` written by hand."""
+"""What a tutorial has: ``Trainer``, its defaults, and a ``compute_loss`` written by hand.
+
+Options of the setting take the place of the defaults.
+"""
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import torch
@@ -11,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
     AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    HfArgumentParser,
     Trainer,
     TrainerCallback,
     TrainingArguments,
-    default_data_collator,
 )
 
 TEMPERATURE, WEIGHT = 5.0, 0.5
@@ -22,9 +28,11 @@ TEMPERATURE, WEIGHT = 5.0, 0.5
 
 
 class DistillingTrainer(Trainer):
-    """Half the labels, half the teacher."""
+    """A part the labels, a part the teacher."""
 
     teacher: nn.Module
+    temperature: float
+    weight: float
 
     def compute_loss(
         self,
@@ -37,16 +45,17 @@ class DistillingTrainer(Trainer):
         outputs = model(**inputs)
         with torch.no_grad():
             wanted = self.teacher(**inputs)
+        temperature, weight = self.temperature, self.weight
         losses = [
             F.kl_div(
-                F.log_softmax(outputs[name] / TEMPERATURE, dim=-1),
-                F.softmax(wanted[name] / TEMPERATURE, dim=-1),
+                F.log_softmax(outputs[name] / temperature, dim=-1),
+                F.softmax(wanted[name] / temperature, dim=-1),
                 reduction="batchmean",
             )
             for name in ("start_logits", "end_logits")
         ]
-        distilled = TEMPERATURE**2 * torch.stack(losses).mean()
-        return (1 - WEIGHT) * outputs.loss + WEIGHT * distilled
+        distilled = temperature**2 * torch.stack(losses).mean()
+        return (1 - weight) * outputs.loss + weight * distilled
 
 
 class Saving(TrainerCallback):
@@ -64,24 +73,24 @@ def main() -> None:
     """Train."""
     setting = read_setting()
     checkpoints = Checkpoints(setting)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_argument("--distillation_loss_weight", type=float, default=WEIGHT)
+    mix, more = parser.parse_known_args(setting.more)
+    always = ["--output_dir", setting.output, "--num_train_epochs", str(setting.epochs), "--seed",
+              str(setting.seed), "--bf16", str(setting.bf16), "--use_cpu", "--save_strategy", "no",
+              "--disable_tqdm", "True", "--report_to", "none"]  # fmt: skip
+    (args,) = HfArgumentParser([TrainingArguments]).parse_args_into_dataclasses([*always, *more])
     load = AutoModelForQuestionAnswering.from_pretrained
     trainer = DistillingTrainer(
         model=load(setting.student),
-        args=TrainingArguments(
-            output_dir=setting.output,
-            num_train_epochs=setting.epochs,
-            seed=setting.seed,
-            bf16=setting.bf16,
-            use_cpu=True,
-            save_strategy="no",
-            disable_tqdm=True,
-            report_to="none",
-        ),
+        args=args,
         train_dataset=Dataset.from_dict(features(setting)),
-        data_collator=default_data_collator,
+        data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(setting.student)),
         callbacks=[Saving(checkpoints)],
     )
     trainer.teacher = load(setting.teacher).eval()
+    trainer.temperature, trainer.weight = mix.temperature, mix.distillation_loss_weight
     trainer.train()
     checkpoints.write()
 

@@ -8,9 +8,14 @@ import torch
 from complete import Checkpoints, features, read_setting
 from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 from torch.utils.data import DataLoader
-from transformers import AutoModelForQuestionAnswering
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    get_linear_schedule_with_warmup,
+)
 
-LEARNING_RATE, BATCH_SIZE, TEMPERATURE = 1e-4, 32, 8
+LEARNING_RATE, WARM_UP, BATCH_SIZE, TEMPERATURE = 1e-4, 0.1, 32, 8
 
 
 def adaptor(batch: Any, outputs: Any) -> dict[str, Any]:
@@ -56,17 +61,24 @@ def main() -> None:
         adaptor,
         adaptor,
     )
-    columns = {name: torch.tensor(column) for name, column in features(setting).items()}
-    names = ("input_ids", "token_type_ids", "attention_mask")
+    columns, names = features(setting), ("input_ids", "token_type_ids", "attention_mask")
     rows: Any = [
         dict(zip(names, row, strict=True))
         for row in zip(*(columns[name] for name in names), strict=True)
     ]
+    pad = DataCollatorWithPadding(AutoTokenizer.from_pretrained(setting.student))
+    batches = DataLoader(rows, BATCH_SIZE, shuffle=True, collate_fn=lambda rows: dict(pad(rows)))
+    steps = setting.epochs * len(batches)
     with distiller:
         distiller.train(
             torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE),
-            DataLoader(rows, BATCH_SIZE, shuffle=True),
+            batches,
             num_epochs=setting.epochs,
+            scheduler_class=get_linear_schedule_with_warmup,
+            scheduler_args={
+                "num_warmup_steps": int(WARM_UP * steps),
+                "num_training_steps": steps,
+            },
             callback=lambda model, step: checkpoints.save(model),
             output_hidden_states=True,
         )

@@ -70,6 +70,8 @@ def distil(setting: Setting) -> None:
         data_collator=default_data_collator,
     )
     trainer.teacher, trainer.temperature = teacher, setting.temperature
+    if setting.way == "scaled":
+        trainer.loss_is_scaled_for_ga = False
     if setting.task in ("hidden", "attention"):
         trainer.layer_pairs = setting.layer_pairs
         trainer.with_attentions = setting.task == "attention"

@@ -54,6 +54,8 @@ class AttentionLoss(nn.MSELoss):
 class ConvertedModelTrainer(Trainer):
     """``Trainer`` of a converted model."""
 
+    loss_is_scaled_for_ga = False
+
     def compute_loss(
         self,
         model: Any,

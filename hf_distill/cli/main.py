@@ -135,7 +135,7 @@ def _program_parser() -> argparse.ArgumentParser:
         prog="hf-distill",
         usage="hf-distill [--version] [--debug] COMMAND …",
         description="Knowledge distillation for the Hugging Face Trainer: make a big model's "
-        f"small twin and prove that it is as good.\n\ncommands:\n{commands}",
+        f"small twin and know how good it is.\n\ncommands:\n{commands}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
