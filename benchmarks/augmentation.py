@@ -2,24 +2,21 @@
 
     python benchmarks/augmentation.py --model MODEL --squad_path train-v1.1.json.gz
 
-The peer is Haystack v1's algorithm, written anew on the same model and texts: every word of one
-token in a pass of its own, batches of 16 within a context, logits of all tokens. Its own script,
-in its own environment, is timed outside; `--augmented FILE` counts the defects of what it wrote.
+The peer is Haystack v1's algorithm, written again on the same model and texts: every word of one
+token in a pass of its own, batches of 16 within a context, logits of all tokens. Its own script, in
+its own environment, is in ``augmentation_peers.py``.
 Times are CPU seconds of one thread, context by context in turns; the table is Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import re
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,9 +29,6 @@ from hf_distill.augmentation.drawing import apply, draw
 from hf_distill.augmentation.masked_lm import MaskedLanguageModel
 from hf_distill.files import display_name
 from hf_distill.tasks.question_answering import load_question_answering_dataset
-
-SPECIAL = re.compile(r"\[(?:SEP|CLS|MASK|PAD|UNK)\]|</?s>|<mask>|##", re.IGNORECASE)
-WORD = re.compile(r"[\w'’-]+")
 
 
 def plain_candidates(model: Any, tokenizer: Any, text: str, count: int, batch: int) -> int:
@@ -74,40 +68,6 @@ def pseudo_perplexity(model: Any, tokenizer: Any, texts: Sequence[str], places: 
         targets = torch.tensor([ids[place] for place in chosen])
         losses += torch.nn.functional.cross_entropy(logits, targets, reduction="none").tolist()
     return float(torch.tensor(losses).mean().exp())
-
-
-def defects(source: str, augmented: str) -> dict[str, int]:
-    """What is wrong in an augmented SQuAD file, counted with no code of the package."""
-
-    def paragraphs(path: str) -> list[dict[str, Any]]:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [p for article in content["data"] for p in article["paragraphs"]]
-
-    original = {p["context"] for p in paragraphs(source)}
-    folded = {" ".join(re.findall(r"\w+", text.lower())) for text in original}
-    shapes = {WORD.sub("w", text) for text in original}
-    counts: Counter[str] = Counter()
-    ids: Counter[Any] = Counter()
-    for paragraph in paragraphs(augmented):
-        context = paragraph["context"]
-        counts["paragraphs"] += 1
-        counts["questions"] += len(paragraph["qas"])
-        is_original = context in original
-        counts["same words as an original"] += (
-            not is_original and " ".join(re.findall(r"\w+", context.lower())) in folded
-        )
-        counts["special tokens or pieces"] += bool(SPECIAL.search(context))
-        counts["spacing or punctuation changed"] += WORD.sub("w", context) not in shapes
-        for question in paragraph["qas"]:
-            ids[str(question["id"])] += 1
-            answers = question["answers"]
-            counts["answers lost"] += not answers and not question.get("is_impossible", False)
-            counts["answers misplaced"] += any(
-                context[a["answer_start"] : a["answer_start"] + len(a["text"])] != a["text"]
-                for a in answers
-            )
-    counts["ids used twice"] = sum(count - 1 for count in ids.values())
-    return dict(counts)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -191,24 +151,6 @@ def render_cost(cost: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-DEFECTS = {
-    "spacing or punctuation changed": "text outside the replaced words changed",
-    "special tokens or pieces": "special tokens or word pieces in it",
-    "answers lost": "answers lost",
-    "ids used twice": "ids used twice",
-    "same words as an original": "copies with all words of the original",
-}
-
-
-def render_defects(files: dict[str, dict[str, Any]]) -> str:
-    """Return the table of what is wrong in augmented files."""
-    lines = [f"| file | {' | '.join(DEFECTS.values())} |", f"|---|{'---|' * len(DEFECTS)}"]
-    for name, found in files.items():
-        cells = " | ".join(f"{found[defect]:,}" for defect in DEFECTS)
-        lines.append(f"| {name.removesuffix('.json')} | {cells} |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Measure, record and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -217,19 +159,13 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, default=12)
     parser.add_argument("--word_possibilities", type=int, default=15)
     parser.add_argument("--places", type=int, default=24, help="tokens a text, for perplexity")
-    parser.add_argument("--augmented", action="append", default=[], help="count its defects")
     options = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    for path in options.augmented:
-        files = record_part("augmentation", display_name(path), defects(options.squad_path, path))
-        files.pop("cost", None)
-        replace_section("augmentation_defects", render_defects(files))
-    if not options.augmented:
-        content = measure(options)
-        record_part("augmentation", "cost", content)
-        replace_section("augmentation_cost", render_cost(content))
+    content = measure(options)
+    record_part("augmentation", "cost", content)
+    replace_section("augmentation_cost", render_cost(content))
     print((RESULTS / "augmentation.json").read_text(encoding="utf-8"))
 
 

@@ -68,6 +68,12 @@ PEERS = {
         "with_sentence_transformers",
         ("sentence-transformers==6.2.0", "accelerate", "datasets"),
     ),
+    "nlpaug": Peer(
+        "nlpaug 1.1.11",
+        "augment_nlpaug",
+        ("nlpaug==1.1.11", "transformers==4.46.3", "numpy<2"),
+        constrained=False,
+    ),
     "scores": Peer("hf_distill, attention scores", "ours", way="scores"),
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 import attention_kernels
 import augmentation
 import augmentation_memory
+import augmentation_peers
 import cache_faults
 import cached_memory
 import cached_outputs
@@ -74,9 +75,7 @@ def _wider_teacher() -> str:
 RENDER: dict[str, Callable[[], str]] = {
     "attention_kernels": lambda: attention_kernels.table(_load("attention_kernels")["rows"]),
     "augmentation_cost": lambda: augmentation.render_cost(_load("augmentation")["cost"]),
-    "augmentation_defects": lambda: augmentation.render_defects(
-        {name: found for name, found in _load("augmentation").items() if name != "cost"}
-    ),
+    "augmentation_peers": lambda: augmentation_peers.render(_load("augmentation_peers")["results"]),
     "augmentation_memory": lambda: augmentation_memory.render(
         _load("augmentation_memory")["results"]
     ),

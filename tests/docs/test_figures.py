@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 import figures  # noqa: E402
 
 GENERATED = ("api.md", "arguments.md", "refused-teachers.md")  # compared with the code elsewhere
-PROSE = [page for page in figures.PAGES if page.name not in (*GENERATED, "RESULTS.md")]
+PROSE = [page for page in figures.PAGES if page.name not in GENERATED]
 
 NUMBER = r"(?<![\w.-])\d+(?:,\d{3})*(?:\.\d+)?\**"
 UNITS = r"F1|times|points?|k?B|[MG]i?B|m?s|(?:milli)?seconds?|CPU|minutes?|hours?"
@@ -35,6 +35,24 @@ ALLOWED = {
         "with probability 0.4",
         "GloVe 6B",
         "15 % of its\ntokens at most",
+    ),
+    "RESULTS.md": (
+        "(10 % warm-up,",
+        "(aim 97 %)",
+        "(aim 85 %)",
+        "their aim of 98 %",
+        "at weight 0.03",
+        "first one at 2 times",
+        "in a trial at 3 times",
+        "models' own (0.1)",
+        "(T 2, weight 0.5)",
+        "*× 2.00* is an update",
+        "of one with 0.1;",
+        "dropout 0.1 (that of",
+        "(aim: 1.08)",
+        "40 % of the words,",
+        "temperature 2, weight 0.5; reading",
+        "weight 0.7, T = 10",
     ),
     "cached-teacher-outputs.md": (
         "95 %\ninterval",
@@ -90,6 +108,7 @@ def unmarked(page: Path) -> list[str]:
             r"`[^`]*`",
             r"\]\([^)]*\)",
             r"<!-- generated: ([\w-]+) -->.*?<!-- end: \1 -->",
+            r"<!-- (\w+): begin -->.*?<!-- \1: end -->",  # see test_tables.py
             r"<!--.*?-->",
             *map(re.escape, ALLOWED.get(page.name, ())),
         )
