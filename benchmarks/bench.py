@@ -2,8 +2,9 @@
 
 Each runs in its own process, on one thread and with settings of malloc that keep times steady. What
 it prints goes to ``build/bench``; what is there is not run again, so the program can be stopped and
-started again. By default settings are few, which takes some twenty minutes on two cores. With
-``--full`` (``make bench FULL=1``) all are measured and recorded in ``results/`` and RESULTS.md.
+started again. By default settings are few, which takes some twenty minutes on two cores, and of the
+peers only what needs no installation. With ``--full`` (``make bench FULL=1``) all are measured, the
+peers in environments that are made for them, and recorded in ``results/`` and RESULTS.md.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class Benchmark:
         return [sys.executable, script, *(self.full if full else self.quick)]
 
 
+PEERS = ("--work_dir", str(FOLDER.parent / "build" / "peers"))
+"""Where other tools are installed, each into an environment of its own: some gigabytes."""
+
 BENCHMARKS = (
     Benchmark("step_cost", ()),
     Benchmark(
@@ -51,6 +55,12 @@ BENCHMARKS = (
     Benchmark("cpu_attention", ()),
     Benchmark("student_dropout", ()),
     Benchmark("attention_kernels", ("--lengths", "128", "512")),
+    Benchmark("peers", (*PEERS, "--quick", "--peers", "snippet"), (*PEERS, "--record")),
+    Benchmark(
+        "peers_correctness",
+        (*PEERS, "--tools", "ours", "snippet", "snippet_scaled"),
+        (*PEERS, "--record"),
+    ),
 )
 
 
