@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from hf_distill.compatibility.tokenizers import check_vocabulary
+from hf_distill.compatibility.tokenizers import check_padding, check_vocabulary
 from hf_distill.console import log_rank_0
 from hf_distill.hub.facts import TIMINGS
 from hf_distill.launch import check_launch
@@ -57,6 +57,7 @@ def score_model(
     """
     features, cut = task.features(examples, tokenizer, model, training=False, num_proc=num_proc)
     check_vocabulary(tokenizer, model, "model")
+    check_padding(tokenizer.pad_token_id, model, "model")
     said = _cut_rows_said.get(examples)
     _cut_rows_said[examples] = cut
     if cut and cut != said:

@@ -59,6 +59,8 @@ def align_labels(
                 )
             ]
     ours, theirs = ([n.strip().lower() for n in _names(c)] for c in (student, teacher))
+    if len(set(ours)) < len(ours) or len(set(theirs)) < len(theirs):
+        ours, theirs = _names(student), _names(teacher)  # their case tells them apart
     unnamed = [who for who, names in (("teacher", theirs), ("student", ours)) if _made_up(names)]
     if ours == theirs and not unnamed:
         return None, [info("labels", f"The same {len(ours)} labels in the same order.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,13 @@ from transformers import PreTrainedTokenizerBase
 from hf_distill.compatibility.findings import Finding, error, info, warning
 from hf_distill.compatibility.vocabulary_map import VocabularyMap, mark_of
 from hf_distill.files import json_hash
-from hf_distill.heads import CausalLMHead, TaskHead, unwrapped
+from hf_distill.heads import (
+    CausalLMHead,
+    SequenceClassificationHead,
+    TaskHead,
+    find_head,
+    unwrapped,
+)
 from hf_distill.loading import TOKENIZER_FILES, find_file, load_tokenizer
 
 PROBES = (
@@ -49,8 +56,13 @@ def check_tokenizers(
             read from where the student was loaded.
     """
     tokenizer = tokenizer_of_data(student, processing_class)
+    pads = getattr(unwrapped(student), "config", None) if tokenizer is None else tokenizer
+    pad: int | None = getattr(pads, "pad_token_id", None)
     try:
         vocabulary = find_vocabulary_map(teacher, student, head, tokenizer)
+        if vocabulary is not None and pad is not None:
+            pad = int(vocabulary.ids[pad])
+        check_padding(pad, teacher, "teacher")
     except ValueError as problem:
         return error("tokenizer", str(problem))
     if vocabulary is not None:
@@ -201,6 +213,32 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: nn.Module, who: 
             f"The tokenizer has {len(tokenizer)} tokens and the {who} knows only {size} of them. "
             f"Use the tokenizer that the {who} was trained with, or add what it lacks: "
             f"model.resize_token_embeddings({len(tokenizer)})."
+        )
+
+
+def check_padding(pad: int | None, model: nn.Module, who: str) -> None:
+    """Check that a model that reads a text's label at its last token knows what padding is.
+
+    Decoders with such a head look for the last token that is not ``config.pad_token_id``.
+
+    Raises:
+        ValueError: the data is padded with another token than that.
+    """
+    model = unwrapped(model)
+    if pad is None or not isinstance(find_head(model), SequenceClassificationHead):
+        return
+    try:
+        looks_for_it = "pad_token_id" in inspect.getsource(type(model).forward)
+    except (OSError, TypeError):
+        return
+    config: Any = model.config
+    own = getattr(config.get_text_config(), "pad_token_id", None)
+    if looks_for_it and own not in (None, pad):
+        raise ValueError(
+            f"The {who} reads the label of a text at the last token that is not its "
+            f"config.pad_token_id={own}, and the data is padded with token {pad}, where it would "
+            f"then read. Set config.pad_token_id={pad} in the {who} (its config.json), or pad with "
+            f"token {own} (tokenizer.pad_token_id)."
         )
 
 

@@ -13,6 +13,7 @@ from hf_distill.alignment import Alignment, SameEncoding, find_alignment
 from hf_distill.compatibility.findings import Finding, error, info
 from hf_distill.compatibility.tokenizers import (
     check_map,
+    check_padding,
     check_vocabulary,
     compare_tokenizers,
     special_ids_of,
@@ -111,6 +112,7 @@ def check_reader(
         )
     try:
         check_vocabulary(teacher_processing_class, teacher, "teacher")
+        check_padding(teacher_processing_class.pad_token_id, teacher, "teacher")
         ours = None if student is None else tokenizer_of_data(student, processing_class)
         if student is not None and ours is not None:
             check_vocabulary(ours, student, "student")

@@ -174,3 +174,22 @@ def test_results_of_another_command_stay(
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "metrics.json": "{}", "predictions.json": "{}",
     }  # fmt: skip
+
+
+def test_a_decoder_that_would_read_its_label_at_padding_is_refused(
+    tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    from tiny import tokenizer
+    from zoo import zoo_model
+
+    for pad in (0, 3):
+        folder = tmp_path / str(pad)
+        zoo_model("text-classification", "gpt2", seed=0, pad_token_id=pad).save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+    (tmp_path / "data.csv").write_text("text,label\nw1 w2 w3,no\nw1,yes\n")
+    options = ["--use_cpu", "--task", "text-classification", "--file", tmp_path / "data.csv"]
+    assert program("evaluate", *options, "--model", tmp_path / "0").status == 0
+    result = program("evaluate", *options, "--model", tmp_path / "3")
+    assert result.status == 2
+    assert "The model reads the label" in result.stderr
+    assert "Set config.pad_token_id=0" in result.stderr

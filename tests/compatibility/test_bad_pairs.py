@@ -33,6 +33,7 @@ from transformers import (
     BertForTokenClassification,
     BertModel,
 )
+from zoo import zoo_model
 
 from hf_distill import check_pair
 
@@ -62,6 +63,10 @@ def with_tokenizers(theirs: Any, ours: Any) -> Pair:
         return model, summarizer(), {"processing_class": ours()}
 
     return pair
+
+
+def decoder(pad: int) -> Any:
+    return zoo_model("text-classification", "gpt2", seed=0, pad_token_id=pad)
 
 
 def swapped() -> Any:
@@ -222,6 +227,21 @@ BAD_PAIRS: dict[str, tuple[str, Pair, str]] = {
         "labels",
         lambda path: (classifier(), classifier("no", "yes"), {}),
         "teacher has 3 labels and the student 2.*num_labels=3",
+    ),
+    "labels that differ in case, of other models": (
+        "labels",
+        lambda path: (classifier("a", "A", "b"), classifier("a", "a ", "b"), {}),
+        "the student's are a, a , b and the teacher's a, A, b",
+    ),
+    "another padding token, where a text's label is at its last token": (
+        "tokenizer",
+        lambda path: (decoder(3), decoder(0), {"processing_class": tokenizer()}),
+        "config.pad_token_id=3, and the data is padded with token 0.*Set config.pad_token_id=0",
+    ),
+    "another padding token than the student's, without a tokenizer": (
+        "tokenizer",
+        lambda path: (decoder(3), decoder(2), {}),
+        "config.pad_token_id=3, and the data is padded with token 2",
     ),
     "labels of another kind": (
         "labels",

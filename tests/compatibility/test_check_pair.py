@@ -100,6 +100,22 @@ def test_labels_in_another_order_are_realigned() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student", "order"),
+    [
+        (("a", "A", "b"), ("A", "a", "b"), "a, A, b instead of A, a, b"),
+        (("b", "A", "a"), ("A", "a", "b"), "b, A, a instead of A, a, b"),
+        (("B", "no", "Yes"), ("yes", "b", "NO"), "B, no, Yes instead of yes, b, NO"),
+    ],
+)
+def test_case_counts_where_labels_differ_in_nothing_else(
+    teacher: tuple[str, ...], student: tuple[str, ...], order: str
+) -> None:
+    report = check_pair(classifier(*teacher), classifier(*student))
+    assert report.ok and order in message(report, "labels")
+    assert "same order" in message(check_pair(classifier("a", "A"), classifier("a", "A")), "labels")
+
+
 def test_labels_are_read_by_number_also_where_json_made_text_of_it() -> None:
     teacher, student = classifier("yes", "no", "maybe"), classifier()
     for model in (teacher, student):
@@ -107,6 +123,18 @@ def test_labels_are_read_by_number_also_where_json_made_text_of_it() -> None:
     report = check_pair(teacher, student)
     assert report.ok
     assert "reordered by name" in message(report, "labels")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_decoders_whose_padding_is_the_datas(architecture: str) -> None:
+    models = [
+        zoo_model("text-classification", architecture, seed=seed, pad_token_id=2) for seed in (0, 1)
+    ]
+    assert check_pair(*models).ok
+    encoders = [
+        zoo_model("text-classification", "bert", seed=0, pad_token_id=pad) for pad in (2, 3)
+    ]
+    assert check_pair(*encoders).ok  # they read no padding
 
 
 def test_a_student_of_another_family_with_the_same_ids(tmp_path: Path) -> None:
