@@ -450,7 +450,10 @@ class Distiller:
         return self.losses.eval_log.pop(self.accelerator)
 
     def log_entries(self, state: TrainerState) -> dict[str, float]:
-        """Return the means of the losses since the last call, and what a schedule changes."""
+        """Return the means of the losses since the last call, and what a schedule changes.
+
+        Of that the value in the last step, which has ended.
+        """
         entries = self.losses.train_log.pop(self.accelerator)
         self.alignment.warn_of_lost_rows()
         if self.layers is not None and self.accelerator.is_main_process:
@@ -460,7 +463,7 @@ class Distiller:
             ("distillation_loss_weight", self.args.distillation_loss_weight_at),
         ):
             if getattr(self.args, f"{name}_schedule") != "constant":
-                entries[name] = value_at(_progress(state))
+                entries[name] = value_at(_progress(state, steps_back=1))
         return entries
 
     # ---- checkpoints ---------------------------------------------------------------------------
@@ -476,5 +479,6 @@ class Distiller:
             self.layers.load(folder, optional=is_best)
 
 
-def _progress(state: TrainerState) -> float:
-    return state.global_step / state.max_steps if state.max_steps > 0 else 0.0
+def _progress(state: TrainerState, steps_back: int = 0) -> float:
+    step = max(state.global_step - steps_back, 0)
+    return step / state.max_steps if state.max_steps > 0 else 0.0

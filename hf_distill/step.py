@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,49 @@ Batch = Mapping[str, Any]
 
 ItemCounter = Callable[[Batch], int | Tensor]
 """Counts the items of a batch that a loss is the mean of."""
+
+
+class WholeSteps:
+    """Micro-batches for whole steps, also where the length of an epoch is not known.
+
+    ``Trainer`` would add what is left at the end of such an epoch to the next one's first step, as
+    a mean of its own. Here it is a part of that step.
+    """
+
+    def __init__(self) -> None:
+        self._left: list[Any] = []
+        self._source: Iterator[Any] | None = None
+
+    def draw(
+        self,
+        source: Iterator[Any],
+        size: int,
+        draw: Callable[[Iterator[Any]], tuple[list[Any], Any]],
+        *,
+        steps_done: int,
+    ) -> tuple[list[Any], Any]:
+        """Return the micro-batches of a step and the number of their items; none at an epoch's end.
+
+        Args:
+            source: the batches of an epoch.
+            size: how many a step has.
+            draw: draws them, and counts their items.
+            steps_done: how many steps there were.
+
+        Raises:
+            ValueError: the first epoch is shorter than a step.
+        """
+        if self._left and source is self._source:
+            return [], None
+        self._source, earlier = source, self._left
+        batches, items = draw(chain(earlier, source))
+        self._left = batches if len(batches) < size else []
+        if self._left and not steps_done:
+            raise ValueError(
+                f"An epoch of train_dataset has {len(batches)} batches, fewer than the "
+                f"gradient_accumulation_steps={size} of one step; lower them, or repeat the data."
+            )
+        return ([], None) if self._left else (batches, items)
 
 
 class BatchPlan(NamedTuple):

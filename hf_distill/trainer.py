@@ -36,6 +36,7 @@ from hf_distill.sharding import (
     name_fsdp_blocks,
     saves_shards,
 )
+from hf_distill.step import WholeSteps
 from hf_distill.teachers import TeacherSource
 from hf_distill.training_args import DistillationTrainingArguments
 
@@ -51,6 +52,7 @@ class DistillationTrainer(Trainer):
     valid rows of ``distillation_loss`` between the logits of student and teacher at
     ``temperature`` (Hinton et al. 2015, section 2). Both means are taken over the whole step, so
     loss and gradient do not depend on how a batch is split into accumulation steps and processes.
+    What is left of a stream when an epoch ends in the middle of a step is a part of the next one.
 
     Weighted losses between hidden states and between attentions of mapped layers are added. In
     ``stage="intermediate"`` there is nothing else (TinyBERT's first stage): no labels, no logits,
@@ -121,6 +123,7 @@ class DistillationTrainer(Trainer):
     push_in_progress: Any = None
     _attachments: ExitStack | None = None
     _first_batch_checked = False
+    _steps: WholeSteps
     _loss_was_computed: bool | None = None
     _warned_of_bypass = False
 
@@ -319,6 +322,7 @@ class DistillationTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """As ``Trainer``'s. A training begins with it, also again with a smaller batch size."""
         self.distiller.begin_training()
+        self._steps = WholeSteps()
         return super().get_train_dataloader()
 
     def get_batch_samples(
@@ -334,7 +338,14 @@ class DistillationTrainer(Trainer):
         if step % distiller.guard.steps_between == 0:
             distiller.guard.raise_if_bad()
         self._warn_if_loss_was_bypassed()
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches, num_items = self._steps.draw(
+            epoch_iterator,
+            num_batches,
+            lambda source: super(DistillationTrainer, self).get_batch_samples(
+                source, num_batches, device
+            ),
+            steps_done=step,
+        )
         if distiller.head is None or not batches:
             return batches, num_items
         if not self._first_batch_checked:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from datasets import concatenate_datasets
 from runs import TASKS, CountingTeacher, arguments, distil, logged
 from tiny import dataset_for, model_for
 from torch import Tensor, nn
@@ -287,6 +288,33 @@ def test_no_step_waits_for_the_device(task: str, tmp_path: Path) -> None:
     assert steps[1:] == [0] * 11
 
 
+def test_an_epoch_of_unknown_length_ends_in_the_middle_of_a_step(tmp_path: Path) -> None:
+    """Trainer would make one step of 5 of these micro-batches, with twice the gradient."""
+    rows = dataset_for("text-classification", 8)
+    options: dict[str, Any] = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 3,
+        "train_sampling_strategy": "sequential",
+    }
+    stream, norms = distil(
+        "text-classification", tmp_path / "a", train_dataset=rows.to_iterable_dataset(), **options
+    )
+    twelve = concatenate_datasets([rows, rows.select(range(4))])
+    whole, expected = distil("text-classification", tmp_path / "b", train_dataset=twelve, **options)
+    assert norms.norms == pytest.approx(expected.norms, rel=1e-5)
+    for name in ("loss", "loss_task", "loss_prediction"):
+        assert logged(stream, name) == pytest.approx(logged(whole, name), rel=1e-5)
+    options["gradient_accumulation_steps"] = 9
+    with pytest.raises(ValueError, match="has 8 batches, fewer than the gradient_acc.*=9"):
+        distil(
+            "text-classification",
+            tmp_path / "c",
+            train_dataset=rows.to_iterable_dataset(),
+            **options,
+        )
+
+
 def test_schedules_are_followed_and_logged(tmp_path: Path) -> None:
     seen: list[float] = []
 
@@ -301,11 +329,17 @@ def test_schedules_are_followed_and_logged(tmp_path: Path) -> None:
         temperature=8.0,
         temperature_end=4.0,
         temperature_schedule="linear",
+        distillation_loss_weight=0.8,
+        distillation_loss_weight_end=0.4,
+        distillation_loss_weight_schedule="linear",
         trainer_options={"distillation_loss": loss},
     )
-    assert seen == [8.0, 7.0, 6.0, 5.0]
-    assert logged(trainer, "temperature") == [7.0, 6.0, 5.0, 4.0]
-    assert logged(trainer, "distillation_loss_weight") == []
+    assert seen == logged(trainer, "temperature") == [8.0, 7.0, 6.0, 5.0]
+    weights = logged(trainer, "distillation_loss_weight")
+    assert weights == pytest.approx([0.8, 0.7, 0.6, 0.5])
+    parts = zip(logged(trainer, "loss_task"), logged(trainer, "loss_prediction"), strict=True)
+    mixed = [(1 - w) * own + w * taught for w, (own, taught) in zip(weights, parts, strict=True)]
+    assert logged(trainer, "loss") == pytest.approx(mixed, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["kl_div", "mse", "reverse_kl", "js_div", "skew_kl"])
