@@ -87,7 +87,8 @@ class DistillationTrainingArguments(TrainingArguments):
             "help": "What compares the logits: kl_div (Hinton's, the student covers all that the "
             "teacher finds likely), reverse_kl (the student concentrates on the teacher's best), "
             "js_div (their symmetric middle), skew_kl (kl_div against a mix of both, DistiLLM) or "
-            "mse (squared distance of the logits themselves).",
+            "mse (squared distance of the logits themselves; half of it where an input has several "
+            "labels, each a choice between yes and no).",
             "choices": sorted(LOGITS_LOSSES),
         },
     )

@@ -82,7 +82,7 @@ CASES: dict[str, tuple[str, str, Change, dict[str, Any], str]] = {
     "images of another size": (
         "image-classification", "vit",
         with_column("pixel_values", torch.zeros(4, 3, 16, 16).tolist()), {},
-        "size .*16.*doesn't match model",
+        "The teacher cannot compute this batch .*size .*16.*doesn't match model",
     ),
     "no rows": ("text-classification", "bert", lambda columns: {k: [] for k in columns}, {},
                 "train_dataset is empty"),
@@ -143,6 +143,24 @@ def test_a_model_with_logits_for_its_longest_input_only(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="logits for 16 positions .* 12; pad .*max_length=16"):
         trainer.train()
+
+
+def test_a_later_batch_that_the_teacher_cannot_compute(tmp_path: Path) -> None:
+    rows = zoo_dataset("text-classification", 4).to_dict()
+    rows["input_ids"][3][-1] = VOCABULARY + 3
+    trainer = DistillationTrainer(
+        zoo_model("text-classification", "bert", seed=0, vocab_size=VOCABULARY + 8),
+        arguments(
+            tmp_path, per_device_train_batch_size=1, train_sampling_strategy="sequential",
+            teacher_check_samples=0, max_steps=4,
+        ),
+        teacher_model=zoo_model("text-classification", "bert", seed=1),
+        train_dataset=Dataset.from_dict(rows),
+        data_collator=default_data_collator,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="The teacher cannot compute this batch .*IndexError"):
+        trainer.train()
+    assert trainer.state.global_step == 3
 
 
 # ---- the trial of the teacher --------------------------------------------------------------------

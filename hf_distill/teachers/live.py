@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -64,7 +65,11 @@ class LiveTeacher(Teacher):
         runtime: Runtime,
         further_inputs: Mapping[str, Any] = MappingProxyType({}),
     ) -> Mapping[str, Tensor]:
-        """Return the outputs for a batch, in the student's precision."""
+        """Return the outputs for a batch, in the student's precision.
+
+        Raises:
+            ValueError: the teacher fails on it.
+        """
         if self._placed_for is not runtime:
             self._placed = _place(self.model, runtime)
             self._placed_for = runtime
@@ -74,7 +79,16 @@ class LiveTeacher(Teacher):
         inputs = inputs_for(self.model, self.input_names, head, batch, vocabulary)
         # Not inference_mode: an objective may save the teacher's tensors for its backward pass.
         with torch.no_grad(), self._precision(runtime):
-            outputs = self._placed(**inputs, **further_inputs)
+            try:
+                outputs = self._placed(**inputs, **further_inputs)
+            except (IndexError, RuntimeError, ValueError) as problem:
+                if should_reduce_batch_size(problem):
+                    raise
+                raise ValueError(
+                    f"The teacher cannot compute this batch ({type(problem).__name__}: {problem}). "
+                    "Give it inputs that it takes, such as token ids below its vocab_size, rows "
+                    "not longer than its positions, or images of its image_size."
+                ) from problem
         return outputs if vocabulary is None else vocabulary.outputs_for_student(head, outputs)
 
     def _precision(self, runtime: Runtime) -> AbstractContextManager[Any]:

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from hf_distill.compatibility import check_inputs
 from hf_distill.compatibility.precision import rounding_of, rounding_unit
 from hf_distill.heads import TaskHead
-from hf_distill.heads.base import PositionHead, attention_mask
+from hf_distill.heads.base import PositionHead, attention_mask, main_input
 from hf_distill.restoring import preserve_rng_state
 from hf_distill.teachers.base import MIXED_PRECISIONS, OneProcess, Teacher
 from hf_distill.teachers.caching.fingerprints import row_lengths
@@ -81,11 +81,19 @@ class PartComputer:
         """Make the first batch twice.
 
         Raises:
-            ValueError: the two differ, so what is stored would belong to another input.
+            ValueError: the two differ, so what is stored would belong to another input; or rows are
+                not kept apart.
         """
         rows = range(min(self._batch_size, len(self._inputs)))
         with preserve_rng_state():
             first, second = self._batch(rows), self._batch(rows)
+        made = len(main_input(first))
+        if made != len(rows):
+            raise ValueError(
+                f"The data collator made {made} inputs of {len(rows)} rows, so the teacher's "
+                "outputs have no row to belong to; use one that keeps rows apart, or train with a "
+                "live teacher (teacher_model)."
+            )
         for name in first:
             values = first[name], second.get(name)
             if isinstance(values[0], Tensor) and not _same(*values):

@@ -14,6 +14,7 @@ from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
     DataCollatorForLanguageModeling,
+    DataCollatorWithFlattening,
     DataCollatorWithPadding,
     default_data_collator,
 )
@@ -101,6 +102,12 @@ def test_a_collator_that_masks_at_random(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="makes other (input_ids|labels) of the same rows"):
         cached(data, teacher, tmp_path, data_collator=collator)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_collator_that_joins_rows(tmp_path: Path) -> None:
+    teacher, data = zoo_model("text-generation", "llama", seed=1), zoo_dataset("text-generation", 4)
+    with pytest.raises(ValueError, match="made 1 inputs of 4 rows.*keeps rows apart"):
+        cached(data, teacher, tmp_path, data_collator=DataCollatorWithFlattening())
 
 
 def test_a_transform_that_changes_each_time(tmp_path: Path) -> None:
