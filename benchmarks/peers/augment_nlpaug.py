@@ -15,7 +15,7 @@ def main() -> None:
     content = json.loads(Path(source).read_text(encoding="utf-8"))
     paragraphs = [part for article in content["data"] for part in article["paragraphs"]]
     augmenter = ContextualWordEmbsAug(
-        model_path=model, aug_p=0.4, top_k=15, batch_size=16, device="cpu"
+        model_path=model, model_type="bert", aug_p=0.4, top_k=15, batch_size=16, device="cpu"
     )
     for paragraph in paragraphs:
         (paragraph["context"],) = augmenter.augment(paragraph["context"])
