@@ -261,7 +261,8 @@ def in_numbers(row: dict[str, Any]) -> str:
 def render(result: dict[str, Any]) -> str:
     """Return the table, and where it is from."""
     gpus, cuda, versions = (result[name] for name in ("gpus", "cuda", "versions"))
-    return f"{len(gpus)} × {gpus[0]}, CUDA {cuda}, {versions}.\n\n{table(result['rows'])}"
+    libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{len(gpus)} × {gpus[0]}, CUDA {cuda}, {libraries}.\n\n{table(result['rows'])}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
