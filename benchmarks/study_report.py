@@ -16,6 +16,8 @@ from hf_distill.plotting import declutter, new_figure
 
 IMAGES = FOLDER.parent / "docs" / "images"
 COLOURS = {"alone": "#D55E00", "prediction": "#0072B2", "stages": "#009E73"}
+LEAST = 3
+"""Seeds that an arm needs to be shown."""
 LENGTHS = {"-third": 1 / 3, "": 1.0, "-triple": 3.0}
 
 
@@ -72,8 +74,10 @@ class Interval:
 
 
 def scores(job: str, arm: str) -> dict[int, float]:
-    """Return the scores of an arm by their seeds."""
+    """Return the scores of an arm by their seeds; none if there are too few."""
     found = [read_json(path) for path in RESULTS.glob(f"study-{job}-{arm}-[0-9].json")]
+    if len(found) < LEAST:
+        return {}
     return {one["seed"]: one["score"] for one in sorted(found, key=lambda one: one["seed"])}
 
 
@@ -139,8 +143,7 @@ def _draw_lengths(
             ]
             _line(panel, points, colour, titles[arm])
         _finish(panel, name, job, "steps of all stages")
-    figure.axes[0].legend(fontsize=7, frameon=False, loc="lower right")
-    figure.savefig(IMAGES / "study-steps.png")
+    _save(figure, "study-steps")
 
 
 def _draw_labels(jobs: Mapping[str, Job]) -> None:
@@ -155,8 +158,7 @@ def _draw_labels(jobs: Mapping[str, Job]) -> None:
             ]
             _line(panel, points, COLOURS[arm], title)
         _finish(panel, name, job, "training rows")
-    figure.axes[0].legend(fontsize=7, frameon=False, loc="lower right")
-    figure.savefig(IMAGES / "study-labels.png")
+    _save(figure, "study-labels")
 
 
 def _rows(job: str) -> int:
@@ -178,7 +180,19 @@ def _line(panel: Any, points: list[tuple[int, Interval]], colour: str, title: st
 def _finish(panel: Any, name: str, job: Job, quantity: str) -> None:
     panel.axhline(_teacher(name), color="#555555", linewidth=1, linestyle="--", label="the teacher")
     panel.set_xscale("log")
+    places = sorted({int(x) for line in panel.containers for x in line[0].get_xdata()})
+    panel.set_xticks(places, [f"{place:,}" for place in places])
+    panel.minorticks_off()
     panel.set_xlabel(quantity, fontsize=8)
     panel.set_title(job.title, fontsize=9)
     panel.tick_params(labelsize=7)
     declutter(panel)
+
+
+def _save(figure: Any, name: str) -> None:
+    """Write a picture with one legend for all panels below them."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, fontsize=8, frameon=False, ncols=len(labels), loc="outside lower center"
+    )
+    figure.savefig(IMAGES / f"{name}.png")
