@@ -23,7 +23,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,12 @@ class Race(Created):
         few = f"{SQUAD.data} --max_eval_samples {QUICK_QUESTIONS}"
         return replace(SQUAD, data=few) if self.options.quick else SQUAD
 
+    @cached_property
+    def f1_of_teacher(self) -> float:
+        """The aim is a share of it."""
+        f1: float = self.score(self.scored, Path(self.teacher(SQUAD)))["f1"]
+        return f1
+
     def student_of(self, kind: str) -> str:
         """The folder of the student that all tools are given."""
         if kind == "created":
@@ -152,7 +158,7 @@ class Race(Created):
         return {
             "tool": name, "student": kind, "points": points, "epochs": self.options.epochs,
             "bf16": setting["bf16"],
-            "teacher": self.score(self.scored, Path(self.teacher(SQUAD)))["f1"],
+            "teacher": self.f1_of_teacher,
             **circumstances(),
         }  # fmt: skip
 
