@@ -294,7 +294,7 @@ class DistillationTrainer(Trainer):
         """
         self.check()
         self._settle_layers(self.train_dataset)
-        self._first_batch_checked = False
+        self._first_batch_checked, self._steps = False, WholeSteps()
         self.distiller.join_optimizer(self.optimizer, self.lr_scheduler)
         keeper = self.checkpoints
         with ExitStack() as self._attachments:

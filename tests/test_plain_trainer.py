@@ -299,3 +299,20 @@ def test_loaders_without_a_data_set(weight: float, tmp_path: Path) -> None:
         found[base] = before["eval_loss"], trainer.evaluate()["eval_loss"]
     assert found[DistillationTrainer][0] == found[Trainer][0]
     assert (found[DistillationTrainer][1] == found[Trainer][1]) == (weight == 0)
+
+
+def test_a_loader_of_ones_own(tmp_path: Path) -> None:
+    weights = []
+    for base in (Trainer, DistillationTrainer):
+
+        class Own(base):  # type: ignore[misc,valid-type]
+            def get_train_dataloader(self) -> DataLoader:
+                rows = list(dataset_for(TASK, 8))
+                return DataLoader(rows, batch_size=4, collate_fn=self.data_collator)
+
+        options = {} if base is Trainer else {"distillation_loss_weight": 0.0}
+        settings = arguments(tmp_path, max_steps=2, **options)
+        trainer = Own(model_for(TASK, seed=0, layers=1), settings, train_dataset=dataset_for(TASK))
+        trainer.train()
+        weights.append([*trainer.model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
