@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
+from transformers.trainer_utils import IntervalStrategy, has_length, rotate_checkpoints
 
 from hf_distill.checkpoints.record import (
     RECORD_FILE,
@@ -93,7 +93,7 @@ class CheckpointKeeper(TrainerCallback):
         self._evaluate: Callable[[], object] | None = None
         self._makes_up_evaluation = False
         self._left_out_evaluation = False
-        self._saved_step = 0
+        self._saved_step = self._passes = 0
         self._states: dict[str, Any] | None = None
         self._told = self._stops = self._listens = False
 
@@ -106,6 +106,8 @@ class CheckpointKeeper(TrainerCallback):
         settings: Mapping[str, Any],
         accelerator: Accelerator,
         evaluate: Callable[[], object],
+        *,
+        skips_data: bool = True,
     ) -> str | None:
         """Return the checkpoint to begin with.
 
@@ -115,14 +117,16 @@ class CheckpointKeeper(TrainerCallback):
             settings: ``distillation_settings`` of the run.
             accelerator: its processes.
             evaluate: evaluates the student, where the run before was stopped while that was due.
+            skips_data: whether the data that the run before was trained on is skipped.
 
         Raises:
-            ValueError: there is none, or it is incomplete or of another run.
+            ValueError: there is none, it is incomplete or of another run, or its place in the data
+                cannot be found.
         """
         self._accelerator, self._settings, self._evaluate = accelerator, settings, evaluate
         self._told = self._stops = self._listens = False
         self._makes_up_evaluation = self._left_out_evaluation = False
-        self._saved_step = 0
+        self._saved_step = self._passes = 0
         if not resume_from_checkpoint:
             return None
         folder: str | None = None
@@ -136,6 +140,14 @@ class CheckpointKeeper(TrainerCallback):
                     f"{output_dir!r}; leave it out to begin again."
                 )
         record = check_checkpoint(folder, settings)
+        if skips_data and record.get("passes", 0) > 1:
+            raise ValueError(
+                f"resume_from_checkpoint={folder!r} was saved in pass {record['passes']} over a "
+                "train_dataset without a length, where Trainer cannot find the place again. Give "
+                "it data with a length (Dataset.from_generator); for the next time, let the stream "
+                "repeat itself (train_dataset.repeat(None)); or begin with its first rows "
+                "(ignore_data_skip=True)."
+            )
         self._makes_up_evaluation = bool(record.get("evaluation_left_out"))
         return folder
 
@@ -167,7 +179,9 @@ class CheckpointKeeper(TrainerCallback):
                 accelerator.wait_for_everyone()
             if writes:
                 left_out = self._left_out_evaluation or self._makes_up_evaluation
-                write_record(folder, self._settings, evaluation_left_out=left_out)
+                write_record(
+                    folder, self._settings, evaluation_left_out=left_out, passes=self._passes
+                )
                 (folder / UNFINISHED_FILE).unlink()
             self._saved_step, self._left_out_evaluation = state.global_step, False
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -235,6 +249,12 @@ class CheckpointKeeper(TrainerCallback):
         told = torch.tensor(int(self._told), device=accelerator.device)
         distributed.all_reduce(told, op=distributed.ReduceOp.MAX)
         return bool(told.item())
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count the passes over data whose length is not known."""
+        self._passes += not has_length(kwargs.get("train_dataloader"))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -32,9 +32,20 @@ _INDEX = "model.safetensors.index.json"
 
 
 def write_record(
-    folder: Path, settings: Mapping[str, Any], *, evaluation_left_out: bool = False
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    evaluation_left_out: bool = False,
+    passes: int = 0,
 ) -> None:
-    """Mark a checkpoint as complete, when everything else in it is written."""
+    """Mark a checkpoint as complete, when everything else in it is written.
+
+    Args:
+        folder: the checkpoint.
+        settings: ``distillation_settings`` of the run.
+        evaluation_left_out: an evaluation was due and is to be made up.
+        passes: how many passes over data without a length the run had begun.
+    """
     files = {
         str(path.relative_to(folder)): path.stat().st_size
         for path in sorted(folder.rglob("*"))
@@ -45,6 +56,7 @@ def write_record(
         "hf_distill_version": __version__,
         "settings": dict(settings),
         "evaluation_left_out": evaluation_left_out,
+        "passes": passes,
         "files": files,
     }
     write_json(folder / RECORD_FILE, content)

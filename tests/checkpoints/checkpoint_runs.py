@@ -28,6 +28,7 @@ def trainer_for(folder: Path | str, **options: Any) -> DistillationTrainer:
     teacher_model = options.pop("teacher_model", None) or teacher()
     distillation_loss = options.pop("custom_loss", None)
     eval_dataset = options.pop("eval_dataset", None)
+    train_dataset = options.pop("train_dataset", None)
     student = model_for(TASK, seed=0, layers=2, width=8, hidden_dropout_prob=0.1)
     return DistillationTrainer(
         model=student,
@@ -41,7 +42,7 @@ def trainer_for(folder: Path | str, **options: Any) -> DistillationTrainer:
                 **options,
             },
         ),
-        train_dataset=dataset_for(TASK),
+        train_dataset=dataset_for(TASK) if train_dataset is None else train_dataset,
         eval_dataset=eval_dataset,
         callbacks=callbacks,
         distillation_loss=distillation_loss,

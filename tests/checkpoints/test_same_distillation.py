@@ -155,3 +155,40 @@ def test_the_record_has_no_path(begun: Path) -> None:
     settings = json.loads(text)["settings"]
     assert settings["teachers"][0]["name"] == "BertForQuestionAnswering"
     assert settings["layer_pairs"] == [[0, 0], [1, 2], [2, 4]]
+
+
+@pytest.mark.parametrize(
+    ("saved_at", "repeats", "accumulation", "is_refused"),
+    [
+        (1, False, 1, False),
+        (2, False, 1, False),  # the end of the first pass
+        (3, False, 1, True),
+        (3, True, 1, False),
+        (2, False, 3, True),  # its last micro-batch was in that step
+        (2, True, 3, False),
+    ],
+)
+def test_data_without_a_length(
+    saved_at: int, repeats: bool, accumulation: int, is_refused: bool, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "train_dataset": dataset_for(TASK, 8).to_iterable_dataset(),
+        "max_steps": 4,
+        "per_device_train_batch_size": 4 if accumulation == 1 else 2,
+        "gradient_accumulation_steps": accumulation,
+    }
+    if repeats:
+        options["train_dataset"] = options["train_dataset"].repeat(None)
+    whole = trainer_for(tmp_path, **options)
+    whole.train()
+    again = trainer_for(tmp_path, **options)
+    folder = str(tmp_path / f"checkpoint-{saved_at}")
+    if is_refused:
+        with pytest.raises(ValueError, match=r"in pass 2 over .*repeat\(None\).*ignore_data_skip"):
+            again.train(resume_from_checkpoint=folder)
+        again = trainer_for(tmp_path, ignore_data_skip=True, **options)
+        again.train(resume_from_checkpoint=folder)
+        assert again.state.global_step == 4
+    else:
+        again.train(resume_from_checkpoint=folder)
+        assert same(weights(again), weights(whole))
