@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import shutil
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -254,6 +255,8 @@ class StudyMaterial(Created):
             options += ["--learning_rate", CREATED_RATES[job.name]]
         trained = self.train(variant, Path(student), output, seed, "--max_steps", str(last),
                              *options)  # fmt: skip
+        for folder in (output, output.with_name(f"{output.name}-first")):
+            shutil.rmtree(folder, ignore_errors=True)
         return {
             "job": job.name, "arm": name, "seed": seed, "steps": steps,
             "score": trained["eval"][job.metric], "options": f"{job.student} {COMMON}",
