@@ -163,6 +163,15 @@ def _check_task(teacher: nn.Module, student: nn.Module, head: TaskHead) -> Findi
 
 def _check_problem_types(student: str, teacher: Any) -> list[Finding]:
     theirs = getattr(teacher, "problem_type", None)
+    if theirs is None and student == "multi_label_classification":
+        return [
+            warning(
+                "problem type",
+                f"The student's problem_type is {student!r} and the teacher's configuration has "
+                "none. If it was trained for several labels of an input, say so "
+                f"(teacher.config.problem_type = {student!r}); if for one, it is another task.",
+            )
+        ]
     if theirs in (None, student):
         return []
     return [

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_distill.compatibility.findings import Finding, error, info, warning
 from hf_distill.compatibility.vocabulary_map import VocabularyMap, mark_of
@@ -225,14 +225,15 @@ def check_padding(pad: int | None, model: nn.Module, who: str) -> None:
         ValueError: the data is padded with another token than that.
     """
     model = unwrapped(model)
-    if pad is None or not isinstance(find_head(model), SequenceClassificationHead):
+    if pad is None or not isinstance(model, PreTrainedModel):
+        return
+    if not isinstance(find_head(model), SequenceClassificationHead):
         return
     try:
         looks_for_it = "pad_token_id" in inspect.getsource(type(model).forward)
-    except (OSError, TypeError):
+    except OSError:  # a class whose source is not at hand
         return
-    config: Any = model.config
-    own = getattr(config.get_text_config(), "pad_token_id", None)
+    own = getattr(model.config.get_text_config(), "pad_token_id", None)
     if looks_for_it and own not in (None, pad):
         raise ValueError(
             f"The {who} reads the label of a text at the last token that is not its "

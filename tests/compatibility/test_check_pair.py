@@ -125,6 +125,16 @@ def test_labels_are_read_by_number_also_where_json_made_text_of_it() -> None:
     assert "reordered by name" in message(report, "labels")
 
 
+def test_a_teacher_that_does_not_say_how_many_labels_an_input_has() -> None:
+    several = "multi_label_classification"
+    report = check_pair(classifier(), classifier(problem_type=several))
+    assert report.ok and status(report)["problem type"] == "warning"
+    assert "the teacher's configuration has none" in message(report, "problem type")
+    for teacher in (several, None):
+        report = check_pair(classifier(problem_type=teacher), classifier(problem_type=teacher))
+        assert "problem type" not in status(report)
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_decoders_whose_padding_is_the_datas(architecture: str) -> None:
     models = [
