@@ -25,6 +25,7 @@ from hf_distill.augmentation.words import Span, word_spans
 from hf_distill.files import write_atomically
 from hf_distill.tasks.columns import describe, is_list, is_text
 from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.question_answering.records import misplaced, row_answers
 
 _OUTSIDE = "O"
 _ROWS = 1000
@@ -260,19 +261,13 @@ class _Columns(NamedTuple):
         return _Text(Item(" ".join(words), whole), keep, starts)
 
     def _answer_places(self, row: Mapping[str, Any], column: str) -> list[tuple[int, int]]:
-        answers = row[column]
-        if answers is None:
+        if row[column] is None:
             return []
-        pairs = zip(answers["answer_start"], answers["text"], strict=True)
-        places = [(start, start + len(text)) for start, text in pairs]
-        for (start, end), text in zip(places, answers["text"], strict=True):
-            found = row[self.texts_in[0]][max(start, 0) : end]
-            if found != text:
-                raise TaskDataError(
-                    f"The answer {text!r} ({column}) is not at answer_start={start} of "
-                    f"{self.texts_in[0]!r}; there is {found!r}."
-                )
-        return places
+        texts, starts = row_answers(row, "A row", column)
+        wrong = misplaced(row[self.texts_in[0]], texts, starts)
+        if wrong:
+            raise TaskDataError(f"An answer ({column}) is not in {self.texts_in[0]!r}: {wrong}.")
+        return [(start, start + len(text)) for text, start in zip(texts, starts, strict=True)]
 
     def versions(
         self, table: Dataset, candidates: StoredCandidates, settings: AugmentationOptions
@@ -328,8 +323,14 @@ class _Columns(NamedTuple):
                 changed[column] = [words.get(start, word) for start, word in old]
         if self.answers is not None and row[self.answers] is not None:
             answers = row[self.answers]
-            starts = [moved(start, copy.replacements[0]) for start in answers["answer_start"]]
-            changed[self.answers] = {**answers, "answer_start": starts}
+            if isinstance(answers, list):
+                changed[self.answers] = [
+                    {**one, "answer_start": moved(one["answer_start"], copy.replacements[0])}
+                    for one in answers
+                ]
+            else:
+                starts = [moved(start, copy.replacements[0]) for start in answers["answer_start"]]
+                changed[self.answers] = {**answers, "answer_start": starts}
         return changed
 
 

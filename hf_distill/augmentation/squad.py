@@ -19,6 +19,7 @@ from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.question_answering.records import (
     answer_lists,
     check_records,
+    misplaced,
     read_squad_json,
 )
 from hf_distill.tasks.text_files import half_character, read_text
@@ -109,10 +110,10 @@ def _read(path: Path) -> dict[str, Any]:
             for q, question in enumerate(paragraph["qas"]):
                 if question.get("plausible_answers") is not None:
                     where = f"{path}: data[{a}].paragraphs[{p}].qas[{q}].plausible_answers"
-                    plausible = question["plausible_answers"]
-                    for text, start in zip(*answer_lists(plausible, where), strict=True):
-                        if paragraph["context"][max(start, 0) :][: len(text)] != text or start < 0:
-                            raise TaskDataError(f"{where}: {text!r} is not at answer_start={start}")
+                    answers = answer_lists(question["plausible_answers"], where)
+                    wrong = misplaced(paragraph["context"], *answers)
+                    if wrong:
+                        raise TaskDataError(f"{where}: {wrong}")
     return document
 
 

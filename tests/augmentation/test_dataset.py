@@ -98,9 +98,34 @@ def test_answers_move(substituter: WordSubstituter) -> None:
     for row in found:
         for start, one in zip(row["answers"]["answer_start"], answers["text"], strict=True):
             assert row["context"][start:].startswith(one)
-    wrong = dataset.map(lambda row: {"answers": {"text": ["sea"], "answer_start": [0]}})
-    with pytest.raises(TaskDataError, match="'sea'"):
-        augment_dataset(wrong, ["context"], answer_column="answers", substituter=substituter)
+    pairs = zip(*answers.values(), strict=True)
+    listed = [{"text": one, "answer_start": start} for one, start in pairs]
+    in_lists = Dataset.from_list([{**dataset[0], "answers": listed}])
+    same = augment_dataset(
+        in_lists, ["context", "question"], answer_column="answers", substituter=substituter,
+        multiplication_factor=6, replace_probability=0.9,
+    )  # fmt: skip
+    assert same is not None and same["context"] == found["context"]
+    for row, other in zip(same, found, strict=True):
+        starts = [one["answer_start"] for one in row["answers"]]
+        assert starts == other["answers"]["answer_start"]
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "message"),
+    [
+        ("sea", 0, "An answer .answers. is not in 'context': expected 'sea' .* but found 'the'"),
+        ("river", -8, "answer_start=-8 of 'river' is negative"),
+        (None, 0, r"A row.answers\[0\].text must be str"),
+    ],
+)
+def test_answers_that_are_elsewhere(
+    text: str | None, start: int, message: str, substituter: WordSubstituter
+) -> None:
+    answers = {"text": [text], "answer_start": [start]}
+    dataset = Dataset.from_dict({"context": ["the river is"], "answers": [answers]})
+    with pytest.raises(TaskDataError, match=message):
+        augment_dataset(dataset, ["context"], answer_column="answers", substituter=substituter)
 
 
 @pytest.mark.parametrize("named", [None, "id"])

@@ -258,10 +258,19 @@ def test_number_ids_and_gzip(tmp_path: Path, saved_model: str) -> None:
         ({"data": [{"paragraphs": [{"qas": []}]}]}, "no field 'context'"),
         (json.dumps(document()).replace('"answer_start": 0', '"answer_start": 1'), "'Paris'"),
         (
+            re.sub(
+                '("plausible_answers": .*?"answer_start": )0',
+                r"\1-999",
+                json.dumps(document(version_2=True)),
+                count=1,
+            ),
+            "plausible_answers: answer_start=-999 of 'Paris' is negative",
+        ),
+        (
             json.dumps(document(version_2=True)).replace(
                 '"plausible_answers": [{"text": "Paris"', '"plausible_answers": [{"text": "Pariss"'
             ),
-            "plausible_answers: 'Pariss' is not at",
+            "plausible_answers: expected 'Pariss' at answer_start=0 but found 'Paris ",
         ),
     ],
 )

@@ -20,6 +20,7 @@ from hf_distill.tasks.question_answering.records import (
     Record,
     check_records,
     read_squad_json,
+    row_answers,
     row_record,
 )
 from hf_distill.tasks.tables import check_characters, load_table
@@ -115,7 +116,8 @@ def is_v2(dataset: Dataset) -> bool:
     Returns:
         True if at least one row has an empty list of answers.
     """
-    return any(not answers["text"] for answers in dataset["answers"])
+    rows = enumerate(dataset["answers"])
+    return any(not row_answers({"answers": one}, f"row {row}")[0] for row, one in rows)
 
 
 def _has_rows(path: Path) -> bool:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from datasets import Dataset
 from transformers import EvalPrediction
 
-from hf_distill.tasks.question_answering.data import is_v2
 from hf_distill.tasks.question_answering.metrics import check_ids, score_each, score_v2
 from hf_distill.tasks.question_answering.postprocessing import Prediction, postprocess
 from hf_distill.tasks.question_answering.records import row_answers
@@ -54,9 +53,11 @@ class QuestionAnsweringEvaluator:
         no_answer_threshold: float | None = 0.0,
         version_2: bool | None = None,
     ) -> None:
-        for row, answers in enumerate(examples["answers"]):
-            row_answers({"answers": answers}, f"examples[{row}]")
-        unanswerable = is_v2(examples)
+        self._texts = [
+            row_answers({"answers": answers}, f"examples[{row}]")[0]
+            for row, answers in enumerate(examples["answers"])
+        ]
+        unanswerable = not all(self._texts)
         if version_2 is False and unanswerable:
             raise ValueError(
                 "version_2=False, but some examples have no answer, which SQuAD v1.1 cannot score; "
@@ -168,8 +169,8 @@ class QuestionAnsweringEvaluator:
     def _golds(self, predictions: list[Prediction]) -> list[list[str]]:
         ids = [str(name) for name in self.examples["id"]]
         check_ids([one.id for one in predictions], ids)
-        answers = dict(zip(ids, self.examples["answers"], strict=True))
-        return [answers[one.id]["text"] for one in predictions]
+        texts = dict(zip(ids, self._texts, strict=True))
+        return [texts[one.id] for one in predictions]
 
     def _score_v2(self, predictions: list[Prediction]) -> dict[str, float]:
         # The official sweep takes 0.0 for "below all", which margins are not. Only their order

@@ -13,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from hf_distill.alignment import TeacherReader
 from hf_distill.alignment.offsets import Span, trimmed_spans
 from hf_distill.tasks.errors import TaskDataError
-from hf_distill.tasks.question_answering.records import field, row_answers
+from hf_distill.tasks.question_answering.records import field, misplaced, row_answers
 from hf_distill.tasks.question_answering.teacher_windows import TeacherWindows, Window
 
 # A window moves on by at least this share of max_length, however long the question is.
@@ -44,7 +44,8 @@ def prepare_train_features(
 
     Args:
         dataset: Columns `context`, `question`, `answers`, as from
-            `load_question_answering_dataset`.
+            `load_question_answering_dataset`, or with a list of objects as `answers`, each with
+            `text` and `answer_start`.
         tokenizer: A fast tokenizer (it knows which characters a token stands for).
         max_length: Most tokens in a window, question and special tokens included.
         doc_stride: Tokens that two consecutive windows of one context share.
@@ -62,7 +63,8 @@ def prepare_train_features(
         TypeError: The tokenizer is not a fast one.
         ValueError: `max_length` or `doc_stride` is out of range, or `dataset` is empty or lacks
             a column.
-        QuestionAnsweringDataError: An answer is not where `answer_start` says.
+        QuestionAnsweringDataError: An answer is not where `answer_start` says, or a value has the
+            wrong type.
     """
     windows = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=False, teacher=teacher)
     return windows.apply(dataset, num_proc)
@@ -103,7 +105,8 @@ def prepare_eval_features(
         TypeError: The tokenizer is not a fast one.
         ValueError: `max_length` or `doc_stride` is out of range, or `dataset` is empty or lacks
             a column.
-        QuestionAnsweringDataError: An answer is not where `answer_start` says.
+        QuestionAnsweringDataError: An answer is not where `answer_start` says, or a value has the
+            wrong type.
     """
     windows = WindowCutter(tokenizer, max_length, doc_stride, for_evaluation=True, teacher=teacher)
     return windows.apply(dataset, num_proc)
@@ -189,7 +192,7 @@ class WindowCutter:
 
     def __call__(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Turn a batch of rows into a batch of windows."""
-        _check_texts(examples)
+        examples = _checked(examples)
         questions = self.cut_questions(examples["question"])
         encodings = self.encode(questions, examples["context"])
         sources = encodings.pop("overflow_to_sample_mapping")
@@ -203,7 +206,6 @@ class WindowCutter:
             for row in zip(features["input_ids"], features["attention_mask"], inside, strict=True)
         ]
         if "answers" in examples:
-            _check_first_answers(examples)
             tokens = [list(compress(range(len(keep)), keep)) for keep in inside]
             starts, ends = [], []
             for row, source in enumerate(sources):
@@ -341,7 +343,9 @@ class WindowCutter:
         )
 
 
-def _check_texts(examples: dict[str, list[Any]]) -> None:
+def _checked(examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return a batch of rows with their answers as an object of lists."""
+    answers = []
     for row, question in enumerate(examples["question"]):
         values = {name: column[row] for name, column in examples.items()}
         name = f"id {values['id']!r}" if "id" in values else f"question {question!r}"
@@ -349,19 +353,12 @@ def _check_texts(examples: dict[str, list[Any]]) -> None:
         field(values, "question", str, where)
         field(values, "context", str, where)
         if "answers" in values:
-            row_answers(values, where)
-
-
-def _check_first_answers(examples: dict[str, list[Any]]) -> None:
-    for context, question, answers in zip(
-        examples["context"], examples["question"], examples["answers"], strict=True
-    ):
-        for text, start in zip(answers["text"][:1], answers["answer_start"][:1], strict=True):
-            if context[start : start + len(text)] != text:
-                raise TaskDataError(
-                    f"the answer {text!r} to {question!r} is not at answer_start={start} of its "
-                    "context; validate_answers(dataset) counts such rows"
-                )
+            texts, starts = row_answers(values, where)
+            wrong = misplaced(values["context"], texts[:1], starts[:1])
+            if wrong:
+                raise TaskDataError(f"{where}: {wrong}; validate_answers(dataset) counts such rows")
+            answers.append({"text": texts, "answer_start": starts})
+    return {**examples, "answers": answers} if answers else examples
 
 
 def _context_offsets(

@@ -148,20 +148,20 @@ def article_title(record: Mapping[str, Any], where: str) -> str:
     return field(record, "title", str, where) if record.get("title") is not None else ""
 
 
-def row_answers(row: Mapping[str, Any], where: str) -> tuple[list[str], list[int]]:
+def row_answers(
+    row: Mapping[str, Any], where: str, column: str = "answers"
+) -> tuple[list[str], list[int]]:
     """Return the texts and starts of a row's answers, an object of lists or a list of objects."""
-    answers = field(row, "answers", (dict, list), where)
+    answers, place = field(row, column, (dict, list), where), f"{where}.{column}"
     if isinstance(answers, dict):
-        texts = field(answers, "text", list, f"{where}.answers")
-        starts = field(answers, "answer_start", list, f"{where}.answers")
+        texts = field(answers, "text", list, place)
+        starts = field(answers, "answer_start", list, place)
         if len(texts) != len(starts):
-            raise TaskDataError(
-                f"{where}.answers has {len(texts)} text and {len(starts)} answer_start"
-            )
+            raise TaskDataError(f"{place} has {len(texts)} text and {len(starts)} answer_start")
         answers = [
             {"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)
         ]
-    return answer_lists(answers, f"{where}.answers")
+    return answer_lists(answers, place)
 
 
 def answer_lists(answers: Sequence[Any], where: str) -> tuple[list[str], list[int]]:
@@ -207,7 +207,11 @@ def check_records(records: Iterable[Record], source: str) -> list[Record]:
                 f"{places[record.id]}; ids must be unique"
             )
         places[record.id] = record.where
-    wrong = [(record, message) for record in checked if (message := _misplaced_answer(record))]
+    wrong = [
+        (record, message)
+        for record in checked
+        if (message := misplaced(record.context, *record.answers.values()))
+    ]
     if wrong:
         record, message = wrong[0]
         raise TaskDataError(
@@ -218,10 +222,13 @@ def check_records(records: Iterable[Record], source: str) -> list[Record]:
     return checked
 
 
-def _misplaced_answer(record: Record) -> str | None:
-    for text, start in zip(*record.answers.values(), strict=True):
-        found = record.context[max(start, 0) : max(start, 0) + len(text)]
-        if start < 0 or found != text:
+def misplaced(context: str, texts: Sequence[str], starts: Sequence[int]) -> str | None:
+    """Describe the first answer that is not where it claims to be."""
+    for text, start in zip(texts, starts, strict=True):
+        if start < 0:
+            return f"answer_start={start} of {_shown(text)} is negative"
+        found = context[start : start + len(text)]
+        if found != text:
             return f"expected {_shown(text)} at answer_start={start} but found {_shown(found)}"
     return None
 

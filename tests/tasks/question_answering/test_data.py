@@ -191,15 +191,23 @@ def test_is_impossible_false_without_answers_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "start"), [("Donau", 3), ("Donau", -6), ("Donau", 9**6), ("Die", -1)]
+    ("text", "start", "message"),
+    [
+        ("Donau", 3, "expected 'Donau' at answer_start=3 but found '.*'"),
+        ("Donau", 9**6, "expected 'Donau' at answer_start=531441 but found ''"),
+        ("Donau", -6, "answer_start=-6 of 'Donau' is negative"),
+        (CONTEXT[:4], -len(CONTEXT), rf"answer_start=-{len(CONTEXT)} of '.*' is negative"),
+    ],
 )
-def test_misplaced_answers_are_named_and_counted(tmp_path: Path, text: str, start: int) -> None:
+def test_misplaced_answers_are_named_and_counted(
+    tmp_path: Path, text: str, start: int, message: str
+) -> None:
     document = v2()
     questions(document)[0]["answers"] = [answer("Wien"), {"text": text, "answer_start": start}]
     questions(document)[1]["answers"][0]["answer_start"] = 0
     expected = (
-        rf"data\[0\]\.paragraphs\[0\]\.qas\[0\] \(id 'a'\): expected '{text}' at "
-        rf"answer_start={start} but found '.*'\. Answers do not match their context in 2 of 4 rows"
+        rf"data\[0\]\.paragraphs\[0\]\.qas\[0\] \(id 'a'\): {message}\. "
+        "Answers do not match their context in 2 of 4 rows"
     )
     with pytest.raises(QuestionAnsweringDataError, match=expected):
         load_question_answering_dataset(write(tmp_path / "a.json", document))

@@ -20,6 +20,7 @@ from transformers import DataCollatorWithPadding
 
 from hf_distill.tasks.question_answering import (
     QuestionAnsweringDataError,
+    is_v2,
     postprocess,
     prepare_eval_features,
     prepare_train_features,
@@ -213,11 +214,12 @@ def test_no_answer_of_decoders_padded_on_the_left_is_a_token_that_counts(
         ("answers", {"text": [None], "answer_start": [0]}, r"answers\[0\].text must be str"),
         ("answers", {"text": ["a"], "answer_start": [None]}, "answer_start must be int"),
         ("answers", {"text": ["a"], "answer_start": []}, "1 text and 0 answer_start"),
+        ("answers", {"text": ["a"], "answer_start": [-3]}, "answer_start=-3 of 'a' is negative"),
         ("context", None, "id 'b'.context must be str"),
         ("question", None, "id 'b'.question must be str"),
     ],
 )
-def test_null_cells_are_named(column: str, value: Any, message: str) -> None:
+def test_bad_cells_are_named(column: str, value: Any, message: str) -> None:
     good = {"context": "a b", "question": "c?", "answers": {"text": ["a"], "answer_start": [0]}}
     rows = Dataset.from_list([{"id": "a", **good}, {"id": "b", **good, column: value}])
     with pytest.raises(QuestionAnsweringDataError, match=message):
@@ -338,9 +340,39 @@ def test_an_answer_that_is_elsewhere_is_refused(prepare: Callable[..., Dataset])
     )
     assert len(prepare(rows, TOKENIZERS["bert"])) == 2
     with pytest.raises(
-        QuestionAnsweringDataError, match=r"'Wien' to 'Wo\?' is not at answer_start=1"
+        QuestionAnsweringDataError,
+        match="id 'r': expected 'Wien' at answer_start=1 but found 'ien'; validate_answers",
     ):
         prepare(moved, TOKENIZERS["bert"])
+
+
+@pytest.mark.parametrize("prepare", [prepare_train_features, prepare_eval_features])
+def test_answers_may_be_lists_of_objects(prepare: Callable[..., Dataset]) -> None:
+    rows = dataset(example("Wien an der Donau", (12, 17)), example("Wien", None, name="r"))
+    listed = [[{"text": "Donau", "answer_start": 12}], []]
+    assert rows["answers"][0] == {"text": ["Donau"], "answer_start": [12]}
+    in_lists = Dataset.from_list(
+        [{**row, "answers": one} for row, one in zip(rows, listed, strict=True)]
+    )
+    features = prepare(in_lists, TOKENIZERS["bert"])
+    assert features.to_dict() == prepare(rows, TOKENIZERS["bert"]).to_dict()
+    assert is_v2(in_lists) and not is_v2(in_lists.select([0]))
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"text": ["Wien"]}, "answers has no field 'answer_start'; it has 'text'"),
+        ([{"text": "Wien"}], r"answers\[0\] has no field 'answer_start'; it has 'text'"),
+        (["Wien"], r"answers\[0\] must be an object, not 'Wien'"),
+        ({"text": "Wien", "answer_start": 0}, "answers.text must be list, not 'Wien'"),
+        ("Wien", "answers must be dict or list, not 'Wien'"),
+    ],
+)
+def test_answers_of_other_layouts_are_refused(answers: Any, message: str) -> None:
+    rows = dataset({**example("Wien", None), "answers": answers})
+    with pytest.raises(QuestionAnsweringDataError, match=f"The row with the id 'q'.{message}"):
+        prepare_train_features(rows, TOKENIZERS["bert"])
 
 
 def test_training_needs_no_ids() -> None:
