@@ -173,8 +173,8 @@ class QuestionAnsweringHead(TaskHead):
     """Two distributions over the positions of a sequence, start and end.
 
     Rows are ``(batch, 2)``; the mean over rows is the average of both, as in Hugging Face's
-    ``run_squad_w_distillation.py``. Padded positions are not classes. Labels outside the sequence
-    (a truncated answer) do not count, as in the models' own loss.
+    ``run_squad_w_distillation.py``. Padded positions are not classes. Labels beyond the sequence
+    (a truncated answer) do not count and negative ones are 0, as in the models' own loss.
     """
 
     task = "question-answering"
@@ -211,5 +211,5 @@ class QuestionAnsweringHead(TaskHead):
         start, end = batch.get("start_positions"), batch.get("end_positions")
         if start is None or end is None:
             return None
-        positions = torch.stack((start.flatten(), end.flatten()), dim=1)
+        positions = torch.stack((start.flatten(), end.flatten()), dim=1).clamp(min=0)
         return positions.masked_fill(positions >= main_input(batch).shape[1], IGNORED)

@@ -105,6 +105,14 @@ def test_answers_outside_the_window_do_not_count() -> None:
         assert head.gold(missing) is None and head.count_labelled(missing) == 0
 
 
+def test_answers_below_0_are_at_0_as_in_the_models_own_loss() -> None:
+    head = QuestionAnsweringHead()
+    batch = {"input_ids": IDS, "start_positions": torch.tensor([-100, 4]),
+             "end_positions": torch.tensor([-1, 2])}  # fmt: skip
+    assert as_list(head.gold(batch)) == [[0, 0], [-100, 2]]
+    assert float(head.count_labelled(batch)) == 1.5
+
+
 ALL = [[True] * 4] * 2
 TOKENS = [[True] * 4, [True, True, False, False]]
 PROMPTED = torch.ones(2, 6, dtype=torch.long)
