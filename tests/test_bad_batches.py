@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset, List, Value
 from runs import arguments
-from transformers import PerceiverConfig, PerceiverForMaskedLM, default_data_collator
+from tiny import tokenizer
+from transformers import (
+    DataCollatorWithPadding,
+    PerceiverConfig,
+    PerceiverForMaskedLM,
+    default_data_collator,
+)
 from zoo import LENGTH, VOCABULARY, zoo_dataset, zoo_model
 
 from hf_distill import DistillationTrainer
@@ -46,6 +53,34 @@ CASES: dict[str, tuple[str, str, Change, dict[str, Any], str]] = {
     "a tag that is no class": (
         "token-classification", "bert", with_column("labels", [[0] * 11 + [9]] * 4), {},
         "has the label 9, but the student has 3 labels",
+    ),
+    "a position below 0": (
+        "question-answering", "bert", with_column("end_positions", [1, -100, 2, 3]), {},
+        "column 'end_positions' of train_dataset has the position -100, but.*0 for .CLS.*beyond",
+    ),
+    "a position that is missing": (
+        "question-answering", "bert", with_column("start_positions", [1, None, 2, 3]), {},
+        "column 'start_positions' of train_dataset has the position None",
+    ),
+    "a list of tags that is missing": (
+        "token-classification", "bert", with_column("labels", [[0] * 12, None] * 2), {},
+        "column 'labels' of train_dataset has the label None",
+    ),
+    "a choice that is missing": (
+        "multiple-choice", "bert", with_column("labels", [0, None, 1, 0]), {},
+        "has the label None, but the label loss needs finite numbers",
+    ),
+    "texts as labels": (
+        "text-classification", "bert", with_column("labels", ["no", "yes", "no", "no"]), {},
+        "column 'labels' of the training data holds texts .*'no'.*by the student's config.label2id",
+    ),
+    "texts as tags": (
+        "token-classification", "bert", with_column("labels", [["O"] * 12] * 4), {},
+        "column 'labels' of the training data holds texts .*'O'.*by the student's config.label2id",
+    ),
+    "texts as positions": (
+        "question-answering", "bert", with_column("start_positions", ["0", "1", "2", "3"]), {},
+        "column 'start_positions' of the training data holds texts .*by their positions",
     ),
     "numbers instead of classes": (
         "text-classification", "bert", with_column("labels", [0.5, 1.0, 0.0, 2.0]), {},
@@ -104,6 +139,82 @@ def test_data_that_does_not_fit(name: str, tmp_path: Path) -> None:
             train_dataset=Dataset.from_dict(change(zoo_dataset(task, 4).to_dict())),
             data_collator=default_data_collator,
         )
+        trainer.train()
+    assert trainer_steps(locals()) == 0
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("name", ["label", "labels"])
+def test_texts_as_labels_by_either_collator(
+    name: str, padding: bool, as_list: bool, tmp_path: Path
+) -> None:
+    data = zoo_dataset("text-classification", 4, labels=False).add_column(name, ["no"] * 4)
+    trainer = DistillationTrainer(
+        zoo_model("text-classification", "bert", seed=0),
+        arguments(tmp_path),
+        teacher_model=zoo_model("text-classification", "bert", seed=1),
+        train_dataset=list(data) if as_list else data,
+        data_collator=DataCollatorWithPadding(tokenizer()) if padding else default_data_collator,
+    )
+    with pytest.raises(ValueError, match=f"column '{name}' of the training data holds texts"):
+        trainer.train()
+
+
+def test_texts_that_a_collator_numbers_are_labels(tmp_path: Path) -> None:
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return default_data_collator([{**row, "labels": int(row["labels"])} for row in rows])
+
+    data = zoo_dataset("text-classification", 4, labels=False).add_column("labels", ["2"] * 4)
+    for rows in (data, list(data)):
+        trainer = DistillationTrainer(
+            zoo_model("text-classification", "bert", seed=0),
+            arguments(tmp_path, max_steps=1),
+            teacher_model=zoo_model("text-classification", "bert", seed=1),
+            train_dataset=rows,
+            data_collator=collate,
+        )
+        trainer.train()
+        assert trainer_steps(locals()) == 1
+
+
+def test_texts_of_a_stream_that_the_collator_drops(tmp_path: Path) -> None:
+    data = zoo_dataset("text-classification", 8, labels=False).add_column("labels", ["no"] * 8)
+    trainer = DistillationTrainer(
+        zoo_model("text-classification", "bert", seed=0),
+        arguments(tmp_path),
+        teacher_model=zoo_model("text-classification", "bert", seed=1),
+        train_dataset=IterableDataset.from_generator(lambda: iter(data)),
+        data_collator=default_data_collator,
+    )
+    with pytest.raises(ValueError, match="column 'labels' of the training data holds texts"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+@pytest.mark.parametrize(
+    ("problem_type", "length"),
+    [("multi_label_classification", None), ("multi_label_classification", 3), ("regression", None)],
+)
+def test_labels_that_are_no_numbers(
+    problem_type: str, length: int | None, value: float | None, tmp_path: Path
+) -> None:
+    kind = {} if length is None else {"length": length}
+    labels = [[0.0, 1.0, 0.0], [0.0, value, 1.0]] * 2
+    columns = zoo_dataset("text-classification", 4, labels=False)
+    data = columns.add_column("labels", labels).cast_column(
+        "labels", List(Value("float32"), **kind)
+    )
+    loss = "mse" if problem_type == "regression" else "kl_div"
+    trainer = DistillationTrainer(
+        zoo_model("text-classification", "bert", seed=0, problem_type=problem_type),
+        arguments(tmp_path, distillation_loss=loss),
+        teacher_model=zoo_model("text-classification", "bert", seed=1, problem_type=problem_type),
+        train_dataset=data,
+        data_collator=default_data_collator,
+    )
+    message = f"'labels' of train_dataset has the label {value}, but the label loss needs finite"
+    with pytest.raises(ValueError, match=message):
         trainer.train()
     assert trainer_steps(locals()) == 0
 
@@ -250,6 +361,36 @@ def test_a_later_batch_without_labels_is_named(
     message = (
         rf"weight=0.5 mixes in the label loss, but a batch of training step 3 has no {missing} "
     )
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert trainer.state.global_step == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "value", "message"),
+    [
+        ("question-answering", "start_positions", -100, "position -100, but positions count"),
+        ("text-classification", "labels", [0.0, math.nan, 0.0], "label nan, but the label loss"),
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_later_batch_with_a_wrong_label_is_named(
+    streamed: bool, task: str, name: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {}
+    rows = list(zoo_dataset(task, 12))
+    if isinstance(value, list):
+        options["problem_type"] = "multi_label_classification"
+        rows = [{**row, name: [1.0, 0.0, 0.0]} for row in rows]
+    rows[9][name] = value
+    trainer = DistillationTrainer(
+        zoo_model(task, "bert", seed=0, **options),
+        arguments(tmp_path, train_sampling_strategy="sequential"),
+        teacher_model=zoo_model(task, "bert", seed=1, **options),
+        train_dataset=IterableDataset.from_generator(lambda: iter(rows)) if streamed else rows,
+        data_collator=default_data_collator,
+    )
+    message = f"column '{name}' of a batch of training step 3 has the {message}"
     with pytest.raises(ValueError, match=message):
         trainer.train()
     assert trainer.state.global_step == 2
