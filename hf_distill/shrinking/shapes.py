@@ -281,9 +281,9 @@ def choose_shape(
     """Choose the shape that reaches the target and whose untrained student is nearest the teacher.
 
     Shapes are timed a few at once, in the order of their arithmetic from the target on (by their
-    size if no speed-up is asked for), until four students were made or the shapes run out: of those
-    that are least above the target, with a tenth to spare, two per depth. What reaches a speed-up
-    is timed again, and that counts.
+    size if no speed-up is asked for), until four students were made, two per depth, or the shapes
+    run out. A shape must be a tenth faster than the target; those that are little faster come
+    first. What reaches a speed-up is timed again, and that counts.
 
     Args:
         candidates: the shapes.
