@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_distill.heads import (
     CausalLMHead,
@@ -81,6 +81,7 @@ def test_classes_of_rows(head: TaskHead, labels: Any, gold: Any) -> None:
         (classifier(MULTI), [[1.0], [0.0]], "vectors of 3 floating-point"),
         (classifier(MULTI), [[1, 0, 1]], "vectors of 3 floating-point"),
         (classifier(MULTI, num_labels=1), [[1.0], [0.0]], None),
+        (classifier(MULTI, num_labels=2), [[1.0], [0.0]], "vectors of 2 floating-point"),
         (classifier("regression"), [[1, 0], [2, 3]], None),
     ],
 )
@@ -135,7 +136,15 @@ def test_tokens_that_count(more: dict[str, Any], positions: Any, tokens: Any) ->
     assert int(head.count_rows(batch)) == sum(map(sum, positions))
     found = not_padding(batch)
     assert found.tolist() == tokens and found.dtype == torch.bool
-    assert QuestionAnsweringHead().compared_positions(batch).tolist() == tokens
+    answers = QuestionAnsweringHead()
+    assert answers.compared_positions(batch).tolist() == tokens
+    classes = answers.class_mask(batch)
+    assert as_list(classes) == ([[row] for row in tokens] if "attention_mask" in more else None)
+
+
+def test_embeddings_have_the_padding_of_their_tokens() -> None:
+    batch = {"inputs_embeds": torch.zeros(2, 4, 3), "attention_mask": MASK}
+    assert not_padding(batch).tolist() == TOKENS
 
 
 def test_a_mask_of_another_length_is_not_that_of_the_tokens() -> None:
@@ -269,6 +278,12 @@ def test_what_a_decoder_reads(batch: dict[str, Any], target: Any) -> None:
     before = {name: value.clone() for name, value in batch.items()}
     assert as_list(head.target(batch)) == target
     assert all(torch.equal(batch[name], value) for name, value in before.items())
+
+
+def test_a_target_without_a_padding_token() -> None:
+    head = Seq2SeqLMHead(SimpleNamespace(pad_token_id=None, decoder_start_token_id=0))
+    assert as_list(head.target({"labels": LABELS})) == [[-1, -100, 6, 7], [-1, -100, 6, -100]]
+    assert head.target_inputs({"decoder_input_ids": TARGET}, nn.Linear(1, 1)) == {}
 
 
 def test_the_start_token_becomes_the_teachers_own() -> None:
