@@ -63,7 +63,7 @@ AREAS = {
     "step": Area(
         "normalisation of a step",
         ("step.py", "schedules.py"),
-        ("test_trainer.py", "test_schedules.py", "test_label_loss.py", "test_bad_batches.py"),
+        ("test_step.py", "test_schedules.py", "test_trainer.py", "test_label_loss.py"),
     ),
     "alignment": Area("alignment of tokenizers", ("alignment/*.py",), ("alignment",)),
     "compatibility": Area("compatibility", ("compatibility/*.py",), ("compatibility",)),
