@@ -66,7 +66,17 @@ AREAS = {
         ("test_step.py", "test_schedules.py", "test_trainer.py", "test_label_loss.py"),
     ),
     "alignment": Area("alignment of tokenizers", ("alignment/*.py",), ("alignment",)),
-    "compatibility": Area("compatibility", ("compatibility/*.py",), ("compatibility",)),
+    "compatibility": Area(
+        "compatibility",
+        ("compatibility/*.py",),
+        (
+            "compatibility",
+            "teachers/test_teacher_inputs.py",
+            "teachers/test_trimmed_vocabulary.py",
+            "students/test_vocabulary.py",
+            "test_bad_batches.py",
+        ),
+    ),
     "substitution": Area(
         "replacement of words",
         tuple(

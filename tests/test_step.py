@@ -30,9 +30,12 @@ SOME_CLASSES = torch.tensor([True, True, False])
 
 def processes(number: int) -> Any:
     """Processes with equal numbers."""
-    return SimpleNamespace(
-        num_processes=number, device="cpu", reduce=lambda values, reduction: values * number
-    )
+
+    def reduce(values: Tensor, reduction: str) -> Tensor:
+        assert reduction == "sum"
+        return values * number
+
+    return SimpleNamespace(num_processes=number, device="cpu", reduce=reduce)
 
 
 @pytest.mark.parametrize(
