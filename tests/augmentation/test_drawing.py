@@ -3,7 +3,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_distill.augmentation.drawing import WordCandidates, apply, draw, moved
+from hf_distill.augmentation.drawing import (
+    WordCandidates,
+    apply,
+    copy_marker,
+    distinct_copies,
+    draw,
+    moved,
+)
 from hf_distill.augmentation.words import word_spans
 
 WORDS = ("lake", "Größe", "שלום", "x" * 30, "東京")
@@ -100,3 +107,20 @@ def test_words_without_candidates_stay() -> None:
     assert (
         draw("a river", [WordCandidates(2, 7, ())], **{**OPTIONS, "replace_probability": 1}) == []
     )
+
+
+def test_copies_that_are_there_already_are_left_out() -> None:
+    one_way = [[WordCandidates(2, 7, ("lake",))]]
+    copies = distinct_copies(["a river"], one_way, [()], copies=5, replace_probability=1.0, seed=0)
+    assert [(one.number, one.texts) for one in copies] == [(1, ["a lake"])]
+    unchanged = distinct_copies(
+        ["a river"], [[WordCandidates(2, 7, ("river",))]], [()], copies=5, replace_probability=1.0,
+        seed=0,
+    )  # fmt: skip
+    assert list(unchanged) == []
+
+
+def test_names_of_copies_of_copies() -> None:
+    assert copy_marker([]) == copy_marker(["q", 7, "aug1"]) == "aug"
+    assert copy_marker(["q", "q-aug1"]) == "aug2."
+    assert copy_marker(["q-aug2.1", "q-aug3.12", "q-aug4"]) == "aug4."

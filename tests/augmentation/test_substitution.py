@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from masked_lms import VECTORS, WORDS, masked_lm
@@ -50,6 +51,8 @@ def test_plurals_for_plurals_or_anything(vectors_file: Path) -> None:
 def test_the_number_of_candidates(vectors_file: Path) -> None:
     found = by_word(with_vectors(vectors_file, word_possibilities=2))
     assert {len(words) for words in found.values()} == {2}
+    found = by_word(with_vectors(vectors_file, word_possibilities=1))
+    assert {len(words) for words in found.values()} == {1}
     with pytest.raises(ValueError, match="word_possibilities=0"):
         with_vectors(vectors_file, word_possibilities=0)
 
@@ -81,6 +84,26 @@ def test_a_splitter_of_ones_own() -> None:
     lm = MaskedLanguageModel(*masked_lm(), device="cpu")
     substituter = WordSubstituter(lm, split_words=lambda text: [(0, 5)])
     assert list(by_word(substituter, "river town")) == ["river"]
+
+
+def test_options_of_a_saved_model(
+    saved_model: str, vectors_file: Path, tmp_path: Path, substituter: WordSubstituter
+) -> None:
+    stop, elsewhere = tmp_path / "stop.txt", tmp_path / "tokenizer"
+    stop.write_text("paris\n")
+    masked_lm()[1].save_pretrained(elsewhere)
+    loaded = WordSubstituter.from_pretrained(
+        saved_model, device="cpu", tokenizer=str(elsewhere), glove_path=str(vectors_file),
+        stop_words=str(stop), word_possibilities=3, masking="single", batch_size=5,
+        dtype="float32",
+    )  # fmt: skip
+    found = by_word(loaded)
+    assert "lake" in found and "Paris" not in found and "Paris" in by_word(substituter)
+    assert {len(words) for words in found.values()} <= {1, 2, 3}
+    lm: Any = loaded._masked_lm
+    assert (lm.masking, lm.batch_size) == ("single", 5)
+    with pytest.raises((OSError, ValueError), match="nowhere"):
+        WordSubstituter.from_pretrained(saved_model, tokenizer=str(tmp_path / "nowhere"))
 
 
 def test_augment(substituter: WordSubstituter) -> None:

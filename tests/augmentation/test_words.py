@@ -107,8 +107,8 @@ def test_consonant_sounds(word: str) -> None:
 
 
 def test_ending() -> None:
-    words = ["running", "walked", "slowly", "towns", "glass", "town", "bed"]
-    assert [ending(word) for word in words] == ["ing", "ed", "ly", "s", "", "", ""]
+    words = ["running", "walked", "slowly", "towns", "cars", "glass", "town", "bed"]
+    assert [ending(word) for word in words] == ["ing", "ed", "ly", "s", "s", "", "", ""]
 
 
 @pytest.mark.parametrize(
