@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -44,6 +45,7 @@ def found(text: str) -> list[str]:
         ("mail me@home.org or http://www.home.org/a or www.home.org", "mail or or"),
         ("a well-known e-mail, state-of-the-art", "well-known e-mail state-of-the-art"),
         ("and/or snake_case #tag @name C++", ""),
+        ("path\\name king's/town lake's_x river-x/y -river w-river", "river w-river"),
         ("naïve Café Größe", "naïve Café Größe"),
         ("שלום עולם и мир", "שלום עולם мир"),
         ("北京大学在北京 東京タワー ภาษาไทย", ""),
@@ -55,6 +57,18 @@ def found(text: str) -> list[str]:
 )
 def test_words_that_stand_alone(text: str, words: str) -> None:
     assert found(text) == words.split()
+
+
+def test_texts_that_the_tokenizer_fails_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def span_tokenize(self, text: str) -> Iterator[tuple[int, int]]:
+            yield 0, 1
+            raise ValueError("substring not found")
+
+    monkeypatch.setattr("hf_distill.augmentation.words._TOKENIZER", Failing())
+    text = " a river\tin  a town a"
+    places = [(start, text[start:end]) for start, end in word_spans(text)]
+    assert places == [(3, "river"), (9, "in"), (15, "town")]
 
 
 @given(TEXTS)
