@@ -80,7 +80,8 @@ def main() -> None:
     always = ["--output_dir", setting.output, "--num_train_epochs", str(setting.epochs), "--seed",
               str(setting.seed), "--bf16", str(setting.bf16), "--use_cpu", "--save_strategy", "no",
               "--disable_tqdm", "True", "--report_to", "none"]  # fmt: skip
-    (args,) = HfArgumentParser([TrainingArguments]).parse_args_into_dataclasses([*always, *more])
+    arguments: Any = TrainingArguments
+    (args,) = HfArgumentParser([arguments]).parse_args_into_dataclasses([*always, *more])
     load = AutoModelForQuestionAnswering.from_pretrained
     trainer = DistillingTrainer(
         model=load(setting.student),
