@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from bench import ONE_THREAD
 from created_students import SQUAD, Created, add_options
+from matplotlib.ticker import LogLocator
 from other_tokenizer import cut
 from peer_environments import PEERS, ROOT, python_of
 from peer_workers import environment_of
@@ -218,7 +219,9 @@ def draw() -> None:
             panel.annotate(f"{share} %", (1, runs[0]["teacher"] * share / 100), fontsize=6,
                            xycoords=("axes fraction", "data"), va="bottom", ha="right")  # fmt: skip
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.xaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
         panel.set_xlabel("CPU minutes", fontsize=8)
         panel.set_title(title.removeprefix("given: "), fontsize=9)
         panel.tick_params(labelsize=7)
