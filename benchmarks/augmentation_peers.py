@@ -6,8 +6,7 @@
 Each command is a process of its own, with one thread, and the commands take turns; CPU seconds are
 those of the whole process, loading included. All get the same paragraphs, masked language model and
 word vectors, and the settings of Haystack's script. nlpaug writes one version of a text, the others
-20. What is wrong in the files is counted with no code
-of the package.
+20. What is wrong in the files is counted with no code of the package.
 """
 
 from __future__ import annotations

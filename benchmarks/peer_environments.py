@@ -1,4 +1,4 @@
-"""The peers of ``peers.py``, and an environment of its own for each of them."""
+"""The tools that ours is compared with, and an environment of its own for each of them."""
 
 from __future__ import annotations
 

@@ -450,10 +450,7 @@ class Distiller:
         return self.losses.eval_log.pop(self.accelerator)
 
     def log_entries(self, state: TrainerState) -> dict[str, float]:
-        """Return the means of the losses since the last call, and what a schedule changes.
-
-        Of that the value in the last step, which has ended.
-        """
+        """Return the mean losses since the last call, and what a schedule gave the last step."""
         entries = self.losses.train_log.pop(self.accelerator)
         self.alignment.warn_of_lost_rows()
         if self.layers is not None and self.accelerator.is_main_process:

@@ -32,7 +32,7 @@ class WholeSteps:
         self,
         source: Iterator[Any],
         size: int,
-        draw: Callable[[Iterator[Any]], tuple[list[Any], Any]],
+        take: Callable[[Iterator[Any]], tuple[list[Any], Any]],
         *,
         steps_done: int,
     ) -> tuple[list[Any], Any]:
@@ -41,7 +41,7 @@ class WholeSteps:
         Args:
             source: the batches of an epoch.
             size: how many a step has.
-            draw: draws them, and counts their items.
+            take: draws them, and counts their items.
             steps_done: how many steps there were.
 
         Raises:
@@ -50,7 +50,7 @@ class WholeSteps:
         if self._left and source is self._source:
             return [], None
         self._source, earlier = source, self._left
-        batches, items = draw(chain(earlier, source))
+        batches, items = take(chain(earlier, source))
         self._left = batches if len(batches) < size else []
         if self._left and not steps_done:
             raise ValueError(

@@ -83,7 +83,7 @@ class CheckpointKeeper(TrainerCallback):
     """
 
     advice = "; resume with resume_from_checkpoint=True"
-    """How to continue after a SIGTERM; empty in a command, which prints that itself."""
+    """Advice after a SIGTERM; empty in a command, which prints its own."""
     keeps = True
     """A SIGTERM saves a checkpoint; not in a trial, whose folder is deleted."""
 

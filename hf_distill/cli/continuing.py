@@ -1,4 +1,4 @@
-"""How to continue a stopped command, printed once, by the command that was typed."""
+"""Advice on continuing a stopped command, printed once, by the command that was typed."""
 
 from __future__ import annotations
 
