@@ -31,7 +31,7 @@ from created_students_table import STUDENTS, WAYS, render
 from report import RESULTS, circumstances, replace_section, write_json
 from squad_distillation import claim
 from squad_stages import write_sample
-from task_distillation import COMMON, JOBS, Job, Material, execute, run_command
+from task_distillation import COMMON, DEVICE, JOBS, Job, Material, execute, run_command
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, set_seed
 
 from hf_distill import create_student
@@ -101,7 +101,7 @@ class Created(Material):
         """Store what teachers predict for a job's training data, unless that is done."""
         kept = self.data(job)
         at = kept.index("--validation_file")
-        run_command("cache", "--task", job.task, *kept[:at], *kept[at + 2 :], "--use_cpu",
+        run_command("cache", "--task", job.task, *kept[:at], *kept[at + 2 :], *DEVICE.split(),
                     "--mixed_precision", "bf16", "--dtype", "float32", "--teacher_model",
                     *teachers, "--output_dir", folder)  # fmt: skip
 
@@ -147,7 +147,7 @@ class Created(Material):
                     task.head.auto_model,
                     task.name,
                     dtype="float32",
-                    device=torch.device("cpu"),
+                    device=torch.device("cpu" if DEVICE else "cuda"),
                 )
                 examples = task.load_data(typed["--train_file"], labelled=False)
                 data = task.features(examples, tokenizer, teacher, training=True, labelled=False)
@@ -178,7 +178,7 @@ class Created(Material):
         data, output = self.data(job), self.work / f"{model.name}-score"
         file = self.pairs(job)["--validation_file"]
         run_command("evaluate", "--task", job.task, "--model", str(model), "--file", file,
-                    "--use_cpu", *data[data.index("--max_length") :],
+                    *DEVICE.split(), *data[data.index("--max_length") :],
                     "--output_dir", str(output))  # fmt: skip
         scores = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
         found: dict[str, float] = scores["metrics"]

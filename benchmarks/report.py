@@ -20,15 +20,18 @@ DOCUMENT = FOLDER / "RESULTS.md"
 
 
 def circumstances() -> dict[str, Any]:
-    """Date, processor, threads and library versions."""
+    """Date, processor, GPU if there is one, threads and library versions."""
     names = [
         line.split(":", 1)[1].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     ]
+    machine = f"{len(names)} × {names[0]}, {platform.system()}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{len(names)} × {names[0]}, {platform.system()}",
+        "machine": machine,
         "threads": torch.get_num_threads(),
         "versions": {name: version(name) for name in ("torch", "transformers", "datasets")},
     }

@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
 from report import RESULTS, circumstances, replace_section, write_json
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -48,7 +49,9 @@ class Job:
     """How the teacher is trained; a language model is one as it is."""
 
 
-COMMON = "--bf16 --use_cpu --warmup_steps 0.1 --save_strategy no --logging_steps 100"
+DEVICE = "" if torch.cuda.is_available() else " --use_cpu"
+"""A GPU is used where there is one."""
+COMMON = f"--bf16{DEVICE} --warmup_steps 0.1 --save_strategy no --logging_steps 100"
 JOBS = (
     Job(
         "sst2",
@@ -178,7 +181,7 @@ def execute(job: Job, way: str, seed: int, material: Material) -> dict[str, Any]
 
 
 def _score(job: Job, output: Path, material: Material) -> dict[str, Any]:
-    file, options = material.data(job)[3], "--block_size 256 --use_cpu --dtype bfloat16"
+    file, options = material.data(job)[3], f"--block_size 256{DEVICE} --dtype bfloat16"
     run_command("evaluate", "--task", job.task, "--model", material.teacher(job), "--file", file,
          *options.split(), "--output_dir", str(output))  # fmt: skip
     scores = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
