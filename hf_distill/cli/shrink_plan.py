@@ -219,6 +219,7 @@ def make_plan(request: ShrinkRequest) -> Plan:
         table=table,
         seconds=seconds,
         busy=busy,
+        teacher_parameters=candidates.parameters[candidates.teacher],
     )
 
 

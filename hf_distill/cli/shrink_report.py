@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from hf_distill.cli.progress import duration
 from hf_distill.cli.run_folder import INTERMEDIATE, METRICS, PLAN_FILE, read_log
@@ -21,8 +22,7 @@ from hf_distill.shrinking.plan import Plan
 
 def print_plan(plan: Plan, request: ShrinkRequest) -> None:
     """Show the latency table, the decisions with their reasons, and the time they will take."""
-    title = f"Shapes of a student ({plan.teacher} as the teacher)"
-    print_rows(title, _columns(plan), _shape_rows(plan), numbers=True)
+    print_rows("Shapes of a student", _columns(plan), _shape_rows(plan), numbers=True)
     decided = [
         (one.name, str(one.value).lower() if isinstance(one.value, bool) else str(one.value),
          one.reason)
@@ -46,17 +46,29 @@ def _columns(plan: Plan) -> tuple[str, ...]:
 
 
 def _shape_rows(plan: Plan) -> list[tuple[str, ...]]:
-    """Return the rows of the table of shapes."""
+    """Return the rows of the table of shapes, the teacher's first."""
+    parameters = plan.teacher_parameters
+    teacher = (
+        str(plan.teacher),
+        f"{median(one.teacher_milliseconds for one in plan.table):.1f}" if plan.table else "",
+        "1.00",
+        "" if parameters is None else f"{parameters / 1e6:.1f}",
+        "",
+        "the teacher",
+    )
     return [
-        (
-            str(one.shape),
-            f"{one.milliseconds:.1f}",
-            f"{one.speedup:.2f}",
-            f"{one.parameters / 1e6:.1f}",
-            "" if one.divergence is None else f"{one.divergence:.3f}",
-            "chosen" if one.shape == plan.shape else "not possible" if one.left_out else "",
-        )
-        for one in plan.table
+        teacher,
+        *(
+            (
+                str(one.shape),
+                f"{one.milliseconds:.1f}",
+                f"{one.speedup:.2f}",
+                f"{one.parameters / 1e6:.1f}",
+                "" if one.divergence is None else f"{one.divergence:.3f}",
+                "chosen" if one.shape == plan.shape else "not possible" if one.left_out else "",
+            )
+            for one in plan.table
+        ),
     ]
 
 

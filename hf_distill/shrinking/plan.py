@@ -119,6 +119,7 @@ class Plan:
         table: the shapes that were timed, the slowest first.
         seconds: predicted, by step.
         busy: the load of the machine, if other work made the timings longer.
+        teacher_parameters: of the teacher.
     """
 
     task: str
@@ -129,6 +130,7 @@ class Plan:
     table: list[Timed] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     busy: str | None = None
+    teacher_parameters: int | None = None
 
     def __getitem__(self, name: str) -> Any:
         """Return the value of a decision."""

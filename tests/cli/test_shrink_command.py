@@ -27,12 +27,13 @@ import hf_distill
 from hf_distill import DistillationTrainer
 from hf_distill.cli import sweep_trials
 from hf_distill.cli.main import command_module
+from hf_distill.cli.shrink_report import _shape_rows
 from hf_distill.cli.shrink_run import ShrinkResult, _show
 from hf_distill.exporting import ExportReport
 from hf_distill.reports.comparison import Latency
 from hf_distill.reports.sweep_report import SweepReport
 from hf_distill.shrinking.plan import Plan
-from hf_distill.shrinking.shapes import Shape
+from hf_distill.shrinking.shapes import Shape, Timed
 from hf_distill.shrinking.steps import Steps
 from hf_distill.shrinking.workbench import StepTimes, Workbench
 
@@ -158,6 +159,20 @@ def test_a_target_that_was_missed_is_said(tmp_path: Path, capsys: Any) -> None:
         shown = capsys.readouterr().out
         assert "It is 1.20 times as fast" in shown and "predicted were 1.80" in shown
         assert ("less than the 1.5 times that were asked for" in shown) == missed
+
+
+def test_shapes_are_shown_below_the_teacher() -> None:
+    """Its time is the median of those in the turns of the shapes."""
+    teacher, shape = Shape(4, 8, 32, 2), Shape(2, 8, 32, 2)
+    table = [Timed(shape, 2.0, 6.0, 1_500_000), Timed(Shape(1, 8, 32, 2), 1.0, 6.4, 900_000)]
+    plan = Plan("text-classification", teacher, shape, 3.0, {}, table, teacher_parameters=2_640_000)
+    rows = _shape_rows(plan)
+    assert rows[0] == (str(teacher), "6.2", "1.00", "2.6", "", "the teacher")
+    assert [row[:2] for row in rows[1:]] == [
+        (str(one.shape), f"{one.milliseconds:.1f}") for one in table
+    ]
+    older = {name: value for name, value in plan.to_json().items() if name != "teacher_parameters"}
+    assert _shape_rows(Plan.from_json(json.loads(json.dumps(older))))[0][3] == ""
 
 
 def test_a_plan_that_was_not_begun_is_made_again(
