@@ -9,11 +9,11 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from other_ids import TEXTS, losses, run, shuffled, tokenizer, trained, with_other_ids
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, DataCollatorForMultipleChoice
 
 from hf_distill import cache_teacher_outputs
-from hf_distill.alignment import Alignment, encode_for_teacher
-from hf_distill.heads import MultipleChoiceHead
+from hf_distill.alignment import Alignment, BothEncodings, encode_for_teacher
+from hf_distill.heads import MultipleChoiceHead, SequenceClassificationHead
 
 KINDS = {
     "one label": ({"num_labels": 3}, [0, 1, 2, 0, 2, 1, 0, 1], {}),
@@ -69,6 +69,57 @@ def test_other_ids_change_nothing(kind: str, cached: bool, tmp_path: Path) -> No
     assert any("eval_loss_prediction" in entry for entry in losses(found))
     pairs = zip(found.model.parameters(), expected.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_teachers_side_of_a_batch() -> None:
+    """Its own inputs under the names that it knows, and labels if there are any."""
+    alignment = Alignment(SequenceClassificationHead())
+    theirs = {"input_ids": torch.tensor([[7, 8, 9]]), "attention_mask": torch.ones(1, 3)}
+    batch = {"input_ids": torch.tensor([[1, 2]]), "attention_mask": torch.ones(1, 2)}
+    batch |= {f"teacher_{name}": value for name, value in theirs.items()}
+    assert alignment.teacher_batch(batch) == theirs
+    assert alignment.teacher_batch({**batch, "labels": None}) == theirs
+    labels = torch.tensor([3])
+    assert alignment.teacher_batch({**batch, "labels": labels}) == {**theirs, "labels": labels}
+
+
+def test_choices_are_padded_to_the_longest_of_a_batch() -> None:
+    words = tokenizer()
+    others, _ = shuffled(words)
+    pad = others.pad_token_id
+    choices = [[[5, 6], [7]], [[8], [9, 10, 11]]]
+    rows = [
+        {
+            "input_ids": [[1], [2, 3]],
+            "attention_mask": [[1], [1, 1]],
+            "teacher_input_ids": ids,
+            "teacher_attention_mask": [[1] * len(one) for one in ids],
+            "labels": 1,
+        }
+        for ids in choices
+    ]
+    inner = DataCollatorForMultipleChoice(words)
+    batch = BothEncodings(inner, others, Alignment(MultipleChoiceHead()))(rows)
+    assert batch["input_ids"].shape == (2, 2, 2) and batch["labels"].tolist() == [1, 1]
+    assert batch["teacher_input_ids"].tolist() == [
+        [[5, 6, pad], [7, pad, pad]],
+        [[8, pad, pad], [9, 10, 11]],
+    ]
+    assert batch["teacher_attention_mask"].tolist() == [
+        [[1, 1, 0], [1, 0, 0]],
+        [[1, 0, 0], [1, 1, 1]],
+    ]
+
+
+def test_columns_are_asked_for_where_they_are_known() -> None:
+    alignment = Alignment(SequenceClassificationHead())
+    alignment.check_columns(None)
+    alignment.check_columns(["input_ids", "teacher_input_ids"])
+    with pytest.raises(ValueError, match="train_dataset has no teacher_input_ids"):
+        alignment.check_columns(["input_ids"])
+    alignment.check_data(object())  # a stream may not know its columns
+    with pytest.raises(ValueError, match="train_dataset has no teacher_input_ids"):
+        alignment.check_data(Dataset.from_dict({"input_ids": [[1]]}))
 
 
 def test_data_without_the_teachers_encoding_is_refused_and_evaluated(tmp_path: Path) -> None:

@@ -99,6 +99,12 @@ def test_white_space_is_no_part_of_a_token() -> None:
     found = trimmed_spans("a  bc ", [(0, 1), (1, 5), (2, 3), (5, 6), (0, 0)], [True] * 5)
     assert found == [(0, 1), (3, 5), None, None, None]
     assert trimmed_spans("ab", [(0, 2)], [False]) == [None]
+    # All of it, however much there is, and nothing else.
+    assert trimmed_spans("x   abc  y", [(1, 9), (1, 4), (4, 7)], [True] * 3) == [
+        (4, 7),
+        None,
+        (4, 7),
+    ]
 
 
 def reference(

@@ -173,6 +173,7 @@ def test_the_first_token_of_a_word_is_found_by_its_characters() -> None:
     assert first_tokens(["ab", "cd", "e"], offsets) == {0: 1, 1: 3}
     # A token of white space alone belongs to no word, and a word that is dropped has none.
     assert first_tokens(["a", "b", "c"], [(0, 1), (1, 2), (4, 5)]) == {0: 0, 2: 2}
+    assert first_tokens(["a", "b"], [(1, 2), (2, 3)]) == {1: 1}
 
 
 def test_words_that_the_teacher_cuts_off_do_not_count() -> None:
