@@ -272,12 +272,12 @@ class HeadFit:
         biases = [_bias(side.model, side.model.get_submodule(step.name)) for side in self._sides]
         if biases[0] is None or biases[1] is None:
             return
-        sums: list[Tensor] = []
-        self._each(
-            step.name, lambda x, y: sums.append(torch.cat([x.double().mean(0), y.double().mean(0)]))
+        inputs: list[Tensor] = []
+        self._each(step.name, lambda x, y: inputs.append(_sums(x, y)))
+        *sums, tokens = (
+            torch.stack(inputs).sum(0).split([wide.weight.shape[1], narrow.weight.shape[1], 1])
         )
-        means = torch.stack(sums).mean(0)
-        wide_mean, narrow_mean = means.split([wide.weight.shape[1], narrow.weight.shape[1]])
+        wide_mean, narrow_mean = (one / tokens for one in sums)
         biases[1].copy_(
             biases[0].double()
             + wide.weight.double() @ wide_mean
@@ -358,6 +358,12 @@ def _bias(model: Any, decoder: Any) -> Any:
 def _changes(wide: nn.Module, narrow: nn.Module) -> bool:
     shapes = [[p.shape for p in module.parameters()] for module in (wide, narrow)]
     return shapes[0] != shapes[1]
+
+
+def _sums(*inputs: Tensor) -> Tensor:
+    """Return the sums over rows of each, and then the number of rows."""
+    number = torch.tensor([len(inputs[0])], dtype=torch.float64)
+    return torch.cat([*(one.double().sum(0) for one in inputs), number])
 
 
 def _rows(values: Tensor) -> Tensor:
