@@ -24,7 +24,7 @@ from transformers import (
 
 from hf_distill import create_student
 from hf_distill.files import read_json
-from hf_distill.students import regression, save_student, statistics
+from hf_distill.students import create, regression, save_student, statistics
 from hf_distill.students.calibration import ROWS_PER_BATCH
 
 QA, CLASSES = "question-answering", "text-classification"
@@ -93,6 +93,27 @@ def test_auto_keeps_the_layers_that_the_output_misses_most() -> None:
     kept = [teacher.bert.encoder.layer[i] for i in (1, 2)]
     for copied, layer in zip(student.bert.encoder.layer, kept, strict=True):
         assert torch.equal(copied.output.dense.weight, layer.output.dense.weight)
+
+
+def test_auto_runs_as_many_batches_as_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until they have the tokens, with the padding left out."""
+    found: list[Any] = []
+    least_missed = create.least_missed
+
+    def watched(*args: Any) -> list[int]:
+        found.append(args[1])
+        return least_missed(*args)
+
+    monkeypatch.setattr(create, "least_missed", watched)
+    teacher, data = model_for(QA, seed=0, layers=2), dataset_for(QA, 4 * ROWS_PER_BATCH, seed=3)
+    half = sum(map(sum, data["attention_mask"])) // 2
+    for tokens in (1, half, 10**6):
+        create_student(teacher, num_hidden_layers=1, layers="auto", calibration_data=data,
+                       calibration_tokens=tokens)  # fmt: skip
+        sizes = [int(batch["attention_mask"].sum()) for batch in found[-1]]
+        assert sum(sizes[:-1]) < tokens and (sum(sizes) >= tokens or len(sizes) == 4)
+    numbers = [len(batches) for batches in found]
+    assert numbers[0] == 1 < numbers[1] < numbers[2] == 4
 
 
 # ---- width: closed forms ---------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import BertForSequenceClassification
 from zoo import zoo_dataset, zoo_model
 
 from hf_distill import create_student
@@ -95,3 +96,30 @@ def test_what_a_layer_changes() -> None:
     one = [(other.log(), True), (changed, False)]
     found = depth._change(one, [(whole.log(), True), (numbers, False)])
     assert found == pytest.approx(kl + (1 + 4) / (1 + 4))
+
+
+@pytest.mark.parametrize(("labels", "is_distribution"), [(3, True), (1, False)])
+def test_numbers_are_compared_as_they_are(
+    labels: int, is_distribution: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And logits of several labels as the distribution that they are."""
+    seen: list[tuple[Tensor, bool]] = []
+    change = depth._change
+
+    def watched(outputs: Any, whole: Any) -> float:
+        seen.extend([*outputs, *whole])
+        return change(outputs, whole)
+
+    monkeypatch.setattr(depth, "_change", watched)
+    config = zoo_model("text-classification", "bert", seed=0, layers=2).config
+    config.num_labels = labels
+    teacher = BertForSequenceClassification(config).eval()
+    create_student(
+        teacher,
+        num_hidden_layers=1,
+        layers="auto",
+        calibration_data=data("text-classification").remove_columns("labels"),
+    )
+    assert seen and all(flag == is_distribution for _, flag in seen)
+    sums = torch.cat([value.exp().sum(-1) for value, _ in seen])
+    assert torch.allclose(sums, torch.ones_like(sums)) == is_distribution
