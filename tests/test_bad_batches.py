@@ -310,6 +310,15 @@ def test_a_teacher_that_is_always_wrong_is_refused(tmp_path: Path) -> None:
     trial(tmp_path, "text-classification", teacher, data, teacher_check_samples=0)
 
 
+def test_a_teacher_without_numbers_is_refused_by_a_trial(tmp_path: Path) -> None:
+    """The largest of NaN would be the first class."""
+    teacher, data = perfect_and_wrong()
+    with torch.no_grad():
+        teacher.classifier.bias[1] = torch.nan
+    with pytest.raises(ValueError, match="outputs for 16 of 16 labels of .* are NaN or"):
+        trial(tmp_path, "text-classification", teacher, data, teacher_check_samples=16)
+
+
 def test_a_trial_changes_nothing(tmp_path: Path) -> None:
     """A data collator may draw random numbers: dropout must be the same with and without trial."""
     losses = []

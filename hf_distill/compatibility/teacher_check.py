@@ -33,7 +33,7 @@ def check_teacher(
     Returns:
         What was found; ``None`` if the batches have no labels, or labels that are no classes.
     """
-    labels, answers = [], []
+    labels, answers, unusable = [], [], 0
     for batch in batches:
         gold = head.gold(batch)
         if gold is None:
@@ -45,10 +45,19 @@ def check_teacher(
             logits = logits.masked_fill(~mask, -torch.inf)
         # IGNORED, or what data without labels has in their place, such as GLUE's -1.
         counts = (gold >= 0) & (gold < logits.shape[-1])
+        largest = logits.amax(dim=-1)[counts]  # NaN if one of them is
+        unusable += int((largest.isnan() | largest.isposinf()).sum())
         labels.append(gold[counts].cpu())
         answers.append(logits.argmax(dim=-1)[counts].cpu())
     if not labels or not sum(map(len, labels)):
         return None
+    if unusable:
+        return error(
+            "quality",
+            f"The teacher's outputs for {unusable} of {sum(map(len, labels))} labels of {data} are "
+            "NaN or +inf. Check its weights, and that its number format does not overflow "
+            "(teacher_dtype='float32').",
+        )
     return _judge(torch.cat(labels), torch.cat(answers), data)
 
 

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import (
@@ -71,6 +73,26 @@ class ScoredRow(NamedTuple):
     gold: str
     predicted: str
     right: bool
+
+
+def check_usable(unusable: npt.NDArray[np.bool_], unit: str) -> None:
+    """Check that a model has given numbers, which alone can be scored.
+
+    Args:
+        unusable: ``(rows, ...)``, where it has not.
+        unit: what a row is.
+
+    Raises:
+        ValueError: names the first row without, and how many there are.
+    """
+    rows = np.flatnonzero(unusable.reshape(len(unusable), -1).any(axis=1))
+    if len(rows):
+        raise ValueError(
+            f"The model's outputs for {len(rows)} of {len(unusable)} {unit}s, first for {unit} "
+            f"{rows[0]} (from 0), are NaN or infinite, so that nothing can be scored: its weights "
+            "are damaged, its training diverged (choose a smaller learning_rate), or its number "
+            "format overflows (try float32 or bfloat16 instead of float16)."
+        )
 
 
 class Scorer(ABC):

@@ -84,6 +84,12 @@ def _read_cells(values: list[Any], item: Any, column: str) -> tuple[Any, list[An
     if is_text(item):
         return _read_texts(values, column)
     if kind_of(item) == "float":
+        for row, value in enumerate(values):
+            if value is not None and math.isinf(value):
+                raise TaskDataError(
+                    f"The column {column!r} holds {value}, first in place {row}; a label must be a "
+                    "finite number. Correct the cell, or remove its row."
+                )
         values = [None if value is None or math.isnan(value) else value for value in values]
         whole = _whole(values)
         if whole is not None:

@@ -36,6 +36,7 @@ from hf_distill.tasks.base import (
     Scorer,
     Task,
     Tokenizer,
+    check_usable,
     pipeline_usage,
 )
 from hf_distill.tasks.columns import checked_texts, find_text, pick_columns
@@ -273,6 +274,7 @@ class LanguageModelingScorer(Scorer):
         losses, top = kept
         labels: Any = eval_prediction.label_ids
         labels = labels[:, 1:] if self.shifted else labels
+        check_usable(np.isnan(losses) & (labels != IGNORED), "block")
         self.predictions = top[labels != IGNORED]
         self.metric = perplexity_metric(losses, top, labels)
         scores = self.metric.scores()

@@ -77,6 +77,12 @@ class SequenceToSequenceTask(Task):
             texts = {"text": _of_language(table, nested, "source_lang", options.source_lang)}
             if not labelled:
                 return Dataset.from_dict(texts)
+            if options.source_lang == options.target_lang:
+                raise TaskDataError(
+                    f"target_lang={options.target_lang!r} is the language of the source "
+                    f"(source_lang), too; choose another of the column {nested!r}: "
+                    f"{', '.join(feature)}."
+                )
             texts["target"] = _of_language(table, nested, "target_lang", options.target_lang)
             table, text, target = Dataset.from_dict(texts), "text", "target"
         names = table.column_names
@@ -308,6 +314,11 @@ def _of_language(table: Dataset, column: str, option: str, language: str | None)
     languages = list(table.features[column])
     # Multilingual tokenizers have `en_XX` where data has `en`.
     keys = [key for key in (language, str(language).partition("_")[0]) if key in languages]
+    if language is None:
+        raise TaskDataError(
+            f"The column {column!r} has texts in {', '.join(languages)}: choose one of them with "
+            f"{option}."
+        )
     if not keys:
         raise TaskDataError(
             f"{option}={language!r} is not among the languages of the column {column!r}: "

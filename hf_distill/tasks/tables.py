@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset, load_from_disk
 
+from hf_distill.console import log_rank_0
 from hf_distill.loading import hub_tried_once
 from hf_distill.tasks.columns import mixed_type
 from hf_distill.tasks.errors import TaskDataError
@@ -280,7 +281,8 @@ def _conll(path: Path) -> Dataset:
     columns: dict[str, list[list[str]]] = {"tokens": [], "tags": []}
     tokens: list[str] = []
     tags: list[str] = []
-    width = 0
+    width, comments = 0, list[str]()
+    doubtful, known = list[tuple[str, str]](), set[str]()
     for number, (_, line, fields) in enumerate(conll_lines(read_text(path)), start=1):
         width = width or len(fields)
         if fields and (len(fields) != width or width < 2):
@@ -290,13 +292,41 @@ def _conll(path: Path) -> Dataset:
                 + "; each line must be a token and its tag, with a tab or a space between."
             )
         if fields:
+            if fields[0] == "#" and not tokens:
+                doubtful.append((f"line {number}: {line!r}", fields[-1].strip()))
+            else:
+                known.add(fields[-1].strip())
             tokens.append(fields[0])
             tags.append(fields[-1].strip())
-        elif tokens:
-            columns["tokens"].append(tokens)
-            columns["tags"].append(tags)
-            tokens, tags = [], []
+        else:
+            comments += [f"line {number}: {line!r}"] if line.startswith("#") else []
+            if tokens:
+                columns["tokens"].append(tokens)
+                columns["tags"].append(tags)
+                tokens, tags = [], []
+    _check_conll(path, columns["tokens"], width)
+    for where, tag in doubtful:
+        if tag not in known:
+            raise TaskDataError(
+                f"{path}, {where} may be a comment or the token '#': it has as many columns as "
+                f"other lines, and its tag, {tag!r}, is in none of them. Remove comments, or "
+                "separate the columns by tabs."
+            )
+    if comments:
+        log_rank_0(
+            f"{path.name}: comments are left out, {len(comments)} of its lines ({comments[0]})."
+        )
     return Dataset.from_dict(columns)
+
+
+def _check_conll(path: Path, sentences: list[list[str]], width: int) -> None:
+    """Refuse CoNLL-U, whose first column numbers the tokens."""
+    first = sentences[0] if sentences else []
+    if width == 10 and first == [str(number) for number in range(1, len(first) + 1)]:
+        raise TaskDataError(
+            f"{path} is CoNLL-U: ten columns, of which the first numbers the tokens. Write a file "
+            "with two columns, the token and the tag to learn."
+        )
 
 
 _READERS: dict[str, Callable[[Path], Dataset]] = {

@@ -20,6 +20,7 @@ from hf_distill.tasks.base import (
     Scorer,
     Task,
     Tokenizer,
+    check_usable,
     pipeline_usage,
 )
 from hf_distill.tasks.cells import are_decimals, prints_back, read_labels
@@ -176,6 +177,7 @@ class TextClassificationScorer(Scorer):
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         logits = np.asarray(eval_prediction.predictions, dtype=np.float64)
         gold = np.asarray(eval_prediction.label_ids)
+        check_usable(np.isnan(logits) | np.isposinf(logits), "text")
         if self.problem_type == REGRESSION:
             numbers, gold = logits.reshape(len(logits)), gold.reshape(len(gold))
             self.predictions = numbers.tolist()

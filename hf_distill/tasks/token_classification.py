@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from datasets import Dataset
 from transformers import (
     DataCollatorForTokenClassification,
     EvalPrediction,
+    Trainer,
 )
 
 from hf_distill.alignment import TeacherReader
@@ -27,6 +29,7 @@ from hf_distill.tasks.base import (
     Scorer,
     Task,
     Tokenizer,
+    check_usable,
     pipeline_usage,
 )
 from hf_distill.tasks.cells import read_labels
@@ -46,7 +49,7 @@ from hf_distill.tasks.labels import (
     model_labels,
     student_labels,
 )
-from hf_distill.tasks.metrics import entity_scheme, tagging_metric
+from hf_distill.tasks.metrics import entity_scheme, tagging_metric, token_scores
 
 _AGREEMENT = {"identical": "same tag as the teacher"}
 _ENTITIES = Measures(
@@ -179,23 +182,33 @@ class TokenClassificationScorer(Scorer):
             require("seqeval", "metrics")  # now, and not after hours
         self._words = features["words"]
         self._outside = self.names.index("O") if "O" in self.names else 0
+        self._loss = math.nan
 
     def preprocess_logits(self, logits: Any, labels: Any) -> Any:
-        """Keep the most likely tag of each token."""
-        return (logits[0] if isinstance(logits, tuple) else logits).argmax(dim=-1)
+        """Keep the loss and the most likely tag of each token."""
+        return token_scores(logits, labels, shifted=False)
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        tags, labels = eval_prediction.predictions, eval_prediction.label_ids
+        kept: Any = eval_prediction.predictions
+        losses, tags = kept
+        labels: Any = eval_prediction.label_ids
+        counts = labels != IGNORED
+        check_usable(np.isnan(losses) & counts, "sentence")
+        self._loss = float(losses[counts].mean(dtype=np.float64)) if counts.any() else math.nan
         self.predictions = []
         for row, (gold, words) in enumerate(zip(self._gold, self._words, strict=True)):
             predicted = [self._outside] * len(gold)
-            of_words = np.asarray(tags)[row][np.asarray(labels)[row] != IGNORED]
+            of_words = tags[row][counts[row]]
             for word, tag in zip(words, of_words.tolist(), strict=True):
                 predicted[word] = tag
             self.predictions.append(predicted)
         found, right = self._named(self.predictions), self._named(self._gold)
         self.metric = tagging_metric(found, right, tags=self.names)
         return self.metric.scores()
+
+    def finish(self, trainer: Trainer) -> dict[str, float]:
+        """Return the loss as the mean over words; ``Trainer`` takes the mean over batches."""
+        return {"loss": self._loss}
 
     def agreement(self, teacher: TokenClassificationScorer) -> dict[str, float]:
         """Return the share of words with the same tag."""

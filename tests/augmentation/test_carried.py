@@ -199,7 +199,7 @@ def test_conll(augmented: Any) -> None:
     assert re.fullmatch(pattern, found), found
 
 
-@given(st.text(st.sampled_from("aO \t\n\r\u2028"), max_size=20))
+@given(st.text(st.sampled_from("aO# \t\n\r\u2028"), max_size=20))
 @settings(max_examples=100)
 def test_conll_is_read_as_by_load_table(content: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

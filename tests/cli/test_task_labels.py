@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import forked
 import numpy as np
@@ -16,8 +17,10 @@ from cli_runs import Result
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from task_runs import LINES, SENTENCES, TEXTS, labelled, save_model, tiny_tokenizer, write_data
+from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, EvalPrediction
 
+from hf_distill.tasks.language_modeling import LanguageModelingScorer
 from hf_distill.tasks.text_classification import TextClassificationScorer
 from hf_distill.tasks.token_classification import TokenClassificationScorer
 
@@ -292,10 +295,57 @@ def test_the_scores_of_tags_are_those_that_tables_show(
     features = Dataset.from_dict({"words": [[0, 1, 2, 3]]})
     scorer = TokenClassificationScorer(tagged_rows(table), features, BertConfig(**labelled(*names)))
     gold = np.array([[names.index(tag) for tag in tags]])
-    metrics = scorer(EvalPrediction(np.array([predicted]), gold))
+    kept: Any = (np.zeros((1, 4), dtype=np.float32), np.array([predicted]))
+    metrics = scorer(EvalPrediction(kept, gold))
     assert set(scorer.measures.quality) == set(metrics)
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value, abs=0.05)
+
+
+def test_the_loss_of_tags_is_the_mean_over_words() -> None:
+    """However sentences are batched, and without what Trainer pads with."""
+    table = Dataset.from_dict({"tokens": [["a"], list("bcd")], "tags": [["x"], ["x", "y", "y"]]})
+    features = Dataset.from_dict({"words": [[0], [0, 1, 2]]})
+    scorer = TokenClassificationScorer(
+        tagged_rows(table), features, BertConfig(**labelled("x", "y"))
+    )
+    logits = torch.randn(2, 4, 2, dtype=torch.float64)
+    labels = torch.tensor([[-100, 0, -100, -100], [-100, 0, 1, 1]])
+    kept = []
+    for row, length in ((0, 2), (1, 4)):
+        one = scorer.preprocess_logits(
+            logits[row : row + 1, :length], labels[row : row + 1, :length]
+        )
+        kept.append([np.pad(part[0], (0, 4 - length), constant_values=-100) for part in one])
+    losses, tags = (np.stack(parts) for parts in zip(*kept, strict=True))
+    together: Any = (losses, tags)
+    scorer(EvalPrediction(together, labels.numpy()))
+    expected = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+    trainer: Any = None
+    assert scorer.finish(trainer)["loss"] == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_not_numbers_are_not_scored(value: float) -> None:
+    """Their largest would be the first class."""
+    logits = np.zeros((3, 2))
+    logits[1, 1] = value
+    table = Dataset.from_dict({"text": ["x", "y", "z"], "label": ["a", "b", "a"]})
+    texts = TextClassificationScorer(classification_rows(table), BertConfig(**labelled("a", "b")))
+    with pytest.raises(ValueError, match=r"1 of 3 texts, first for text 1 .*smaller learning_rate"):
+        texts(EvalPrediction(logits, np.array([0, 1, 0])))
+    tagged = Dataset.from_dict({"tokens": [["x"]] * 3, "tags": [["a"], ["b"], ["a"]]})
+    features = Dataset.from_dict({"words": [[0]] * 3})
+    config = BertConfig(**labelled("a", "b"))
+    for scorer, unit in (
+        (TokenClassificationScorer(tagged_rows(tagged), features, config), "sentence"),
+        (LanguageModelingScorer(shifted=False), "block"),
+    ):
+        labels = torch.tensor([[0], [1], [0]])
+        kept = scorer.preprocess_logits(torch.tensor(logits)[:, None], labels)
+        outputs: Any = tuple(part.numpy() for part in kept)
+        with pytest.raises(ValueError, match=rf"1 of 3 {unit}s, first for {unit} 1 "):
+            scorer(EvalPrediction(outputs, labels.numpy()))
 
 
 REAL = [

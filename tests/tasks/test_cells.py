@@ -250,3 +250,10 @@ def test_decimals_that_print_otherwise_need_a_problem_type(tmp_path: Path) -> No
     for kind, expected in (("regression", [5.0, 3.25]), ("single_label_classification", [1, 0])):
         config = SimpleNamespace(problem_type=kind, num_labels=2, id2label=names)
         assert label_targets(rows, config) == expected
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_infinite_labels_are_refused(value: float) -> None:
+    table = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.5, value, 2.0]})
+    with pytest.raises(TaskDataError, match=rf"'label' holds {value}, first in place 1"):
+        read_labels(table, "label")

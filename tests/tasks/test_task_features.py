@@ -258,6 +258,10 @@ def test_translations_as_on_the_hub() -> None:
     table = Dataset.from_dict({"translation": [{"de": "ja", "en": "yes"}]})
     rows = any_task("translation", source_lang="en_XX", target_lang="de").rows(table)
     assert rows.to_dict() == {"text": ["yes"], "target": ["ja"]}
+    with pytest.raises(TaskDataError, match=r"target_lang='en' is the language.*de, en"):
+        any_task("translation", source_lang="en", target_lang="en").rows(table)
+    with pytest.raises(TaskDataError, match="texts in de, en: choose.* with target_lang"):
+        any_task("translation", source_lang="en").rows(table)
     flat = Dataset.from_dict({"de": ["ja"], "en": ["yes"]})
     rows = any_task("translation", source_lang="en", target_lang="de").rows(flat)
     assert rows.to_dict() == {"target": ["ja"], "text": ["yes"]}

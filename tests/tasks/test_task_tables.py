@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -355,6 +356,50 @@ def test_conll(tmp_path: Path) -> None:
     }  # fmt: skip
     path.write_text("a\u00a0b\tB-x\r\nc\tO\r\n")
     assert load_table(path).to_dict() == {"tokens": [["a\u00a0b", "c"]], "tags": [["B-x", "O"]]}
+
+
+TWO = {"tokens": [["#", "Rome"], ["hi"]], "tags": [["O", "B-x"], ["O"]]}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected", "comments"),
+    [
+        # Line breaks of old Macs.
+        ("#\tO\rRome\tB-x\r\rhi\tO\r", TWO, 0),
+        # The token, in front of a sentence and in it.
+        ("# O\nRome B-x\n\nhi O\n", TWO, 0),
+        ("hi O\n# O\n", {"tokens": [["hi", "#"]], "tags": [["O", "O"]]}, 0),
+        # Comments: other numbers of columns, no tabs where lines with tokens have them.
+        ("# sent_id = 1\n# O\nRome B-x\n\n# end\nhi O\n", TWO, 1),
+        ("# one\n#\tO\nRome\tB-x\n\n#two\n# B-x\nhi\tO\n", TWO, 3),
+    ],
+)
+def test_comments_of_conll_files(
+    content: str,
+    expected: dict[str, Any],
+    comments: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "d.conll"
+    path.write_bytes(content.encode())
+    if comments == 1:
+        with pytest.raises(TaskDataError, match=r"line 5: '# end' may be a comment.*'end', is in"):
+            load_table(path)
+        path.write_bytes(content.replace("# end", "# the end").encode())
+        comments = 2
+    capsys.readouterr()
+    assert load_table(path).to_dict() == expected
+    said = f"d.conll: comments are left out, {comments} of its lines (line 1: '# "
+    assert (said in capsys.readouterr().err) == (comments > 0)
+
+
+def test_conll_u_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.conll"
+    lines = [[str(i), word, *"abcdefg", "_"] for i, word in enumerate(["John", "lives"], 1)]
+    path.write_text("# text = John lives\n" + "\n".join("\t".join(line) for line in lines))
+    with pytest.raises(TaskDataError, match=r"d\.conll is CoNLL-U: ten columns.*two columns"):
+        load_table(path)
 
 
 @pytest.mark.parametrize("source", ["nowhere.csv", "./nowhere", "a/b/c", "dir/d.jsonl.gz"])
