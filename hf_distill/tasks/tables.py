@@ -292,14 +292,14 @@ def _conll(path: Path) -> Dataset:
                 + "; each line must be a token and its tag, with a tab or a space between."
             )
         if fields:
-            if fields[0] == "#" and not tokens:
+            if fields[0] == "#" and not tokens and "\t" not in line:
                 doubtful.append((f"line {number}: {line!r}", fields[-1].strip()))
             else:
                 known.add(fields[-1].strip())
             tokens.append(fields[0])
             tags.append(fields[-1].strip())
         else:
-            comments += [f"line {number}: {line!r}"] if line.startswith("#") else []
+            comments += [f"line {number}: {line!r}"] if line.lstrip().startswith("#") else []
             if tokens:
                 columns["tokens"].append(tokens)
                 columns["tags"].append(tags)

@@ -177,7 +177,8 @@ class TextClassificationScorer(Scorer):
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         logits = np.asarray(eval_prediction.predictions, dtype=np.float64)
         gold = np.asarray(eval_prediction.label_ids)
-        check_usable(np.isnan(logits) | np.isposinf(logits), "text")
+        impossible = np.isneginf(logits) if self.problem_type != REGRESSION else False
+        check_usable(~(np.isfinite(logits) | impossible), "text")
         if self.problem_type == REGRESSION:
             numbers, gold = logits.reshape(len(logits)), gold.reshape(len(gold))
             self.predictions = numbers.tolist()

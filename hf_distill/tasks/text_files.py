@@ -252,9 +252,9 @@ def line_number(text: str, place: int) -> int:
 def conll_lines(text: str) -> Iterator[tuple[int, str, list[str]]]:
     """Yield the place, text and fields of each line; between sentences and at the end no fields.
 
-    A line in front of a sentence that begins with # is a comment, and has no fields either, if it
-    is not made like the lines with tokens: with another number of columns, or without their tabs.
-    Lines end with a line feed, or with a carriage return where the text has no line feed.
+    A line in front of a sentence whose first word is # is a comment, and has no fields either, if
+    their number is not that of the lines with tokens. Lines end with a line feed, or with a
+    carriage return where the text has no line feed.
     """
     lines: list[tuple[int, str, list[str]]] = []
     place, line_break = 0, "\n" if "\n" in text else "\r"
@@ -265,13 +265,10 @@ def conll_lines(text: str) -> Iterator[tuple[int, str, list[str]]]:
         between = not content.strip() or fields[0] == _DOCUMENT_START
         lines.append((place, content, [] if between else fields))
         place += len(line) + 1
-    usual = [(content, fields) for _, content, fields in lines if fields and content[0] != "#"]
-    width = len(usual[0][1]) if usual else None
-    with_tabs = all("\t" in content for content, _ in usual)
+    width = next((len(fields) for _, _, fields in lines if fields and fields[0] != "#"), None)
     begins = True
     for start, content, fields in lines:
-        alike = len(fields) == width and (not with_tabs or "\t" in content)
-        comment = begins and content.startswith("#") and width is not None and not alike
+        comment = begins and content.split()[:1] == ["#"] and len(fields) != (width or len(fields))
         begins = comment or not fields
         yield start, content, [] if comment else fields
     yield place, "", []

@@ -334,6 +334,11 @@ def test_outputs_that_are_not_numbers_are_not_scored(value: float) -> None:
     texts = TextClassificationScorer(classification_rows(table), BertConfig(**labelled("a", "b")))
     with pytest.raises(ValueError, match=r"1 of 3 texts, first for text 1 .*smaller learning_rate"):
         texts(EvalPrediction(logits, np.array([0, 1, 0])))
+    numbers = Dataset.from_dict({"text": ["x", "y", "z"], "label": [0.5, 1.5, 2.5]})
+    config = BertConfig(num_labels=1, problem_type="regression")
+    regression = TextClassificationScorer(classification_rows(numbers), config)
+    with pytest.raises(ValueError, match="1 of 3 texts, first for text 2 "):
+        regression(EvalPrediction(np.array([[0.0], [1.0], [-value]]), np.array([0.5, 1.5, 2.5])))
     tagged = Dataset.from_dict({"tokens": [["x"]] * 3, "tags": [["a"], ["b"], ["a"]]})
     features = Dataset.from_dict({"words": [[0]] * 3})
     config = BertConfig(**labelled("a", "b"))

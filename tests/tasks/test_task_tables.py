@@ -369,9 +369,11 @@ TWO = {"tokens": [["#", "Rome"], ["hi"]], "tags": [["O", "B-x"], ["O"]]}
         # The token, in front of a sentence and in it.
         ("# O\nRome B-x\n\nhi O\n", TWO, 0),
         ("hi O\n# O\n", {"tokens": [["hi", "#"]], "tags": [["O", "O"]]}, 0),
-        # Comments: other numbers of columns, no tabs where lines with tokens have them.
+        # Comments have other numbers of columns; a word may begin with their sign.
         ("# sent_id = 1\n# O\nRome B-x\n\n# end\nhi O\n", TWO, 1),
-        ("# one\n#\tO\nRome\tB-x\n\n#two\n# B-x\nhi\tO\n", TWO, 3),
+        ("# one two\n#\tO\nRome\tB-x\n\n#\n# the other one\nhi\tO\n", TWO, 3),
+        ("#tag O\nhi\tB-x", {"tokens": [["#tag", "hi"]], "tags": [["O", "B-x"]]}, 0),
+        ("#\tB-y\nhi\tO", {"tokens": [["#", "hi"]], "tags": [["B-y", "O"]]}, 0),
     ],
 )
 def test_comments_of_conll_files(
@@ -399,6 +401,13 @@ def test_conll_u_is_refused(tmp_path: Path) -> None:
     lines = [[str(i), word, *"abcdefg", "_"] for i, word in enumerate(["John", "lives"], 1)]
     path.write_text("# text = John lives\n" + "\n".join("\t".join(line) for line in lines))
     with pytest.raises(TaskDataError, match=r"d\.conll is CoNLL-U: ten columns.*two columns"):
+        load_table(path)
+
+
+def test_a_word_with_the_sign_of_comments_needs_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "d.conll"
+    path.write_text("hi O\n\n#tag\nhi O\n")
+    with pytest.raises(TaskDataError, match="line 3: '#tag' has 1 columns"):
         load_table(path)
 
 
