@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from sweep_runs import KILLS, Program, config_of, killed_at, metrics, outcome, trainings
+from sweep_runs import KILLS, Program, config_of, killed_at, outcome, trainings
 from task_runs import LABELS, save_model, write_data
 
 from hf_distill import DistillationTrainer
@@ -98,9 +98,8 @@ def test_a_classifier_that_diverges_has_failed(program: Program, tmp_path: Path)
     )
     assert result.status == 0, result.stderr
     bad, good = outcome(tmp_path / "sweep")["trials"]
-    # Its accuracy is a number: of a label that is always the same.
-    assert metrics(tmp_path / "sweep" / "trial-0000")["eval"]["accuracy"] is not None
-    assert bad["failure"] == "the student diverged (eval loss is not finite)"
+    # Its accuracy would be a number: of a label that is always the same.
+    assert "NaN or infinite" in bad["failure"] and "smaller" in bad["failure"]
     assert bad["value"] is None and good["value"] is not None
 
 
