@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers.trainer_utils import has_length
 
+from hf_distill.heads.base import unusable_rows
 from hf_distill.step import AlignedLogits
 
 logger = logging.getLogger(__name__)
@@ -138,8 +139,7 @@ class TeacherGuard:
         logits = pair.teacher
         if pair.class_mask is not None:
             logits = logits.masked_fill(~pair.class_mask, 0.0)
-        largest = logits.amax(dim=-1)  # NaN if one of them is
-        bad = torch.isnan(largest) | (largest == torch.inf)
+        bad = unusable_rows(logits)
         if pair.row_mask is not None:
             bad = bad & pair.row_mask
         self.check(bad, step)

@@ -182,7 +182,7 @@ class Labels:
 
     @property
     def _classes(self) -> int | None:
-        """The number of classes of a label; ``None`` if it is no class, or that is not known."""
+        """The number of classes of a label; ``None`` if it is not a class, or unknown."""
         head, single = self._head, "single_label_classification"
         if not isinstance(head, LabelledHead) or getattr(head, "problem_type", single) != single:
             return None

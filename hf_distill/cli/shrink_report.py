@@ -48,7 +48,7 @@ def _columns(plan: Plan) -> tuple[str, ...]:
 def _shape_rows(plan: Plan) -> list[tuple[str, ...]]:
     """Return the rows of the table of shapes, the teacher's first."""
     parameters = plan.teacher_parameters
-    teacher = (
+    teacher: tuple[str, ...] = (
         str(plan.teacher),
         f"{median(one.teacher_milliseconds for one in plan.table):.1f}" if plan.table else "",
         "1.00",
@@ -56,19 +56,16 @@ def _shape_rows(plan: Plan) -> list[tuple[str, ...]]:
         "",
         "the teacher",
     )
-    return [
-        teacher,
-        *(
-            (
-                str(one.shape),
-                f"{one.milliseconds:.1f}",
-                f"{one.speedup:.2f}",
-                f"{one.parameters / 1e6:.1f}",
-                "" if one.divergence is None else f"{one.divergence:.3f}",
-                "chosen" if one.shape == plan.shape else "not possible" if one.left_out else "",
-            )
-            for one in plan.table
-        ),
+    return [teacher] + [
+        (
+            str(one.shape),
+            f"{one.milliseconds:.1f}",
+            f"{one.speedup:.2f}",
+            f"{one.parameters / 1e6:.1f}",
+            "" if one.divergence is None else f"{one.divergence:.3f}",
+            "chosen" if one.shape == plan.shape else "not possible" if one.left_out else "",
+        )
+        for one in plan.table
     ]
 
 

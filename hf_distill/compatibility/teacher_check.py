@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_distill.compatibility.findings import Finding, error, info, warning
 from hf_distill.heads import TaskHead
+from hf_distill.heads.base import unusable_rows
 
 _CLEARLY = 4.0
 """Standard errors: the probability of being that far off by chance is 3 in 100,000."""
@@ -45,8 +46,7 @@ def check_teacher(
             logits = logits.masked_fill(~mask, -torch.inf)
         # IGNORED, or what data without labels has in their place, such as GLUE's -1.
         counts = (gold >= 0) & (gold < logits.shape[-1])
-        largest = logits.amax(dim=-1)[counts]  # NaN if one of them is
-        unusable += int((largest.isnan() | largest.isposinf()).sum())
+        unusable += int(unusable_rows(logits)[counts].sum())
         labels.append(gold[counts].cpu())
         answers.append(logits.argmax(dim=-1)[counts].cpu())
     if not labels or not sum(map(len, labels)):

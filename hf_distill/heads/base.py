@@ -168,6 +168,12 @@ def output(outputs: Mapping[str, Tensor], name: str) -> Tensor:
     return value
 
 
+def unusable_rows(logits: Tensor) -> Tensor:
+    """Return, by row, whether one of its logits is NaN or +inf; -inf is an impossible class."""
+    largest = logits.amax(dim=-1)  # NaN if one of them is
+    return largest.isnan() | largest.isposinf()
+
+
 def main_input(batch: Batch) -> Tensor:
     """The tensor that a batch is about; its first dimension is the batch size.
 

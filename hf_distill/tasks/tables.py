@@ -304,7 +304,7 @@ def _conll(path: Path) -> Dataset:
                 columns["tokens"].append(tokens)
                 columns["tags"].append(tags)
                 tokens, tags = [], []
-    _check_conll(path, columns["tokens"], width)
+    _refuse_conll_u(path, columns["tokens"], width)
     for where, tag in doubtful:
         if tag not in known:
             raise TaskDataError(
@@ -319,7 +319,7 @@ def _conll(path: Path) -> Dataset:
     return Dataset.from_dict(columns)
 
 
-def _check_conll(path: Path, sentences: list[list[str]], width: int) -> None:
+def _refuse_conll_u(path: Path, sentences: list[list[str]], width: int) -> None:
     """Refuse CoNLL-U, whose first column numbers the tokens."""
     first = sentences[0] if sentences else []
     if width == 10 and first == [str(number) for number in range(1, len(first) + 1)]:

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from hf_distill.compatibility import check_inputs
 from hf_distill.compatibility.precision import rounding_of, rounding_unit
 from hf_distill.heads import TaskHead
-from hf_distill.heads.base import PositionHead, attention_mask, main_input
+from hf_distill.heads.base import PositionHead, attention_mask, main_input, unusable_rows
 from hf_distill.restoring import preserve_rng_state
 from hf_distill.teachers.base import MIXED_PRECISIONS, OneProcess, Teacher
 from hf_distill.teachers.caching.fingerprints import row_lengths
@@ -282,7 +282,7 @@ class PartComputer:
         return found
 
     def _check_finite(self, logits: Tensor, counts: Sequence[int], rows: Sequence[int]) -> None:
-        bad = (logits.isnan() | (logits == torch.inf)).any(dim=-1)
+        bad = unusable_rows(logits)
         if not bool(bad.any()):
             return
         first = int(bad.nonzero()[0])
