@@ -219,3 +219,11 @@ def zoo_dataset(
     if not labels:
         columns = {k: v for k, v in columns.items() if k != "labels" and "positions" not in k}
     return Dataset.from_dict({name: value.tolist() for name, value in columns.items()})
+
+
+def zoo_inputs(model: nn.Module, rows: Dataset) -> dict[str, Tensor]:
+    """All rows of a data set as one batch, without token types where a model has none."""
+    batch: Any = rows.with_format("torch")[:]
+    if type(model).__name__.startswith(("Roberta", "XLMRoberta", "DistilBert", "MPNet")):
+        batch.pop("token_type_ids", None)
+    return dict(batch)

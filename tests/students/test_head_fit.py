@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import BertForSequenceClassification
-from zoo import zoo_dataset, zoo_model
+from zoo import zoo_dataset, zoo_inputs, zoo_model
 
 from hf_distill import create_student
 from hf_distill.students import depth
@@ -24,21 +24,12 @@ SHIFT = 12.0
 
 
 def data(task: str) -> Any:
-    return zoo_dataset(task, rows=24, seed=5)
-
-
-def batch(model: Any, task: str) -> dict[str, Tensor]:
-    rows = data(task)
-    rows.set_format("torch")
-    found = {name: value for name, value in rows[:].items() if "label" not in name}
-    if type(model).__name__.startswith(("Roberta", "DistilBert")):
-        found.pop("token_type_ids", None)
-    return found
+    return zoo_dataset(task, rows=24, seed=5, labels=False)
 
 
 def run(model: Any, task: str, module: str | None = None) -> Tensor:
     """The logits, or the outputs of a module, at the tokens of the calibration data."""
-    inputs, outputs = batch(model, task), []
+    inputs, outputs = zoo_inputs(model, data(task)), []
     if module is not None:
         model.get_submodule(module).register_forward_hook(lambda *call: outputs.append(call[-1]))
     with torch.no_grad():
@@ -118,7 +109,7 @@ def test_numbers_are_compared_as_they_are(
         teacher,
         num_hidden_layers=1,
         layers="auto",
-        calibration_data=data("text-classification").remove_columns("labels"),
+        calibration_data=data("text-classification"),
     )
     assert seen and all(flag == is_distribution for _, flag in seen)
     sums = torch.cat([value.exp().sum(-1) for value, _ in seen])

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
-from zoo import AUTO_MODELS, PAIRS, zoo_dataset, zoo_model
+from zoo import AUTO_MODELS, PAIRS, zoo_dataset, zoo_inputs, zoo_model
 
 from hf_distill import create_student
 from hf_distill.students.families import FAMILIES
@@ -22,12 +22,8 @@ NARROWED = [(task, name) for task, name in CASES if FAMILIES[name].depth_only is
 
 def logits(model: Any, task: str) -> list[Tensor]:
     rows = zoo_dataset(task, labels=False, target=True)
-    rows.set_format("torch")
-    batch = {name: value for name, value in rows[:].items()}
-    if type(model).__name__.startswith(("Roberta", "XLMRoberta", "DistilBert", "MPNet")):
-        batch.pop("token_type_ids", None)
     with torch.no_grad():
-        outputs = model(**batch)
+        outputs = model(**zoo_inputs(model, rows))
     return [value for name, value in outputs.items() if "logits" in name]
 
 
