@@ -130,9 +130,9 @@ def score_column(
         counts = [len(tags) for tags in labelled["tags"]]
         features = Dataset.from_dict({"words": [list(range(count)) for count in counts]})
         gold = np.full((len(counts), max(counts)), IGNORED)
-        found = np.zeros_like(gold)
+        found = np.zeros((*gold.shape, config.num_labels))
         for row, (tags, logits) in enumerate(zip(labelled["tags"], column.logits, strict=True)):
-            gold[row, : len(tags)], found[row, : len(tags)] = tags, logits.argmax(axis=-1)
+            gold[row, : len(tags)], found[row, : len(tags)] = tags, logits
     else:
         features, gold, found = examples, np.array(labelled["labels"]), np.stack(column.logits)
         for begin in range(0, len(gold), batch_size):
@@ -142,7 +142,9 @@ def score_column(
     model: Any = SimpleNamespace(config=config)
     tokenizer: Any = None  # the scorers of classes read none
     scorer = task.scorer(examples, features, tokenizer, model)
-    metrics = scorer(EvalPrediction(predictions=found, label_ids=gold))
+    kept = scorer.preprocess_logits(torch.from_numpy(found), torch.from_numpy(gold))
+    predictions = tuple(part.numpy() for part in kept) if isinstance(kept, tuple) else found
+    metrics = scorer(EvalPrediction(predictions=predictions, label_ids=gold))
     return Scores(metrics, scorer, PartialState().is_main_process), recorder
 
 
