@@ -56,7 +56,8 @@ def quantize(
     _quantize_embeddings(onnx, model)
     options: dict[str, Any] = {
         "per_channel": how.per_channel,
-        "weight_type": quantization.QuantType.QInt8,
+        # Unsigned like activations: mixed products saturate on x86 processors without VNNI.
+        "weight_type": quantization.QuantType.QUInt8,
         "nodes_to_exclude": _excluded(model, how),
         "op_types_to_quantize": ["MatMul", "Gemm"],
         "extra_options": {"MatMulConstBOnly": True},

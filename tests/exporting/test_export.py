@@ -241,8 +241,11 @@ def test_one_scale_per_output_keeps_rows_of_different_sizes(tmp_path: Path, read
         for name, tensor in tensors.items():
             values = onnx.numpy_helper.to_array(tensor)
             if name.endswith("_quantized") and values.shape == tuple(dense.weight.shape[::-1]):
-                scale = onnx.numpy_helper.to_array(tensors[name.replace("_quantized", "_scale")])
-                found = values.astype(np.float32) * scale
+                scale, zero = (
+                    onnx.numpy_helper.to_array(tensors[name.replace("_quantized", part)])
+                    for part in ("_scale", "_zero_point")
+                )
+                found = (values.astype(np.float32) - zero.astype(np.float32)) * scale
                 small = dense.weight.detach().numpy().T[:, 1::2]
                 if np.abs(found[:, ::2]).max() > 10:
                     return float(np.abs(found[:, 1::2] - small).max() / np.abs(small).max())

@@ -52,13 +52,34 @@ def test_few_sequences_are_computed() -> None:
     assert shapes[1:] == [(2, 5)]  # (12, 13) and (12, 14): all others are on the way
 
 
-def test_an_encoder_is_refused() -> None:
+def test_an_encoder_is_refused_however_little_it_looks_ahead() -> None:
     torch.manual_seed(0)
     for model in (BertForMaskedLM(bert_config()), BertLMHeadModel(bert_config())):
         for dtype in (torch.float32, torch.bfloat16):
             with pytest.raises(ValueError, match="teacher_model is a Bert"):
                 WordScorer(model.eval().to(dtype), 4).check(ROWS)
+        for layer in model.bert.encoder.layer:
+            torch.nn.init.normal_(layer.attention.output.dense.weight, std=2e-3)
+        with pytest.raises(ValueError, match="depends on later tokens"):
+            WordScorer(model, 4).check(ROWS)
     WordScorer(BertLMHeadModel(bert_config(is_decoder=True)).eval(), 4).check(ROWS)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bloom"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_does_not_make_a_model_look_ahead(kind: str, dtype: torch.dtype) -> None:
+    model = language_model(kind).to(dtype)
+    forward = model.forward
+
+    def rounded(**inputs: Any) -> Any:
+        outputs = forward(**inputs)
+        noise = torch.arange(len(outputs.logits)).view(-1, 1, 1) * 2**-12
+        outputs.logits = outputs.logits.float() * (1 + noise)
+        return outputs
+
+    rounded.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    model.forward = rounded
+    WordScorer(model, 1).check(ROWS)
 
 
 def test_a_model_that_minds_padding_is_refused() -> None:
