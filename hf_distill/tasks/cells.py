@@ -74,10 +74,15 @@ def folded(name: str) -> str:
     return "".join(letter for letter in shown if letter.isprintable() and letter != " ")
 
 
+def is_number(cell: str) -> bool:
+    """Return whether a text is a number, whole or with decimals."""
+    return _DECIMAL.fullmatch(cell) is not None
+
+
 def are_decimals(values: Iterable[Any]) -> bool:
     """Return whether all texts are numbers, some of them with decimals: ``5.00``, ``3.25``."""
     texts = {value for value in values if value is not None}
-    return any("." in text for text in texts) and all(map(_DECIMAL.fullmatch, texts))
+    return any("." in text for text in texts) and all(map(is_number, texts))
 
 
 def _read_cells(values: list[Any], item: Any, column: str) -> tuple[Any, list[Any]]:

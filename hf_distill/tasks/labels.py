@@ -54,19 +54,25 @@ def label_values(table: Dataset, column: str) -> Iterator[Any]:
     item = feature.feature if is_list(feature) else feature
     if kind_of(feature) not in ("name", "number"):
         raise TaskDataError(
-            f"The column {column!r} holds {describe(feature)}, and labels are names or whole "
+            f"The label column holds {describe(feature)}, and labels are names or whole "
             "numbers; choose another one with label_column, or for numbers to predict set "
             "problem_type to 'regression'."
         )
     named = isinstance(item, ClassLabel) and not _are_numbers(item.names)
     truth = getattr(item, "dtype", "") == "bool"
-    for row, value in zip(_places(table), table[column], strict=True):
+    for row, value in zip(row_numbers(table), table[column], strict=True):
         many = value if is_list(feature) else [value]
-        if any(isinstance(one, int) and one < 0 for one in many):
+        below = next((one for one in many if isinstance(one, int) and one < 0), None)
+        if below == -100:
             raise TaskDataError(
-                f"Row {row} has the label {next(one for one in many if one < 0)} in the column "
-                f"{column!r}, and classes are numbered from 0. If it has no label, empty the cell "
-                "or remove the row; if this is a class, write names instead of numbers."
+                f"Row {row} has the label -100, which is for tokens that a loss leaves out. Give "
+                "whole words with a tag for each; which of their tokens have it is found here."
+            )
+        if below is not None:
+            raise TaskDataError(
+                f"Row {row} has the label {below}, and classes are numbered from 0. If it has no "
+                "label, empty the cell or remove the row; if this is a class, write names instead "
+                "of numbers."
             )
         if named:
             many = [item.int2str(one) for one in many]
@@ -88,7 +94,7 @@ def data_labels(table: Dataset, column: str) -> DataLabels:
         found.update(value if is_list(feature) else [value])
     if not is_list(feature) and len(found) == len(table) > 50:
         raise TaskDataError(
-            f"The column {column!r} has another value in each of {len(table)} rows, so it does not "
+            f"The label column has another value in each of {len(table)} rows, so it does not "
             "hold labels; choose another one with label_column."
         )
     if isinstance(item, ClassLabel) and not _are_numbers(item.names):
@@ -103,7 +109,7 @@ def data_labels(table: Dataset, column: str) -> DataLabels:
         labels = DataLabels(tuple(map(str, numbers)), count)
     if len(labels.names) < 2:
         raise TaskDataError(
-            f"The column {column!r} has no labels to tell apart, only "
+            "The label column has no labels to tell apart, only "
             f"{', '.join(sorted(map(repr, found))) or 'empty lists'}; choose another one with "
             "label_column, or data with several labels."
         )
@@ -218,7 +224,7 @@ class LabelMap:
         numbered = isinstance(item, ClassLabel) and _are_numbers(item.names)
         if numbered and is_list(feature) and item.num_classes != len(self.names):
             raise TaskDataError(
-                f"The column {column!r} numbers {item.num_classes} labels, and the model has "
+                f"The label column numbers {item.num_classes} labels, and the model has "
                 f"{len(self.names)}: {join_names(self.names)}. Which of these they are is not "
                 "known; name them (for vectors of 0 and 1 with --class_names)."
             )
@@ -244,14 +250,14 @@ class LabelMap:
         if counts and 0 <= int(label) < len(self.names):
             return int(label)
         raise TaskDataError(
-            f"Row {row} has the label {label!r} in the column {self._column!r}, which is none of "
-            f"the model's labels: {join_names(self.names)}. Correct the data, choose another "
-            "label_column, or a model with that label."
+            f"Row {row} has the label {label!r}, which is none of the model's labels: "
+            f"{join_names(self.names)}. Correct the data, choose another label_column, or a model "
+            "with that label."
         )
 
     def _rows(self) -> Iterator[tuple[int, Any]]:
         values = label_values(self._table, self._column)
-        return zip(_places(self._table), values, strict=True)
+        return zip(row_numbers(self._table), values, strict=True)
 
     def all_numbers(self) -> list[Any]:
         """Return the labels of all rows as numbers, in lists where the data has lists."""
@@ -319,7 +325,7 @@ def label_agreement(
     return float(np.mean([one == other for one, other in pairs]))
 
 
-def _places(table: Dataset) -> Iterable[int]:
+def row_numbers(table: Dataset) -> Iterable[int]:
     """Return the row numbers to report: those of the whole data, where the rows know them."""
     return table["row"] if "row" in table.column_names else range(len(table))
 

@@ -16,6 +16,7 @@ from transformers import (
     Trainer,
 )
 
+from hf_distill.compatibility import input_limit
 from hf_distill.extras import require
 from hf_distill.heads import Seq2SeqLMHead
 from hf_distill.tasks.base import Batch, Measures, Model, Rows, Scorer, Task, Tokenizer
@@ -58,6 +59,21 @@ class SequenceToSequenceTask(Task):
             value = getattr(options, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} {value} must be at least 1.")
+
+    def length(self, tokenizer: Tokenizer, model: Model, *, pair: bool = False) -> int:
+        """Return the most tokens of a text.
+
+        Raises:
+            ValueError: as for all tasks; or the decoder has no positions for so long a target.
+        """
+        chosen = self.options.max_target_length
+        most, wanted = input_limit(model), chosen or DEFAULT_TARGET_LENGTH
+        if most is not None and wanted > most:
+            raise ValueError(
+                f"--max_target_length {wanted}{'' if chosen else ' (the default)'} is more than "
+                f"the {most} tokens that the model has positions for; set it to at most {most}."
+            )
+        return super().length(tokenizer, model, pair=pair)
 
     @staticmethod
     def metric(written: Sequence[str], references: Sequence[str]) -> Metric:

@@ -23,7 +23,7 @@ from hf_distill.tasks.base import (
     check_usable,
     pipeline_usage,
 )
-from hf_distill.tasks.cells import are_decimals, prints_back, read_labels
+from hf_distill.tasks.cells import are_decimals, is_number, prints_back, read_labels
 from hf_distill.tasks.columns import (
     LABELS,
     checked_texts,
@@ -41,6 +41,7 @@ from hf_distill.tasks.labels import (
     label_options,
     model_labels,
     positive_label,
+    row_numbers,
     student_labels,
     unnamed,
 )
@@ -82,10 +83,11 @@ class TextClassificationTask(Task):
         Labels are as ``read_labels`` makes them.
         """
         columns = self.columns(table, labelled=labelled)
-        rows = pick_columns(table, columns)
         if not labelled:
-            return rows
-        rows = read_labels(rows, "label", names=self.options.class_names, vectors=True)
+            return pick_columns(table, columns)
+        named = self.options.class_names
+        labels = read_labels(table, columns["label"], names=named, vectors=True)
+        rows = pick_columns(labels, columns)
         return rows.add_column("row", list(range(len(rows))))
 
     def columns(self, table: Dataset, *, labelled: bool) -> dict[str, str]:
@@ -262,6 +264,14 @@ def data_problem_type(rows: Dataset) -> str:
             f"The label column holds numbers such as {cell!r}, which may be names or numbers to "
             f"predict; choose with problem_type {SINGLE} or {REGRESSION}."
         )
+    if is_text(feature) and any(is_number(cell) and "." in cell for cell in rows["label"]):
+        found = _no_number(rows)
+        if found is not None:
+            raise TaskDataError(
+                f"{found}. If the numbers are to be predicted (problem_type {REGRESSION}), "
+                "correct the cell or remove its row; if all are names, set problem_type "
+                f"{SINGLE}."
+            )
     return SINGLE
 
 
@@ -280,6 +290,12 @@ def check_problem_type(problem_type: str, rows: Dataset) -> None:
     """
     feature = rows.features["label"]
     if problem_type == REGRESSION:
+        found = _no_number(rows)
+        if found is not None:
+            raise TaskDataError(
+                f"{found} to predict. Correct the cell (numbers are written like 1500.5), or "
+                "remove its row."
+            )
         number = not is_list(feature) and kind_of(feature) in ("float", "number")
         fits = number or (is_text(feature) and are_decimals(rows["label"]))
     elif problem_type == SINGLE and is_text(feature):
@@ -293,6 +309,21 @@ def check_problem_type(problem_type: str, rows: Dataset) -> None:
             f"label column holds {describe(feature)}. Choose another label_column or "
             "problem_type, or a model for such labels."
         )
+
+
+def _no_number(rows: Dataset) -> str | None:
+    """Describe the first label that is a text among numbers; ``None`` if there is none."""
+    if not is_text(rows.features["label"]):
+        return None
+    cells = zip(row_numbers(rows), rows["label"], strict=True)
+    others = [(row, cell) for row, cell in cells if not is_number(cell)]
+    if not 0 < len(others) <= len(rows) / 2:
+        return None
+    row, cell = others[0]
+    return (
+        f"Row {row} has {cell!r} in the label column, and "
+        f"{len(rows) - len(others)} of {len(rows)} rows have a number"
+    )
 
 
 def model_problem_type(config: Any, rows: Dataset) -> str:

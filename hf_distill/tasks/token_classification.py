@@ -93,7 +93,7 @@ class TokenClassificationTask(Task):
                     f"Row {row} has {len(some_words or ())} words ({words}) and "
                     f"{len(some_tags or ())} tags ({tags}); each word needs one tag."
                 )
-        rows = read_labels(pick_columns(table, {"tokens": words, "tags": tags}), "tags")
+        rows = pick_columns(read_labels(table, tags), {"tokens": words, "tags": tags})
         return rows.add_column("row", list(range(len(rows))))
 
     def model_options(

@@ -370,7 +370,7 @@ def test_labels_that_are_needed_and_not_there(program: Program, tmp_path: Path) 
     [
         ("odd", "pos", "--train_file: Row 0 has the label 'odd'"),
         ("pos", "odd", "--validation_file: Row 0 has the label 'odd'"),
-        ("neg", "pos", "--train_file: The column 'label' has no labels to tell apart, only 'neg'"),
+        ("neg", "pos", "--train_file: The label column has no labels to tell apart, only 'neg'"),
     ],
 )
 def test_labels_that_no_step_can_use_are_refused_by_the_plan(
