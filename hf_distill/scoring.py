@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from hf_distill.compatibility.tokenizers import check_padding, check_vocabulary
 from hf_distill.console import log_rank_0
-from hf_distill.hub.facts import TIMINGS
 from hf_distill.launch import check_launch
 from hf_distill.tasks.base import Scorer, Task
+from hf_distill.tasks.bootstrap import TIMINGS
 from hf_distill.tasks.fidelity import OutputRecorder
 
 _cut_rows_said: WeakKeyDictionary[Dataset, int] = WeakKeyDictionary()

@@ -22,10 +22,9 @@ from hf_distill.cli.train_request import check_request
 from hf_distill.cli.training_run import prepare
 from hf_distill.console import log_rank_0
 from hf_distill.files import read_json, without_paths, write_json, write_text
-from hf_distill.hub.facts import TIMINGS
 from hf_distill.reports.sweep_report import TrialReport
 from hf_distill.tasks.base import Measures
-from hf_distill.tasks.bootstrap import pool_seeds
+from hf_distill.tasks.bootstrap import TIMINGS, pool_seeds
 
 _RESULT = "result.json"
 _OPTIONS = "options.yaml"

@@ -14,6 +14,7 @@ from transformers import TrainerState, TrainingArguments
 
 from hf_distill._version import __version__
 from hf_distill.files import read_json, write_json
+from hf_distill.tasks.bootstrap import TIMINGS
 
 FACTS_FILE = "distillation.json"
 _FORMAT = 1
@@ -23,8 +24,6 @@ _TRAINING = (
     "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "bf16", "fp16",
     "label_smoothing_factor",
 )  # fmt: skip
-TIMINGS = ("runtime", "per_second", "epoch", "_time")
-"""How the names of an evaluation's figures end that are not scores."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

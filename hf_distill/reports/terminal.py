@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hf_distill.hub.facts import TIMINGS
 from hf_distill.reports.comparison import Comparison
 from hf_distill.reports.sweep_report import figure
+from hf_distill.tasks.bootstrap import TIMINGS
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None) -> None:

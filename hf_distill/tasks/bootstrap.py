@@ -11,6 +11,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from hf_distill.tasks.metrics import Metric
 
+TIMINGS = ("runtime", "per_second", "epoch", "_time")
+"""How the names of an evaluation's figures end that are not scores."""
 REPLICATES = 1000
 Replicates = npt.NDArray[np.float64]
 Interval = tuple[float, float]

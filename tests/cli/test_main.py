@@ -216,6 +216,14 @@ def test_streams_of_another_encoding(encoding: str) -> None:
     assert arrows and printed.count("->") == arrows
 
 
+def test_recipes_do_not_wait_for_pytorch() -> None:
+    script = "import sys; from hf_distill.cli.main import main; main(['recipes', '--json']); "
+    script += "print({'torch', 'datasets'} & sys.modules.keys(), file=sys.stderr)"
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    assert done.stderr == b"set()\n"
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8"])
 def test_json_is_valid_in_every_encoding(encoding: str) -> None:
     script = "from hf_distill.cli.output import make_output_safe, print_json; make_output_safe(); "
