@@ -38,12 +38,13 @@ test-fast: $(VENV)/.installed
 		$(PYTEST_FLAGS)
 
 # `pytest`, not `python -m pytest`: the package must come from the wheel, not from this folder.
-# Pages and pure functions of tensors do not depend on the versions; trainings use the latter.
+# Pages and pure functions of tensors do not depend on the versions; trainings use the latter. Every
+# other quick test runs, in at most four of its cases.
 test-oldest: $(OLDEST)/.installed
 	rm -rf build/wheel && $(VENV)/bin/$(PIP) wheel --no-deps --wheel-dir build/wheel .
 	$(OLDEST)/bin/$(PIP) install --no-deps --force-reinstall build/wheel/*.whl
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n 2 --dist worksteal -m "not slow" \
-		--ignore tests/docs --ignore tests/losses $(PYTEST_FLAGS)
+		--cases 4 --ignore tests/docs --ignore tests/losses $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

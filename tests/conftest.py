@@ -31,6 +31,26 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cases", type=int, help="At most so many cases of each test, spread evenly.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    most = config.getoption("--cases")
+    if most is None:
+        return
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {
+        id(of_test[place * (len(of_test) - 1) // max(1, most - 1)])
+        for of_test in cases.values()
+        for place in range(most)
+    }
+    config.hook.pytest_deselected(items=[one for one in items if id(one) not in kept])
+    items[:] = [one for one in items if id(one) in kept]
+
+
 def pytest_collection_finish() -> None:
     """Every `train` of Trainer collects garbage, which is a sixth of all tests' time; they need
     only what Python collects by itself."""
