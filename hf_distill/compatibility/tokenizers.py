@@ -306,10 +306,7 @@ def _compare_vocabularies(
     teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, teacher_size: int
 ) -> Finding:
     theirs, ours = set(teacher.get_vocab().items()), set(student.get_vocab().items())
-    only_ours, only_theirs = (
-        sorted(items, key=lambda item: (item[1], item[0]))
-        for items in (ours - theirs, theirs - ours)
-    )
+    only_ours, only_theirs = (sorted(items, key=_by_id) for items in (ours - theirs, theirs - ours))
     if not only_ours:
         more = f"; the teacher has {len(only_theirs)} more" if only_theirs else ""
         return info(
