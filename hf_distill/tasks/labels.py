@@ -63,7 +63,7 @@ def label_values(table: Dataset, column: str) -> Iterator[Any]:
     for row, value in zip(row_numbers(table), table[column], strict=True):
         many = value if is_list(feature) else [value]
         below = next((one for one in many if isinstance(one, int) and one < 0), None)
-        if below == -100:
+        if below == -100 and is_list(feature):
             raise TaskDataError(
                 f"Row {row} has the label -100, which is for tokens that a loss leaves out. Give "
                 "whole words with a tag for each; which of their tokens have it is found here."
