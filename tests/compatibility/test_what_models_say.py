@@ -12,7 +12,12 @@ from torch import nn
 from zoo import zoo_model
 
 from hf_distill.compatibility.inputs import check_inputs
-from hf_distill.compatibility.models import _check_vocabularies, input_limit, longest_input
+from hf_distill.compatibility.models import (
+    _check_lengths,
+    _check_vocabularies,
+    input_limit,
+    longest_input,
+)
 from hf_distill.compatibility.precision import rounding_unit
 from hf_distill.compatibility.processors import _settings_of
 from hf_distill.compatibility.tokenizers import _compare_vocabularies
@@ -25,6 +30,21 @@ def test_the_limit_of_a_model_without_position_embeddings_is_its_configurations(
     assert longest_input(model) is None
     model.config.max_position_embeddings = 48
     assert input_limit(model) == 48
+
+
+def test_how_long_inputs_of_a_teacher_may_be() -> None:
+    limited = zoo_model("text-classification", "bert", seed=0)
+    unlimited = zoo_model("text-classification", "llama", seed=0)
+    messages = {
+        (teacher, student): [one.message for one in _check_lengths(teacher, student)]
+        for teacher in (limited, unlimited)
+        for student in (limited, unlimited)
+    }
+    assert messages[limited, limited] == ["The teacher takes inputs up to 64 tokens."]
+    for student in (limited, unlimited):
+        [found] = messages[unlimited, student]
+        assert found == "The teacher takes inputs as long as the student likes."
+    assert "at most 64 tokens, fewer than the student (no limit)" in messages[limited, unlimited][0]
 
 
 def test_a_quantised_model_rounds_as_bfloat16() -> None:
