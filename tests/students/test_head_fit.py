@@ -62,6 +62,23 @@ def test_tokens_are_as_likely_in_the_mean_as_for_the_teacher(name: str) -> None:
     torch.testing.assert_close(run(student, MASKED).mean(0), wanted, rtol=1e-3, atol=1e-3)
 
 
+def test_the_bias_next_to_a_decoder_is_fitted() -> None:
+    """BART adds ``final_logits_bias``, which is far larger here than what is left."""
+    task = "summarization"
+    teacher = zoo_model(task, "bart", seed=0, layers=2).eval()
+    torch.nn.init.normal_(teacher.final_logits_bias, std=5)
+    rows = zoo_dataset(task, rows=24, seed=5)
+    student = create_student(teacher, hidden_size=8, calibration_data=rows)
+    inputs = zoo_inputs(teacher, rows)
+    with torch.no_grad():
+        ours, theirs = (
+            model.eval()(**inputs).logits[inputs["labels"] != -100].mean(0)
+            for model in (student, teacher)
+        )
+    assert theirs.abs().max() > 5
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.2)
+
+
 def test_the_order_of_the_units_of_a_head_does_not_matter() -> None:
     """The norm in ModernBERT's head is fitted for the units that were kept."""
     task = "text-classification"
