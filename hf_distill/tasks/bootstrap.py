@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hf_distill.tasks.metrics import Metric
 
 TIMINGS = ("runtime", "per_second", "epoch", "_time")
-"""How the names of an evaluation's figures end that are not scores."""
+"""Suffixes of an evaluation's figures that describe the run, not its quality."""
 REPLICATES = 1000
 Replicates = npt.NDArray[np.float64]
 Interval = tuple[float, float]
