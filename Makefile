@@ -1,6 +1,6 @@
 # make demo         a virtual environment, then the main job end to end on embedded data
 # make shell        a shell in which hf-distill is on the path
-# make test         a virtual environment, then all tests
+# make test         a virtual environment, then the tests; FULL=1 runs all, which takes twice as long
 # make test-fast    the quick tests of the core, for the inner loop
 # make test-oldest  the wheel in an empty environment with the oldest supported versions, tested
 # make lint         ruff and mypy
@@ -11,6 +11,8 @@ OLDEST := .venv-oldest
 # What is installed is pinned in this file; /dev/null is the newest of everything.
 CONSTRAINTS ?= constraints.txt
 PIP := pip --disable-pip-version-check
+# Python compiles what it imports; all of it would take half of the time that installing takes.
+INSTALL := $(PIP) install --no-compile
 
 .PHONY: demo shell test test-fast test-oldest lint bench clean
 
@@ -25,9 +27,11 @@ shell: $(VENV)/.installed
 	@echo "hf-distill is on the path of this shell; \`exit\` leaves it."
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $${SHELL:-/bin/sh}
 
-# -n 2: two processes with one thread each are faster here than one with two.
+# -n 2: two processes with one thread each are faster here than one with two. Without FULL, a test of
+# many architectures or losses runs with three of them, and what takes half a minute is left out.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal \
+		$(if $(FULL),,--grid_cases 3 -m "not thorough") $(PYTEST_FLAGS)
 
 FAST := tests/losses tests/heads tests/layers tests/compatibility tests/teachers \
 	tests/test_trainer.py tests/test_layers_of_the_house.py --ignore tests/teachers/caching
@@ -38,13 +42,14 @@ test-fast: $(VENV)/.installed
 		$(PYTEST_FLAGS)
 
 # `pytest`, not `python -m pytest`: the package must come from the wheel, not from this folder.
-# Pages and pure functions of tensors do not depend on the versions; trainings use the latter. Every
-# other quick test runs, in at most four of its cases.
+# Pages and functions of tensors or tables do not depend on the versions. Every other quick test
+# runs, in one of its cases.
+OTHERS := alignment docs losses recipes reports security sweeping
 test-oldest: $(OLDEST)/.installed
 	rm -rf build/wheel && $(VENV)/bin/$(PIP) wheel --no-deps --wheel-dir build/wheel .
-	$(OLDEST)/bin/$(PIP) install --no-deps --force-reinstall build/wheel/*.whl
+	$(OLDEST)/bin/$(INSTALL) --no-deps --force-reinstall build/wheel/*.whl
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n 2 --dist worksteal -m "not slow" \
-		--cases 4 --ignore tests/docs --ignore tests/losses $(PYTEST_FLAGS)
+		--cases 1 $(OTHERS:%=--ignore tests/%) $(PYTEST_FLAGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -59,14 +64,14 @@ bench: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@echo "Installing PyTorch, transformers and what they need into $(VENV), once: some minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/$(PIP) install -c $(CONSTRAINTS) torch
-	$(VENV)/bin/$(PIP) install --use-pep517 -c $(CONSTRAINTS) -e ".[all,test]"
+	$(VENV)/bin/$(INSTALL) -c $(CONSTRAINTS) torch
+	$(VENV)/bin/$(INSTALL) --use-pep517 -c $(CONSTRAINTS) -e ".[all,test]"
 	touch $@
 
 $(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt $(VENV)/.installed
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/$(PIP) install -c constraints-oldest.txt torch
-	$(OLDEST)/bin/$(PIP) install --use-pep517 -c constraints-oldest.txt ".[metrics,plots,sweep,test]"
+	$(OLDEST)/bin/$(INSTALL) -c constraints-oldest.txt torch
+	$(OLDEST)/bin/$(INSTALL) --use-pep517 -c constraints-oldest.txt ".[metrics,plots,sweep,test]"
 	touch $@
 
 clean:

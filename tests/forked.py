@@ -36,9 +36,16 @@ from typing import Any, NamedTuple
 PRELOADED = (
     "hf_distill.trainer",
     "hf_distill.teachers.caching",
+    "hf_distill.tasks.question_answering.task",
     "hf_distill.cli.train",
+    "hf_distill.cli.shrink_run",
+    "hf_distill.cli.sweep_run",
+    "hf_distill.cli.compare",
     "hf_distill.cli.augment",
+    "hf_distill.augmentation.squad",
     "hf_distill.augmentation.masked_lm",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
     "transformers.models.bert.modeling_bert",
     "accelerate.commands.launch",
 )
@@ -268,7 +275,10 @@ if __name__ == "__main__":
     for name in PRELOADED:
         importlib.import_module(name)
     import torch
+    from matplotlib.figure import Figure
+    from rough_pictures import save_roughly
 
+    Figure.savefig = save_roughly  # type: ignore[method-assign]
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()

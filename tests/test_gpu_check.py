@@ -71,6 +71,7 @@ def test_a_dry_run_is_not_recorded(gpu_check: Any, monkeypatch: Any, capsys: Any
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_all_of_a_dry_run(gpu_check: Any, monkeypatch: Any, capsys: Any) -> None:
     # Of the launcher and of the processes that it starts.
     monkeypatch.setattr(sys, "executable", forked.interpreter())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from hf_distill.cli.arguments import task_sections
@@ -175,6 +176,7 @@ def _training_arguments() -> tuple[type, type]:
     return TrainingArguments, DistillationTrainingArguments
 
 
+@cache
 def _outlined_arguments() -> tuple[type, type]:
     theirs = "transformers.training_args:TrainingArguments"
     ours = "hf_distill.training_args:DistillationTrainingArguments"

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from cli_runs import FACTS, WINDOWS, Files, Result, squad
-from matplotlib.figure import Figure
 from sweep_runs import Program, config_of, sweep_options
 from tiny import model_for, tokenizer
 from two_stage_runs import STAGES
@@ -69,18 +68,6 @@ def train_options(files: Files, tmp_path: Path) -> list[str]:
         *("--logging_steps", "1", "--disable_tqdm", "true", "--use_cpu"),
         *WINDOWS,
     ]
-
-
-@pytest.fixture(autouse=True)
-def _rough_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the time of a picture is its layout; `tests/reports` looks at that."""
-    save = Figure.savefig
-
-    def save_roughly(self: Figure, *args: Any, **options: Any) -> None:
-        self.set_layout_engine("none")
-        save(self, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", save_roughly)
 
 
 @pytest.fixture(scope="session")

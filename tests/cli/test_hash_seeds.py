@@ -24,7 +24,7 @@ for argv in json.loads(sys.argv[1]):
     assert main(argv) == 0, argv
 """
 TIMES = re.compile(
-    rb'"\w*(?:runtime|_per_second)": [0-9.]+|[^|>]+ rows per second|\b[0-9]+ (?:s|min|h)\b'
+    rb'"\w*(?:runtime|_per_second)": [0-9.]+|[0-9.,]+ rows per second|\b[0-9]+ (?:s|min|h)\b'
 )
 
 

@@ -556,6 +556,7 @@ def test_the_student_alone_and_a_failing_export(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_search_where_a_budget_has_room(
     program: Program,
     options: list[str],
@@ -708,6 +709,7 @@ def test_killed_at_many_moments_the_same_student(options: list[str], tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_in_a_search_the_same_student(options: list[str], tmp_path: Path) -> None:
     options = [*without(options, "--num_train_epochs", "--hidden_states_share"), "--budget", "5m"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"

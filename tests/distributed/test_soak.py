@@ -9,7 +9,7 @@ from pathlib import Path
 import forked
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 SOAK = Path(__file__).resolve().parents[2] / "benchmarks" / "soak.py"
 
 

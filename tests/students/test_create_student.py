@@ -478,6 +478,7 @@ def test_parts_that_are_not_known_are_refused_by_name() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
 def test_half_of_a_real_teacher_already_answers() -> None:
     source = SHARED / "models" / "minilm-l6-squad"
