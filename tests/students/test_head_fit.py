@@ -96,6 +96,19 @@ def test_the_order_of_the_units_of_a_head_does_not_matter() -> None:
     torch.testing.assert_close(run(other, task), run(student, task), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["roberta", "electra"])
+def test_units_of_a_head_that_do_nothing_are_left_out(name: str) -> None:
+    """However large the weights that read them are."""
+    task = "text-classification"
+    teacher = zoo_model(task, name, seed=0, layers=2).eval()
+    dead = torch.arange(0, 16, 2)
+    with torch.no_grad():
+        teacher.classifier.dense.weight[dead] = teacher.classifier.dense.bias[dead] = 0
+        teacher.classifier.out_proj.weight[:, dead] = 100
+    student = create_student(teacher, hidden_size=8, calibration_data=data(task))
+    assert student.classifier.out_proj.weight.abs().max() < 10
+
+
 def test_what_a_layer_changes() -> None:
     """KL(whole || without) of distributions; squared error over squares of numbers; added up."""
     whole, other = torch.tensor([[0.5, 0.5], [0.25, 0.75]]), torch.tensor([[0.9, 0.1], [0.5, 0.5]])
@@ -131,3 +144,17 @@ def test_numbers_are_compared_as_they_are(
     assert seen and all(flag == is_distribution for _, flag in seen)
     sums = torch.cat([value.exp().sum(-1) for value, _ in seen])
     assert torch.allclose(sums, torch.ones_like(sums)) == is_distribution
+
+
+def test_the_last_hidden_states_are_compared_where_there_is_no_head() -> None:
+    teacher: Any = zoo_model("text-classification", "bert", seed=0, layers=3).bert.eval()
+    with torch.no_grad():  # the first layer hands on what it gets
+        layer = teacher.encoder.layer[0]
+        for writer in (layer.attention.output, layer.output):
+            writer.dense.weight.mul_(1e-3)
+            writer.dense.bias.zero_()
+    student = create_student(
+        teacher, num_hidden_layers=2, layers="auto", calibration_data=data("text-classification")
+    )
+    for copied, kept in zip(student.encoder.layer, teacher.encoder.layer[1:], strict=True):
+        assert torch.equal(copied.output.dense.weight, kept.output.dense.weight)

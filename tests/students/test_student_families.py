@@ -162,3 +162,18 @@ def test_a_student_as_wide_as_the_teachers_embeddings_has_no_projection(
     assert find(student.base_model, path) is None
     one, other = (logits(model, task)[0].flatten() for model in (student, teacher))
     assert torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.9
+
+
+def test_what_a_norm_takes_away_is_not_in_a_table_without_projection() -> None:
+    """What two tokens differ by is a constant, which ELECTRA's norm before the projection removes."""
+    task = "text-classification"
+    teacher = zoo_model(task, "electra", seed=0, layers=2, embedding_size=8).eval()
+    table = teacher.get_input_embeddings().weight
+    with torch.no_grad():
+        table[7] = table[6] + 3
+    student = create_student(
+        teacher, hidden_size=8, calibration_data=data(task), calibration_tokens=200
+    )
+    rows = student.get_input_embeddings().weight
+    torch.testing.assert_close(rows[7], rows[6], rtol=0, atol=1e-5)
+    assert (rows[8] - rows[6]).abs().max() > 1e-2
