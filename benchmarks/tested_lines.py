@@ -30,6 +30,7 @@ def measure(tests: list[str]) -> dict[str, Any]:
         report = Path(folder) / "coverage.json"
         subprocess.run(
             [sys.executable, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-q",
+             "--grid_cases", "3", "-m", "not thorough",
              "--cov=hf_distill", "--cov-branch", f"--cov-report=json:{report}", *tests],
             cwd=ROOT, check=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "COVERAGE_FILE": f"{folder}/data"},

@@ -165,7 +165,7 @@ def test_a_student_as_wide_as_the_teachers_embeddings_has_no_projection(
 
 
 def test_what_a_norm_takes_away_is_not_in_a_table_without_projection() -> None:
-    """What two tokens differ by is a constant, which ELECTRA's norm before the projection removes."""
+    """Two tokens differ by a constant, which ELECTRA's norm before the projection removes."""
     task = "text-classification"
     teacher = zoo_model(task, "electra", seed=0, layers=2, embedding_size=8).eval()
     table = teacher.get_input_embeddings().weight
