@@ -45,7 +45,8 @@ test-fast: $(VENV)/.installed
 # `pytest`, not `python -m pytest`: the package must come from the wheel, not from this folder.
 # Pages and functions of tensors or tables do not depend on the versions. Every other quick test
 # runs, in one of its cases.
-OTHERS := alignment docs losses recipes reports security sweeping
+OTHERS := alignment augmentation checkpoints demo docs labelling losses recipes reports security \
+	shrinking sweeping
 test-oldest: $(OLDEST)/.installed
 	rm -rf build/wheel && $(VENV)/bin/$(PIP) wheel --no-deps --wheel-dir build/wheel .
 	$(OLDEST)/bin/$(INSTALL) --no-deps --force-reinstall build/wheel/*.whl
