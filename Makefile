@@ -43,8 +43,8 @@ test-fast: $(VENV)/.installed
 		$(PYTEST_FLAGS)
 
 # `pytest`, not `python -m pytest`: the package must come from the wheel, not from this folder.
-# Pages and functions of tensors or tables do not depend on the versions. Every other quick test
-# runs, in one of its cases.
+# Quick tests in one of their cases, without those that do not depend on the versions, or whose code
+# other tests run as well.
 OTHERS := alignment augmentation checkpoints demo docs labelling losses recipes reports security \
 	shrinking sweeping
 test-oldest: $(OLDEST)/.installed
