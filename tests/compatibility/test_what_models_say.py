@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import model_for
+from tiny import model_for, tokenizer
 from torch import nn
 from zoo import zoo_model
 
@@ -18,11 +18,13 @@ from hf_distill.compatibility.models import (
     input_limit,
     longest_input,
 )
-from hf_distill.compatibility.precision import rounding_unit
+from hf_distill.compatibility.precision import rounding_of, rounding_unit
 from hf_distill.compatibility.processors import _settings_of
-from hf_distill.compatibility.tokenizers import _compare_vocabularies
+from hf_distill.compatibility.teacher_check import _judge
+from hf_distill.compatibility.tokenizers import _compare_vocabularies, check_map
+from hf_distill.compatibility.two_tokenizers import check_reader
 from hf_distill.compatibility.vocabulary_map import VocabularyMap, special_ids
-from hf_distill.heads import QuestionAnsweringHead, Seq2SeqLMHead
+from hf_distill.heads import QuestionAnsweringHead, Seq2SeqLMHead, find_head
 
 
 def test_the_limit_of_a_model_without_position_embeddings_is_its_configurations() -> None:
@@ -104,3 +106,63 @@ def test_ids_of_every_model_are_checked_and_the_remedy_is_for_the_one_that_lacks
         check_inputs([blind], student, head, batch, {"input_values": torch.ones(1, 1)})
     with pytest.raises(ValueError, match="the teacher's vocabulary .* trained with another"):
         check_inputs([reader], student, head, batch)
+
+
+def test_a_batch_may_be_as_long_as_there_are_positions() -> None:
+    student = zoo_model("text-classification", "bert", seed=0)
+    head = find_head(student)
+    longest = longest_input(student)
+    assert longest == 64
+    check_inputs([], student, head, {"input_ids": torch.zeros(1, longest, dtype=torch.long)})
+    with pytest.raises(ValueError, match="rows of 65 tokens, but the student has positions for 64"):
+        check_inputs([], student, head, {"input_ids": torch.zeros(1, 65, dtype=torch.long)})
+
+
+def test_logits_may_differ_by_four_roundings_of_the_largest() -> None:
+    logits = [torch.tensor([1.0, -3.0, float("inf")]), torch.tensor([-8.0, float("-inf")])]
+    assert rounding_of(logits, 2**-10) == 4 * 8 * 2**-10
+
+
+class Reader:
+    """A tokenizer of whole words."""
+
+    def __init__(self, words: list[str], cls_token_id: int | None) -> None:
+        self.ids = {word: place for place, word in enumerate(words)}
+        self.cls_token_id = cls_token_id
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.ids
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [self.ids[word] for word in text.split() if word in self.ids]}
+
+
+@pytest.mark.parametrize(("ours", "is_right"), [(1, True), (0, False), (None, True)])
+def test_special_tokens_of_a_trimmed_vocabulary_are_the_teachers(
+    ours: int | None, is_right: bool
+) -> None:
+    kept = VocabularyMap([0, 2], 3)
+    teacher: Any = Reader(["a", "b", "c"], cls_token_id=2)
+    student: Any = Reader(["a", "c"], cls_token_id=ours)
+    if is_right:
+        check_map(kept, teacher, student, ["cls_token_id"])
+    else:
+        with pytest.raises(ValueError, match="cls_token_id is 2 for the teacher and 0 for the stu"):
+            check_map(kept, teacher, student, ["cls_token_id"])
+
+
+@pytest.mark.parametrize(
+    ("answers", "status"), [([1, 1, 1, 0], "ok"), ([1, 1, 1, 1], "warning"), ([0] * 4, "error")]
+)
+def test_a_teacher_is_judged_by_its_quality(answers: list[int], status: str) -> None:
+    found = _judge(torch.tensor([1, 1, 1, 0] * 32), torch.tensor(answers * 32), "the first rows")
+    assert (found.about, found.status) == ("quality", status)
+
+
+def test_a_teacher_with_a_tokenizer_of_its_own_knows_its_padding() -> None:
+    teacher: Any = zoo_model("text-classification", "gpt2", seed=0)
+    words = tokenizer()
+    teacher.config.pad_token_id = words.pad_token_id + 1
+    found = check_reader(teacher, words, SimpleNamespace(head=find_head(teacher), unit=None))
+    assert found.status == "error"
+    assert found.message.startswith("The teacher reads the label of a text at the last token")
