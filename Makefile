@@ -1,6 +1,6 @@
 # make demo         a virtual environment, then the main job end to end on embedded data
 # make shell        a shell in which hf-distill is on the path
-# make test         a virtual environment, then the tests; FULL=1 runs all, which takes twice as long
+# make test         a virtual environment, then the tests; FULL=1 runs all, half as long again
 # make test-fast    the quick tests of the core, for the inner loop
 # make test-oldest  the wheel in an empty environment with the oldest supported versions, tested
 # make lint         ruff and mypy

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -28,12 +27,11 @@ def measure(tests: list[str]) -> dict[str, Any]:
     """Run the tests, and return the counts of each room."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "coverage.json"
+        flags = ["-q", "--cov=hf_distill", "--cov-branch", f"--cov-report=json:{report}", *tests]
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-n", "2", "--dist", "worksteal", "-q",
-             "--grid_cases", "3", "-m", "not thorough",
-             "--cov=hf_distill", "--cov-branch", f"--cov-report=json:{report}", *tests],
+            ["make", "test", f"PYTEST_FLAGS={' '.join(flags)}"],
             cwd=ROOT, check=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COVERAGE_FILE": f"{folder}/data"},
+            env={**os.environ, "COVERAGE_FILE": f"{folder}/data"},
         )  # fmt: skip
         files = read_json(report)["files"]
     rooms: dict[str, Counter[str]] = {}
