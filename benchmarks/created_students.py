@@ -31,7 +31,7 @@ from created_students_table import STUDENTS, WAYS, render
 from report import RESULTS, circumstances, replace_section, write_json
 from squad_distillation import claim
 from squad_stages import write_sample
-from task_distillation import COMMON, DEVICE, JOBS, Job, Material, execute, run_command
+from task_distillation import COMMON, DEVICE, JOBS, PRECISION, Job, Material, execute, run_command
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, set_seed
 
 from hf_distill import create_student
@@ -102,8 +102,8 @@ class Created(Material):
         kept = self.data(job)
         at = kept.index("--validation_file")
         run_command("cache", "--task", job.task, *kept[:at], *kept[at + 2 :], *DEVICE.split(),
-                    "--mixed_precision", "bf16", "--dtype", "float32", "--teacher_model",
-                    *teachers, "--output_dir", folder)  # fmt: skip
+                    "--mixed_precision", "bf16" if PRECISION else "no", "--dtype", "float32",
+                    "--teacher_model", *teachers, "--output_dir", folder)  # fmt: skip
 
     def run_once(self, result: str, job: Job, measure: Callable[[], dict[str, Any]]) -> None:
         """Measure and write a result that is not there, and that no other process is making."""

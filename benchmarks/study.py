@@ -38,15 +38,29 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 from hf_distill.tasks import create_task
 from hf_distill.tasks.options import TaskArguments
 
-TASKS = {job.name: job for job in (SQUAD, *OTHERS, *(j for j in JOBS if j.name == "wikitext"))}
-STEPS = {"squad": 200, "sst2": 200, "wnut17": 200, "wikitext": 76}
+SMALL = "-small"
+SMALLER = [
+    replace(
+        job,
+        name=f"{job.name}{SMALL}",
+        title=job.title.replace(",", ", 3-layer teacher,"),
+        student=job.student.replace("batch_size 64", "batch_size 32"),
+        teacher=f"{job.teacher} --train_sampling_strategy group_by_length",
+    )
+    for job in OTHERS
+]
+"""Teachers of three layers and students of two of them, for what takes too many runs otherwise."""
+LANGUAGE_MODELS = [job for job in JOBS if job.name == "wikitext"]
+TASKS = {job.name: job for job in (SQUAD, *OTHERS, *LANGUAGE_MODELS, *SMALLER)}
+STEPS = {**dict.fromkeys(TASKS, 200), "wikitext": 76}
 """Of all stages of an arm."""
 
 CREATED_RATES = {"squad": "3e-4", "sst2": "5e-5", "wnut17": "5e-5"}
 """Learning rates of created students, which begin near their teacher: ``shrink``'s."""
 
 ENCODERS = ("squad", "sst2", "wnut17")
-CLASSIFIERS = ("sst2", "wnut17")
+SMALL_ONES = tuple(job.name for job in SMALLER)
+CLASSIFIERS = ("sst2", "wnut17", *SMALL_ONES)
 COPIES = 20
 
 
@@ -71,7 +85,7 @@ class Arm:
     steps: float = 1.0
     """Times the usual number."""
     teachers: int = 1
-    jobs: tuple[str, ...] = ENCODERS
+    jobs: tuple[str, ...] = (*ENCODERS, *SMALL_ONES)
 
 
 HIDDEN_STATES = "--attention_loss_weight 0"
@@ -86,10 +100,10 @@ ARMS = {
     "alone": Arm("labels alone", labels=True, jobs=tuple(TASKS)),
     "prediction": Arm("prediction layer", jobs=tuple(TASKS)),
     "stages": Arm("hidden states, then prediction layer", first=HIDDEN_STATES, jobs=tuple(TASKS)),
-    "new-alone": Arm("new weights, labels alone", "new", labels=True),
-    "new-prediction": Arm("new weights, prediction layer", "new"),
-    "created-alone": Arm("created, labels alone", "created", labels=True),
-    "created-prediction": Arm("created, prediction layer", "created"),
+    "new-alone": Arm("new weights, labels alone", "new", labels=True, jobs=ENCODERS),
+    "new-prediction": Arm("new weights, prediction layer", "new", jobs=ENCODERS),
+    "created-alone": Arm("created, labels alone", "created", labels=True, jobs=ENCODERS),
+    "created-prediction": Arm("created, prediction layer", "created", jobs=ENCODERS),
     "alone-100": Arm("labels of 100 rows", labels=True, rows=100),
     "prediction-100": Arm("teacher on 100 rows", rows=100),
     "alone-500": Arm("labels of 500 rows", labels=True, rows=500),
@@ -101,9 +115,11 @@ ARMS = {
     "t8-w1.0": Arm("temperature 8, weight 1.0", distillation=weighed(8, 1.0)),
     "t1-w0.5": Arm("temperature 1, weight 0.5", distillation=weighed(1, 0.5)),
     "t4-w0.5": Arm("temperature 4, weight 0.5", distillation=weighed(4, 0.5)),
-    "alone-third": Arm("labels alone", labels=True, steps=1 / 3),
-    "prediction-third": Arm("prediction layer", steps=1 / 3),
-    "stages-third": Arm("hidden states, then prediction layer", first=HIDDEN_STATES, steps=1 / 3),
+    "alone-third": Arm("labels alone", labels=True, steps=1 / 3, jobs=ENCODERS),
+    "prediction-third": Arm("prediction layer", steps=1 / 3, jobs=ENCODERS),
+    "stages-third": Arm(
+        "hidden states, then prediction layer", first=HIDDEN_STATES, steps=1 / 3, jobs=ENCODERS
+    ),
     "alone-triple": Arm("labels alone", labels=True, steps=3, jobs=CLASSIFIERS),
     "prediction-triple": Arm("prediction layer", steps=3, jobs=CLASSIFIERS),
     "stages-triple": Arm(
@@ -139,6 +155,11 @@ class StudyMaterial(Created):
             at = words.index("--max_train_samples")
             del words[at : at + 2]
         return replace(job, name=name, data=" ".join(words))
+
+    def encoder(self, job: Job) -> str:
+        """What the teacher of a job is fine-tuned from, and its student cut from."""
+        own = self.options.small_encoder if SMALL in job.name else self.options.large_encoder
+        return str(own)
 
     def teacher(self, job: Job) -> str:
         """The teacher of a job, whatever the training data of the arm."""
@@ -183,8 +204,9 @@ class StudyMaterial(Created):
         """Some layers of the encoder that the teacher was fine-tuned from, and a new head."""
         auto: Any = getattr(transformers, create_task(job.task, TaskArguments()).head.auto_model)
         names = AutoConfig.from_pretrained(self.teacher(job))
-        with claim(self.work / "cut.lock", wait=True):
-            encoder = cut(self.options.large_encoder, self.work / "cut")
+        folder = self.work / (f"cut{SMALL}" if SMALL in job.name else "cut")
+        with claim(folder.with_suffix(".lock"), wait=True):
+            encoder = cut(self.encoder(job), folder)
         return auto.from_pretrained(
             encoder, dtype=torch.float32, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
             id2label=names.id2label, label2id=names.label2id,
@@ -215,10 +237,10 @@ class StudyMaterial(Created):
         """The rows of a file and copies of them in which words are replaced."""
         path = source.with_name(f"{source.stem}-x{COPIES}{source.suffix}")
         columns = {
-            "squad": ["--augment_questions"],
-            "sst2": ["--text_columns", "sentence"],
-            "wnut17": ["--text_columns", "tokens", "--tag_column", "tags"],
-        }[job.name]
+            "question-answering": ["--augment_questions"],
+            "text-classification": ["--text_columns", "sentence"],
+            "token-classification": ["--text_columns", "tokens", "--tag_column", "tags"],
+        }[job.task]
         with claim(path.with_suffix(".lock"), wait=True):
             if not path.exists():
                 named = "--squad_path" if job is SQUAD else "--train_file"

@@ -90,12 +90,13 @@ def difference(job: str, arm: str, other: str) -> Interval | None:
 
 def render(jobs: Mapping[str, Job], titles: Mapping[str, str]) -> str:
     """Return a table per question: scores, and in parentheses what they are more than the first."""
-    shown = [name for name in jobs if scores(name, "prediction")]
-    head = ["trained on", *(jobs[name].title for name in shown)]
-    teachers = ["the teacher itself", *(f"{_teacher(name):.1f}" for name in shown)]
     parts = []
     for question in QUESTIONS:
-        first, lines = question.arms[0], [head, ["---"] * len(head)]
+        first, *others = question.arms
+        shown = [name for name in jobs if any(scores(name, arm) for arm in others)]
+        head = ["trained on", *(jobs[name].title for name in shown)]
+        teachers = ["the teacher itself", *(f"{_teacher(name):.1f}" for name in shown)]
+        lines = [head, ["---"] * len(head)]
         for arm in question.arms:
             cells = [_cell(job, arm, first) for job in shown]
             if any(cell != "–" for cell in cells):
@@ -126,8 +127,9 @@ def write(jobs: Mapping[str, Job], titles: Mapping[str, str], steps: Mapping[str
     shown = {name: job for name, job in jobs.items() if scores(name, "prediction-third")}
     if shown:
         _draw_lengths(shown, titles, steps)
-    if any(scores(name, "prediction-100") for name in shown):
-        _draw_labels({name: job for name, job in shown.items() if scores(name, "alone-100")})
+    few = {name: job for name, job in jobs.items() if scores(name, "prediction-100")}
+    if few:
+        _draw_labels(few)
 
 
 def _draw_lengths(
@@ -162,7 +164,7 @@ def _draw_labels(jobs: Mapping[str, Job]) -> None:
 
 
 def _rows(job: str) -> int:
-    return {"squad": 2_000, "sst2": 8_000, "wnut17": 3_394}[job]
+    return {"squad": 2_000, "sst2": 8_000, "wnut17": 3_394}[job.partition("-")[0]]
 
 
 def _panels(figure: Any, number: int) -> list[Any]:

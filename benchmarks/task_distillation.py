@@ -28,6 +28,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_distill.cli.main import main as hf_distill
+from hf_distill.cli.precision import bfloat16_pays
 from hf_distill.files import write_text
 
 SEEDS = (0, 1, 2)
@@ -51,7 +52,9 @@ class Job:
 
 DEVICE = "" if torch.cuda.is_available() else " --use_cpu"
 """A GPU is used where there is one."""
-COMMON = f"--bf16{DEVICE} --warmup_steps 0.1 --save_strategy no --logging_steps 100"
+PRECISION = "--bf16" if bfloat16_pays() else ""
+"""Of a machine without bfloat16 the figures are in float32."""
+COMMON = f"{PRECISION}{DEVICE} --warmup_steps 0.1 --save_strategy no --logging_steps 100"
 JOBS = (
     Job(
         "sst2",
@@ -117,6 +120,10 @@ class Material:
             return str(self.options.language_model)
         return str(self.work / f"{job.name}-teacher-0")
 
+    def encoder(self, job: Job) -> str:
+        """What the teacher of a job is fine-tuned from."""
+        return str(self.options.large_encoder)
+
     def _split_text(self) -> None:
         """The first third of the text to train on, and the last tenth to score on."""
         parts = {"train": (0.0, 0.33), "held-out": (0.9, 1.0)}
@@ -160,7 +167,7 @@ def execute(job: Job, way: str, seed: int, material: Material) -> dict[str, Any]
     options, models = f"{job.student} --baseline", ["--student_model", material.student(job)]
     if way == "teacher":
         options = f"{job.teacher} --baseline"
-        models = ["--student_model", material.options.large_encoder]
+        models = ["--student_model", material.encoder(job)]
     elif way == "distilled":
         options = f"{job.student} {job.distillation} --no_eval_with_teacher"
         models += ["--teacher_model", material.teacher(job)]
