@@ -8,6 +8,7 @@
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+WHEEL := build/wheel/.built
 # What is installed is pinned in this file; /dev/null is the newest of everything.
 CONSTRAINTS ?= constraints.txt
 PIP := pip --disable-pip-version-check
@@ -29,10 +30,10 @@ shell: $(VENV)/.installed
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)" $${SHELL:-/bin/sh}
 
 # -n 2: two processes with one thread each are faster here than one with two. Without FULL, a test of
-# many architectures or losses runs with three of them, and what takes half a minute is left out.
+# many architectures or losses runs with two of them, and what takes half a minute is left out.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal \
-		$(if $(FULL),,--grid_cases 3 -m "not thorough") $(PYTEST_FLAGS)
+		$(if $(FULL),,--grid_cases 2 -m "not thorough") $(PYTEST_FLAGS)
 
 FAST := tests/losses tests/heads tests/layers tests/compatibility tests/teachers \
 	tests/test_trainer.py tests/test_layers_of_the_house.py --ignore tests/teachers/caching
@@ -47,9 +48,7 @@ test-fast: $(VENV)/.installed
 # other tests run as well.
 OTHERS := alignment augmentation checkpoints demo docs labelling losses recipes reports security \
 	shrinking sweeping
-test-oldest: $(OLDEST)/.installed
-	rm -rf build/wheel && $(VENV)/bin/$(PIP) wheel --no-deps --wheel-dir build/wheel .
-	$(OLDEST)/bin/$(INSTALL) --no-deps --force-reinstall build/wheel/*.whl
+test-oldest: $(OLDEST)/.wheel
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/pytest -n 2 --dist worksteal -m "not slow" \
 		--cases 1 $(OTHERS:%=--ignore tests/%) $(PYTEST_FLAGS)
 
@@ -70,10 +69,20 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(VENV)/bin/$(INSTALL) --use-pep517 -c $(CONSTRAINTS) -e ".[all,test]"
 	touch $@
 
-$(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt $(VENV)/.installed
+$(WHEEL): setup.cfg pyproject.toml $(shell find hf_distill -type f ! -name "*.pyc") | $(VENV)/.installed
+	rm -rf build/lib build/wheel
+	$(VENV)/bin/$(PIP) wheel --no-deps --wheel-dir build/wheel .
+	touch $@
+
+$(OLDEST)/.installed: setup.cfg pyproject.toml constraints-oldest.txt $(VENV)/.installed | $(WHEEL)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/$(INSTALL) -c constraints-oldest.txt torch
-	$(OLDEST)/bin/$(INSTALL) --use-pep517 -c constraints-oldest.txt ".[metrics,plots,sweep,test]"
+	$(OLDEST)/bin/$(INSTALL) --use-pep517 -c constraints-oldest.txt \
+		"$$(echo build/wheel/*.whl)[metrics,plots,sweep,test]"
+	touch $@
+
+$(OLDEST)/.wheel: $(WHEEL) $(OLDEST)/.installed
+	$(OLDEST)/bin/$(INSTALL) --no-deps --force-reinstall build/wheel/*.whl
 	touch $@
 
 clean:
