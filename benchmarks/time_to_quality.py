@@ -11,8 +11,10 @@ not run again:
         --large_encoder DIR --small_encoder DIR --peer_dir DIR
     python benchmarks/time_to_quality.py --table
 
-Peers are installed into environments in ``--peer_dir``, as those of ``peers.py``. ``--quick`` tries
-everything on some questions, and records nothing.
+The other tools train in float32 on a CPU unless they are told otherwise; with ``--float32`` ours
+does so, too, and the results have names of their own. Peers are installed into environments in
+``--peer_dir``, as those of ``peers.py``. ``--quick`` tries everything on some questions, and
+records nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from hf_distill.plotting import declutter, new_figure
 SHARES = (90, 95, 98)
 """Percent of the teacher's F1."""
 QUICK_QUESTIONS = 60
+IN_BFLOAT16, IN_FLOAT32 = "time_to_quality", "time_to_quality_float32"
 COLOURS = ("#000000", "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
@@ -137,7 +140,7 @@ class Race(Created):
             "output": str(output.resolve()),
             "epochs": self.options.epochs, "seed": self.options.seeds[0],
             "max_length": int(data["--max_length"]), "doc_stride": int(data["--doc_stride"]),
-            "bf16": bfloat16_pays(),
+            "bf16": not self.options.float32 and bfloat16_pays(),
             "more": tool.options,
         }  # fmt: skip
         mine = tool.script == "ours"
@@ -163,6 +166,10 @@ class Race(Created):
             **circumstances(),
         }  # fmt: skip
 
+    def result(self, name: str, kind: str) -> str:
+        """The name of the file with what a tool made of a student."""
+        return f"{IN_FLOAT32 if self.options.float32 else IN_BFLOAT16}-{name}-{kind}"
+
     def train_file(self) -> Path:
         """The questions; a few of them to try everything."""
         if not self.options.quick:
@@ -174,7 +181,14 @@ class Race(Created):
 
 
 def render() -> str:
-    """Return one row per tool and student."""
+    """Return a table per precision, with one row per tool and student."""
+    titles = {IN_BFLOAT16: "In bfloat16 where a trainer has an option for it",
+              IN_FLOAT32: "All in float32"}  # fmt: skip
+    parts = [f"{title}:\n\n{table}" for name, title in titles.items() if (table := _table(name))]
+    return "\n".join(parts)
+
+
+def _table(precision: str) -> str:
     shares = " | ".join(f"{share} %" for share in SHARES)
     lines = [
         f"| student | tool | its settings | {shares} | best | CPU minutes in all |",
@@ -182,11 +196,11 @@ def render() -> str:
     ]
     for kind, title in {"own": "its own", **STUDENTS}.items():
         for name, tool in TOOLS.items():
-            path = RESULTS / f"time_to_quality-{name}-{kind}.json"
+            path = RESULTS / f"{precision}-{name}-{kind}.json"
             if path.exists():
                 cells = [title, tool.title, tool.settings, *_cells(read_json(path))]
                 lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
 def _cells(run: dict[str, Any]) -> list[str]:
@@ -201,7 +215,7 @@ def _cells(run: dict[str, Any]) -> list[str]:
 
 def draw() -> None:
     """Draw F1 by CPU minutes, a panel per student; `shrink` is in both."""
-    runs = [read_json(path) for path in sorted(RESULTS.glob("time_to_quality-*.json"))]
+    runs = [read_json(path) for path in sorted(RESULTS.glob(f"{IN_BFLOAT16}-*.json"))]
     if not runs:
         return
     figure = new_figure(9.6, 3.6)
@@ -242,7 +256,7 @@ def work(options: argparse.Namespace) -> None:
                 print(json.dumps(race.train_and_score(name, kind)), flush=True)
             else:
                 run = partial(race.train_and_score, name, kind)
-                race.run_once(f"time_to_quality-{name}-{kind}", SQUAD, run)
+                race.run_once(race.result(name, kind), SQUAD, run)
 
 
 def main() -> None:
@@ -255,6 +269,7 @@ def main() -> None:
     parser.add_argument("--peer_dir", type=Path, help="environments of the peers")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
+    parser.add_argument("--float32", action="store_true", help="train in float32, all tools")
     parser.add_argument("--quick", action="store_true", help="two epochs on some questions")
     options = parser.parse_args()
     if options.quick:

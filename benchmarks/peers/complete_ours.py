@@ -42,6 +42,8 @@ def commands(setting: Setting) -> tuple[list[list[str]], Path]:
                   setting.validation_file, "--use_cpu", "--seed", str(setting.seed), "--no_export",
                   "--num_train_epochs", str(setting.epochs), "--output_dir",
                   str(output / "shrink")]  # fmt: skip
+        if not setting.bf16:
+            shrink += ["--bf16", "false"]
         return [shrink], output / "shrink" / "student"
     stored, student = str(output / "outputs"), output / "student"
     precision = ["--bf16"] if setting.bf16 else []
