@@ -13,7 +13,7 @@ from hf_distill.augmentation.drawing import Copy, copy_marker, distinct_copies, 
 from hf_distill.augmentation.options import SquadAugmentationOptions
 from hf_distill.augmentation.parts import Item, StoredCandidates
 from hf_distill.augmentation.processes import computed_candidates
-from hf_distill.augmentation.tables import text_file
+from hf_distill.augmentation.tables import check_target, text_file
 from hf_distill.files import write_atomically
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.question_answering.records import (
@@ -78,7 +78,8 @@ def augment_squad(
     Raises:
         TaskDataError: the input is not such a file, or an answer is not in its place.
         FileNotFoundError: the file does not exist.
-        ValueError: an option is wrong, or is not that of the run to resume.
+        ValueError: an option is wrong, or is not that of the run to resume, or the output would
+            replace the input.
         OSError: the model or a file cannot be read, or the output not be written; what stood at
             ``output_path`` is then still there.
     """
@@ -90,6 +91,7 @@ def augment_squad(
         raise ValueError(
             f"output_path={str(output_path)!r} must be a file that ends in .json or .json.gz."
         )
+    check_target(target, source)
     document = _read(source)
     copier = SquadCopier(settings)
     folder = target.with_name(f".{target.name}.parts")

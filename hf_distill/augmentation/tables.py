@@ -38,6 +38,19 @@ def check_table_path(path: str | Path) -> None:
         )
 
 
+def check_target(target: Path, source: Path) -> None:
+    """Check that a file to write is not the one that is read, which would be lost.
+
+    Raises:
+        ValueError: it is.
+    """
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(
+            f"output_path={str(target)!r} is the file that is read, which would be replaced by "
+            "its copies; name another."
+        )
+
+
 def check_columns(table: Dataset) -> None:
     """Check that a table can be written at all.
 

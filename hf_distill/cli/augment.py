@@ -115,13 +115,19 @@ def _augment_squad(arguments: AugmentArguments) -> None:
 def _augment_table(arguments: AugmentArguments) -> None:
     from hf_distill.augmentation import augment_dataset
     from hf_distill.augmentation.raw_rows import RawRows
-    from hf_distill.augmentation.tables import check_rows, check_table_path, write_table
+    from hf_distill.augmentation.tables import (
+        check_rows,
+        check_table_path,
+        check_target,
+        write_table,
+    )
     from hf_distill.tasks.tables import load_table
 
-    check_table_path(arguments.output_path)
-    table = load_table(str(arguments.train_file), keep_line_breaks=True)
     source = Path(str(arguments.train_file)).expanduser()
     target = Path(arguments.output_path).expanduser()
+    check_table_path(arguments.output_path)
+    check_target(target, source)
+    table = load_table(str(arguments.train_file), keep_line_breaks=True)
     text_columns = arguments.text_columns or []
     columns = [*text_columns, arguments.tag_column or "", arguments.id_column or "id"]
     raw = RawRows(source, table, columns) if RawRows.can_carry(source, target) else None

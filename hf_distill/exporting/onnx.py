@@ -206,9 +206,9 @@ def largest_difference(
     """Return the largest difference of a logit from the original's, relative if that is above 1.
 
     Raises:
-        RuntimeError: it is more than ``MOST_DIFFERENCE``.
+        RuntimeError: it is more than ``MOST_DIFFERENCE``, or NaN.
     """
-    largest = 0.0
+    largest = torch.zeros(())
     for rows, length in _PROBES:
         inputs = probe(model, tokenizer, rows, length)
         with torch.no_grad():
@@ -224,10 +224,12 @@ def largest_difference(
             if visible is not None and is_per_token and right.shape[:2] == visible.shape:
                 difference = difference[visible.bool()]
             scale = max(1.0, float(right.abs().max()))
-            largest = max(largest, float(difference.max()) / scale)
-    if not largest <= MOST_DIFFERENCE:
+            largest = torch.maximum(largest, difference.max() / scale)  # NaN if one of them is
+    if largest.isnan():
+        raise RuntimeError("its logits, or those of the original, are NaN")
+    if largest > MOST_DIFFERENCE:
         raise RuntimeError(f"its logits differ by {largest:.2g}, more than {MOST_DIFFERENCE:g}")
-    return largest
+    return float(largest)
 
 
 @contextlib.contextmanager

@@ -292,14 +292,17 @@ def test_bad_input(content: Any, message: str, tmp_path: Path) -> None:
         ({"glove_path": "nowhere.txt"}, FileNotFoundError, "glove_path='nowhere.txt'"),
         ({"stop_words": "nowhere.txt"}, FileNotFoundError, "nowhere.txt"),
         ({"output_path": "x.txt"}, ValueError, "output_path='x.txt'"),
+        ({"output_path": "in.json"}, ValueError, "in.json' is the file that is read"),
         ({"squad_path": "nowhere.json"}, FileNotFoundError, "squad_path='nowhere.json'"),
     ],
 )
 def test_bad_options(
-    options: dict[str, Any], error: type, message: str, tmp_path: Path, saved_model: str
-) -> None:
+    options: dict[str, Any], error: type, message: str, tmp_path: Path, saved_model: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     source = write(tmp_path / "in.json", document())
     defaults = {"squad_path": source, "output_path": tmp_path / "out.json", "model": saved_model}
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
         augment_squad(**{**defaults, **options})
     assert [path.name for path in tmp_path.iterdir()] == ["in.json"]

@@ -141,6 +141,20 @@ def test_rows_that_the_file_cannot_hold_are_refused_before_the_work(
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
+def test_the_file_that_is_read_is_not_replaced(
+    augment: Callable[..., Result], tmp_path: Path
+) -> None:
+    source = tmp_path / "in.tsv"
+    source.write_text("text\none two\n")
+    (tmp_path / "link.tsv").symlink_to(source)
+    result = augment(
+        "--train_file", source, "--text_columns", "text", "--output_path", tmp_path / "link.tsv"
+    )
+    assert result.status == 2 and "is the file that is read" in result.stderr
+    assert source.read_text() == "text\none two\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"in.tsv", "link.tsv"}
+
+
 @pytest.mark.parametrize(
     ("argv", "fragments"),
     [

@@ -29,7 +29,7 @@ from zoo import zoo_model
 from hf_distill import QuestionAnswerer, create_student
 from hf_distill.exporting import export
 from hf_distill.exporting.int8 import BLOCKS, DYNAMIC, STATIC, Quantization, quantize
-from hf_distill.exporting.onnx import export_onnx, probe
+from hf_distill.exporting.onnx import export_onnx, largest_difference, probe
 from hf_distill.loading import load_fine_tuned, load_model, load_teacher
 from hf_distill.onnx_model import ExportedModel, exported_file, load_exported
 from hf_distill.reports.comparison import Latency
@@ -364,6 +364,14 @@ def test_logits_that_differ_are_found(
     with pytest.raises(RuntimeError, match=r"differ by 0\.0\d+, more than 0\.0001"):
         export(model, tmp_path / "served", processing_class=tokenizer())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_is_no_small_difference(reader: Path, served: Path) -> None:
+    model = BertForQuestionAnswering.from_pretrained(reader).eval()
+    with torch.no_grad():
+        model.qa_outputs.bias[0] = torch.nan
+    with pytest.raises(RuntimeError, match="or those of the original, are NaN"):
+        largest_difference(model, tokenizer(), load_exported(served))
 
 
 def test_labels_of_texts_and_their_loss(tmp_path: Path) -> None:
