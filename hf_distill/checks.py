@@ -45,6 +45,20 @@ def check_datasets(train_dataset: Any, eval_dataset: Any) -> None:
             raise ValueError(f"{name} is empty: it has no rows.")
 
 
+def check_trainable(student: Any) -> None:
+    """Refuse a student whose weights are all frozen.
+
+    Raises:
+        ValueError: there is nothing to train.
+    """
+    if not any(parameter.requires_grad for parameter in student.parameters()):
+        raise ValueError(
+            "All weights of the student (model) are frozen, requires_grad=False, so nothing would "
+            "be learned. Set requires_grad=True for those to train; an adapter of PEFT is loaded "
+            "with PeftModel.from_pretrained(…, is_trainable=True)."
+        )
+
+
 def warn_of_half_precision(student: Any) -> None:
     """Warn if weights that are trained have 16 bits, as checkpoints in that format are loaded."""
     counts = Counter({torch.float16: 0, torch.bfloat16: 0})
@@ -113,8 +127,19 @@ def sample_batches(
         yield collator(rows[start : start + batch_size])
 
 
-class TeacherGuard:
-    """Refuse a teacher's outputs that are NaN or +inf.
+_TEACHER = (
+    "The teacher's outputs contain NaN or +inf in a batch of {where}. Check the teacher's weights, "
+    "and that its number format does not overflow (try teacher_dtype='float32', or bf16 instead "
+    "of fp16)."
+)
+_LOSS = (
+    "The loss of a batch of {where} is NaN or infinite, as all weights would be after it. Lower "
+    "learning_rate, and check that the student's weights and the labels are finite."
+)
+
+
+class NanGuard:
+    """Refuse a teacher's outputs that are NaN or +inf, and losses that are not finite.
 
     (-inf is a legitimate "impossible" among logits.)
 
@@ -128,7 +153,7 @@ class TeacherGuard:
 
     def __init__(self, *, at_once: bool) -> None:
         self._at_once = at_once
-        self._first_bad: Tensor | None = None
+        self._first_bad: dict[str, Tensor] = {}
 
     def check_logits(self, pair: AlignedLogits, step: int) -> None:
         """Look at the teacher's logits of one batch, where they count.
@@ -144,19 +169,32 @@ class TeacherGuard:
             bad = bad & pair.row_mask
         self.check(bad, step)
 
+    def check_loss(self, loss: Tensor, step: int) -> None:
+        """Look at the loss of one batch.
+
+        Raises:
+            ValueError: names the batch.
+        """
+        self._note(~loss.detach().isfinite(), step, _LOSS)
+
     def check(self, bad: Tensor, step: int) -> None:
         """Take note of the rows of a batch for which the teacher gave nothing usable.
 
         Raises:
             ValueError: names the batch and the rows.
         """
+        self._note(bad, step, _TEACHER)
+
+    def _note(self, bad: Tensor, step: int, message: str) -> None:
         if self._at_once:
             if bool(bad.any()):
                 rows = bad.flatten(1).any(dim=1) if bad.dim() > 1 else bad
-                self._raise(step, f", rows {rows.nonzero().flatten().tolist()}")
+                of_rows = f", rows {rows.nonzero().flatten().tolist()}" if bad.dim() else ""
+                self._raise(step, message, of_rows)
             return
         found = torch.where(bad.any(), step, _NEVER)
-        self._first_bad = found if self._first_bad is None else self._first_bad.minimum(found)
+        earlier = self._first_bad.get(message)
+        self._first_bad[message] = found if earlier is None else earlier.minimum(found)
 
     def raise_if_bad(self) -> None:
         """Raise for the first bad batch since the last call, if there was one.
@@ -164,15 +202,12 @@ class TeacherGuard:
         Raises:
             ValueError: names the batch.
         """
-        found, self._first_bad = self._first_bad, None
-        if found is not None and int(found) != _NEVER:
-            self._raise(int(found))
+        noted, self._first_bad = self._first_bad, {}
+        for message, found in noted.items():
+            if int(found) != _NEVER:
+                self._raise(int(found), message)
 
     @staticmethod
-    def _raise(step: int, rows: str = "") -> None:
+    def _raise(step: int, message: str, rows: str = "") -> None:
         where = f"training step {step}" if step else "an evaluation"
-        raise ValueError(
-            f"The teacher's outputs contain NaN or +inf in a batch of {where}{rows}. Check the "
-            "teacher's weights, and that its number format does not overflow (try "
-            "teacher_dtype='float32', or bf16 instead of fp16)."
-        )
+        raise ValueError(message.format(where=f"{where}{rows}"))

@@ -22,7 +22,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerState
 
 from hf_distill.alignment import Alignment, BothEncodings, SameEncoding
-from hf_distill.checks import TeacherGuard, check_datasets, check_late_inputs, named_datasets
+from hf_distill.checks import (
+    NanGuard,
+    check_datasets,
+    check_late_inputs,
+    check_trainable,
+    named_datasets,
+)
 from hf_distill.compatibility import check_inputs, check_teacher, input_names, raise_on_errors
 from hf_distill.compatibility.tokenizers import check_vocabulary
 from hf_distill.compatibility.two_tokenizers import choose_alignment
@@ -87,7 +93,7 @@ class Distiller:
         self.alignment: Alignment = SameEncoding(head)
         """Maps the teacher's outputs to the student's tokens."""
         self.layers: IntermediateDistillation | None = None
-        self.guard = TeacherGuard(at_once=args.device.type == "cpu")
+        self.guard = NanGuard(at_once=args.device.type == "cpu")
         self.teacher_only_inputs: frozenset[str] = frozenset()
         """The entries of a batch that the teacher reads and the student does not."""
         self.labels = Labels(self.head, label_names, args, own_loss=own_label_loss)
@@ -211,12 +217,18 @@ class Distiller:
         tries_teacher: bool,
     ) -> None:
         """Check everything else that can be checked before training."""
+        if self.student is not None:  # as it is between the trials of a search
+            check_trainable(self.student)
         if self.head is None or not self.args.needs_teacher:
             return
-        for name, dataset in named_datasets(train_dataset, eval_dataset).items():
+        datasets = named_datasets(train_dataset, eval_dataset)
+        for name, dataset in datasets.items():
             self.check_columns(dataset, name)
         self.alignment.check_data(train_dataset)
         self.labels.check_data(train_dataset, collator)
+        self.labels.check_evaluation_data(
+            {k: v for k, v in datasets.items() if v is not train_dataset}
+        )
         if self.args.uses_logits_loss and tries_teacher and not self._teacher_tried:
             self._teacher_tried = True
             cached = self.teacher is not None and self.teacher.is_cached
@@ -435,7 +447,11 @@ class Distiller:
         """Log the losses of a batch, and add them up; ``num_items`` are those of ``Trainer``."""
         averages = self.args.average_tokens_across_devices
         parts = self.accelerator.num_processes if averages else 1
-        return self.losses.total(losses, plan, num_items, parts)
+        loss = self.losses.total(losses, plan, num_items, parts)
+        # fp16 leaves out the steps whose numbers overflow.
+        if plan.training and not self.args.fp16 and losses.keys() <= plan.counts.keys():
+            self.guard.check_loss(loss, plan.training_step)
+        return loss
 
     # ---- evaluation and log --------------------------------------------------------------------
 

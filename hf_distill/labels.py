@@ -23,6 +23,8 @@ _RENAMED = {"label", "label_ids"}
 
 _LISTS = (pyarrow.ListArray, pyarrow.LargeListArray, pyarrow.FixedSizeListArray)
 
+_TRAINING = "train_dataset"
+
 _NOT_TOKENS = (LabelledHead, MultipleChoiceHead, QuestionAnsweringHead)
 """The heads whose labels are not the tokens of a text."""
 
@@ -81,11 +83,23 @@ class Labels:
             and self._may_be_texts(dataset)
         ):
             self._raise_if_texts()
-        self._unusable = None if self._own_loss else self._find_unusable(dataset)
+        unusable = None if self._own_loss else self._find_unusable(dataset, _TRAINING)
+        self._unusable = unusable
         seen = isinstance(dataset, Dataset) and dataset.format["type"] != "custom"
         self._checks_batches = not self._own_loss and (makes_labels or not seen)
         if self._args.needs_labels:
             self._raise_if_unusable()
+
+    def check_evaluation_data(self, datasets: Mapping[str, Any]) -> None:
+        """Check the labels of data sets, by their names, that the student is evaluated on.
+
+        Raises:
+            ValueError: names the label that has no loss.
+        """
+        for where, dataset in datasets.items():
+            unusable = None if self._own_loss else self._find_unusable(dataset, where)
+            if unusable is not None:
+                raise ValueError(unusable)
 
     def check_first_batch(self, batch: Mapping[str, Any]) -> None:
         """Check the first batch, which may have other entries than the data.
@@ -169,7 +183,7 @@ class Labels:
             names |= _RENAMED
         return sorted(names & set(found))
 
-    def _find_unusable(self, dataset: Any) -> str | None:
+    def _find_unusable(self, dataset: Any, where: str) -> str | None:
         """Find a label that has no loss, or a wrong one: the weights become NaN, a GPU stops."""
         if not isinstance(dataset, Dataset) or not isinstance(self._head, _NOT_TOKENS):
             return None
@@ -177,7 +191,7 @@ class Labels:
             column = dataset.select_columns([name]).with_format("arrow")[:][name].combine_chunks()
             wrong = self._wrong_in_column(column)
             if wrong:
-                return self._message(name, "train_dataset", wrong[0])
+                return self._message(name, where, wrong[0])
         return None
 
     @property
@@ -225,17 +239,18 @@ class Labels:
                 "stands for no answer (0 for [CLS]); to leave a row out of the label loss, write "
                 "a position beyond the longest window."
             )
-        classes = self._classes
+        classes, otherwise = self._classes, "without labels train with distillation_loss_weight=1."
+        if where.startswith("eval"):
+            otherwise = "without labels nothing but the distillation loss is evaluated."
         if classes is None or isinstance(label, float):
             return (
                 f"{found} label {label}, but the label loss needs finite numbers. Correct the data "
-                "or leave out such rows; without labels train with distillation_loss_weight=1."
+                f"or leave out such rows; {otherwise}"
             )
         return (
             f"{found} label {label}, but the student has {classes} labels, numbered 0 to "
             f"{classes - 1} (and {IGNORED} for those that do not count). Load the student with the "
-            "right num_labels, or fix the data; without labels train with "
-            "distillation_loss_weight=1."
+            f"right num_labels, or fix the data; {otherwise}"
         )
 
 

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from transformers import BertForNextSentencePrediction, BertModel, Trainer
 
 from hf_distill import DistillationTrainer, cache_teacher_outputs
-from hf_distill.checks import TeacherGuard
+from hf_distill.checks import NanGuard
 
 QA = "question-answering"
 CLASSIFICATION = "text-classification"
+INTERMEDIATE = {"stage": "intermediate", "attention_loss_weight": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ def test_a_gpu_is_only_asked_about_nan_when_something_is_logged(tmp_path: Path) 
     run = trainer(
         tmp_path, teacher_model=Broken(math.nan), args={"max_steps": 6, "logging_steps": 5}
     )
-    run.distiller.guard = TeacherGuard(at_once=False)
+    run.distiller.guard = NanGuard(at_once=False)
     with pytest.raises(ValueError, match=r"NaN or \+inf in a batch of training step 3\."):
         run.train()
     assert run.state.global_step == 5
@@ -324,7 +325,7 @@ def test_a_gpu_is_only_asked_about_nan_when_something_is_logged(tmp_path: Path) 
 def test_without_a_log_nan_is_found_before_it_does_harm(
     options: dict[str, Any], steps: int, tmp_path: Path
 ) -> None:
-    guard = TeacherGuard(at_once=False)
+    guard = NanGuard(at_once=False)
     guard.steps_between = options.pop("steps_between", 100)
     run = trainer(
         tmp_path,
@@ -339,8 +340,41 @@ def test_without_a_log_nan_is_found_before_it_does_harm(
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
+@pytest.mark.parametrize("options", [{}, {"distillation_loss_weight": 0.0}, INTERMEDIATE])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_training_that_diverges_is_stopped(
+    options: dict[str, Any], at_once: bool, tmp_path: Path
+) -> None:
+    """Trainer logs the mean of the finite losses, and saves weights that are all NaN."""
+    args = {"learning_rate": 1e38, "max_steps": 6, "logging_strategy": "no"}
+    teacher = {"teacher_model": None} if options.get("distillation_loss_weight") == 0 else {}
+    saves = {"save_strategy": "steps", "save_steps": 4}
+    run = trainer(tmp_path, args={**args, **saves, **options}, **teacher)
+    run.distiller.guard = NanGuard(at_once=at_once)
+    with pytest.raises(ValueError, match=r"loss of a batch of training step 2 is NaN.*Lower learn"):
+        run.train()
+    assert run.state.global_step == (1 if at_once else 4)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("options", [{}, INTERMEDIATE])
+def test_a_frozen_student(options: dict[str, Any], tmp_path: Path) -> None:
+    """In the intermediate stage the projections would learn."""
+    student = model_for(QA, seed=0, layers=1).requires_grad_(False)
+    with pytest.raises(ValueError, match=r"All weights of the student .* frozen.*is_trainable"):
+        trainer(tmp_path, model=student, args=options).train()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_labels_to_evaluate_on(named: bool, tmp_path: Path) -> None:
+    rows = dataset_for(CLASSIFICATION)
+    wrong = rows.map(lambda row: {**row, "labels": 7})
+    with pytest.raises(ValueError, match=r"eval_dataset\S* has the label 7, but the student has"):
+        trainer(tmp_path, CLASSIFICATION, eval_dataset={"dev": wrong} if named else wrong).train()
+
+
 def test_the_guard_keeps_one_number_however_many_steps_there_are() -> None:
-    guard = TeacherGuard(at_once=False)
+    guard = NanGuard(at_once=False)
     fine, bad = torch.zeros(2, dtype=torch.bool), torch.tensor([False, True])
     sizes = set()
     for step in range(1, 300):

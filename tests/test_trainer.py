@@ -25,7 +25,7 @@ from transformers import (
 
 import hf_distill
 from hf_distill import DistillationTrainer
-from hf_distill.checks import TeacherGuard
+from hf_distill.checks import NanGuard
 
 AUTO = {
     "question-answering": AutoModelForQuestionAnswering,
@@ -267,7 +267,7 @@ def test_no_step_waits_for_the_device(task: str, tmp_path: Path) -> None:
         train_dataset=dataset_for(task),
         teacher_model=model_for(task, seed=1),
     )
-    trainer.distiller.guard = TeacherGuard(at_once=False)
+    trainer.distiller.guard = NanGuard(at_once=False)
     steps: list[int] = []
     compute_loss, get_batch_samples = trainer.compute_loss, trainer.get_batch_samples
 
