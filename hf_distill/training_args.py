@@ -196,6 +196,24 @@ class DistillationTrainingArguments(TrainingArguments):
         """Check the options of distillation, then those of ``TrainingArguments``."""
         self.check_distillation_options()
         super().__post_init__()
+        self._check_training_options()
+
+    def _check_training_options(self) -> None:
+        """Refuse numbers that PyTorch fails at when the training has begun."""
+        if not (_is_number(self.learning_rate) and self.learning_rate >= 0):
+            raise ValueError(
+                f"learning_rate must be a finite number of at least 0, but it is "
+                f"{self.learning_rate!r}."
+            )
+        for name, least in (
+            ("per_device_train_batch_size", 1),
+            ("per_device_eval_batch_size", 1),
+            ("seed", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{name} must be at least {least}, but it is {getattr(self, name)!r}."
+                )
 
     def check_distillation_options(self) -> None:
         """Check what distillation adds to ``TrainingArguments``.
