@@ -141,6 +141,8 @@ def cache_teacher_outputs(
             f"mixed_precision must be one of {', '.join(MIXED_PRECISIONS)}, but it is "
             f"{mixed_precision!r}."
         )
+    if output_dir is not None and Path(output_dir).expanduser().is_file():
+        raise ValueError(f"output_dir {Path(output_dir).name} is a file; name a folder.")
     sources: list[Any] = list(teacher) if isinstance(teacher, list | tuple) else [teacher]
     if hidden_layers and len(sources) > 1:
         raise ValueError(

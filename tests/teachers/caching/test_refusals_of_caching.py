@@ -172,6 +172,8 @@ def test_a_folder_with_other_things(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("x")
     with pytest.raises(ValueError, match="holds other files and no manifest.json"):
         cached(zoo_dataset(QA[0]), zoo_model(*QA, seed=1), tmp_path)
+    with pytest.raises(ValueError, match="output_dir precious.txt is a file"):
+        cached(zoo_dataset(QA[0]), zoo_model(*QA, seed=1), tmp_path / "precious.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
     with pytest.raises(ValueError, match="holds no teacher outputs"):
         load_teacher_outputs(zoo_dataset(QA[0]), tmp_path)
