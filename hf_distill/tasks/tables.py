@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset, load_from_disk
 
 from hf_distill.console import log_rank_0
+from hf_distill.files import file_hash
 from hf_distill.loading import hub_tried_once
 from hf_distill.tasks.columns import mixed_type
 from hf_distill.tasks.errors import TaskDataError
@@ -259,10 +260,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+# Where datasets keeps what it read of a file depends on path and time, which a new file can share
+# (cp -p, rsync -a, tar --mtime). The name of the configuration is part of that place.
 def _parquet(path: Path) -> Dataset:
     schema = pq.read_schema(path)
     if not any(pa.types.is_string_view(kind) for kind in schema.types):
-        return Dataset.from_parquet(str(path))
+        return Dataset.from_parquet(str(path), config_name=file_hash(path))
     # Which older versions of datasets cannot read, nor tokenizers.
     plain = [
         field.with_type(pa.string()) if pa.types.is_string_view(field.type) else field
@@ -274,7 +277,12 @@ def _parquet(path: Path) -> Dataset:
 def _text(path: Path, keep_line_breaks: bool = False) -> Dataset:
     with open_file(path) as file:
         encoding = encoding_of(file.read(4))
-    return Dataset.from_text(str(path), keep_linebreaks=keep_line_breaks, encoding=encoding)
+    return Dataset.from_text(
+        str(path),
+        keep_linebreaks=keep_line_breaks,
+        encoding=encoding,
+        config_name=file_hash(path),
+    )
 
 
 def _conll(path: Path) -> Dataset:

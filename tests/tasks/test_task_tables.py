@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,21 @@ def test_parquet_of_string_views_and_categories(tmp_path: Path) -> None:
     table = load_table(tmp_path / "d.parquet")
     assert table.features == {"text": Value("string"), "label": Value("string")}
     assert table.to_dict() == {"text": ["p", "n", "p"], "label": ["p", "n", "p"]}
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.json", "d.parquet", "d.txt", "d.txt.gz"])
+def test_another_file_with_the_same_path_and_time_is_read_again(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    for texts in (["old", "rows", "only"], ["new", "rows"]):
+        lines = "\n".join([*(["text"] if name == "d.csv" else []), *texts]).encode()
+        if name == "d.parquet":
+            Dataset.from_dict({"text": texts}).to_parquet(path)
+        elif name == "d.json":
+            path.write_text(json.dumps([{"text": text} for text in texts]))
+        else:
+            path.write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+        os.utime(path, (1e9, 1e9))
+        assert load_table(path)["text"][:] == texts
 
 
 def test_words_that_look_like_something_else_stay_words(tmp_path: Path) -> None:
