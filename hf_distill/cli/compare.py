@@ -194,6 +194,15 @@ def run(argv: Sequence[str]) -> Report:
         ]
         for role, sources in models.items()
     }
+    with naming(data.source):
+        task.check_numbering(
+            examples,
+            {
+                f"--{option_of[role]} {display_name(source)}": model.config
+                for role, pairs in loaded.items()
+                for source, (model, _) in zip(models[role], pairs, strict=True)
+            },
+        )
     firsts = {role: pairs[0] for role, pairs in loaded.items()}
     scores: dict[str, list[Scores]] = {role: [] for role in sources}
     recorders: dict[str, list[OutputRecorder]] = {role: [] for role in sources}

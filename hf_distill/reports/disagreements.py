@@ -58,7 +58,7 @@ def find_disagreements(
     for place, (one, other) in enumerate(zip(model, teacher, strict=True)):
         outcome = _OUTCOME[one.right, other.right]
         counts[outcome] += 1
-        if one.predicted != other.predicted:
+        if (one.meaning or one.predicted) != (other.meaning or other.predicted):
             differing[outcome].append(
                 Disagreement(place, one.text, one.gold, other.predicted, one.predicted)
             )

@@ -27,6 +27,7 @@ from hf_distill.loading import fewest_tokens
 from hf_distill.tasks.bootstrap import bootstrap
 from hf_distill.tasks.columns import find_column, teacher_cells
 from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.labels import check_numbering
 from hf_distill.tasks.options import TaskArguments
 from hf_distill.tasks.tables import load_table
 
@@ -73,6 +74,8 @@ class ScoredRow(NamedTuple):
     gold: str
     predicted: str
     right: bool
+    meaning: Any = None
+    """The prediction as other models on this data would write it, where that may differ."""
 
 
 def check_usable(unusable: npt.NDArray[np.bool_], unit: str) -> None:
@@ -154,6 +157,7 @@ class Task(ABC):
     Attributes:
         name: as the Hub calls it.
         head: the logits that are compared.
+        classes_column: the column of its rows that holds the labels of classifiers.
         timed: what the latency in a comparison is the time of.
         reads_targets: whether its models read the text that they are to write.
         keep_line_breaks: whether the line breaks of text files belong to the texts.
@@ -164,6 +168,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     head: ClassVar[type[TaskHead]]
+    classes_column: ClassVar[str | None] = None
     timed: ClassVar[str]
     reads_targets: ClassVar[bool] = False
     keep_line_breaks: ClassVar[bool] = False
@@ -231,6 +236,15 @@ class Task(ABC):
             ValueError: the labels cannot be determined.
         """
         return {}
+
+    def check_numbering(self, examples: Dataset, models: Mapping[str, Config]) -> None:
+        """Check that the labels of data are the same ones to all models, by what to call them.
+
+        Raises:
+            TaskDataError: the labels are numbers that two models take for different names.
+        """
+        if self.classes_column is not None:
+            check_numbering(examples, self.classes_column, models)
 
     # ---- features ------------------------------------------------------------------------------
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from hf_distill.console import log_rank_0
 from hf_distill.tasks.cells import folded
 from hf_distill.tasks.columns import describe, is_list, kind_of
 from hf_distill.tasks.errors import TaskDataError
@@ -34,14 +33,6 @@ class DataLabels:
     names: tuple[str, ...]
     count: int | None = None
     exact: bool = False
-
-
-class Choice(NamedTuple):
-    """Labels for a model to train."""
-
-    names: tuple[str, ...]
-    why: str | None
-    """Where they come from, if the user should know."""
 
 
 def label_values(table: Dataset, column: str) -> Iterator[Any]:
@@ -136,60 +127,6 @@ def label_options(names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def choose_labels(labels: DataLabels, student: Any = None, teacher: Any = None) -> Choice:
-    """Choose the labels of a model to train.
-
-    A student that has the labels of the data already keeps its own order of them, and so its
-    head. Numbers without names get the teacher's names, if it has names, or the student's.
-
-    Args:
-        labels: the labels of the training data.
-        student: the configuration of the model to train.
-        teacher: the configuration of its teacher, if there is one.
-
-    Raises:
-        TaskDataError: the data has numbers, and teacher and student disagree what they mean.
-    """
-    own, taught = _named(student), _named(teacher)
-    if labels.count is not None:
-        return _choose_names(labels, labels.count, teacher, own, taught)
-    if own is not None and _folded(labels.names) <= _folded(own):
-        order = "" if own == labels.names else ", in its own order"
-        return Choice(
-            own, f"The student knows these labels and keeps them{order}: {join_names(own)}"
-        )
-    if taught is not None and _folded(labels.names) < _folded(taught):
-        absent = _folded(taught) - _folded(labels.names)
-        return Choice(taught, f"The data lacks labels that the teacher has: {join_names(absent)}")
-    return Choice(labels.names, None)
-
-
-def student_labels(
-    student: Any, teacher: Any, examples: Dataset | None, column: str
-) -> dict[str, Any]:
-    """Return the labels of a model to train, as options of its configuration.
-
-    Args:
-        student: the configuration of the model to train.
-        teacher: the configuration of its teacher, if there is one.
-        examples: all training data; without labels (``None``) they are the teacher's.
-        column: where the labels are.
-
-    Raises:
-        ValueError: there is neither data with labels nor a teacher that names its own.
-    """
-    if examples is None and not getattr(teacher, "id2label", None):
-        raise ValueError(
-            "The training data has no labels, and the teacher's configuration names none; give it "
-            "id2label, or label the data."
-        )
-    found = DataLabels(model_labels(teacher)) if examples is None else data_labels(examples, column)
-    names, why = choose_labels(found, student, teacher)
-    if why is not None and examples is not None:
-        log_rank_0(why)
-    return label_options(names)
-
-
 class LabelMap:
     """Turns the labels of data into the numbers that a model gives them.
 
@@ -229,8 +166,13 @@ class LabelMap:
                 "known; name them (for vectors of 0 and 1 with --class_names)."
             )
         self._data_names: tuple[str, ...] = ()
-        if isinstance(item, ClassLabel) and _are_made_up(self.names):
+        if isinstance(item, ClassLabel) and are_made_up(self.names):
             self._data_names = tuple(item.names)
+        self._named: Iterable[Label] = ()
+        if isinstance(item, ClassLabel) and not numbered:
+            self._named = item.names
+        elif numbered or kind_of(feature) == "number":
+            self._named = range(len(self.names))
 
     def number(self, label: Label, row: int) -> int:
         """Return the number of a label.
@@ -238,6 +180,16 @@ class LabelMap:
         Raises:
             TaskDataError: the model has no such label; names the row.
         """
+        found = self._find(label)
+        if found is None:
+            raise TaskDataError(
+                f"Row {row} has the label {label!r}, which is none of the model's labels: "
+                f"{join_names(self.names)}. Correct the data, choose another label_column, or a "
+                "model with that label."
+            )
+        return found
+
+    def _find(self, label: Label) -> int | None:
         name = str(label)
         found = self._numbers.get(name)
         if found is None:
@@ -246,14 +198,21 @@ class LabelMap:
             return found
         if label in self._data_names:
             label = self._data_names.index(name)
-        counts = isinstance(label, int) and _are_counted(self.names)
-        if counts and 0 <= int(label) < len(self.names):
-            return int(label)
-        raise TaskDataError(
-            f"Row {row} has the label {label!r}, which is none of the model's labels: "
-            f"{join_names(self.names)}. Correct the data, choose another label_column, or a model "
-            "with that label."
-        )
+        counts = isinstance(label, int) and are_counted(self.names)
+        return int(label) if counts and 0 <= int(label) < len(self.names) else None
+
+    def meanings(self) -> list[str]:
+        """Return what each label of the model is, in words that all models on this data share.
+
+        It is what the data calls the label, if it has a number for it, else its name; case and
+        spaces are left out where they tell no labels apart.
+        """
+        found = [key if (key := folded(name)) in self._similar else name for name in self.names]
+        for label in self._named:
+            number = self._find(label)
+            if number is not None:
+                found[number] = str(label)
+        return found
 
     def _rows(self) -> Iterator[tuple[int, Any]]:
         values = label_values(self._table, self._column)
@@ -308,21 +267,45 @@ def label_agreement(
 ) -> float:
     """Return the share of equal predictions.
 
-    Labels are compared by name where both models have the same names, else by number.
-
     Args:
-        student: its label names, and a label number, or a list of them, per prediction.
+        student: the meanings of its labels (``LabelMap.meanings``), and a label number, or a list
+            of them, per prediction.
         teacher: the same of the teacher.
     """
-    named = _folded(student[0]) == _folded(teacher[0])
-    sides = []
-    for names, predictions in (student, teacher):
-        keys = [name.casefold() if named else number for number, name in enumerate(names)]
-        sides.append(
-            [{keys[n] for n in one} if isinstance(one, list) else keys[one] for one in predictions]
-        )
+    sides = [
+        [{keys[n] for n in one} if isinstance(one, list) else keys[one] for one in predictions]
+        for keys, predictions in (student, teacher)
+    ]
     pairs = zip(*sides, strict=True)
     return float(np.mean([one == other for one, other in pairs]))
+
+
+def check_numbering(table: Dataset, column: str, models: Mapping[str, Any]) -> None:
+    """Check that the labels of data are the same ones to several models.
+
+    Args:
+        table: the data, with the labels as ``read_labels`` makes them.
+        column: where its labels are.
+        models: the configuration of each model, by what to call it.
+
+    Raises:
+        TaskDataError: the data has numbers, and two models disagree what they mean.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    names = {who: model_labels(config) for who, config in models.items()}
+    for who, own in names.items():
+        for name, meaning in zip(own, LabelMap(own, table, column).meanings(), strict=True):
+            other, others = known.setdefault(folded(name), (who, meaning))
+            if others != meaning and other != who:
+                raise numbered_differently(f"{other} and {who}", names[other], own)
+
+
+def numbered_differently(who: str, *names: Sequence[str]) -> TaskDataError:
+    """Return the error for bare numbers that models with these names take for different ones."""
+    return TaskDataError(
+        f"The data has numbers for labels, and {who} number the same names differently "
+        f"({'; '.join(map(join_names, names))}). Write the names into the label column of the data."
+    )
 
 
 def row_numbers(table: Dataset) -> Iterable[int]:
@@ -334,12 +317,12 @@ def _are_numbers(names: Iterable[str]) -> bool:
     return all(name == str(number) for number, name in enumerate(names))
 
 
-def _are_made_up(names: Sequence[str]) -> bool:
+def are_made_up(names: Sequence[str]) -> bool:
     """Return whether the names are numbers, or what transformers makes of them."""
     return _are_numbers(names) or tuple(names) == unnamed(len(names))
 
 
-def _are_counted(names: Sequence[str]) -> bool:
+def are_counted(names: Sequence[str]) -> bool:
     """Return whether the digits in names, if any, are the places of the names."""
     return all(
         int(digits) == number and str(number) == digits
@@ -352,46 +335,3 @@ def join_names(names: Iterable[str], most: int = 12) -> str:
     """Join some names."""
     ordered = sorted(names) if isinstance(names, frozenset) else list(names)
     return ", ".join(ordered[:most]) + (", …" if len(ordered) > most else "")
-
-
-def _named(config: Any) -> tuple[str, ...] | None:
-    """Return the label names of a configuration; ``None`` if it has none of its own."""
-    if config is None or not getattr(config, "id2label", None):
-        return None
-    names = model_labels(config)
-    return None if _are_made_up(names) else names
-
-
-def _choose_names(
-    labels: DataLabels,
-    count: int,
-    teacher: Any,
-    own: tuple[str, ...] | None,
-    taught: tuple[str, ...] | None,
-) -> Choice:
-    """Choose names for labels that are bare numbers."""
-    if taught is not None and _enough(taught, count, labels):
-        if own is not None and own != taught and _folded(own) == _folded(taught):
-            raise TaskDataError(
-                "The data has numbers for labels, and student and teacher number the same names "
-                f"differently ({join_names(own)}; {join_names(taught)}). Write the names into the "
-                "label column of the data."
-            )
-        why = "The data has numbers for labels; their names are taken from the teacher: "
-        return Choice(taught, why + join_names(taught))
-    if own is not None and len(own) == count and _are_counted(own):
-        why = "The data has numbers for labels; the student keeps its names for them: "
-        return Choice(own, why + join_names(own))
-    if taught is None and teacher is not None and getattr(teacher, "id2label", None):
-        names = model_labels(teacher)
-        if _enough(names, count, labels):
-            return Choice(names, None)
-    return Choice(labels.names, None)
-
-
-def _enough(names: Sequence[str], count: int, labels: DataLabels) -> bool:
-    return len(names) == count if labels.exact else len(names) >= count
-
-
-def _folded(names: Iterable[str]) -> frozenset[str]:
-    return frozenset(map(folded, names))

@@ -35,6 +35,7 @@ from hf_distill.tasks.columns import (
     pick_columns,
 )
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
+from hf_distill.tasks.label_choice import student_labels
 from hf_distill.tasks.labels import (
     LabelMap,
     label_agreement,
@@ -42,7 +43,6 @@ from hf_distill.tasks.labels import (
     model_labels,
     positive_label,
     row_numbers,
-    student_labels,
     unnamed,
 )
 from hf_distill.tasks.metrics import classification_metric, multi_label_metric, regression_metric
@@ -74,6 +74,7 @@ class TextClassificationTask(Task):
 
     name = "text-classification"
     head = SequenceClassificationHead
+    classes_column = "label"
     timed = "text to label"
     usage = pipeline_usage(name)
 
@@ -165,6 +166,7 @@ class TextClassificationScorer(Scorer):
         self._gold: Any = ()
         self.problem_type = model_problem_type(config, examples)
         self.measures = _MEASURES[self.problem_type]
+        self.meanings = LabelMap(self.names, examples, "label").meanings()
         self._positive: int | None = None
         if self.problem_type == SINGLE and len(self.names) == 2:
             positive = positive_label(self.names, examples, "label")
@@ -208,7 +210,7 @@ class TextClassificationScorer(Scorer):
         if self.problem_type == REGRESSION:
             scores = regression_metric(self.predictions or [], teacher.predictions or []).scores()
             return {"pearson": scores["pearson"] / 100}
-        sides = [(scorer.names, scorer.predictions or []) for scorer in (self, teacher)]
+        sides = [(scorer.meanings, scorer.predictions or []) for scorer in (self, teacher)]
         return {"identical": label_agreement(*sides)}
 
     def rows(self) -> list[ScoredRow]:
@@ -220,14 +222,18 @@ class TextClassificationScorer(Scorer):
             for row in self._examples
         ]
         return [
-            ScoredRow(text, self._named(gold), self._named(predicted), gold == predicted)
+            ScoredRow(
+                text,
+                self._named(gold),
+                self._named(predicted),
+                gold == predicted,
+                {self.meanings[number] for number in _many(predicted)},
+            )
             for text, gold, predicted in zip(texts, self._gold, self.predictions or [], strict=True)
         ]
 
     def _named(self, labels: int | list[int]) -> str:
-        if isinstance(labels, int):
-            return self.names[labels]
-        return ", ".join(self.names[number] for number in labels)
+        return ", ".join(self.names[number] for number in _many(labels))
 
     def files(self) -> dict[str, Any]:
         """Return ``predictions.json``: each text's label, labels or number, in the data's order."""
@@ -237,6 +243,10 @@ class TextClassificationScorer(Scorer):
         elif self.problem_type == SINGLE:
             predictions = [self.names[number] for number in predictions]
         return {"predictions.json": predictions}
+
+
+def _many(labels: int | list[int]) -> list[int]:
+    return [labels] if isinstance(labels, int) else labels
 
 
 def data_problem_type(rows: Dataset) -> str:

@@ -43,11 +43,11 @@ from hf_distill.tasks.columns import (
     pick_columns,
 )
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
+from hf_distill.tasks.label_choice import student_labels
 from hf_distill.tasks.labels import (
     LabelMap,
     label_agreement,
     model_labels,
-    student_labels,
 )
 from hf_distill.tasks.metrics import entity_scheme, tagging_metric, token_scores
 
@@ -68,6 +68,7 @@ class TokenClassificationTask(Task):
 
     name = "token-classification"
     head = TokenClassificationHead
+    classes_column = "tags"
     timed = "words to tags"
     usage = pipeline_usage(name)
     _logged_scheme: str | None = "IOB"
@@ -173,7 +174,8 @@ class TokenClassificationScorer(Scorer):
     def __init__(self, examples: Dataset, features: Dataset, config: Any) -> None:
         self.names = model_labels(config)
         self._examples = examples
-        self._gold = tag_numbers(examples, config)
+        labels = LabelMap(self.names, examples, "tags")
+        self._gold, self.meanings = labels.all_numbers(), labels.meanings()
         self.scheme = entity_scheme(
             {self.names[tag] for row in self._gold for tag in row}, self.names
         )
@@ -213,7 +215,7 @@ class TokenClassificationScorer(Scorer):
     def agreement(self, teacher: TokenClassificationScorer) -> dict[str, float]:
         """Return the share of words with the same tag."""
         sides = [
-            (scorer.names, [tag for row in scorer.predictions or [] for tag in row])
+            (scorer.meanings, [tag for row in scorer.predictions or [] for tag in row])
             for scorer in (self, teacher)
         ]
         return {"identical": label_agreement(*sides)}
@@ -223,7 +225,11 @@ class TokenClassificationScorer(Scorer):
         sentences = zip(self._examples["tokens"], self._gold, self.predictions or [], strict=True)
         return [
             ScoredRow(
-                " ".join(words), self._tagged(words, gold), self._tagged(words, tags), gold == tags
+                " ".join(words),
+                self._tagged(words, gold),
+                self._tagged(words, tags),
+                gold == tags,
+                [self.meanings[tag] for tag in tags],
             )
             for words, gold, tags in sentences
         ]

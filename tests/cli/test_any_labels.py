@@ -21,7 +21,8 @@ from task_runs import save_model
 from transformers import AutoConfig
 
 from hf_distill.tasks.errors import TaskDataError
-from hf_distill.tasks.labels import LabelMap, choose_labels, data_labels
+from hf_distill.tasks.label_choice import choose_labels
+from hf_distill.tasks.labels import LabelMap, data_labels
 from hf_distill.tasks.tables import load_table
 from hf_distill.tasks.text_classification import data_problem_type
 

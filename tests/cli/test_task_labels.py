@@ -20,6 +20,7 @@ from task_runs import LINES, SENTENCES, TEXTS, labelled, save_model, tiny_tokeni
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, EvalPrediction
 
+from hf_distill.reports.disagreements import find_disagreements
 from hf_distill.tasks.language_modeling import LanguageModelingScorer
 from hf_distill.tasks.text_classification import TextClassificationScorer
 from hf_distill.tasks.token_classification import TokenClassificationScorer
@@ -88,6 +89,49 @@ def test_order_of_the_teachers_labels_does_not_matter(
     assert result.status == 0, result.stderr
     report = scores_of(tmp_path / "compared", "comparison.json")["models"]["student_distilled"]
     assert report["agreement"] == {"identical": 1.0}
+
+
+@pytest.mark.parametrize("task", [CLASSES, TOKENS])
+def test_models_that_number_the_same_names_differently(
+    task: str, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    """Compared by name where the data has names, refused where it has numbers."""
+    names = ("neg", "pos") if task == CLASSES else ("B-loc", "B-per", "I-loc", "O")
+    teacher = save_model(tmp_path / "teacher", task, **labelled(*names))
+    reverse = tuple(reversed(range(len(names))))
+    student = permuted(teacher, tmp_path / "student", reverse)
+    numbered = tmp_path / "numbered.jsonl"
+    columns = ("text", "label") if task == CLASSES else ("tokens", "tags")
+    for text, label in TEXTS if task == CLASSES else SENTENCES:
+        number = names.index(label) if isinstance(label, str) else list(map(names.index, label))
+        with numbered.open("a") as file:
+            file.write(json.dumps(dict(zip(columns, (text, number), strict=True))) + "\n")
+    options = ["compare", "--task", task, "--use_cpu", "--latency_samples", "0",
+               "--throughput_samples", "0", "--teacher", teacher, "--student_distilled", student,
+               "--output_dir", tmp_path / "out"]  # fmt: skip
+    result = program(*options, "--file", numbered)
+    assert result.status != 0 and "Scoring" not in result.stderr
+    assert "--teacher teacher and --student_distilled student number the same" in result.stderr
+    result = program(*options, "--file", write_data(tmp_path, task))
+    assert result.status == 0, result.stderr
+    content = scores_of(tmp_path / "out", "comparison.json")["models"]
+    assert content["student_distilled"]["agreement"] == {"identical": 1.0}
+    one, other = (content[role]["quality"] for role in ("teacher", "student_distilled"))
+    assert one == pytest.approx(other)
+
+
+def test_answers_in_other_words_do_not_differ() -> None:
+    table = Dataset.from_dict({"text": ["x", "y"], "label": [["neg", "pos"], ["pos"]]})
+    options = {"problem_type": "multi_label_classification"}
+    models = []
+    for names, logits in ((("neg", "pos"), [[1, 1], [-1, 1]]), (("POS", "Neg"), [[1, 1], [1, 1]])):
+        config = BertConfig(**labelled(*names), **options)
+        scorer = TextClassificationScorer(classification_rows(table), config)
+        scorer(EvalPrediction(np.array(logits), np.array([[1.0, 1.0], [0.0, 1.0]])))
+        models.append(scorer.rows())
+    found = find_disagreements(*models)
+    assert found is not None
+    assert [one.row for some in found.differing.values() for one in some] == [1]
 
 
 def test_fine_tuned_student_keeps_its_order(tmp_path: Path, program: Callable[..., Result]) -> None:

@@ -8,11 +8,13 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_distill.tasks.errors import TaskDataError
+from hf_distill.tasks.label_choice import choose_labels
 from hf_distill.tasks.labels import (
     DataLabels,
     LabelMap,
-    choose_labels,
+    check_numbering,
     data_labels,
+    label_agreement,
     label_options,
     model_labels,
     positive_label,
@@ -100,6 +102,53 @@ def test_class_label_numbers_stand_where_the_model_has_no_names() -> None:
 def test_lists_keep_their_form() -> None:
     table = column([["b"], [], ["a", "b"]])
     assert LabelMap(("b", "a"), table, "label").all_numbers() == [[0], [], [1, 0]]
+
+
+CLASSES = ClassLabel(names=["neg", "pos"])
+
+
+@pytest.mark.parametrize(
+    ("table", "teacher", "student", "same"),
+    [
+        (column(["neg", "pos"]), ("neg", "pos"), ("pos", "neg", "neu"), [(0, 1), (1, 0)]),
+        (
+            column(["neg", "pos"]),
+            ("x", "neg", "POS"),
+            ("Pos", "neg", "X"),
+            [(0, 2), (1, 1), (2, 0)],
+        ),
+        (column(["not good", "ok"]), ("not good", "ok"), ("ok", "notgood"), [(0, 1), (1, 0)]),
+        (column(["b", "B"]), ("b", "B"), ("B", "b", "c"), [(0, 1), (1, 0)]),
+        (column([0, 1]), ("neg", "pos"), ("bad", "good", "so-so"), [(0, 0), (1, 1)]),
+        (column([0, 1]), unnamed(3), ("neg", "pos", "neu"), [(0, 0), (1, 1), (2, 2)]),
+        (column([1, 5]), ("1", "5"), ("5", "2", "1"), [(0, 2), (1, 0)]),
+        (column([0, 1]), unnamed(2), ("1", "0"), [(0, 1), (1, 0)]),
+        (column([0, 1], CLASSES), unnamed(2), ("pos", "neg"), [(0, 1), (1, 0)]),
+        (column([[0], [1]], List(CLASSES)), unnamed(2), ("pos", "neg"), [(0, 1), (1, 0)]),
+    ],
+)
+def test_predictions_are_compared_by_what_they_mean_in_the_data(
+    table: Dataset,
+    teacher: tuple[str, ...],
+    student: tuple[str, ...],
+    same: list[tuple[int, int]],
+) -> None:
+    meanings = [LabelMap(names, table, "label").meanings() for names in (teacher, student)]
+    for one, other in itertools.product(range(len(teacher)), range(len(student))):
+        found = label_agreement((meanings[1], [other]), (meanings[0], [one]))
+        assert found == ((one, other) in same)
+        assert found == label_agreement((meanings[1], [[other]]), (meanings[0], [[one]]))
+
+
+@pytest.mark.parametrize("other", [("pos", "neg"), ("Pos", "neg", "neu"), ("x", "neg")])
+def test_numbers_that_two_models_name_differently_are_refused(other: tuple[str, ...]) -> None:
+    models = {"one": config("neg", "pos"), "same": config("neg", "pos"), "two": config(*other)}
+    with pytest.raises(TaskDataError, match="one and two number the same names differently"):
+        check_numbering(column([0, 1]), "label", models)
+    for table in (column(["neg", "pos"]), column([0, 1], CLASSES)):
+        check_numbering(table, "label", models)
+    models["two"] = config("bad", "good", "pos\u2019")
+    check_numbering(column([0, 1]), "label", models)
 
 
 NAMED = DataLabels(("neg", "pos"))
