@@ -104,7 +104,9 @@ def _choose_names(
             raise numbered_differently("student and teacher", own, taught)
         why = "The data has numbers for labels; their names are taken from the teacher: "
         return Choice(taught, why + join_names(taught))
-    if own is not None and len(own) == count and are_counted(own):
+    # A teacher of another size could not teach a student that keeps its own labels.
+    teachable = teacher is None or getattr(teacher, "num_labels", None) in (None, len(own or ()))
+    if own is not None and teachable and _enough(own, count, labels) and are_counted(own):
         why = "The data has numbers for labels; the student keeps its names for them: "
         return Choice(own, why + join_names(own))
     if taught is None and teacher is not None and getattr(teacher, "id2label", None):

@@ -154,6 +154,21 @@ def test_fine_tuned_student_keeps_its_order(tmp_path: Path, program: Callable[..
         assert trained[name] == pytest.approx(value)
 
 
+def test_fine_tuned_student_keeps_tags_that_numbers_do_not_use(
+    tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    names = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG")
+    student = save_model(tmp_path / "student", TOKENS, **labelled(*names))
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"tokens": ["ada", "met", "rome", "!"], "ner_tags": [1, 0, 3, 2]}\n' * 2)
+    result = program("train", "--task", TOKENS, "--student_model", student, "--train_file", data,
+                     "--baseline", "--output_dir", tmp_path / "out", *FAST)  # fmt: skip
+    assert result.status == 0, result.stderr
+    assert "keeps its names for them: O, B-PER" in result.stderr
+    assert "New in" not in result.stderr
+    assert ids(tmp_path / "out") == dict(enumerate(names))
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_numbers_get_their_names_from_the_teacher(
     named: bool, tmp_path: Path, program: Callable[..., Result]
