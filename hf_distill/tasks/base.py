@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from hf_distill.compatibility import input_limit
 from hf_distill.heads import TaskHead
 from hf_distill.loading import fewest_tokens
 from hf_distill.tasks.bootstrap import bootstrap
+from hf_distill.tasks.cells import checked_names
 from hf_distill.tasks.columns import find_column, teacher_cells
 from hf_distill.tasks.errors import TaskDataError
 from hf_distill.tasks.labels import check_numbering
@@ -180,6 +182,8 @@ class Task(ABC):
     )
 
     def __init__(self, options: TaskArguments) -> None:
+        if options.class_names is not None:
+            options = replace(options, class_names=checked_names(options.class_names))
         self.options = options
 
     # ---- data ----------------------------------------------------------------------------------

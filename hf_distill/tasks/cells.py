@@ -32,15 +32,15 @@ def read_labels(
     Args:
         table: any table.
         column: a column of labels, or of lists of labels.
-        names: the names of the labels, in the order of their numbers, where the data has numbers.
+        names: all labels, in the order of their numbers. Labels become numbers of them.
         vectors: a list may be a vector with a 0 or 1 for each label. It becomes the list of the
             labels that are 1.
 
     Raises:
         MissingLabelsError: rows have none; names them. The label -1 stands for none where it is the
             only one of a column, or where classes are numbered from 0 (``ClassLabel``).
-        TaskDataError: the cells can be read in more than one way, or two labels differ only in
-            case or spaces; names them.
+        TaskDataError: the cells can be read in more than one way, two labels differ only in
+            case or spaces, or one is not among ``names``; names them.
     """
     feature = table.features[column]
     item = feature.feature if is_list(feature) else feature
@@ -48,19 +48,20 @@ def read_labels(
     if isinstance(item, ClassLabel) or is_list(item):
         _check_labelled(values, column)
         _check_present(values, column)
-        return table
-    if is_list(feature):
+        if names is None or is_list(item):
+            return table
+        new: Any = feature
+    elif is_list(feature):
         values, item = _read_lists(values, item, column, names, vectors=vectors)
-        new: Any = List(item)
+        new = List(item)
     else:
         new, values = _read_cells(values, item, column)
     _check_present(values, column)
     # Some of a column may be a class, or numbers to predict.
     if all(one == -1 for value in values for one in _many(value)):
         _check_labelled(values, column)
-    if names is not None and new == Value("int64"):
-        new = ClassLabel(names=list(names))
-        _check_named(values, names, column)
+    if names is not None:
+        new, values = _numbered(values, new, names, column)
     if new == feature and values == list(table[column]):
         return table
     order = table.column_names
@@ -233,14 +234,68 @@ def _many(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _check_named(values: Iterable[Any], names: Sequence[str], column: str) -> None:
-    for value in values:
-        for one in _many(value):
-            if one is not None and one >= len(names):
+def _numbered(
+    rows: list[Any], feature: Any, names: Sequence[str], column: str
+) -> tuple[Any, list[Any]]:
+    """Return the feature of labels with these names, and their numbers."""
+    item = feature.feature if is_list(feature) else feature
+    if kind_of(item) == "other":
+        return feature, rows
+    if kind_of(item) == "float":
+        raise TaskDataError(
+            f"The column {column!r} holds {describe(feature)}, which have no names; leave out "
+            "--class_names."
+        )
+    written = item.names if isinstance(item, ClassLabel) else None
+    numbered = kind_of(item) == "number" or (
+        written is not None and all(name == str(number) for number, name in enumerate(written))
+    )
+    known = {folded(name): number for number, name in enumerate(names)}
+
+    def number(label: Any, row: int) -> int:
+        if numbered or written == list(names):
+            if label >= len(names):
                 raise TaskDataError(
-                    f"The column {column!r} has the label {one}, but --class_names has "
-                    f"{len(names)} names, for 0 to {len(names) - 1}."
+                    f"The column {column!r} has the label {label} in row {row}, but --class_names "
+                    f"has {len(names)} names, for 0 to {len(names) - 1}."
                 )
+            return int(label)
+        name = str(label) if written is None else written[label]
+        if folded(name) not in known:
+            raise TaskDataError(
+                f"The column {column!r} has the label {name!r} in row {row}, which is not in "
+                f"--class_names {' '.join(names)}; name all labels of the data there, or correct "
+                "the cell."
+            )
+        return known[folded(name)]
+
+    new = ClassLabel(names=list(names))
+    if is_list(feature):
+        return List(new), [[number(one, row) for one in many] for row, many in enumerate(rows)]
+    return new, [number(one, row) for row, one in enumerate(rows)]
+
+
+def checked_names(names: Sequence[str]) -> list[str]:
+    """Return the names of labels without spaces around them.
+
+    Raises:
+        ValueError: there is one only, one cannot be seen, or two differ only in case, spaces or
+            invisible characters.
+    """
+    stripped = [name.strip() for name in names]
+    given = " ".join(map(repr, names))
+    if len(names) < 2 or not all(map(folded, stripped)):
+        raise ValueError(f"--class_names {given} must be the names of at least two labels.")
+    seen: dict[str, str] = {}
+    for name in stripped:
+        other = seen.get(folded(name))
+        if other is not None:
+            raise ValueError(
+                f"--class_names {given} has {other!r} and {name!r}, which differ at most in case, "
+                "spaces or invisible characters; give each label once."
+            )
+        seen[folded(name)] = name
+    return stripped
 
 
 def check_apart(cells: Iterable[str], column: str) -> None:

@@ -83,8 +83,9 @@ class ClassificationArguments:
         choices=["single_label_classification", "multi_label_classification", "regression"],
     )
     class_names: list[str] | None = option(
-        help="The names of the labels in the order of their numbers, for data that has "
-        "numbers, or vectors with a 0 or 1 for each label. By default those of the teacher."
+        help="The names of all labels in the order of their numbers, for data that has "
+        "numbers, or vectors with a 0 or 1 for each label. By default those of the teacher. Where "
+        "the data has names, they must be among these."
     )
 
 

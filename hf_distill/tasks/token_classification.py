@@ -94,7 +94,8 @@ class TokenClassificationTask(Task):
                     f"Row {row} has {len(some_words or ())} words ({words}) and "
                     f"{len(some_tags or ())} tags ({tags}); each word needs one tag."
                 )
-        rows = pick_columns(read_labels(table, tags), {"tokens": words, "tags": tags})
+        labels = read_labels(table, tags, names=self.options.class_names)
+        rows = pick_columns(labels, {"tokens": words, "tags": tags})
         return rows.add_column("row", list(range(len(rows))))
 
     def model_options(

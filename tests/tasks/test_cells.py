@@ -11,13 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from any_task import classification_rows
+from any_task import classification_rows, tagged_rows
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_distill.tasks.cells import read_labels
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
+from hf_distill.tasks.labels import data_labels, label_values
 from hf_distill.tasks.tables import load_table
 from hf_distill.tasks.text_classification import (
     data_problem_type,
@@ -173,6 +174,49 @@ def test_names_by_option() -> None:
         assert list(table["label"]) == labels
         feature = table.features["label"]
         assert getattr(feature, "feature", feature) == ClassLabel(names=names)
+
+
+@pytest.mark.parametrize("names", [["b", "c", "a"], ["A ", " b", "c"]])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        column(["a", "b", "a"]),
+        column([["a", "b"], [], ["a"]]),
+        Dataset.from_dict({"label": [1, 0, 1]}, Features({"label": ClassLabel(names=["b", "a"])})),
+    ],
+)
+def test_names_by_option_give_the_order_of_text_labels(names: list[str], labels: Dataset) -> None:
+    rows = classification_rows(labels.add_column("text", ["x", "y", "z"]), class_names=names)
+    assert data_labels(rows, "label").names == tuple(name.strip() for name in names)
+    found = [["a", "b"], [], ["a"]] if isinstance(labels["label"][0], list) else ["a", "b", "a"]
+    assert json.dumps(list(label_values(rows, "label"))).lower() == json.dumps(found)
+
+
+def test_names_by_option_of_tags() -> None:
+    table = Dataset.from_dict({"tokens": [["x", "y"]], "tags": [[2, 0]]})
+    rows = tagged_rows(table, class_names=["O", "B-PER", "I-PER"])
+    assert list(label_values(rows, "tags")) == [["I-PER", "O"]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "names", "message"),
+    [
+        (["pos", "neg"], ["x", "y"], "label 'pos' in row 0.*not in --class_names x y"),
+        (["pos", "neg"], ["pos", "ne"], "label 'neg' in row 1"),
+        ([["pos"], ["pos", "neg"]], ["pos", "x"], "label 'neg' in row 1"),
+        ([[0], [0, 2, 1]], ["a", "b"], "label 2 in row 1.*for 0 to 1"),
+        ([True, False], ["no", "yes"], "label 'True' in row 0"),
+        ([0.5, 1.5], ["a", "b"], "decimals.*leave out --class_names"),
+        (["a", "b"], ["a"], "'a' must be the names of at least two"),
+        ([0, 1], ["a", " "], "at least two"),
+        ([0, 1], ["a", "a"], "has 'a' and 'a'.*give each label once"),
+        ([0, 1], ["b", "a", "A "], "has 'a' and 'A'"),
+    ],
+)
+def test_names_by_option_that_do_not_fit(cells: list[Any], names: list[str], message: str) -> None:
+    table = column(cells).add_column("text", list("xy"))
+    with pytest.raises(ValueError, match=message):
+        classification_rows(table, class_names=names)
 
 
 def test_lists_of_tags_are_never_vectors() -> None:
