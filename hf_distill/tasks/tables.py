@@ -31,10 +31,12 @@ from hf_distill.tasks.text_files import (
     open_file,
     read_delimited,
     read_text,
+    refuse_nul,
 )
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _CHUNK = 10_000
+_START = 1000
 _JSON_KINDS = {
     str: "text", bool: "true or false", int: "number", float: "number", list: "list", dict: "object"
 }  # fmt: skip
@@ -153,11 +155,7 @@ def _from_file(path: Path, *, keep_line_breaks: bool) -> Dataset:
 def _delimited(path: Path, delimiter: str) -> Dataset:
     """Read a table of texts: what a cell means is for the reader of its column to decide."""
     text = read_text(path)
-    if "\0" in text[:100]:
-        raise TaskDataError(
-            f"{path} looks like UTF-16 without a byte order mark; save it as UTF-8 (spreadsheets "
-            "call it “CSV UTF-8”)."
-        )
+    refuse_nul(path, text)
     if not text.strip("\r\n"):
         raise TaskDataError(f"{path} is empty: it has no rows.")
     table = read_delimited(text, delimiter)
@@ -276,7 +274,9 @@ def _parquet(path: Path) -> Dataset:
 
 def _text(path: Path, keep_line_breaks: bool = False) -> Dataset:
     with open_file(path) as file:
-        encoding = encoding_of(file.read(4))
+        start = file.read(_START)
+        encoding = encoding_of(start)
+    refuse_nul(path, start.decode(encoding, errors="ignore"))
     return Dataset.from_text(
         str(path),
         keep_linebreaks=keep_line_breaks,

@@ -357,11 +357,18 @@ def label_targets(rows: Dataset, config: Any) -> list[Any]:
         0.0 for each label; for regression the number.
 
     Raises:
-        TaskDataError: a label is not the model's; names the row.
+        TaskDataError: a label is not the model's, or a number too large for it; names the row.
     """
     problem_type = model_problem_type(config, rows)
     if problem_type == REGRESSION:
-        return [float(number) for number in rows["label"]]
+        targets = [float(number) for number in rows["label"]]
+        for row, number in zip(row_numbers(rows), targets, strict=True):
+            if abs(number) > float(np.finfo(np.float32).max):
+                raise TaskDataError(
+                    f"Row {row} has {number:g} in the label column, and models compute with "
+                    "numbers up to 3e38. Correct the cell, or write all labels in a larger unit."
+                )
+        return targets
     numbers = LabelMap(model_labels(config), rows, "label").all_numbers()
     if problem_type == SINGLE:
         return numbers

@@ -81,6 +81,21 @@ def encoding_of(content: bytes) -> str:
     return next(marked, "utf-8-sig")
 
 
+def refuse_nul(path: Path, text: str) -> None:
+    """Refuse text with the character NUL, which other encodings leave where they are not marked.
+
+    Raises:
+        TaskDataError: names the first line with one.
+    """
+    place = text.find("\0")
+    if place >= 0:
+        raise TaskDataError(
+            f"{path}, line {text.count(chr(10), 0, place) + 1} has the character NUL: the file "
+            "looks like UTF-16 without a byte order mark, or is damaged; save it as UTF-8 "
+            "(spreadsheets call it “CSV UTF-8”)."
+        )
+
+
 def half_character(text: str) -> str | None:
     """Describe the first half of a surrogate pair in a text, which has no form in UTF-8.
 

@@ -296,6 +296,14 @@ def test_decimals_that_print_otherwise_need_a_problem_type(tmp_path: Path) -> No
         assert label_targets(rows, config) == expected
 
 
+@pytest.mark.parametrize("cells", [[0.5, 1e39], [0.5, -1e300], ["0.5", "1e+39"]])
+def test_numbers_that_models_cannot_hold_are_refused(cells: list[Any]) -> None:
+    rows = classification_rows(column(cells).add_column("text", ["x", "y"]))
+    config = SimpleNamespace(problem_type="regression", num_labels=1)
+    with pytest.raises(TaskDataError, match=r"Row 1 has -?1e\+"):
+        label_targets(rows, config)
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("-inf")])
 def test_infinite_labels_are_refused(value: float) -> None:
     table = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.5, value, 2.0]})

@@ -301,6 +301,8 @@ def test_byte_order_marks(name: str, encoding: str, tmp_path: Path) -> None:
     [
         ("d.csv", "text,label\na,b\n\xe9,b\n".encode("latin-1"), ("line 3", "UTF-8", "save")),
         ("d.csv", "text,label\na,b\n".encode("utf-16-le"), ("UTF-16 without", "UTF-8")),
+        ("d.csv", b"text,label\n" + b"a,b\n" * 99 + b"a\0,b\n", ("line 101", "NUL")),
+        ("d.txt", "some text\n".encode("utf-16-le"), ("line 1 ", "UTF-16 without", "UTF-8")),
         ("d.jsonl", b'{"text": "a"}\n{"text": "a", "text": "b"}\n', ("line 2", "'text'", "twice")),
         ("d.json", b'{\n"data": []\n}', ("line 1", "one object per line", "list of objects")),
         ("d.json", b'["a"]', ("value 1", "not an object")),

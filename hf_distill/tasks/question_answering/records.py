@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hf_distill.tasks.cells import folded
 from hf_distill.tasks.errors import MissingLabelsError, TaskDataError
 from hf_distill.tasks.text_files import half_character, read_text
 
@@ -170,7 +171,7 @@ def answer_lists(answers: Sequence[Any], where: str) -> tuple[list[str], list[in
     for index, answer in enumerate(answers):
         place = f"{where}[{index}]"
         text = field(answer, "text", str, place)
-        if not text.strip():
+        if not folded(text) and half_character(text) is None:
             raise TaskDataError(
                 f"{place}.text is blank ({text!r}); a question without an answer has an empty list"
             )

@@ -152,6 +152,7 @@ def set_at(document: dict[str, Any], path: str, value: Any) -> None:
         ("data[0].paragraphs[0].qas[1].answers", ..., "qas[1] has no field 'answers'"),
         ("data[0].paragraphs[0].qas[1].answers[0].text", ..., "answers[0] has no field 'text'"),
         ("data[0].paragraphs[0].qas[1].answers[0].text", " ", "answers[0].text is blank (' ')"),
+        ("data[0].paragraphs[0].qas[1].answers[0].text", "\u200b", "answers[0].text is blank"),
         (
             "data[0].paragraphs[0].qas[1].answers[1].answer_start",
             "18",
