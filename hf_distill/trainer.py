@@ -305,6 +305,7 @@ class DistillationTrainer(Trainer):
                 self.distillation_settings(),
                 self.accelerator,
                 evaluate=partial(self._make_up_evaluation, trial, *args, **kwargs),
+                student=self.model,
                 skips_data=not self.args.ignore_data_skip,
             )
             train = partial(super().train, checkpoint, trial, *args, **kwargs)

@@ -107,6 +107,7 @@ class CheckpointKeeper(TrainerCallback):
         accelerator: Accelerator,
         evaluate: Callable[[], object],
         *,
+        student: Any = None,
         skips_data: bool = True,
     ) -> str | None:
         """Return the checkpoint to begin with.
@@ -117,6 +118,7 @@ class CheckpointKeeper(TrainerCallback):
             settings: ``distillation_settings`` of the run.
             accelerator: its processes.
             evaluate: evaluates the student, where the run before was stopped while that was due.
+            student: the model that goes on from its weights.
             skips_data: whether the data that the run before was trained on is skipped.
 
         Raises:
@@ -139,7 +141,7 @@ class CheckpointKeeper(TrainerCallback):
                     "resume_from_checkpoint=True: there is no complete checkpoint in output_dir "
                     f"{output_dir!r}; leave it out to begin again."
                 )
-        record = check_checkpoint(folder, settings)
+        record = check_checkpoint(folder, settings, student)
         if skips_data and record.get("passes", 0) > 1:
             raise ValueError(
                 f"resume_from_checkpoint={folder!r} was saved in pass {record['passes']} over a "

@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_distill._version import __version__
 from hf_distill.checkpoints.settings import changes
+from hf_distill.checkpoints.student import changes_of_student
 from hf_distill.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,9 @@ def last_complete_checkpoint(
 
 
 def check_checkpoint(
-    folder: str | os.PathLike[str], settings: Mapping[str, Any] | None = None
+    folder: str | os.PathLike[str],
+    settings: Mapping[str, Any] | None = None,
+    student: Any = None,
 ) -> dict[str, Any]:
     """Check that a run can resume from a checkpoint.
 
@@ -159,31 +162,36 @@ def check_checkpoint(
         folder: the checkpoint.
         settings: ``distillation_settings`` of the run; not compared if ``None``. A run without a
             teacher also resumes from what a plain ``Trainer`` saved, which has no record.
+        student: the model that is to go on from its weights; not compared if ``None``.
 
     Returns:
         The record; empty without one.
 
     Raises:
-        ValueError: it is incomplete, or of a run with other settings.
+        ValueError: it is incomplete, or of a run with other settings or another student.
     """
     path = Path(folder)
+    record: dict[str, Any] | str = {}
     ours = any((path / name).exists() for name in (RECORD_FILE, UNFINISHED_FILE))
     if settings is not None and not settings and not ours:
         if is_of_plain_trainer(path):
             logger.warning(f"{path} was saved by a plain Trainer; without a teacher it is resumed.")
-        return {}  # Trainer reports whatever else is wrong with it
-    record = read_record(path)
+        # Trainer reports whatever else is wrong with it.
+    else:
+        record = read_record(path)
     if isinstance(record, str):
         whole = last_complete_checkpoint(path.parent) if path.is_dir() else None
         instead = "There is no complete one next to it"
         if whole is not None:
             instead = f"The last complete one is {whole}: set resume_from_checkpoint=True"
         raise ValueError(f"resume_from_checkpoint={os.fspath(folder)!r}: {record}. {instead}.")
-    changed = [] if settings is None else changes(record["settings"], settings)
+    changed = changes(record["settings"], settings) if record and settings is not None else []
+    kind = "distillation" if changed or settings else "training"
+    changed += changes_of_student(path, student)
     if changed:
         listed = "\n".join(f"  - {line}" for line in changed)
         raise ValueError(
-            f"resume_from_checkpoint={os.fspath(folder)!r} is of another distillation:\n{listed}\n"
+            f"resume_from_checkpoint={os.fspath(folder)!r} is of another {kind}:\n{listed}\n"
             "Change these back to go on with it, or start a new run, in another output_dir, with "
             "the checkpoint as the student."
         )

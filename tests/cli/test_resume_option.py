@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from task_runs import save_model
 from transformers import TrainerCallback
 from two_stage_runs import Killed, checkpoints, kill, metrics, same, weights
 
@@ -89,6 +90,31 @@ def test_another_teacher_is_refused_by_name(
     assert result.status == 2
     assert "temperature was 2.0 and is now 7.0" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_other_labels_are_refused_without_a_teacher(
+    program: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Their alphabetical order would turn the trained head around."""
+    save_model(tmp_path / "model", "text-classification")
+    for file, labels in (("one", ("no", "yes")), ("two", ("reject", "accept"))):
+        rows = [f"{text},{labels[text == 'good']}" for text in ("good", "bad") * 4]
+        (tmp_path / f"{file}.csv").write_text("\n".join(["text,label", *rows]))
+    options = [
+        "train", "--task", "text-classification", "--baseline", "--use_cpu", *RESUME,
+        "--student_model", tmp_path / "model", "--output_dir", tmp_path / "out",
+        "--max_steps", "4", "--save_steps", "1", "--train_file",
+    ]  # fmt: skip
+    with monkeypatch.context() as patch:
+        kill(patch, stage="prediction", step=2)
+        with pytest.raises(Killed):
+            program(*options, tmp_path / "one.csv")
+    before = checkpoints(tmp_path / "out")
+    result = program(*options, tmp_path / "two.csv")
+    assert result.status == 2
+    assert 'student.id2label.0 was "no" and is now "accept"' in result.stderr
+    assert checkpoints(tmp_path / "out") == before
+    assert program(*options, tmp_path / "one.csv").status == 0
 
 
 @pytest.mark.parametrize("stage", ["intermediate", "prediction"])
