@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +39,8 @@ EVALUATED = "evaluation.json"
 
 _RESULTS = {METRICS: "train", COMPARED: "compare", PLAN_FILE: "shrink", SWEPT: "sweep"}
 """The file by which the results of each command with a report are known."""
+_REPLACED = ("checkpoint-*", INTERMEDIATE)
+"""Folders of a run in which a new one replaces or deletes everything."""
 # A run that was stopped early leaves these behind; some are there before it begins.
 _OF_A_BEGINNING = (
     ".*", "checkpoint-*", INTERMEDIATE, SAMPLES, PICTURES, "runs", "*.log", "*.out", "*.err",
@@ -95,6 +97,37 @@ def check_strangers(
             f"--output_dir {folder} holds other files ({', '.join(strangers[:3])}) and no {mark}; "
             f"name a new folder{remedy}."
         )
+
+
+def check_sources(
+    folder: Path,
+    sources: Mapping[str, Sequence[str] | str | None],
+    is_replaced: Callable[[Path], bool] = lambda _: True,
+) -> None:
+    """Refuse to read what the run itself replaces or deletes.
+
+    Args:
+        folder: of the run.
+        sources: models and files by the names of their options; Hub ids are left out.
+        is_replaced: of a path in that folder, whether it is.
+    """
+    whole = folder.resolve()
+    for name, given in sources.items():
+        for source in [given] if isinstance(given, str) else given or ():
+            path = Path(source).expanduser()
+            # Also a link in the folder, which is deleted itself.
+            for place in (path.resolve(), path.parent.resolve() / path.name):
+                inside = path.exists() and place.is_relative_to(whole)
+                if inside and is_replaced(place.relative_to(whole)):
+                    raise ValueError(
+                        f"--{name} {source} is in --output_dir {folder}, where it would be "
+                        "replaced or deleted; name another folder."
+                    )
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Return whether a path in a run's folder, or that folder itself, is the run's to replace."""
+    return not path.parts or any(fnmatch(path.parts[0], name) for name in _REPLACED)
 
 
 def is_of_a_beginning(path: Path) -> bool:
@@ -201,7 +234,9 @@ def delete_steps(folder: Path) -> None:
     """Delete the steps of an earlier run: checkpoints, samples, losses. Another one begins."""
     (folder / METRICS).unlink(missing_ok=True)
     for earlier in folder.glob("checkpoint-*"):
-        if earlier.is_dir():
+        if earlier.is_symlink():
+            earlier.unlink()
+        elif earlier.is_dir():
             shutil.rmtree(earlier)
     for sample in (folder / SAMPLES).glob("step-*.safetensors"):
         sample.unlink()

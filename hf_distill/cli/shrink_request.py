@@ -13,7 +13,7 @@ import torch
 from hf_distill.augmentation.options import AugmentationOptions
 from hf_distill.cli.arguments import HubDataArguments
 from hf_distill.cli.loading import check_model_source, check_paths, choose_task
-from hf_distill.cli.run_folder import make_output_folder
+from hf_distill.cli.run_folder import check_sources, make_output_folder
 from hf_distill.cli.shrink import USUAL_TOLERANCE, ShrinkArguments, ShrinkTrainingArguments
 from hf_distill.cli.train_arguments import TrainDataArguments, TrainingFileArguments
 from hf_distill.exporting.onnx import require_packages
@@ -188,16 +188,9 @@ class ShrinkRequest:
 
     def _check_folder(self) -> None:
         """Check that nothing is deleted which no earlier plan has left there."""
-        folder = self.folder.resolve()
-        for part in (self.arguments, self.data):
-            for name in ("teacher_model", "augment_model", "train_file", "validation_file"):
-                source = getattr(part, name, None)
-                path = Path(source or "").expanduser().resolve()
-                if source and path.exists() and path.is_relative_to(folder):
-                    raise ValueError(
-                        f"--{name} {source} is in --output_dir {self.folder}, where everything "
-                        "is written; name another folder."
-                    )
+        names = ("teacher_model", "augment_model", "train_file", "validation_file")
+        given = {**vars(self.data), **vars(self.arguments)}
+        check_sources(self.folder, {name: given.get(name) for name in names})
         if self.arguments.overwrite_output_dir and self.arguments.dry_run and self.is_begun:
             raise ValueError(
                 "--dry_run with --overwrite_output_dir would delete a student and make none: name "

@@ -10,7 +10,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from hf_distill.cli import cache
-from hf_distill.cli.run_folder import SWEPT, check_strangers
+from hf_distill.cli.run_folder import SWEPT, check_sources, check_strangers
 from hf_distill.cli.sweep_plan import TEACHER_OUTPUTS, SweepPlan
 from hf_distill.cli.sweep_trials import (
     Judge,
@@ -44,6 +44,12 @@ def run_sweep(plan: SweepPlan) -> SweepReport:
         RuntimeError: several trials in a row failed.
     """
     if plan.overwrite and any((plan.output_dir / name).exists() for name in (SWEPT, _STUDY)):
+        models = ("student_model", "teacher_model", "teacher_outputs")
+        check_sources(
+            plan.output_dir,
+            {name: plan.options.get(name) for name in models},
+            lambda path: bool(path.parts) and path.parts[0].startswith("trial-"),
+        )
         for path in plan.output_dir.glob("trial-*"):
             shutil.rmtree(path)
         pages = ("sweep.md", "sweep.png", "report.html", "report.md")

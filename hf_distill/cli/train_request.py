@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from transformers import integrations
 from transformers.trainer_utils import IntervalStrategy
@@ -17,10 +18,12 @@ from hf_distill.cli.run_folder import (
     METRICS,
     Start,
     check_kind,
+    check_sources,
     check_strangers,
     check_unused,
     find_start,
     is_of_a_beginning,
+    is_of_a_run,
 )
 from hf_distill.cli.train_arguments import (
     IntermediateStageArguments,
@@ -237,7 +240,8 @@ def check_request(request: Request) -> tuple[Request, Start]:
         }
     )
     _check_reports(request.args.report_to or ())
-    return replace(request, run=run), _start(request)
+    request = replace(request, run=run)
+    return request, _start(request)
 
 
 def _start(request: Request) -> Start:
@@ -248,6 +252,13 @@ def _start(request: Request) -> Start:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file; name a folder.")
     check_kind(folder, METRICS)
+    if run.overwrite_output_dir or run.resume:
+        models: dict[str, Any] = {"student_model": run.student_model}
+        if not run.baseline:
+            models |= {name: getattr(run, name) for name in ("teacher_model", "teacher_outputs")}
+        # A run that goes on deletes no more than it did before.
+        replaced = is_of_a_run if run.overwrite_output_dir else lambda path: not path.parts
+        check_sources(folder, models, replaced)
     if wanted is not None or run.resume:
         return find_start(folder, wanted, two_stages=request.has_two_stages)
     if not run.overwrite_output_dir:

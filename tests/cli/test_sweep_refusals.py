@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,19 @@ def test_an_earlier_sweep_is_replaced_if_asked(
     assert [t["parameters"] for t in outcome(tmp_path / "sweep")["trials"]] == [{"temperature": 3}]
     assert sorted(path.name for path in (tmp_path / "sweep").glob("trial-*")) == ["trial-0000"]
     assert before == {path: path.stat().st_mtime_ns for path in cache.glob("part*")} != {}
+
+
+def test_a_student_of_an_earlier_sweep_is_not_deleted_by_what_is_made_of_it(
+    program: Program, options: dict[str, Any], tmp_path: Path
+) -> None:
+    made = tmp_path / "sweep" / "trial-0000"
+    shutil.copytree(options["teacher_model"], made)
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    options["teacher_model"] = str(made)
+    config = config_of(options, tmp_path)
+    result = program("sweep", "--config", config, "--overwrite_output_dir")
+    assert result.status == 2 and f"--teacher_model {made} is in --output_dir" in result.stderr
+    assert (made / "model.safetensors").exists()
 
 
 def test_a_folder_with_something_else_is_refused(

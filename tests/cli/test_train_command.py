@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,42 @@ def test_files_that_are_of_no_run_are_replaced_only_if_asked(
         assert result.status == 2 and "holds other files (notes.txt) and no" in result.stderr
     assert program(*train_options, "--overwrite_output_dir").status == 0
     assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", ["teacher_model", "student_model"])
+@pytest.mark.parametrize("place", ["out", "out/checkpoint-1", "out/intermediate"])
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_model_is_not_overwritten_by_what_is_made_of_it(
+    option: str,
+    place: str,
+    is_link: bool,
+    train_options: list[str],
+    files: Files,
+    tmp_path: Path,
+    program: Callable[..., Result],
+) -> None:
+    model = tmp_path / place
+    model.parent.mkdir(exist_ok=True)
+    if is_link:
+        model.symlink_to(files.models["teacher"])
+    else:
+        shutil.copytree(files.models["teacher"], model)
+    before = (model / "model.safetensors").read_bytes()
+    result = program(*train_options, f"--{option}", model, "--overwrite_output_dir")
+    assert result.status == 2
+    assert f"--{option} {model} is in --output_dir {tmp_path / 'out'}" in result.stderr
+    assert (model / "model.safetensors").read_bytes() == before
+
+
+def test_a_checkpoint_that_is_a_link_is_only_unlinked(
+    train_options: list[str], files: Files, tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    out, target = tmp_path / "out", Path(files.models["teacher"])
+    out.mkdir()
+    (out / "checkpoint-1").symlink_to(target)
+    result = program(*train_options, "--overwrite_output_dir", "--teacher_model", target)
+    assert result.status == 0, result.stderr
+    assert not (out / "checkpoint-1").exists() and (target / "config.json").is_file()
 
 
 def test_failed_overwrite_deletes_nothing(
