@@ -26,6 +26,8 @@ _RUN_FILES = (
     REPLICATES, f"{INTERMEDIATE}/*", f"{SAMPLES}/*",
 )  # fmt: skip
 _STATE = "trainer_state.json"
+LOCK = ".train.lock"
+"""Locked while a run is at work."""
 METRICS = "metrics.json"
 """The report of a run, which it writes last."""
 COMPARED = "comparison.json"

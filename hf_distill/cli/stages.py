@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
@@ -17,17 +17,19 @@ from hf_distill.cli.precision import warn_if_bfloat16_is_slow
 from hf_distill.cli.progress import StageProgress, WholeRun, whole_run
 from hf_distill.cli.run_folder import (
     INTERMEDIATE,
+    LOCK,
     METRICS,
     Start,
     delete_first_stage,
     delete_steps,
     first_stage_summary,
     is_finished,
+    make_output_folder,
 )
 from hf_distill.cli.train_request import Request, check_request
 from hf_distill.cli.training_run import prepare, report, summary
 from hf_distill.console import log_rank_0
-from hf_distill.files import write_json
+from hf_distill.files import in_use, write_json
 from hf_distill.recipes import Recipe, load_recipe
 from hf_distill.trainer import DistillationTrainer
 
@@ -41,6 +43,19 @@ def run_request(request: Request) -> None:
         log_rank_0(f"The run in {request.output_dir} is finished; {rest}.")
         return
     request, start = check_request(request)
+    folder = request.output_dir
+    busy = (
+        f"--output_dir {folder}: another training is at work in this folder; wait for it, or "
+        "choose another folder."
+    )
+    with ExitStack() as stack:
+        if request.args.process_index == 0:  # which writes for all processes of a run
+            make_output_folder(folder)
+            stack.enter_context(in_use(folder / LOCK, busy))
+        _run(request, start)
+
+
+def _run(request: Request, start: Start) -> None:
     warn_if_bfloat16_is_slow(request.args)
     if request.run.recipe is not None and request.args.process_index == 0:
         sys.stderr.write(_recipe_in_words(request, load_recipe(request.run.recipe)))

@@ -27,6 +27,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from hf_distill import DistillationTrainer
 from hf_distill.cli import training_run
+from hf_distill.files import in_use
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,6 +171,20 @@ def test_earlier_run_is_not_overwritten_unasked(
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-1"]
     assert (out / "model.safetensors").read_bytes() != before
     assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("flag", [[], ["--resume"], ["--overwrite_output_dir"]])
+def test_one_training_in_a_folder(
+    flag: list[str], train_options: list[str], tmp_path: Path, program: Callable[..., Result]
+) -> None:
+    out = tmp_path / "out"
+    with in_use(out / ".train.lock", "this test"):
+        result = program(*train_options, *flag)
+    assert result.status == 2
+    assert f"--output_dir {out}: another training is at work" in result.stderr
+    assert [path.name for path in out.iterdir()] == [".train.lock"]
+    assert program(*train_options, *flag).status == 0
+    assert program(*train_options, "--overwrite_output_dir").status == 0  # let go at the end
 
 
 @pytest.mark.parametrize("name", ["shrink.json", "comparison.json", "sweep.json"])
