@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainingArguments
 from transformers.trainer_utils import has_length
 
 from hf_distill.heads.base import unusable_rows
@@ -56,6 +57,34 @@ def check_trainable(student: Any) -> None:
             "All weights of the student (model) are frozen, requires_grad=False, so nothing would "
             "be learned. Set requires_grad=True for those to train; an adapter of PEFT is loaded "
             "with PeftModel.from_pretrained(…, is_trainable=True)."
+        )
+
+
+def check_steps(args: TrainingArguments, train_dataset: Any = None) -> None:
+    """Refuse a training without a single step.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    if args.max_steps == 0:
+        raise ValueError(
+            "max_steps=0 trains nothing: set it to 1 or more, or to -1 to train by "
+            "num_train_epochs."
+        )
+    if args.max_steps < 0 and args.num_train_epochs <= 0:
+        raise ValueError(
+            f"num_train_epochs={args.num_train_epochs} trains nothing: set it above 0, or name "
+            "max_steps."
+        )
+    # All processes share what a loader draws, unless that is divided among them.
+    divided = args.accelerator_config is not None and args.accelerator_config.split_batches
+    batch = args.train_batch_size * (1 if divided else args.world_size)
+    rows = len_of(train_dataset)
+    if args.dataloader_drop_last and rows is not None and rows < batch:
+        raise ValueError(
+            f"dataloader_drop_last=True leaves out all of the training data: it has {rows} rows, "
+            f"and a batch of all processes {batch}. Choose a smaller "
+            "per_device_train_batch_size, or leave dataloader_drop_last out."
         )
 
 

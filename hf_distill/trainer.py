@@ -17,6 +17,7 @@ from transformers.utils.hub import PushInProgress
 
 from hf_distill.checkpoints import CheckpointKeeper, Terminated, distillation_settings
 from hf_distill.checks import (
+    check_steps,
     sample_batches,
     warn_of_bypassed_loss,
     warn_of_half_precision,
@@ -202,6 +203,7 @@ class DistillationTrainer(Trainer):
         Raises:
             ValueError: teacher, student, data and arguments do not fit together.
         """
+        check_steps(self.args, self.train_dataset)
         # DeepSpeed keeps a copy in float32; a search has no model before its first trial.
         if not self.is_deepspeed_enabled and self.model is not None:
             warn_of_half_precision(self.model)
@@ -463,6 +465,16 @@ class DistillationTrainer(Trainer):
         losses = distiller.end_evaluation()
         named = {f"{metric_key_prefix}_{name}": value for name, value in losses.items()}
         return output._replace(metrics={**(output.metrics or {}), **named})
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        wanted = str(self.args.metric_for_best_model).removeprefix("eval_")
+        names = [name.removeprefix("eval_") for name in metrics]
+        if self.args.metric_for_best_model is not None and wanted not in names:
+            raise ValueError(
+                f"metric_for_best_model={wanted!r} is not a metric of the evaluation, which has "
+                f"{', '.join(names)}; name one of these."
+            )
+        return super()._determine_best_metric(metrics, trial)
 
     def _make_up_evaluation(self, trial: Any, ignore_keys_for_eval: Any = None) -> None:
         """Evaluate what a run left out when a SIGTERM ended it, as it would have done."""

@@ -11,8 +11,9 @@ from typing import Any
 from transformers import integrations
 from transformers.trainer_utils import IntervalStrategy
 
+from hf_distill.checks import check_steps
 from hf_distill.cli.arguments import DataSource
-from hf_distill.cli.loading import check_model_source, check_paths, choose_task
+from hf_distill.cli.loading import as_typed, check_model_source, check_paths, choose_task
 from hf_distill.cli.parsing import CommandParser
 from hf_distill.cli.run_folder import (
     METRICS,
@@ -156,6 +157,7 @@ def _check_options(request: Request) -> None:
             f"--early_stopping_patience {run.early_stopping_patience} needs "
             "--load_best_model_at_end, with --eval_strategy and --save_strategy."
         )
+    check_training(args)
     if request.first_stage.wanted:
         _check_two_stages(request)
     if run.task is not None:
@@ -164,6 +166,14 @@ def _check_options(request: Request) -> None:
         raise ValueError(
             f"--task is missing; it names what the model is to do: {', '.join(TASKS)}."
         )
+
+
+def check_training(args: DistillationTrainingArguments, rows: Any = None) -> None:
+    """Refuse options, or options and rows of training data, with which nothing is trained."""
+    try:
+        check_steps(args, rows)
+    except ValueError as error:
+        raise ValueError(as_typed(str(error), vars(args))) from None
 
 
 def _check_teacher(request: Request) -> None:

@@ -35,7 +35,7 @@ from hf_distill.cli.loading import (
 from hf_distill.cli.progress import ChosenLayers, StageProgress
 from hf_distill.cli.run_folder import METRICS, PICTURES, REPLICATES, SAMPLES
 from hf_distill.cli.teacher_column import check_column_task, column_config, read_column
-from hf_distill.cli.train_request import Request
+from hf_distill.cli.train_request import Request, check_training
 from hf_distill.compatibility import input_limit
 from hf_distill.compatibility.origin import keep_record, read_record
 from hf_distill.compatibility.tokenizers import check_vocabulary
@@ -136,6 +136,7 @@ def prepare(
             splits["validation"], features = (validation, encoded, reads_labels), encoded.features
             if has_scores:
                 scorer = task.scorer(validation, features, tokenizer, student)
+    check_training(args, train_features)
     if request.shows_data:
         show_data(task, splits, student)
     callbacks: list[Any] = []

@@ -187,6 +187,40 @@ def test_one_training_in_a_folder(
     assert program(*train_options, "--overwrite_output_dir").status == 0  # let go at the end
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--max_steps", "0"], "--max_steps 0 trains nothing"),
+        (["--max_steps", "-1", "--num_train_epochs", "0"], "--num_train_epochs 0.0 trains"),
+        (
+            ["--dataloader_drop_last", "--per_device_train_batch_size", "64"],
+            "all of the training data: it has 12 rows, and a batch of all processes 64",
+        ),
+    ],
+)
+def test_a_training_without_a_step_is_refused(
+    words: list[str],
+    named: str,
+    train_options: list[str],
+    tmp_path: Path,
+    program: Callable[..., Result],
+) -> None:
+    assert program(*train_options).status == 0
+    result = program(*train_options, "--overwrite_output_dir", *words)
+    assert result.status == 2 and named in result.stderr, result.stderr
+    assert (tmp_path / "out" / "checkpoint-2").is_dir()
+
+
+def test_a_metric_that_there_is_not_is_named_with_those_that_there_are(
+    train_options: list[str], program: Callable[..., Result]
+) -> None:
+    options = ["--eval_strategy", "steps", "--eval_steps", "2", "--load_best_model_at_end"]
+    result = program(*train_options, *options, "--metric_for_best_model", "nothing")
+    assert result.status == 2
+    assert "metric_for_best_model='nothing'" in result.stderr, result.stderr
+    assert "exact_match, f1" in result.stderr and "unexpected" not in result.stderr
+
+
 @pytest.mark.parametrize("name", ["shrink.json", "comparison.json", "sweep.json"])
 @pytest.mark.parametrize("flag", [[], ["--resume"], ["--overwrite_output_dir"]])
 def test_results_of_another_command_are_never_replaced(
