@@ -13,6 +13,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_distill.checkpoints import deferring_sigterm, last_complete_checkpoint
 from hf_distill.cli.continuing import is_said_outside
+from hf_distill.cli.finished import check_finished
 from hf_distill.cli.precision import warn_if_bfloat16_is_slow
 from hf_distill.cli.progress import StageProgress, WholeRun, whole_run
 from hf_distill.cli.run_folder import (
@@ -37,6 +38,7 @@ from hf_distill.trainer import DistillationTrainer
 def run_request(request: Request) -> None:
     """Train, save, score and report."""
     if request.run.resume and is_finished(request.output_dir):
+        check_finished(_split(request) if request.has_two_stages else [request])
         rest = "nothing is left to do"
         if request.args.push_to_hub:
             rest = f"if it was not pushed, `hf-distill push {request.output_dir} …` does it"

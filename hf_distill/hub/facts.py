@@ -34,17 +34,21 @@ def hub_id(name: str | os.PathLike[str] | None) -> str | None:
     return text if is_id else None
 
 
+def training_facts(args: TrainingArguments) -> dict[str, Any]:
+    """Return the settings of a training that do not depend on a teacher."""
+    return {name: _plain(getattr(args, name)) for name in _TRAINING}
+
+
 def stage_facts(
     args: TrainingArguments, state: TrainerState, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return how one stage was trained."""
-    training = {name: _plain(getattr(args, name)) for name in _TRAINING}
     progress = {
         "processes": args.world_size,
         "steps": state.global_step,
         "epochs": state.epoch,
     }
-    return {"settings": dict(settings), "training": {**training, **progress}}
+    return {"settings": dict(settings), "training": {**training_facts(args), **progress}}
 
 
 def student_facts(model: Any, task: str | None, state: TrainerState) -> dict[str, Any]:

@@ -55,6 +55,42 @@ def test_a_new_run_over_a_finished_one_is_not_finished(
     assert not same(weights(out), weights(whole(program, two_stages)))
 
 
+OTHER_SETTINGS: dict[tuple[str, ...], str] = {
+    ("--temperature", "7"): "- temperature was 2.0 and is now 7.0",
+    ("--max_steps", "8"): "- max_steps was 4 and is now 8",
+    ("--intermediate_max_steps", "8"): "- max_steps was 4 and is now 8",
+    ("--attention_loss", "relations"): '- attention_loss was "scores" and is now "relations"',
+    ("--learning_rate", "1e-4"): "- learning_rate was 0.001 and is now 0.0001",
+    ("--task", "text-classification"): '- task was "question-answering" and is now "text-',
+    ("--teacher_model", "org/other"): '- teacher_model was "teacher" and is now "org/other"',
+    ("--student_model", "org/small"): 'and is now "org/small"',
+    ("--train_file", "other.json"): '- train_data was "train.json" and is now "other.json"',
+    ("--baseline",): "- stages was 2 and is now 1",
+}
+
+
+@pytest.mark.parametrize("words", OTHER_SETTINGS, ids=" ".join)
+def test_a_finished_run_is_none_with_other_settings(
+    words: tuple[str, ...], two_stages: list[str], whole: Any, program: Any
+) -> None:
+    done = whole(program, two_stages)
+    result = program(*two_stages, "--output_dir", done, *words, *RESUME)
+    assert result.status == 2
+    assert OTHER_SETTINGS[words] in result.stderr, result.stderr
+    assert f"--output_dir {done} holds a finished run with other settings" in result.stderr
+
+
+@pytest.mark.parametrize("further", [(), ("--baseline",), ("--max_steps", "-1")])
+def test_a_finished_run_is_known_by_its_own_settings(
+    further: tuple[str, ...], train_options: list[str], program: Any
+) -> None:
+    epochs = ("--num_train_epochs", "1.5")
+    for _ in range(2):
+        result = program(*train_options, *epochs, *further, *RESUME)
+        assert result.status == 0, result.stderr
+    assert "is finished; nothing is left to do" in result.stderr
+
+
 @pytest.mark.parametrize(
     "other", [("--overwrite_output_dir",), ("--resume_from_checkpoint", "last")]
 )
