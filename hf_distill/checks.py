@@ -77,7 +77,7 @@ def check_steps(args: TrainingArguments, train_dataset: Any = None) -> None:
             "max_steps."
         )
     # All processes share what a loader draws, unless that is divided among them.
-    divided = args.accelerator_config is not None and args.accelerator_config.split_batches
+    divided = getattr(args.accelerator_config, "split_batches", False)
     batch = args.train_batch_size * (1 if divided else args.world_size)
     rows = len_of(train_dataset)
     if args.dataloader_drop_last and rows is not None and rows < batch:
