@@ -114,6 +114,7 @@ ARMS = {
     "t4-w1.0": Arm("temperature 4, weight 1.0", distillation=weighed(4, 1.0)),
     "t8-w1.0": Arm("temperature 8, weight 1.0", distillation=weighed(8, 1.0)),
     "t1-w0.5": Arm("temperature 1, weight 0.5", distillation=weighed(1, 0.5)),
+    "t2-w0.5": Arm("temperature 2, weight 0.5", distillation=weighed(2, 0.5)),
     "t4-w0.5": Arm("temperature 4, weight 0.5", distillation=weighed(4, 0.5)),
     "alone-third": Arm("labels alone", labels=True, steps=1 / 3, jobs=ENCODERS),
     "prediction-third": Arm("prediction layer", steps=1 / 3, jobs=ENCODERS),

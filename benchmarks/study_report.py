@@ -41,7 +41,7 @@ QUESTIONS = (
     ),
     Question(
         "Temperature and weight",
-        ("t1-w1.0", "t2-w1.0", "t4-w1.0", "t8-w1.0", "t1-w0.5", "t4-w0.5"),
+        ("t1-w1.0", "t2-w1.0", "t4-w1.0", "t8-w1.0", "t1-w0.5", "t2-w0.5", "t4-w0.5"),
     ),
     Question("Augmentation", ("prediction-500", "augmented-500")),
     Question("A third of the steps", ("alone-third", "prediction-third", "stages-third")),
