@@ -162,8 +162,8 @@ _TEACHER = (
     "of fp16)."
 )
 _LOSS = (
-    "The loss of a batch of {where} is NaN or infinite, as all weights would be after it. Lower "
-    "learning_rate, and check that the student's weights and the labels are finite."
+    "The loss of a batch of {where} is NaN or infinite, as all weights would be after it. Take a "
+    "smaller learning_rate, and check that the student's weights and the labels are finite."
 )
 
 

@@ -31,6 +31,7 @@ from hf_distill.cli.train_request import Request, check_request
 from hf_distill.cli.training_run import prepare, report, summary
 from hf_distill.console import log_rank_0
 from hf_distill.files import in_use, write_json
+from hf_distill.launch import check_launch
 from hf_distill.recipes import Recipe, load_recipe
 from hf_distill.trainer import DistillationTrainer
 
@@ -45,6 +46,8 @@ def run_request(request: Request) -> None:
         log_rank_0(f"The run in {request.output_dir} is finished; {rest}.")
         return
     request, start = check_request(request)
+    # Before a lock that processes of one launch would keep from each other.
+    check_launch(request.args)
     folder = request.output_dir
     busy = (
         f"--output_dir {folder}: another training is at work in this folder; wait for it, or "
