@@ -83,8 +83,7 @@ class Labels:
             and self._may_be_texts(dataset)
         ):
             self._raise_if_texts()
-        unusable = None if self._own_loss else self._find_unusable(dataset, _TRAINING)
-        self._unusable = unusable
+        self._unusable = self._find_unusable(dataset, _TRAINING)
         seen = isinstance(dataset, Dataset) and dataset.format["type"] != "custom"
         self._checks_batches = not self._own_loss and (makes_labels or not seen)
         if self._args.needs_labels:
@@ -97,7 +96,7 @@ class Labels:
             ValueError: names the label that has no loss.
         """
         for where, dataset in datasets.items():
-            unusable = None if self._own_loss else self._find_unusable(dataset, where)
+            unusable = self._find_unusable(dataset, where)
             if unusable is not None:
                 raise ValueError(unusable)
 
@@ -185,7 +184,8 @@ class Labels:
 
     def _find_unusable(self, dataset: Any, where: str) -> str | None:
         """Find a label that has no loss, or a wrong one: the weights become NaN, a GPU stops."""
-        if not isinstance(dataset, Dataset) or not isinstance(self._head, _NOT_TOKENS):
+        seen = isinstance(dataset, Dataset) and isinstance(self._head, _NOT_TOKENS)
+        if self._own_loss or not seen:
             return None
         for name in self._columns(dataset.column_names):
             column = dataset.select_columns([name]).with_format("arrow")[:][name].combine_chunks()

@@ -118,7 +118,7 @@ class CheckpointKeeper(TrainerCallback):
             settings: ``distillation_settings`` of the run.
             accelerator: its processes.
             evaluate: evaluates the student, where the run before was stopped while that was due.
-            student: the model that goes on from its weights.
+            student: the model that is trained further.
             skips_data: whether the data that the run before was trained on is skipped.
 
         Raises:

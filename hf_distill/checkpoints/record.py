@@ -162,7 +162,7 @@ def check_checkpoint(
         folder: the checkpoint.
         settings: ``distillation_settings`` of the run; not compared if ``None``. A run without a
             teacher also resumes from what a plain ``Trainer`` saved, which has no record.
-        student: the model that is to go on from its weights; not compared if ``None``.
+        student: the model that the run trains; not compared if ``None``.
 
     Returns:
         The record; empty without one.

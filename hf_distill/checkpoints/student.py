@@ -1,4 +1,4 @@
-"""The student of a checkpoint, compared with the one that is to go on from its weights."""
+"""Compare the student of a checkpoint with that of the run that resumes from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is finished, compared with the command that asks to go on with it."""
+"""Compare a finished run with the command that would resume it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_finished(stages: Sequence[Request]) -> None:
         ValueError: lists the differences.
     """
     folder = stages[-1].output_dir
-    report = read_json(folder / METRICS, "delete it to go on with the run")
+    report = read_json(folder / METRICS, "delete it to resume the run")
     first = report.get("intermediate_stage")
     reports = [report] if first is None else [first, report]
     changed = differences({"stages": len(reports)}, {"stages": len(stages)})
@@ -45,7 +45,8 @@ def check_finished(stages: Sequence[Request]) -> None:
 def _changes(request: Request, report: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
     """Name what a stage would do otherwise than the one that is reported."""
     state = read_state(request.output_dir)
-    before = {**report, **report.get("distillation", {}), **training, **_steps_of(state)}
+    steps = {name: state[name] for name in ("max_steps", "num_train_epochs") if name in state}
+    before = {**report, **report.get("distillation", {}), **training, **steps}
     args = request.args
     wanted = {"max_steps": args.max_steps}
     if args.max_steps < 0:
@@ -67,7 +68,3 @@ def _changes(request: Request, report: Mapping[str, Any], training: Mapping[str,
         now["teacher_model"] = request.teacher_name
     now = {name: value for name, value in as_json(now).items() if name in before}
     return differences({name: before[name] for name in now}, now)
-
-
-def _steps_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: state[name] for name in ("max_steps", "num_train_epochs") if name in state}

@@ -266,7 +266,7 @@ def _start(request: Request) -> Start:
         models: dict[str, Any] = {"student_model": run.student_model}
         if not run.baseline:
             models |= {name: getattr(run, name) for name in ("teacher_model", "teacher_outputs")}
-        # A run that goes on deletes no more than it did before.
+        # A run that resumes replaces the model of the folder, not its checkpoints.
         replaced = is_of_a_run if run.overwrite_output_dir else lambda path: not path.parts
         check_sources(folder, models, replaced)
     if wanted is not None or run.resume:

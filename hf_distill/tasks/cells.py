@@ -58,7 +58,7 @@ def read_labels(
         new, values = _read_cells(values, item, column)
     _check_present(values, column)
     # Some of a column may be a class, or numbers to predict.
-    if all(one == -1 for value in values for one in _many(value)):
+    if all(one == -1 for value in values for one in labels_of(value)):
         _check_labelled(values, column)
     if names is not None:
         new, values = _numbered(values, new, names, column)
@@ -222,7 +222,7 @@ def _check_present(values: Iterable[Any], column: str) -> None:
 
 
 def _check_labelled(values: Iterable[Any], column: str) -> None:
-    unlabelled = [row for row, value in enumerate(values) if -1 in _many(value)]
+    unlabelled = [row for row, value in enumerate(values) if -1 in labels_of(value)]
     if unlabelled:
         raise MissingLabelsError(
             f"{rows_in_words(unlabelled)} the label -1 in the column {column!r}, which stands "
@@ -230,8 +230,14 @@ def _check_labelled(values: Iterable[Any], column: str) -> None:
         )
 
 
-def _many(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def labels_of(cell: Any) -> list[Any]:
+    """Return the labels of a cell, which holds one or a list."""
+    return cell if isinstance(cell, list) else [cell]
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Return whether the names of labels are their numbers."""
+    return all(name == str(number) for number, name in enumerate(names))
 
 
 def _numbered(
@@ -247,9 +253,7 @@ def _numbered(
             "--class_names."
         )
     written = item.names if isinstance(item, ClassLabel) else None
-    numbered = kind_of(item) == "number" or (
-        written is not None and all(name == str(number) for number, name in enumerate(written))
-    )
+    numbered = kind_of(item) == "number" or (written is not None and are_numbers(written))
     known = {folded(name): number for number, name in enumerate(names)}
 
     def number(label: Any, row: int) -> int:

@@ -26,7 +26,7 @@ class Choice(NamedTuple):
 
     names: tuple[str, ...]
     why: str | None
-    """Where they come from, if the user should know."""
+    """Their source, if the user should know."""
 
 
 def choose_labels(labels: DataLabels, student: Any = None, teacher: Any = None) -> Choice:

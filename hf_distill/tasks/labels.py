@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from hf_distill.tasks.cells import folded
+from hf_distill.tasks.cells import are_numbers, folded, labels_of
 from hf_distill.tasks.columns import describe, is_list, kind_of
 from hf_distill.tasks.errors import TaskDataError
 
@@ -49,7 +49,7 @@ def label_values(table: Dataset, column: str) -> Iterator[Any]:
             "numbers; choose another one with label_column, or for numbers to predict set "
             "problem_type to 'regression'."
         )
-    named = isinstance(item, ClassLabel) and not _are_numbers(item.names)
+    named = isinstance(item, ClassLabel) and not are_numbers(item.names)
     truth = getattr(item, "dtype", "") == "bool"
     for row, value in zip(row_numbers(table), table[column], strict=True):
         many = value if is_list(feature) else [value]
@@ -88,7 +88,7 @@ def data_labels(table: Dataset, column: str) -> DataLabels:
             f"The label column has another value in each of {len(table)} rows, so it does not "
             "hold labels; choose another one with label_column."
         )
-    if isinstance(item, ClassLabel) and not _are_numbers(item.names):
+    if isinstance(item, ClassLabel) and not are_numbers(item.names):
         labels = DataLabels(tuple(item.names))
     elif all(isinstance(one, str) for one in found):
         labels = DataLabels(tuple(sorted(map(str, found))))
@@ -158,7 +158,7 @@ class LabelMap:
         self._similar = {key: number for key, number in similar.items() if number >= 0}
         feature = table.features[column]
         item = feature.feature if is_list(feature) else feature
-        numbered = isinstance(item, ClassLabel) and _are_numbers(item.names)
+        numbered = isinstance(item, ClassLabel) and are_numbers(item.names)
         if numbered and is_list(feature) and item.num_classes != len(self.names):
             raise TaskDataError(
                 f"The label column numbers {item.num_classes} labels, and the model has "
@@ -233,7 +233,7 @@ class LabelMap:
         written: dict[int, Label] = {}
         without = 0
         for row, value in self._rows():
-            many = value if isinstance(value, list) else [value]
+            many = labels_of(value)
             without += not many
             for one in many:
                 number = self.number(one, row)
@@ -313,13 +313,9 @@ def row_numbers(table: Dataset) -> Iterable[int]:
     return table["row"] if "row" in table.column_names else range(len(table))
 
 
-def _are_numbers(names: Iterable[str]) -> bool:
-    return all(name == str(number) for number, name in enumerate(names))
-
-
 def are_made_up(names: Sequence[str]) -> bool:
     """Return whether the names are numbers, or what transformers makes of them."""
-    return _are_numbers(names) or tuple(names) == unnamed(len(names))
+    return are_numbers(names) or tuple(names) == unnamed(len(names))
 
 
 def are_counted(names: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ from hf_distill.tasks.base import (
     check_usable,
     pipeline_usage,
 )
-from hf_distill.tasks.cells import are_decimals, is_number, prints_back, read_labels
+from hf_distill.tasks.cells import are_decimals, is_number, labels_of, prints_back, read_labels
 from hf_distill.tasks.columns import (
     LABELS,
     checked_texts,
@@ -227,13 +227,13 @@ class TextClassificationScorer(Scorer):
                 self._named(gold),
                 self._named(predicted),
                 gold == predicted,
-                {self.meanings[number] for number in _many(predicted)},
+                {self.meanings[number] for number in labels_of(predicted)},
             )
             for text, gold, predicted in zip(texts, self._gold, self.predictions or [], strict=True)
         ]
 
     def _named(self, labels: int | list[int]) -> str:
-        return ", ".join(self.names[number] for number in _many(labels))
+        return ", ".join(self.names[number] for number in labels_of(labels))
 
     def files(self) -> dict[str, Any]:
         """Return ``predictions.json``: each text's label, labels or number, in the data's order."""
@@ -243,10 +243,6 @@ class TextClassificationScorer(Scorer):
         elif self.problem_type == SINGLE:
             predictions = [self.names[number] for number in predictions]
         return {"predictions.json": predictions}
-
-
-def _many(labels: int | list[int]) -> list[int]:
-    return [labels] if isinstance(labels, int) else labels
 
 
 def data_problem_type(rows: Dataset) -> str:
